@@ -1,0 +1,1 @@
+"""Prefect flows: when, where and with which retries the DVC stages run."""

@@ -1,0 +1,1 @@
+"""The hall that every stage passes through: params, paths, errors, files, ranks, log, provenance."""

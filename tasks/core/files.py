@@ -1,0 +1,196 @@
+"""Files that appear whole or not at all, their hashes, and the manifest that vouches for a folder.
+
+A folder is written under a hidden name beside its destination and renamed into place; its
+``manifest.json`` (SHA-256 and size of every file) is written last, so a folder without a manifest
+was never finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import ArtifactError, StorageError
+
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 20
+_DISK_FAULTS = {
+    errno.ENOSPC: ("the disk is full", "free some space there and run again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space there and run again"),
+    errno.EROFS: ("the file system is read-only", "make it writable and run again"),
+    errno.EACCES: ("permission denied", "make it readable and writable for this user and run again"),
+    errno.EPERM: ("permission denied", "make it readable and writable for this user and run again"),
+    errno.EIO: ("the disk reports an input/output fault", "check the disk and run again"),
+}
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex, reading it in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return ``value`` as JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of ``value``'s canonical JSON."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def pretty_json(value: Any) -> str:
+    """Return ``value`` as indented JSON with sorted keys and a final newline."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing", "run the stage that writes it: `dvc repro`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not valid JSON ({error})", "delete it and run `dvc repro`") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically: a reader sees the old file or the new one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """Give a draft folder to fill; on a clean exit it becomes ``target``, with its manifest.
+
+    An exception leaves an earlier ``target`` as it was and removes the draft. Drafts that a killed
+    process left behind are swept away first.
+
+    Args:
+        target: The folder to create or replace.
+        about: Facts recorded in the manifest beside the files (the stage, its inputs' digests).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.*.draft"):
+        shutil.rmtree(stale, ignore_errors=True)
+    draft = target.parent / f".{target.name}.{os.getpid()}.draft"
+    draft.mkdir()
+    try:
+        yield draft
+        write_manifest(draft, about or {})
+        _swap(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Rename ``draft`` to ``target``, taking an older ``target`` out of the way."""
+    if not target.exists():
+        draft.rename(target)
+        return
+    old = target.parent / f".{target.name}.{os.getpid()}.old.draft"
+    target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``manifest.json`` over every file of ``folder`` and return it."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {**about, "files": files}
+    write_text(folder / MANIFEST, pretty_json(manifest))
+    return manifest
+
+
+def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
+    """Read the manifest of ``folder``, which ``stage`` wrote, and check names and sizes against it.
+
+    Raises:
+        ArtifactError: The folder is missing or unfinished, or a file is missing or has another size.
+    """
+    again = f"run `dvc repro {stage}`"
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is missing", again)
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"{folder} has no {MANIFEST}, so it was never finished", f"delete it and {again}")
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    for name, entry in manifest.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(
+                f"{path} is missing though {folder / MANIFEST} lists it", f"delete the folder and {again}"
+            )
+        if path.stat().st_size != entry["size"]:
+            raise ArtifactError(
+                f"{path} has {path.stat().st_size} bytes, its manifest says {entry['size']}",
+                f"the file is damaged: delete the folder and {again}",
+            )
+    return manifest
+
+
+def verify_manifest(folder: Path, stage: str) -> dict[str, Any]:
+    """Like :func:`read_manifest`, and check every file's SHA-256 as well.
+
+    Raises:
+        ArtifactError: As :func:`read_manifest`, or a file's bytes are not those of the manifest.
+    """
+    manifest = read_manifest(folder, stage)
+    for name, entry in manifest["files"].items():
+        if sha256_file(folder / name) != entry["sha256"]:
+            raise ArtifactError(
+                f"{folder / name} does not have the SHA-256 of its manifest",
+                f"the file is damaged: delete the folder and run `dvc repro {stage}`",
+            )
+    return manifest
+
+
+def manifest_digest(folder: Path, stage: str) -> str:
+    """Return one digest for the content of a folder: the hash of its files' names and hashes."""
+    return digest_of(read_manifest(folder, stage)["files"])
+
+
+def explain_os_error(error: OSError) -> StorageError | None:
+    """Turn a fault of the disk into a :class:`StorageError`; None for any other ``OSError``."""
+    fault = _DISK_FAULTS.get(error.errno or 0)
+    if fault is None:
+        return None
+    where = f"writing or reading {error.filename}" if error.filename else "writing or reading"
+    return StorageError(f"{where}: {fault[0]}", fault[1])

@@ -1,0 +1,32 @@
+"""What a person sees while a stage works: plain lines and progress bars on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module; the stage's door sets up where it writes."""
+    return logging.getLogger(name)
+
+
+def set_up(stage: str) -> None:
+    """Send the log of this process to standard error, one short line a message; quiet off rank 0."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(level=logging.WARNING, format=f"[{stage}] %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("tasks").setLevel(level)
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    """Iterate with a progress bar on rank 0; in a log file it prints a line every ten seconds."""
+    from tqdm import tqdm
+
+    is_quiet = os.environ.get("RANK", "0") != "0"
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    yield from tqdm(items, desc=what, total=total, unit=unit, disable=is_quiet, mininterval=interval, file=sys.stderr)

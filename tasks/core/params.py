@@ -1,0 +1,140 @@
+"""params.yaml sections, read into the frozen dataclass that owns them.
+
+An unknown key, a missing one, a wrong type or a value out of range is refused by name, with a line
+of advice. The file is read as YAML 1.2, as DVC reads it (``1e-4`` is a number, ``no`` is text).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from tasks.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_section(path: Path, section: str, owner: type[T]) -> T:
+    """Read ``section`` of a params file into ``owner``, a frozen dataclass.
+
+    Raises:
+        ConfigError: The file or section is missing or malformed, or a key or value is wrong.
+    """
+    document = load_params(path)
+    if section not in document:
+        raise ConfigError(f"{path} has no section `{section}`", "copy it from the repository's params.yaml")
+    return build(owner, document[section], section)
+
+
+def load_params(path: Path) -> dict[str, Any]:
+    """Read a whole params file into plain dicts and lists.
+
+    Raises:
+        ConfigError: The file is missing or is not a YAML mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing", "run from the checkout's root, or copy a recipe there") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}", "mend that line") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is not a mapping of sections", "copy the repository's params.yaml")
+    return document
+
+
+def build(owner: type[T], values: Any, where: str) -> T:
+    """Build the dataclass ``owner`` from a mapping, checking keys and types; ``where`` is its name.
+
+    Raises:
+        ConfigError: A key or value is wrong; the message names it as ``where.key``.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"`{where}` is {_show(values)}, not a mapping of keys", "see params.yaml for its keys")
+    fields = {field.name: field for field in dataclasses.fields(owner)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"unknown key `{where}.{key}`", _did_you_mean(str(key), fields))
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise ConfigError(f"`{where}.{missing[0]}` is missing", "add it; params.yaml says what it means")
+    hints = typing.get_type_hints(owner)
+    return owner(**{key: _coerce(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def check(is_valid: bool, key: str, value: object, advice: str) -> None:
+    """Refuse ``value`` of the params key ``key`` unless ``is_valid``.
+
+    Raises:
+        ConfigError: Naming the key, the value and the advice.
+    """
+    if not is_valid:
+        raise ConfigError(f"`{key}` is {_show(value)}", advice)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _did_you_mean(key: str, fields: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(key, fields, n=1)
+    return f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(fields))}"
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Return ``value`` as the type ``hint``; only int to float and list to tuple are converted."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _coerce_union(value, get_args(hint), where)
+    if origin is Literal:
+        choices = get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"`{where}` is {_show(value)}", f"choose one of: {', '.join(map(str, choices))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"`{where}` is {_show(value)}, not a list", "write it as a YAML list")
+        return tuple(_coerce(item, get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"`{where}` is {_show(value)}, not a mapping", "write it as key: value lines")
+        return {str(key): _coerce(item, get_args(hint)[1], f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    return _coerce_scalar(value, hint, where)
+
+
+def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    others = [option for option in options if option is not type(None)]
+    for option in others[:-1]:
+        try:
+            return _coerce(value, option, where)
+        except ConfigError:
+            continue
+    return _coerce(value, others[-1], where)
+
+
+def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    is_right = isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))
+    if not is_right:
+        names = {int: "a whole number", float: "a number", str: "text (quote it)", bool: "true or false"}
+        raise ConfigError(f"`{where}` is {_show(value)}", f"write {names.get(hint, hint.__name__)}")
+    if hint is float and value != value:
+        raise ConfigError(f"`{where}` is not a number (NaN)", "write a number")
+    return value

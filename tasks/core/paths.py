@@ -1,0 +1,22 @@
+"""Where each stage writes, relative to the checkout's root (DVC runs every stage from there)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+LOCK = Path("dvc.lock")
+
+BASE = Path("data/base")
+PAIRS = Path("data/pairs")
+TOKENS = Path("data/tokens")
+REFERENCE = Path("data/reference")
+ADAPTER = Path("models/adapter")
+TRAIN_RESULTS = Path("results/train")
+RESPONSES = Path("data/responses")
+WINRATE = Path("results/winrate")
+REPORT = Path("results/report")
+REGISTER = Path("results/register")
+
+RUNS = Path("runs")  # never hashed: receipts, checkpoints, logs
+RECEIPTS = RUNS / "receipts"

@@ -1,0 +1,100 @@
+"""The door of a stage: binds params, keeps the receipt, and turns an expected error into one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.core import log, paths, provenance, ranks
+from tasks.core.errors import PipelineError
+from tasks.core.files import digest_of, explain_os_error, pretty_json, write_text
+from tasks.core.params import load_section
+
+T = TypeVar("T")
+Receipt = dict[str, Any]
+
+_receipt: Receipt = {}
+
+
+def note(**facts: Any) -> None:
+    """Add facts (throughput, counts, cache hits) to the receipt of the stage that is running."""
+    _receipt.setdefault("notes", {}).update(facts)
+
+
+@contextlib.contextmanager
+def door(stage: str, owner: type[T]) -> Iterator[T]:
+    """Open a stage: yield its params section as ``owner``; on the way out, write its receipt.
+
+    Any :class:`PipelineError` or fault of the disk becomes one line on standard error and the
+    error's exit code. Other exceptions are bugs of ours and keep their traceback.
+    """
+    log.set_up(stage)
+    _quiet_libraries()
+    _receipt.clear()
+    _receipt.update(stage=stage, started=provenance.now(), ended=None, status="running")
+    began = time.monotonic()
+    try:
+        config = load_section(paths.PARAMS, stage, owner)
+        _receipt["params"] = digest_of(repr(config))
+        yield config
+        _close("ok", began)
+    except PipelineError as error:
+        _close(error.kind, began, error)
+        _leave(stage, error)
+    except OSError as error:
+        told = explain_os_error(error)
+        _close(told.kind if told else "bug", began, told or error)
+        if told is None:
+            raise
+        _leave(stage, told)
+    except KeyboardInterrupt:
+        _close("interrupted", began)
+        print(f"[{stage}] interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except BaseException as error:
+        _close("bug", began, error)
+        raise
+
+
+def _leave(stage: str, error: PipelineError) -> None:
+    if ranks.is_main():
+        print(f"[{stage}] error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _close(status: str, began: float, error: BaseException | None = None) -> None:
+    """Write the receipt; a full disk must not hide the error that it would record."""
+    if not ranks.is_main():
+        return
+    _receipt.update(
+        status=status,
+        ended=provenance.now(),
+        seconds=round(time.monotonic() - began, 3),
+        error=None if error is None else f"{type(error).__name__}: {error}",
+        ranks=ranks.world_size(),
+        machine=provenance.machine(),
+        versions=provenance.versions(),
+        peak_memory_bytes=provenance.peak_memory_bytes(),
+    )
+    with contextlib.suppress(OSError):
+        write_text(receipt_path(str(_receipt["stage"])), pretty_json(_receipt))
+
+
+def receipt_path(stage: str, root: Path = Path()) -> Path:
+    """Return where the newest receipt of ``stage`` stands, in the checkout at ``root``."""
+    return root / paths.RECEIPTS / f"{stage}.json"
+
+
+def _quiet_libraries() -> None:
+    """Keep third-party bars and notices out of the log; nothing here changes a result."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)

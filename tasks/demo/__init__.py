@@ -1,0 +1,1 @@
+"""The built-in demo: its preference pairs and its tiny base model."""

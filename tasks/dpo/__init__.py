@@ -1,0 +1,1 @@
+"""The heart: policy, plan, log-probabilities, objectives, checkpoints and the trainer."""

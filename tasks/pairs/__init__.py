@@ -1,0 +1,1 @@
+"""What a preference is: schema, sources, formats, split, chat template, token cache."""

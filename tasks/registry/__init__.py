@@ -1,0 +1,1 @@
+"""What was released, and on what evidence: entries, the gate, the store and lineage."""

@@ -1,0 +1,28 @@
+"""Fixtures for every test: offline, no analytics, the shared real inputs, tiny models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DVC_NO_ANALYTICS="1",
+    DO_NOT_TRACK="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TOKENIZERS_PARALLELISM="true",
+)
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data, models and tokenizers beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real inputs are not beside this checkout ({SHARED} is absent)")
+    return SHARED
