@@ -1,0 +1,64 @@
+"""The pinned base model, as every stage after `base` finds it: a source, a revision and a digest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import read_manifest, sha256_file
+
+KINDS = ("demo", "local", "hub")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """What `data/base/` pins.
+
+    Attributes:
+        kind: `demo` (weights lie in the stage's own folder), `local` (a folder elsewhere) or `hub`.
+        source: The folder or hub id as params.yaml gives it.
+        revision: The hub commit, 40 hex digits; None for folders.
+        digest: Hash over the names and hashes of all model files: the identity of base and tokenizer.
+        location: What `from_pretrained` is called with.
+    """
+
+    kind: str
+    source: str
+    revision: str | None
+    digest: str
+    location: str
+
+    @classmethod
+    def open(cls, folder: Path, check_files: bool = True) -> BaseModel:
+        """Read `data/base/`, and check that a local folder still holds the pinned bytes.
+
+        Raises:
+            ArtifactError: The manifest is missing or wrong, or the local folder changed since.
+        """
+        manifest = read_manifest(folder, "base")
+        if manifest.get("kind") not in KINDS or "digest" not in manifest:
+            raise ArtifactError(f"{folder}/manifest.json is not a base manifest", "run `dvc repro base`")
+        location = str(folder) if manifest["kind"] == "demo" else manifest["source"]
+        if manifest["kind"] == "local" and check_files:
+            _check_local(Path(location), manifest["model_files"])
+        return cls(manifest["kind"], manifest["source"], manifest.get("revision"), manifest["digest"], location)
+
+    def load_tokenizer(self) -> Any:
+        """Load the tokenizer of the pinned base (a transformers fast tokenizer)."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.location, revision=self.revision or "main")
+
+
+def _check_local(folder: Path, pinned: dict[str, dict[str, Any]]) -> None:
+    """Refuse a local model folder whose files are no longer those that the base stage hashed."""
+    for name, entry in pinned.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"the base model's file {path} is missing", "restore it, or run `dvc repro -f base`")
+        if path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
+            raise ArtifactError(
+                f"{path} changed since the base stage pinned it", "restore it, or pin it anew with `dvc repro -f base`"
+            )
