@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,8 +25,23 @@ def set_up(stage: str) -> None:
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
     """Iterate with a progress bar on rank 0; in a log file it prints a line every ten seconds."""
+    yield from bar(what, total=total, unit=unit, items=items)
+
+
+def bar(
+    what: str, total: int | None = None, done: int = 0, unit: str = "it", items: Iterable[Any] | None = None
+) -> Any:
+    """Return a tqdm bar that starts at ``done``; ``update()`` and ``set_postfix_str()`` move it."""
     from tqdm import tqdm
 
-    is_quiet = os.environ.get("RANK", "0") != "0"
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    yield from tqdm(items, desc=what, total=total, unit=unit, disable=is_quiet, mininterval=interval, file=sys.stderr)
+    return tqdm(
+        items,
+        desc=what,
+        total=total,
+        initial=done,
+        unit=unit,
+        disable=os.environ.get("RANK", "0") != "0",
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        file=sys.stderr,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,39 @@
+"""The accelerator that a stage works on, and sums over its ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from tasks.core.runtime import RuntimeConfig
+
+
+def accelerator(runtime: RuntimeConfig) -> Accelerator:
+    """Return accelerate's view of this process: its device, its ranks, bfloat16 autocast on CUDA."""
+    on_cuda = runtime.device == "auto" and torch.cuda.is_available()
+    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if on_cuda else "no")
+
+
+def sum_over_ranks(device: Accelerator, tensor: Tensor) -> Tensor:
+    """Return the element-wise sum of ``tensor`` over all ranks, the same on each."""
+    if device.num_processes == 1:
+        return tensor
+    summed: Tensor = device.reduce(tensor, reduction="sum")
+    return summed
+
+
+def gather_on_main(device: Accelerator, item: Any) -> list[Any] | None:
+    """Return every rank's ``item`` in rank order on rank 0, None on the others."""
+    if device.num_processes == 1:
+        return [item]
+    items: list[Any] | None = [None] * device.num_processes if device.is_main_process else None
+    torch.distributed.gather_object(item, items)
+    return items
+
+
+def all_done(device: Accelerator) -> None:
+    """Wait until every rank is here, so that none leaves while another still writes."""
+    device.wait_for_everyone()

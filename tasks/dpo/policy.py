@@ -1,0 +1,119 @@
+"""The policy: a frozen base model with LoRA adapters, loaded, seeded, saved and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save as safetensors_bytes
+from transformers import AutoModelForCausalLM
+
+from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError, ConfigError
+from tasks.core.files import pretty_json, write_bytes, write_text
+from tasks.core.params import check
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """The shape of the adapter (arXiv:2106.09685).
+
+    Attributes:
+        rank: r, the inner dimension of each update B·A.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Share of the adapter's inputs zeroed in training, in [0, 1).
+        target_modules: `all-linear`, or the names of the linear layers to adapt.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 1, "train.lora.rank", self.rank, "give 1 or more, for example 16")
+        check(self.alpha >= 1, "train.lora.alpha", self.alpha, "give 1 or more, for example twice the rank")
+        check(0 <= self.dropout < 1, "train.lora.dropout", self.dropout, "give a share in [0, 1)")
+
+
+def load_base(base: BaseModel, device: torch.device | str = "cpu") -> Any:
+    """Load the pinned base in evaluation mode: bfloat16 on CUDA, float32 elsewhere.
+
+    Raises:
+        ArtifactError: The files that the base stage pinned do not load.
+    """
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.location, revision=base.revision or "main", dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"the base model {base.source} does not load ({error})", "check `base.source`, then `dvc repro -f base`"
+        ) from None
+    model.config.use_cache = False
+    return model.requires_grad_(False).to(device).eval()
+
+
+def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
+    """Freeze ``model`` and put fresh float32 adapters on it; the same seed gives the same adapters.
+
+    Raises:
+        ConfigError: No layer of the model has one of the names of ``settings.target_modules``.
+    """
+    names = settings.target_modules
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=names if isinstance(names, str) else list(names),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            policy = get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigError(
+                f"`train.lora.target_modules` does not fit the model ({error})", "name its layers"
+            ) from None
+    for parameter in adapter_parameters(policy):
+        parameter.data = parameter.data.float()
+    return policy
+
+
+def adapter_parameters(policy: Any) -> list[torch.nn.Parameter]:
+    """Return the trainable parameters, in the model's own order: the order of optimizer and checkpoints."""
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+def save_adapter(policy: Any, folder: Path, base: BaseModel | None = None) -> None:
+    """Write the adapter in PEFT's format, with the same bytes each time.
+
+    PEFT's own writer keeps sets in its config, whose order changes from process to process.
+
+    Args:
+        policy: The model that :func:`attach_lora` returned.
+        folder: Where `adapter_config.json` and `adapter_model.safetensors` are written.
+        base: What to name as the base; by default what the model itself was loaded from.
+    """
+    config = json.loads(json.dumps(policy.peft_config["default"].to_dict(), default=_plain))
+    config["inference_mode"] = True
+    if base is not None:
+        config["base_model_name_or_path"], config["revision"] = base.location, base.revision
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(policy).items()}
+    write_bytes(folder / WEIGHTS, safetensors_bytes(dict(sorted(state.items())), metadata={"format": "pt"}))
+    write_text(folder / CONFIG, pretty_json(config))
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know in a PEFT config into what it does, in a fixed order."""
+    return sorted(value) if isinstance(value, set | frozenset) else getattr(value, "value", str(value))

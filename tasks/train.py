@@ -1,0 +1,121 @@
+"""Train the LoRA adapter by Direct Preference Optimization.
+
+reads:  data/tokens/, data/reference/, data/base/
+writes: models/adapter/ — the adapter in PEFT's format; results/train/ — metrics and curves
+params: `train` in params.yaml; `runtime` for speed
+run as: python -m tasks.train (one process a GPU where there are several; or under torchrun)
+
+A run that is killed goes on from its newest checkpoint under runs/train/ and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks.core import log, paths, ranks
+from tasks.core.base_model import BaseModel
+from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
+from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
+from tasks.core.stage import door, note
+from tasks.dpo.devices import accelerator, all_done
+from tasks.dpo.policy import attach_lora, load_base, save_adapter
+from tasks.dpo.refcache import ScoredPairs, open_scored
+from tasks.dpo.trainer import Curve, TrainConfig, TrainResult, train
+from tasks.pairs.cache import open_tokens
+
+_log = log.get_logger(__name__)
+_DIGITS = 8  # significant digits in metrics and curves
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """What the stage reads and writes."""
+
+    tokens: Path = paths.TOKENS
+    reference: Path = paths.REFERENCE
+    base: Path = paths.BASE
+    adapter: Path = paths.ADAPTER
+    results: Path = paths.TRAIN_RESULTS
+    runs: Path = paths.RUNS / "train"
+
+
+def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[str, Any]:
+    """Train, or go on training, and write adapter and curves; return the metrics.
+
+    Raises:
+        ArtifactError: An input is missing, damaged or belongs to other inputs.
+        Preempted: The process was told to stop; a checkpoint stands under ``folders.runs``.
+        ConfigError: Training diverged, or `train.lora.target_modules` names no layer.
+    """
+    pinned = BaseModel.open(folders.base)
+    train_set, test_set = (
+        open_scored(open_tokens(folders.tokens, split), folders.reference, split) for split in ("train", "test")
+    )
+    inputs = {
+        "base": pinned.digest,
+        "tokens": manifest_digest(folders.tokens, "encode"),
+        "reference": manifest_digest(folders.reference, "reference"),
+    }
+    checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
+    device = accelerator(runtime)
+    policy = attach_lora(load_base(pinned, device.device), config.lora, config.seed)
+    result = train(policy, train_set, test_set, config, runtime, checkpoints)
+    metrics = _metrics(result, train_set, test_set, config)
+    if device.is_main_process:
+        note(pairs_per_s=round(result.pairs_per_s, 3), optimizer_steps=len(result.steps))
+        about = {"stage": "train", "inputs": inputs}
+        with atomic_folder(folders.results, about) as draft:
+            write_text(draft / "metrics.json", pretty_json(metrics))
+            write_text(draft / "steps.csv", _csv(result.steps))
+            write_text(draft / "evals.csv", _csv(result.evals))
+        with atomic_folder(folders.adapter, about) as draft:
+            save_adapter(policy, draft, pinned)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        _log.info("held-out accuracy %.3f, margin %.3f", metrics["after"]["accuracy"], metrics["after"]["margin"])
+    all_done(device)
+    return metrics
+
+
+def _metrics(result: TrainResult, train_set: ScoredPairs, test_set: ScoredPairs, config: TrainConfig) -> dict[str, Any]:
+    unique = int(train_set.tokens.lengths.sum(dtype="int64"))
+    return {
+        "pairs": {"train": len(train_set), "test": len(test_set)},
+        "epochs": config.epochs,
+        "steps": len(result.steps),
+        "tokens_train": unique * config.epochs,
+        "train_loss_first": _round(result.steps[0]["loss"]),
+        "train_loss_last": _round(result.steps[-1]["loss"]),
+        "before": {name: _round(value) for name, value in result.before.items() if name != "step"},
+        "after": {name: _round(value) for name, value in result.after.items() if name != "step"},
+    }
+
+
+def _csv(curve: Curve) -> str:
+    """Return a curve as CSV, a row a step, the same digits on every machine."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(curve[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in curve:
+        writer.writerow({**{name: _round(value) for name, value in row.items()}, "step": int(row["step"])})
+    return stream.getvalue()
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def main() -> None:
+    """Bind the standard paths and params.yaml, on every visible GPU."""
+    ranks.relaunch_on_all_gpus("tasks.train")
+    with door("train", TrainConfig) as config:
+        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
+
+
+if __name__ == "__main__":
+    main()
