@@ -55,7 +55,8 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     """
     pinned = BaseModel.open(folders.base)
     train_set, test_set = (
-        open_scored(open_tokens(folders.tokens, split), folders.reference, split) for split in ("train", "test")
+        open_scored(open_tokens(folders.tokens, split), folders.reference, split, pinned.digest)
+        for split in ("train", "test")
     )
     inputs = {
         "base": pinned.digest,

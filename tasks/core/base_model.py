@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError
-from tasks.core.files import read_manifest, sha256_file
+from tasks.core.files import read_manifest, sha256_file, verify_manifest
 
 KINDS = ("demo", "local", "hub")
 
@@ -32,12 +32,12 @@ class BaseModel:
 
     @classmethod
     def open(cls, folder: Path, check_files: bool = True) -> BaseModel:
-        """Read `data/base/`, and check that a local folder still holds the pinned bytes.
+        """Read `data/base/`, and check that the weights, here or in a local folder, are the pinned bytes.
 
         Raises:
-            ArtifactError: The manifest is missing or wrong, or the local folder changed since.
+            ArtifactError: The manifest is missing or wrong, or a file changed since.
         """
-        manifest = read_manifest(folder, "base")
+        manifest = verify_manifest(folder, "base") if check_files else read_manifest(folder, "base")
         if manifest.get("kind") not in KINDS or "digest" not in manifest:
             raise ArtifactError(f"{folder}/manifest.json is not a base manifest", "run `dvc repro base`")
         location = str(folder) if manifest["kind"] == "demo" else manifest["source"]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from tasks.core.errors import ArtifactError, StorageError
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy on a full disk, without an errno
 _DISK_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space there and run again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space there and run again"),
@@ -105,7 +108,7 @@ def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Itera
         about: Facts recorded in the manifest beside the files (the stage, its inputs' digests).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f".{target.name}.*.draft"):
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.draft"):
         shutil.rmtree(stale, ignore_errors=True)
     draft = target.parent / f".{target.name}.{os.getpid()}.draft"
     draft.mkdir()
@@ -133,7 +136,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
     }
     manifest = {**about, "files": files}
     write_text(folder / MANIFEST, pretty_json(manifest))
@@ -189,7 +192,10 @@ def manifest_digest(folder: Path, stage: str) -> str:
 
 def explain_os_error(error: OSError) -> StorageError | None:
     """Turn a fault of the disk into a :class:`StorageError`; None for any other ``OSError``."""
-    fault = _DISK_FAULTS.get(error.errno or 0)
+    code = error.errno or 0
+    if not code and _SHORT_WRITE.fullmatch(str(error)):
+        code = errno.ENOSPC
+    fault = _DISK_FAULTS.get(code)
     if fault is None:
         return None
     where = f"writing or reading {error.filename}" if error.filename else "writing or reading"

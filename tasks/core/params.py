@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from pathlib import Path
@@ -135,6 +136,6 @@ def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
     if not is_right:
         names = {int: "a whole number", float: "a number", str: "text (quote it)", bool: "true or false"}
         raise ConfigError(f"`{where}` is {_show(value)}", f"write {names.get(hint, hint.__name__)}")
-    if hint is float and value != value:
-        raise ConfigError(f"`{where}` is not a number (NaN)", "write a number")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"`{where}` is {value}, which is no finite number", "write a number")
     return value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from tasks.core.runtime import RuntimeConfig
+
+T = TypeVar("T")
 
 
 def accelerator(runtime: RuntimeConfig) -> Accelerator:
@@ -25,13 +27,13 @@ def sum_over_ranks(device: Accelerator, tensor: Tensor) -> Tensor:
     return summed
 
 
-def gather_on_main(device: Accelerator, item: Any) -> list[Any] | None:
-    """Return every rank's ``item`` in rank order on rank 0, None on the others."""
+def from_main(device: Accelerator, item: T) -> T:
+    """Return rank 0's ``item`` on every rank; the others' own is ignored."""
     if device.num_processes == 1:
-        return [item]
-    items: list[Any] | None = [None] * device.num_processes if device.is_main_process else None
-    torch.distributed.gather_object(item, items)
-    return items
+        return item
+    items = [item]
+    torch.distributed.broadcast_object_list(items, src=0)
+    return items[0]
 
 
 def all_done(device: Accelerator) -> None:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from tasks.core import log
+from tasks.core.errors import DataError
+from tasks.dpo.modes import evaluation_mode
 from tasks.pairs.cache import TokenRow
 
 CHUNK = 2048  # completion tokens that meet the head at once: [CHUNK, V] is the largest tensor
@@ -52,7 +54,13 @@ class Batch:
 
 
 def lay_out(rows: Sequence[TokenRow]) -> Batch:
-    """Lay pairs out for one forward. Token order in ``T``: pair by pair, chosen before rejected."""
+    """Lay pairs out for one forward. Token order in ``T``: pair by pair, chosen before rejected.
+
+    Raises:
+        DataError: A prompt, chosen or rejected has no tokens, so there is nothing to score or to score it from.
+    """
+    if not all(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)):
+        raise DataError("a pair has an empty prompt, chosen or rejected", "drop it before training")
     branches = [(row.prompt, completion) for row in rows for completion in (row.chosen, row.rejected)]
     width = max(len(prompt) + len(completion) for prompt, completion in branches)
     ids: npt.NDArray[np.int64] = np.zeros((len(branches), width), dtype=np.int64)
@@ -98,13 +106,12 @@ class Scorer:
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
-        was_training = self.model.training
-        self.model.eval()
+        """Compare bit for bit: a soft cap hardly moves small logits, such as those of a fresh model."""
         ids = torch.arange(8, device=next(self.model.parameters()).device)[None]
-        whole = self.model(input_ids=ids, use_cache=False).logits.float()
-        split = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state).float()
-        self.model.train(was_training)
-        return bool(torch.allclose(whole, split, rtol=1e-3, atol=1e-3))
+        with evaluation_mode(self.model):
+            whole = self.model(input_ids=ids, use_cache=False).logits
+            split = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state)
+        return torch.equal(whole.float(), split.float())
 
 
 def pick(logits_TV: Tensor, label_T: Tensor) -> Tensor:
@@ -113,7 +120,10 @@ def pick(logits_TV: Tensor, label_T: Tensor) -> Tensor:
 
 
 def sum_by_branch(logps_T: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Sum token log-probabilities over each completion: (chosen, rejected), each [pairs], float32."""
-    sums = torch.zeros(2 * batch.pairs, dtype=torch.float32, device=logps_T.device)
-    sums = sums.index_add(0, batch.sequence_T, logps_T)
+    """Sum token log-probabilities over each completion: (chosen, rejected), each [pairs], float64.
+
+    A float32 sum over a thousand tokens is off by more than the log-ratios that it is there to tell.
+    """
+    sums = torch.zeros(2 * batch.pairs, dtype=torch.float64, device=logps_T.device)
+    sums = sums.index_add(0, batch.sequence_T, logps_T.double())
     return sums[0::2], sums[1::2]

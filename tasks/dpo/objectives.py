@@ -1,7 +1,7 @@
 """Preference objectives: pure functions of summed log-probabilities, tensors in and tensors out.
 
-Shape suffix: ``_n`` is one number a pair. Everything is float32: sums over hundreds of tokens lose
-whole nats in bfloat16.
+Shape suffix: ``_n`` is one number a pair. Log-probabilities are float32 and their sums float64: sums
+over hundreds of tokens lose whole nats in bfloat16.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def negative_log_likelihood(chosen_logps_t: Tensor) -> Tensor:
 
     The regulariser of Eq. 1 of arXiv:2404.19733, which keeps the chosen answers likely in themselves.
     """
-    return -chosen_logps_t.sum()
+    return -chosen_logps_t.double().sum()
 
 
 def accuracy(margin_n: Tensor, tie: float = 1e-4) -> Tensor:

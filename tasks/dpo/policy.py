@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import save as safetensors_bytes
 from transformers import AutoModelForCausalLM
 
@@ -51,13 +52,18 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu") -> Any:
     """
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.location, revision=base.revision or "main", dtype=dtype, use_safetensors=True
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            base.location, revision=base.revision or "main", dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(
             f"the base model {base.source} does not load ({error})", "check `base.source`, then `dvc repro -f base`"
         ) from None
+    if missing := sorted(loaded["missing_keys"]):
+        raise ArtifactError(
+            f"the base model {base.source} has no weights for {', '.join(missing[:3])}, which would be random",
+            "give a causal language model as `base.source`",
+        )
     model.config.use_cache = False
     return model.requires_grad_(False).to(device).eval()
 
@@ -66,7 +72,7 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
     """Freeze ``model`` and put fresh float32 adapters on it; the same seed gives the same adapters.
 
     Raises:
-        ConfigError: No layer of the model has one of the names of ``settings.target_modules``.
+        ConfigError: A name of ``settings.target_modules`` is no layer of the model.
     """
     names = settings.target_modules
     config = LoraConfig(
@@ -85,6 +91,9 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
             raise ConfigError(
                 f"`train.lora.target_modules` does not fit the model ({error})", "name its layers"
             ) from None
+    for name in [] if isinstance(names, str) else names:
+        if not any(f".{found}".endswith(f".{name}") for found in policy.targeted_module_names):
+            raise ConfigError(f"`train.lora.target_modules` names `{name}`, which is no layer of the model", "mend it")
     for parameter in adapter_parameters(policy):
         parameter.data = parameter.data.float()
     return policy
@@ -109,7 +118,9 @@ def save_adapter(policy: Any, folder: Path, base: BaseModel | None = None) -> No
     config["inference_mode"] = True
     if base is not None:
         config["base_model_name_or_path"], config["revision"] = base.location, base.revision
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(policy).items()}
+    # The embeddings are the base's own; left to itself, PEFT would ask the hub whether they grew.
+    found = get_peft_model_state_dict(policy, save_embedding_layers=False)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
     write_bytes(folder / WEIGHTS, safetensors_bytes(dict(sorted(state.items())), metadata={"format": "pt"}))
     write_text(folder / CONFIG, pretty_json(config))
 

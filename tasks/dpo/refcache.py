@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from tasks.core import log
 from tasks.core.errors import ArtifactError
-from tasks.core.files import read_manifest
+from tasks.core.files import verify_manifest
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.devices import accelerator, gather_on_main
+from tasks.dpo.devices import accelerator, sum_over_ranks
 from tasks.dpo.logps import Scorer, lay_out
+from tasks.dpo.modes import evaluation_mode
 from tasks.dpo.plan import micro_batches, share
 from tasks.pairs.cache import TokenPairs
 
@@ -58,12 +60,12 @@ class ScoredPairs:
         return np.cumsum(self.tokens.lengths[:, 1:].astype(np.int64).sum(axis=1))
 
     def sums(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return Σ log π_ref of chosen and of rejected for ``rows``, each [len(rows)], float32."""
-        sums = np.empty((2, len(rows)), np.float32)
+        """Return Σ log π_ref of chosen and of rejected for ``rows``, each [len(rows)], float64."""
+        sums = np.empty((2, len(rows)), np.float64)
         for i, row in enumerate(rows):
             _, n_chosen, n_rejected = (int(n) for n in self.tokens.lengths[row])
             values = self.logps[self._ends[row] - n_chosen - n_rejected : self._ends[row]]
-            sums[:, i] = values[:n_chosen].sum(dtype=np.float32), values[n_chosen:].sum(dtype=np.float32)
+            sums[:, i] = values[:n_chosen].sum(dtype=np.float64), values[n_chosen:].sum(dtype=np.float64)
         return torch.from_numpy(sums[0]), torch.from_numpy(sums[1])
 
 
@@ -73,22 +75,31 @@ def branch_widths(tokens: TokenPairs) -> npt.NDArray[np.int64]:
     return np.asarray(lengths[:, 0] + lengths[:, 1:].max(axis=1))
 
 
-def open_scored(tokens: TokenPairs, folder: Path, split: str) -> ScoredPairs:
+def open_scored(tokens: TokenPairs, folder: Path, split: str, base_digest: str) -> ScoredPairs:
     """Open `data/reference/` beside ``tokens``, memory-mapped.
 
+    Args:
+        tokens: The pairs of this split.
+        folder: What the reference stage wrote.
+        split: `train` or `test`.
+        base_digest: Identity of the pinned base, which the reference must have been computed with.
+
     Raises:
-        ArtifactError: It is missing, was computed for other tokens, or has holes.
+        ArtifactError: It is missing or damaged, was computed for other tokens or another base, or has holes.
     """
-    manifest = read_manifest(folder, "reference")
-    if manifest.get("inputs", {}).get(f"{split}_tokens") != tokens.digest():
+    inputs = verify_manifest(folder, "reference").get("inputs", {})
+    if inputs.get("base") != base_digest:
+        raise ArtifactError(f"{folder} was computed with another base than data/base pins", _AGAIN)
+    if inputs.get(f"{split}_tokens") != tokens.digest():
         raise ArtifactError(f"{folder} was computed for other {split} tokens than data/tokens holds", _AGAIN)
     try:
         logps = np.load(folder / f"{split}.logps.npy", mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise ArtifactError(f"{folder}/{split}.logps.npy cannot be read ({error})", _AGAIN) from None
-    if np.isnan(logps).any():
-        raise ArtifactError(f"{folder}/{split}.logps.npy has {int(np.isnan(logps).sum())} empty slots", _AGAIN)
-    return ScoredPairs(tokens, logps)
+    scored = ScoredPairs(tokens, logps)
+    if holes := int((~np.isfinite(logps)).sum()):
+        raise ArtifactError(f"{folder}/{split}.logps.npy has {holes} empty slots", _AGAIN)
+    return scored
 
 
 @torch.inference_mode()
@@ -101,32 +112,28 @@ def reference_logps(model: Any, tokens: TokenPairs, runtime: RuntimeConfig | Non
         runtime: How much fits at once; ranks share the work.
 
     Returns:
-        The pairs with their log-probabilities; complete on rank 0, this rank's part elsewhere.
+        The pairs with their log-probabilities, complete on every rank.
 
     Raises:
         ArtifactError: A slot stayed empty or is not a finite number.
     """
     runtime = runtime or RuntimeConfig()
     device = accelerator(runtime)
-    flat = np.full(int(tokens.lengths[:, 1:].astype(np.int64).sum()), np.nan, dtype=np.float32)
-    was_training = model.training
-    model.to(device.device).eval()
-    if hasattr(model, "disable_adapter"):
-        with model.disable_adapter():
-            parts = _score_share(model, tokens, runtime)
-    else:
+    model.to(device.device)
+    adapter_off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
+    with adapter_off, evaluation_mode(model):
         parts = _score_share(model, tokens, runtime)
-    model.train(was_training)
-    for scored in gather_on_main(device, parts) or []:
-        for first, values in scored:
-            flat[first : first + len(values)] = values
-    if device.is_main_process and not np.isfinite(flat).all():
-        bad = int((~np.isfinite(flat)).sum())
+    values_and_marks = torch.zeros(2, int(tokens.lengths[:, 1:].astype(np.int64).sum()))
+    for first, values in parts:
+        values_and_marks[:, first : first + len(values)] = torch.stack([values, torch.ones_like(values)])
+    # each slot is one rank's and zero elsewhere, so the sum is exact
+    flat, marks = sum_over_ranks(device, values_and_marks.to(device.device)).cpu().numpy()
+    if bad := int((~np.isfinite(flat) | (marks != 1)).sum()):
         raise ArtifactError(f"{bad} of {len(flat)} reference log-probabilities are not numbers", "check the base model")
     return ScoredPairs(tokens, flat)
 
 
-def _score_share(model: Any, tokens: TokenPairs, runtime: RuntimeConfig) -> list[tuple[int, npt.NDArray[np.float32]]]:
+def _score_share(model: Any, tokens: TokenPairs, runtime: RuntimeConfig) -> list[tuple[int, Tensor]]:
     """Score this rank's micro-batches: (first slot, values) for each pair."""
     device = accelerator(runtime)
     scorer, widths = Scorer(model), branch_widths(tokens)
@@ -134,11 +141,11 @@ def _score_share(model: Any, tokens: TokenPairs, runtime: RuntimeConfig) -> list
     firsts = np.cumsum(spans) - spans
     batches = micro_batches(np.arange(len(tokens)), widths, runtime.tokens_per_micro_batch, device.num_processes)
     mine = share(batches, widths, device.process_index, device.num_processes)
-    found: list[tuple[int, npt.NDArray[np.float32]]] = []
+    found: list[tuple[int, Tensor]] = []
     for rows in log.progress(mine, "reference", unit="batch"):
         batch = lay_out([tokens.row(int(row)) for row in rows]).to(device.device)
         with device.autocast():
-            values = scorer.logps(batch).float().cpu().numpy()
-        for row, part in zip(rows, np.split(values, np.cumsum(spans[rows])[:-1]), strict=True):
+            values = scorer.logps(batch).float().cpu()
+        for row, part in zip(rows, torch.split(values, spans[rows].tolist()), strict=True):
             found.append((int(firsts[row]), part))
     return found

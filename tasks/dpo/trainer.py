@@ -19,14 +19,15 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from tasks.core import log
-from tasks.core.errors import ConfigError, Preempted
+from tasks.core.errors import ConfigError, DataError, Preempted
 from tasks.core.params import check
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo import objectives
 from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, optimizer_moments, restore_moments, save_checkpoint
-from tasks.dpo.devices import accelerator, sum_over_ranks
+from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
 from tasks.dpo.logps import Batch, Scorer, lay_out, sum_by_branch
 from tasks.dpo.metrics import PairSums
+from tasks.dpo.modes import evaluation_mode, set_modes
 from tasks.dpo.plan import Plan, Rows, micro_batches, share
 from tasks.dpo.policy import LoraSettings, adapter_parameters
 from tasks.dpo.refcache import ScoredPairs
@@ -152,6 +153,9 @@ class Trainer:
         runtime: RuntimeConfig,
         checkpoints: Path | None = None,
     ) -> None:
+        for name, part in (("train", train_set), ("held-out", test_set)):
+            if len(part) == 0:
+                raise DataError(f"there are no {name} pairs", "give at least one")
         self.config, self.runtime, self.checkpoints = config, runtime, checkpoints
         self.train_set, self.test_set = train_set, test_set
         self.accelerator = accelerator(runtime)
@@ -173,7 +177,7 @@ class Trainer:
         """Train from the newest checkpoint, or from the start, to the end of the plan."""
         start = self._resume()
         if start == 0:
-            self.evals.append({"step": 0.0, **self.evaluate()})
+            self._record_evaluation(0)
         evaluate_after = {
             round(self.plan.steps * k / self.config.evaluations) for k in range(1, self.config.evaluations + 1)
         }
@@ -187,7 +191,7 @@ class Trainer:
                 bar.update()
                 if step + 1 in evaluate_after:
                     self._flush()
-                    self.evals.append({"step": float(step + 1), **self.evaluate()})
+                    self._record_evaluation(step + 1)
                 if (step + 1) % self.runtime.log_every_steps == 0:
                     self._flush()
                     bar.set_postfix_str(_tell(self.steps[-1]))
@@ -195,19 +199,23 @@ class Trainer:
                     self._save(step + 1)
                     saved = time.monotonic()
                     if must_stop:
-                        raise Preempted(
-                            f"training was told to stop after step {step + 1}", "run again to go on from there"
-                        )
+                        again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
+                        raise Preempted(f"training was told to stop after step {step + 1}", f"run again {again}")
         self._flush()
         return TrainResult(self.steps, self.evals, pairs / max(time.monotonic() - began, 1e-9))
 
     def evaluate(self) -> dict[str, float]:
         """Return the held-out means under the policy as it is now."""
-        with torch.inference_mode(), _dropout_off(self.policy):
+        with torch.inference_mode(), evaluation_mode(self.policy):
             sums = PairSums.zero(self.device)
             for rows in self._micro_batches(self.test_set, np.arange(len(self.test_set))):
                 sums += self._forward(self.test_set, rows)[0]
         return PairSums(sum_over_ranks(self.accelerator, sums.values)).means()
+
+    def _record_evaluation(self, step: int) -> None:
+        row = {"step": float(step), **self.evaluate()}
+        _refuse_divergence(f"the held-out evaluation after step {step}", row)
+        self.evals.append(row)
 
     def _step(self, step: int, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Do one optimizer step; return whether any rank wants to stop, or to save."""
@@ -241,12 +249,18 @@ class Trainer:
         return PairSums.of(losses_n, policy, (reference[0], reference[1]), self.config.beta), losses_n, chosen_nll
 
     def _sum_gradients(self, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
-        """Sum the adapters' gradients over ranks, and learn in the same message what any rank wants."""
+        """Sum the adapters' gradients over ranks, and learn in the same message what any rank wants.
+
+        A parameter that no pair of the step reached has gradient zero, on any number of ranks.
+        """
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         if self.accelerator.num_processes == 1:
             return wants_stop, wants_save
         wishes = torch.tensor([wants_stop, wants_save], dtype=torch.float32, device=self.device)
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        flat = sum_over_ranks(self.accelerator, torch.cat([*(g.reshape(-1) for g in gradients), wishes]))
+        gradients = [p.grad.reshape(-1) for p in self.parameters if p.grad is not None]
+        flat = sum_over_ranks(self.accelerator, torch.cat([*gradients, wishes]))
         for parameter, part in zip(
             self.parameters, torch.split(flat[:-2], [p.numel() for p in self.parameters]), strict=True
         ):
@@ -275,11 +289,7 @@ class Trainer:
                 "nll": float(total[-2]),
                 "grad_norm": float(own[-1]),
             }
-            if not all(map(math.isfinite, row.values())):
-                raise ConfigError(
-                    f"training diverged: step {step + 1} has loss {row['loss']} and gradient norm {row['grad_norm']}",
-                    "lower `train.learning_rate`, or look at the data of that step",
-                )
+            _refuse_divergence(f"step {step + 1}", row)
             self.steps.append({**row, "learning_rate": self._rate(step)})
         self._pending.clear()
 
@@ -294,7 +304,10 @@ class Trainer:
 
     def _resume(self) -> int:
         """Put back the newest checkpoint's state; return the step to go on from, 0 without one."""
-        found = newest_checkpoint(self.checkpoints) if self.checkpoints is not None else None
+        if self.checkpoints is None:
+            return 0
+        own = newest_checkpoint(self.checkpoints) if self.accelerator.is_main_process else None
+        found = from_main(self.accelerator, own)  # ranks on other machines need not share the disk
         if found is None:
             return 0
         with torch.no_grad():
@@ -314,42 +327,16 @@ def learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, steps:
     warmup = math.ceil(steps * config.warmup_share)
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     shape = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps).lr_lambdas[0]
-    return lambda step: config.learning_rate * float(shape(step + 1 if step < warmup else step))
+    return lambda step: config.learning_rate * ((step + 1) / warmup if step < warmup else float(shape(step)))
 
 
-def set_modes(policy: Any, gradient_checkpointing: bool) -> None:
-    """Put the adapters' dropout in training mode and everything else in evaluation mode.
-
-    The frozen base must not drop anything out: the reference did not.
-    """
-    policy.eval()
-    for name, module in policy.named_modules():
-        if "lora_dropout" in name:
-            module.train()
-    if not gradient_checkpointing:
-        return
-    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy.enable_input_require_grads()
-    for module in policy.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = True
-
-
-class _dropout_off:  # noqa: N801  (reads as a phrase: `with _dropout_off(policy)`)
-    """Switch the adapters' dropout off for a block."""
-
-    def __init__(self, policy: Any) -> None:
-        self._modules = [
-            module for module in policy.modules() if isinstance(module, torch.nn.Dropout) and module.training
-        ]
-
-    def __enter__(self) -> None:
-        for module in self._modules:
-            module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._modules:
-            module.train()
+def _refuse_divergence(where: str, row: dict[str, float]) -> None:
+    wrong = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
+    if wrong:
+        raise ConfigError(
+            f"training diverged: {where} has {', '.join(wrong)}",
+            "lower `train.learning_rate`, or look at the data of that step",
+        )
 
 
 def _tell(row: dict[str, float]) -> str:

@@ -1,1 +1,1 @@
-"""What a preference is: schema, sources, formats, split, chat template, token cache."""
+"""What a preference is: schema, sources, formats, split, chat template, tokens and their cache."""

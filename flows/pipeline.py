@@ -1,0 +1,128 @@
+"""The pipeline as a Prefect flow: every stage of dvc.yaml in order, one task a stage.
+
+DVC decides what has to run; this decides what is retried, streams what the stages say, and shows what
+happened. A stage's task ends `Completed`, in a completed state named `Cached` when its outputs were there
+already (unchanged, restored or pulled), or `Failed` with the one-line error of its receipt.
+
+run as: python -m flows.pipeline [--force] [--timeout-minutes M] [--workspace FOLDER]
+        against the server of your Prefect profile, or a temporary one where there is none
+deploy: the entrypoint is `flows.pipeline.pipeline`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
+from prefect.states import Completed, Failed
+
+from flows import stages, status
+from flows.graph import Stage, stages_in_order
+from flows.status import Outcome
+from tasks.core.errors import PipelineError
+
+RETRY_DELAYS_S = [10.0, 60.0, 300.0]
+
+
+def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
+    """Tell Prefect to retry what a retry can mend: a network fault or a preemption, not data or a bug."""
+    del task, task_run
+    return isinstance(state.data, Outcome) and state.data.is_worth_a_retry
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(RETRY_DELAYS_S),
+    retry_delay_seconds=RETRY_DELAYS_S,
+    retry_condition_fn=is_worth_a_retry,
+)
+def run_stage(stage: Stage, workspace: Path, force: bool, timeout_s: float | None) -> State[Outcome]:
+    """Bring one stage up to date; the state says what happened."""
+    outcome = stages.run(stage, workspace, get_run_logger().info, force, timeout_s)
+    return as_state(outcome)
+
+
+def as_state(outcome: Outcome) -> State[Outcome]:
+    """Return the Prefect state that says what became of a stage; it carries the outcome."""
+    if outcome.is_failed:
+        return Failed(message=f"{outcome.kind}: {outcome.why}", data=outcome)
+    message = f"{outcome.status}: {outcome.why}"
+    return Completed(name="Cached" if outcome.is_cached else None, message=message, data=outcome)
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(
+    workspace: Path = Path(),
+    force: bool = False,
+    stage_timeout_minutes: float | None = None,
+) -> State[Any]:
+    """From preference data to a registered adapter: run what is not up to date, stage by stage.
+
+    Args:
+        workspace: The checkout to work in; the current folder by default.
+        force: Run every stage even if nothing changed.
+        stage_timeout_minutes: Stop a stage that takes longer; it may first write a checkpoint.
+    """
+    timeout_s = None if stage_timeout_minutes is None else stage_timeout_minutes * 60
+    try:
+        order = stages_in_order(workspace)
+    except PipelineError as error:
+        return Failed(message=f"{error.kind}: {error}")
+    outcomes: list[Outcome] = []
+    for stage in order:
+        if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
+            outcomes.append(Outcome(stage.name, "skipped", f"{failure.stage} failed"))
+            continue
+        named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
+        outcomes.append(outcome_of(stage, named(stage, workspace, force, timeout_s, return_state=True)))
+    return close(outcomes)
+
+
+def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
+    """Return the outcome that a task's final state carries; a state without one is a fault of the flow."""
+    if isinstance(state.data, Outcome):
+        return state.data
+    if isinstance(result := state.result(raise_on_failure=False), Outcome):
+        return result
+    return Outcome(stage.name, "failed", state.message or str(state.type), kind="flow")
+
+
+def close(outcomes: list[Outcome]) -> State[Any]:
+    """Publish the table of the run, and return the flow's final state."""
+    create_table_artifact(table=status.table(outcomes), key="pipeline", description="What became of each stage")
+    logger = get_run_logger()
+    for outcome in outcomes:
+        logger.info("%-10s %-9s %6.1f s  %s", outcome.stage, outcome.status, outcome.seconds, outcome.why)
+    if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
+        return Failed(message=f"stage `{failure.stage}` failed ({failure.kind}): {failure.why}")
+    return Completed(message=status.summary(outcomes))
+
+
+def main() -> int:
+    """Run the flow once from the command line; the exit code is 1 when a stage failed."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.description)
+    parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
+    parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
+    parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
+    arguments = parser.parse_args()
+    # a temporary server takes half a minute to start on two cores; Prefect's default gives up before
+    patient = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180, PREFECT_SERVER_ANALYTICS_ENABLED: False}
+    with temporary_settings(set_defaults=patient):
+        state = pipeline(arguments.workspace, arguments.force, arguments.timeout_minutes, return_state=True)
+    return 0 if state.is_completed() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Run one stage through DVC and say what became of it; no Prefect here, so all of it runs anywhere.
+
+DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`. With `--pull`, outputs that are
+missing here come from the remote where it holds them, and are made where it does not: a remote without
+them, or without anything, is no error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flows import status
+from flows.graph import Stage, look_at
+from flows.processes import TimedOut, run_watched
+from flows.status import Outcome
+from flows.supervisor import Grace
+from tasks.core.errors import PipelineError
+
+
+def run(
+    stage: Stage,
+    workspace: Path,
+    on_line: Callable[[str], None],
+    force: bool = False,
+    timeout_s: float | None = None,
+    grace: Grace | None = None,
+) -> Outcome:
+    """Bring ``stage`` up to date and return what happened; a failed stage is an outcome, not an exception.
+
+    Args:
+        stage: The stage; those that it needs are up to date already.
+        workspace: The checkout's root.
+        on_line: Called with each line that DVC and the stage print.
+        force: Run it even if nothing changed.
+        timeout_s: Seconds after which it is stopped, with time for a checkpoint.
+        grace: How much time that is.
+    """
+    try:
+        look = look_at(workspace, stage.name)
+    except PipelineError as error:
+        return Outcome(stage.name, "failed", str(error), kind=error.kind)
+    if look.lost:
+        advice = "restore it, or take it out of dvc.yaml"
+        return Outcome(stage.name, "failed", f"{', '.join(look.lost)} is missing — {advice}", kind="artifact")
+    before = status.read_receipt(workspace, stage.name)
+    transcript = status.Transcript(stage.name)
+
+    def listen(line: str) -> None:
+        transcript.feed(line)
+        on_line(line)
+
+    began = time.monotonic()
+    try:
+        code = run_watched(command(stage, force), workspace, listen, environment(), timeout_s, grace)
+    except TimedOut as error:
+        return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
+    seconds = time.monotonic() - began
+    if code == 0:
+        return status.succeeded(stage.name, transcript.heard, look, seconds, workspace)
+    after = status.read_receipt(workspace, stage.name)
+    return status.failed(transcript, stage.name, {} if after == before else after, code, seconds)
+
+
+def command(stage: Stage, force: bool = False) -> list[str]:
+    """Return the words that bring ``stage`` up to date, with this very environment's DVC."""
+    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", "--pull"]
+    return [*words, *(["--force"] if force else []), *stage.targets]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a stage: this one, with this interpreter's folder first on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

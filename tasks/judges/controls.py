@@ -1,0 +1,48 @@
+"""Two judges that know nothing of quality: any result that they give too is no evidence of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.core.files import canonical_json, digest_of, sha256_bytes
+from tasks.judges.protocol import Item, Opinion, opinion_of
+from tasks.judges.texts import words
+
+
+class LengthJudge:
+    """Prefers the answer with more words: shows how much of a win rate length alone would give."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the kind and version: there are no settings."""
+        return digest_of(["length", 1])
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """Count words; equal counts are a tie."""
+        return [self._judge_one(item) for item in items]
+
+    def _judge_one(self, item: Item) -> Opinion:
+        first, second = len(words(item.first.text)), len(words(item.second.text))
+        p_first = 0.5 if first == second else float(first > second)
+        return opinion_of(p_first, {"first": {"words": first}, "second": {"words": second}})
+
+
+class RandomJudge:
+    """Throws a coin for every item as shown: the win rate must come out at about one half."""
+
+    def __init__(self, seed: int) -> None:
+        """Fix the coin's seed."""
+        self._seed = seed
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of kind, version and seed."""
+        return digest_of(["random", 1, self._seed])
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """Take the coin from a hash of the seed and all that is shown, so that it repeats and order matters."""
+        return [opinion_of(self._coin(item)) for item in items]
+
+    def _coin(self, item: Item) -> float:
+        shown = canonical_json([self._seed, item.item_id, item.question, item.first.text, item.second.text])
+        return float(int(sha256_bytes(shown.encode())[:8], 16) % 2)

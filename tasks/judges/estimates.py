@@ -1,0 +1,248 @@
+"""Win rates with their uncertainty. The unit is the prompt; a missing verdict (NaN) is no verdict.
+
+Notation: sᵢ ∈ [0, 1] is the candidate's credit on prompt i (win 1, tie ½, loss 0, soft allowed), i = 1…n.
+Functions are pure: arrays and a seed in, numbers out, the same for the same input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from tasks.core.errors import DataError
+
+Floats = NDArray[np.float64]
+
+NORMAL_FROM = 100  # prompts from which the mean is taken as normally distributed
+RESAMPLES = 9999
+FLIPS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A two-sided interval at 1 − α, the lower bound of the one-sided interval at 1 − α, and how it was made."""
+
+    low: float
+    high: float
+    lower_bound: float
+    method: str
+
+
+@dataclasses.dataclass(frozen=True)
+class WinRate:
+    """A candidate's credit over prompts.
+
+    Attributes:
+        prompts: Prompts asked about, judged or not.
+        judged: Prompts with a verdict; all else is over these.
+        coverage: judged / prompts.
+        win_rate: Mean of s.
+        se: Standard error sd(s, ddof 1)/√n; None for a single prompt, which has none.
+        low: Lower end of the two-sided interval.
+        high: Upper end of the two-sided interval.
+        lower_bound: Lower end of the one-sided interval.
+        interval_method: `wilson`, `normal` or `bca`.
+        wins: Prompts with s > ½.
+        ties: Prompts with s = ½.
+        losses: Prompts with s < ½.
+        discrete_rate: (wins + ties/2) / judged.
+    """
+
+    prompts: int
+    judged: int
+    coverage: float
+    win_rate: float
+    se: float | None
+    low: float
+    high: float
+    lower_bound: float
+    interval_method: str
+    wins: int
+    ties: int
+    losses: int
+    discrete_rate: float
+
+
+def per_prompt(prompt_ids: Sequence[str], shown_first: ArrayLike, shown_second: ArrayLike) -> dict[str, float]:
+    """Average orders, then samples, within each prompt: sᵢ = mean over samples of (y_AB + y_BA)/2.
+
+    A pair of games counts only with both orders (one order alone would carry the judge's favour for a
+    position); a prompt without any such pair is NaN. Averaging first matters: orders of one prompt are not
+    independent, and pooling them as if they were makes the standard error too small.
+
+    Args:
+        prompt_ids: The prompt of each pair of games.
+        shown_first: Credit y_AB of the candidate where it was shown first; NaN where missing.
+        shown_second: Credit y_BA where it was shown second; NaN where missing.
+
+    Returns:
+        Credit by prompt id, in order of first appearance.
+    """
+    first, second = np.asarray(shown_first, dtype=np.float64), np.asarray(shown_second, dtype=np.float64)
+    if not len(prompt_ids) == first.size == second.size:
+        raise ValueError(f"{len(prompt_ids)} prompt ids, {first.size} and {second.size} credits: lengths differ")
+    by_prompt: dict[str, list[float]] = {}
+    for prompt_id, credit in zip(prompt_ids, (first + second) / 2, strict=True):
+        by_prompt.setdefault(prompt_id, []).append(float(credit))
+    means = {key: [credit for credit in credits if credit == credit] for key, credits in by_prompt.items()}
+    return {key: float(np.mean(credits)) if credits else float("nan") for key, credits in means.items()}
+
+
+def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
+    """Return mean s with standard error, interval and counts; NaN scores count only against coverage.
+
+    Raises:
+        DataError: No prompt has a verdict.
+    """
+    every = np.asarray(scores, dtype=np.float64)
+    judged = every[~np.isnan(every)]
+    if judged.size == 0:
+        raise DataError("no prompt has a verdict, so there is no win rate", "see what the judge said of each")
+    if judged.min() < 0 or judged.max() > 1:
+        raise ValueError("scores must lie in [0, 1]")
+    between = interval(judged, alpha, seed)
+    wins, ties, losses = (int(count.sum()) for count in (judged > 0.5, judged == 0.5, judged < 0.5))
+    return WinRate(
+        prompts=every.size,
+        judged=judged.size,
+        coverage=judged.size / every.size,
+        win_rate=float(judged.mean()),
+        se=standard_error(judged) if judged.size > 1 else None,
+        low=between.low,
+        high=between.high,
+        lower_bound=between.lower_bound,
+        interval_method=between.method,
+        wins=wins,
+        ties=ties,
+        losses=losses,
+        discrete_rate=(wins + ties / 2) / judged.size,
+    )
+
+
+def standard_error(scores: Floats) -> float:
+    """Return sd(s, ddof 1)/√n."""
+    return float(scores.std(ddof=1) / np.sqrt(scores.size))
+
+
+def interval(scores: Floats, alpha: float = 0.05, seed: int = 0) -> Interval:
+    """Return the interval that fits the scores: Wilson for hard verdicts without ties (and when all scores
+    are equal, where there is no spread to resample), the normal one from 100 prompts on, else BCa.
+    """
+    is_hard = bool(np.isin(scores, (0.0, 1.0)).all())
+    if is_hard or np.ptp(scores) == 0:
+        return wilson(scores, alpha)
+    if scores.size >= NORMAL_FROM:
+        return normal(scores, alpha)
+    return bca(scores, alpha, seed)
+
+
+def wilson(scores: Floats, alpha: float) -> Interval:
+    """Return Wilson's score interval for k = Σ s of n (statsmodels).
+
+    (p̂ + z²/2n ± z·√(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n), z at α/2 for two sides and at α for the lower bound.
+    """
+    low, high = proportion_confint(scores.sum(), scores.size, alpha=alpha, method="wilson")
+    bound, _ = proportion_confint(scores.sum(), scores.size, alpha=2 * alpha, method="wilson")
+    return Interval(float(low), float(high), float(bound), "wilson")
+
+
+def normal(scores: Floats, alpha: float) -> Interval:
+    """Return mean ± z·SE, cut to [0, 1]; z at 1 − α/2 for two sides and at 1 − α for the lower bound."""
+    mean, se = float(scores.mean()), standard_error(scores)
+    half, one_side = stats.norm.ppf(1 - alpha / 2) * se, stats.norm.ppf(1 - alpha) * se
+    return Interval(max(0.0, mean - half), min(1.0, mean + half), max(0.0, mean - one_side), "normal")
+
+
+def bca(scores: Floats, alpha: float, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return the bias-corrected and accelerated bootstrap interval of the mean over prompts (scipy)."""
+    common: dict[str, Any] = {"n_resamples": resamples, "method": "BCa"}
+    drawn = stats.bootstrap((scores,), np.mean, confidence_level=1 - alpha, rng=np.random.default_rng(seed), **common)
+    again = {**common, "n_resamples": 0, "bootstrap_result": drawn}
+    one_side = stats.bootstrap((scores,), np.mean, confidence_level=1 - alpha, alternative="greater", **again)
+    ends = (*drawn.confidence_interval, one_side.confidence_interval.low)
+    if not np.isfinite(ends).all():
+        return wilson(scores, alpha)
+    low, high, bound = (float(end) for end in ends)
+    return Interval(low, high, bound, "bca")
+
+
+def sign_flip_p(scores: ArrayLike, seed: int = 0, flips: int = FLIPS, center: float = 0.5) -> float:
+    """Return the one-sided p-value of "mean s > center" by flipping the signs of s − center at random.
+
+    p = (1 + #{flips with Σ ±(sᵢ − center) ≥ Σ (sᵢ − center)}) / (1 + flips).
+    """
+    every = np.asarray(scores, dtype=np.float64)
+    centred = every[~np.isnan(every)] - center
+    observed = float(centred.sum())
+    rng, reached, block = np.random.default_rng(seed), 0, 1000
+    for start in range(0, flips, block):
+        signs = rng.integers(0, 2, size=(min(block, flips - start), centred.size), dtype=np.int8) * 2 - 1
+        reached += int((signs @ centred >= observed - 1e-9).sum())
+    return (1 + reached) / (1 + flips)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """Candidate minus another on the prompts where both were judged, against one common opponent."""
+
+    prompts: int
+    difference: float
+    se: float | None
+    low: float
+    high: float
+    lower_bound: float
+    p_value: float
+
+
+def paired_difference(ours: ArrayLike, theirs: ArrayLike, alpha: float = 0.05, seed: int = 0) -> PairedDifference:
+    """Return mean dᵢ = sᵢ − tᵢ with its interval and sign-flip p-value, prompt by prompt.
+
+    The interval is that of (d + 1)/2 ∈ [0, 1], scaled back. A prompt that either side misses is left out.
+
+    Raises:
+        DataError: No prompt was judged for both.
+    """
+    differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    both = differences[~np.isnan(differences)]
+    if both.size == 0:
+        raise DataError("no prompt was judged for both sides", "judge both on the same prompts")
+    between = interval((both + 1) / 2, alpha, seed)
+    return PairedDifference(
+        prompts=both.size,
+        difference=float(both.mean()),
+        se=standard_error(both) if both.size > 1 else None,
+        low=2 * between.low - 1,
+        high=2 * between.high - 1,
+        lower_bound=2 * between.lower_bound - 1,
+        p_value=sign_flip_p(both, seed, center=0.0),
+    )
+
+
+def consistency(shown_first: ArrayLike, shown_second: ArrayLike) -> float | None:
+    """Return the share of pairs whose two orders give the same verdict (win, tie or loss) after un-swapping.
+
+    Both arrays hold the candidate's credit. None when no pair has both orders.
+    """
+    first, second = _both_judged(shown_first, shown_second)
+    return float((np.sign(first - 0.5) == np.sign(second - 0.5)).mean()) if first.size else None
+
+
+def first_position_share(shown_first: ArrayLike, shown_second: ArrayLike) -> float | None:
+    """Return the mean credit of whichever answer was shown first, mean (y_AB + 1 − y_BA)/2: ½ without a bias.
+
+    Both arrays hold the candidate's credit. None when no pair has both orders.
+    """
+    first, second = _both_judged(shown_first, shown_second)
+    return float(((first + 1 - second) / 2).mean()) if first.size else None
+
+
+def _both_judged(shown_first: ArrayLike, shown_second: ArrayLike) -> tuple[Floats, Floats]:
+    first, second = np.asarray(shown_first, dtype=np.float64), np.asarray(shown_second, dtype=np.float64)
+    complete = ~(np.isnan(first) | np.isnan(second))
+    return first[complete], second[complete]

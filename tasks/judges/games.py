@@ -1,0 +1,126 @@
+"""Pairs of answers played as games: each pair judged in both orders, each verdict turned back.
+
+AB shows the candidate first, BA shows it second. A pair of identical answers is not shown to a judge at
+all: it is a tie by itself (`skipped_identical`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tasks.core.log import progress
+from tasks.judges.protocol import MISSING, Answer, Item, Judge, Opinion, Order, Status
+
+ORDERS: tuple[Order, ...] = ("AB", "BA")
+_AT_ONCE = 64  # items handed to a judge in one call, so that progress shows
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A candidate's and an opponent's answer to one prompt; `sample` tells repeated pairs of a prompt apart."""
+
+    prompt_id: str
+    sample: int
+    question: str
+    candidate: Answer
+    opponent: Answer
+    gold: str | None = None
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether both answers are the same text with the same ending."""
+        mine, theirs = self.candidate, self.opponent
+        return (mine.text, mine.finish) == (theirs.text, theirs.finish)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One game, turned back so that it speaks of the candidate whatever the order was.
+
+    Attributes:
+        p_candidate: Probability that the candidate is better; 0.5 for ties, None when missing.
+        judge: The judge's fingerprint.
+        detail: The judge's reasons; what it says of each answer stands under `candidate` and `opponent`.
+    """
+
+    prompt_id: str
+    sample: int
+    order: Order
+    status: Status
+    p_candidate: float | None
+    judge: str
+    detail: Mapping[str, Any]
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no verdict: neither a tie nor a win nor a loss."""
+        return self.status in MISSING
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    """One comparison with both of its verdicts as the candidate's credit, NaN where missing."""
+
+    prompt_id: str
+    sample: int
+    shown_first: float
+    shown_second: float
+    is_judged: bool
+
+
+def play(judge: Judge, comparisons: Sequence[Comparison], what: str = "judging") -> list[Verdict]:
+    """Judge every comparison in both orders; verdicts come in the order of the comparisons, AB before BA."""
+    fingerprint = judge.fingerprint
+    to_judge = [(pair, order) for pair in comparisons if not pair.is_identical for order in ORDERS]
+    opinions: dict[tuple[str, int, Order], Opinion] = {}
+    starts = range(0, len(to_judge), _AT_ONCE)
+    for start in progress(starts, what, total=len(starts), unit="batch"):
+        asked = to_judge[start : start + _AT_ONCE]
+        answers = judge.judge([_item(pair, order) for pair, order in asked])
+        for (pair, order), opinion in zip(asked, answers, strict=True):
+            opinions[pair.prompt_id, pair.sample, order] = opinion
+    identical = Opinion("skipped_identical", 0.5)
+    return [
+        _turn_back(pair, order, opinions.get((pair.prompt_id, pair.sample, order), identical), fingerprint)
+        for pair in comparisons
+        for order in ORDERS
+    ]
+
+
+def _item(pair: Comparison, order: Order) -> Item:
+    shown = (pair.candidate, pair.opponent) if order == "AB" else (pair.opponent, pair.candidate)
+    return Item(f"{pair.prompt_id}/{pair.sample}", pair.question, *shown, gold=pair.gold)
+
+
+def _turn_back(pair: Comparison, order: Order, opinion: Opinion, judge: str) -> Verdict:
+    """Return the opinion as a verdict on the candidate."""
+    p_first = None if opinion.status in MISSING else opinion.p_first
+    p_candidate = p_first if p_first is None or order == "AB" else 1.0 - p_first
+    shown = ("candidate", "opponent") if order == "AB" else ("opponent", "candidate")
+    names = dict(zip(("first", "second"), shown, strict=True))
+    detail = {names.get(key, key): value for key, value in opinion.detail.items()}
+    return Verdict(pair.prompt_id, pair.sample, order, opinion.status, p_candidate, judge, detail)
+
+
+def pair_up(verdicts: Iterable[Verdict]) -> list[Game]:
+    """Bring the two verdicts of each comparison together, in the order of their first appearance."""
+    by_pair: dict[tuple[str, int], dict[Order, Verdict]] = {}
+    for verdict in verdicts:
+        by_pair.setdefault((verdict.prompt_id, verdict.sample), {})[verdict.order] = verdict
+    return [
+        Game(
+            prompt_id,
+            sample,
+            shown_first=_credit(both.get("AB")),
+            shown_second=_credit(both.get("BA")),
+            is_judged=any(verdict.status != "skipped_identical" for verdict in both.values()),
+        )
+        for (prompt_id, sample), both in by_pair.items()
+    ]
+
+
+def _credit(verdict: Verdict | None) -> float:
+    return math.nan if verdict is None or verdict.p_candidate is None else verdict.p_candidate

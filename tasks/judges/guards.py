@@ -1,0 +1,149 @@
+"""Guards: what must hold beside a high win rate for it to mean anything.
+
+A model that gives one constant answer can win by a judge's lights; a model whose adapter was never
+applied ties. Guards look for such ways of being fooled, each a measured value against a limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tasks.core.params import check
+from tasks.judges.leakage import Leakage
+from tasks.judges.protocol import Answer
+from tasks.judges.texts import distinct_ngram_share
+
+Rule = Literal["above", "at most", "at least", "between"]
+_REPETITION_NGRAM = 3
+_REPEATED_BELOW = 0.5  # distinct n-grams over all; a text that says everything twice has about one half
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardLimits:
+    """What each guard allows.
+
+    Attributes:
+        max_empty_share: Most empty answers of the policy.
+        max_truncated_share: Most answers that the token limit cut.
+        max_repeated_share: Most answers of which over half the word triples are repeats.
+        min_distinct_ratio: Fewest different answers over all answers.
+        max_identical_share: Most answers that equal the reference's word for word.
+        min_length_ratio: Least mean length in tokens of the policy over the reference's.
+        max_length_ratio: Most of the same.
+        max_seen_prompt_share: Most held-out prompts that stand word for word in the training data.
+        max_overlapping_prompt_share: Most held-out prompts that share `overlap_words` words in a row with one there.
+        overlap_words: Words in such a run.
+        max_control_z: Most standard errors by which the reference against itself may miss one half.
+    """
+
+    max_empty_share: float
+    max_truncated_share: float
+    max_repeated_share: float
+    min_distinct_ratio: float
+    max_identical_share: float
+    min_length_ratio: float
+    max_length_ratio: float
+    max_seen_prompt_share: float
+    max_overlapping_prompt_share: float
+    overlap_words: int
+    max_control_z: float
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, key = getattr(self, field.name), f"winrate.guards.{field.name}"
+            if field.name.endswith("_share") or field.name == "min_distinct_ratio":
+                check(0 <= value <= 1, key, value, "write a share between 0 and 1")
+        key = "winrate.guards.max_length_ratio"
+        is_band = 0 <= self.min_length_ratio < self.max_length_ratio
+        check(is_band, key, self.max_length_ratio, "write more than min_length_ratio, and that 0 or more")
+        check(self.overlap_words >= 1, "winrate.guards.overlap_words", self.overlap_words, "write 1 or more")
+        check(self.max_control_z > 0, "winrate.guards.max_control_z", self.max_control_z, "write a number above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """A measured value, the limit that it is held to, and how."""
+
+    value: float
+    rule: Rule
+    limit: float | tuple[float, float]
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the value keeps to the limit."""
+        if isinstance(self.limit, tuple):
+            return self.limit[0] <= self.value <= self.limit[1]
+        if self.rule == "above":
+            return self.value > self.limit
+        return self.value <= self.limit if self.rule == "at most" else self.value >= self.limit
+
+    def as_json(self) -> dict[str, Any]:
+        """Return value, limit and whether it passed, as they stand in `metrics.json`."""
+        limit = list(self.limit) if isinstance(self.limit, tuple) else self.limit
+        return {"value": round(self.value, 6), "limit": limit, "rule": self.rule, "passed": self.is_passed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the guards look at.
+
+    Attributes:
+        policy: All answers of the policy.
+        reference: The reference's answers to the same prompts and samples, in the same order.
+        max_abs_delta_logit: How far the adapter moves any logit.
+        leakage: What the training data knows of the held-out prompts.
+        control_rate: Win rate of the reference against itself.
+        control_se: Its standard error; None for a single prompt.
+    """
+
+    policy: Sequence[Answer]
+    reference: Sequence[Answer]
+    max_abs_delta_logit: float
+    leakage: Leakage
+    control_rate: float
+    control_se: float | None
+
+
+def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
+    """Return every guard by its name, passed or not."""
+    answers, count = measured.policy, len(measured.policy)
+    same = sum(ours.text == theirs.text for ours, theirs in zip(answers, measured.reference, strict=True))
+    leakage, length_band = measured.leakage, (limits.min_length_ratio, limits.max_length_ratio)
+    return {
+        "adapter_max_abs_delta_logit": Guard(measured.max_abs_delta_logit, "above", 0.0),
+        "identical_share": Guard(same / count, "at most", limits.max_identical_share),
+        "empty_share": Guard(
+            sum(not answer.text.strip() for answer in answers) / count, "at most", limits.max_empty_share
+        ),
+        "truncated_share": Guard(
+            sum(answer.finish == "length" for answer in answers) / count, "at most", limits.max_truncated_share
+        ),
+        "repeated_share": Guard(sum(map(is_repetitive, answers)) / count, "at most", limits.max_repeated_share),
+        "distinct_ratio": Guard(
+            len({answer.text for answer in answers}) / count, "at least", limits.min_distinct_ratio
+        ),
+        "length_ratio": Guard(length_ratio(answers, measured.reference), "between", length_band),
+        "seen_prompt_share": Guard(leakage.exact, "at most", limits.max_seen_prompt_share),
+        "overlapping_prompt_share": Guard(leakage.overlapping, "at most", limits.max_overlapping_prompt_share),
+        "control_z": Guard(_control_z(measured), "at most", limits.max_control_z),
+    }
+
+
+def is_repetitive(answer: Answer) -> bool:
+    """Tell whether over half of the answer's word triples are repeats of earlier ones."""
+    return distinct_ngram_share(answer.text, _REPETITION_NGRAM) < _REPEATED_BELOW
+
+
+def length_ratio(ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
+    """Return the ratio of the mean lengths in tokens; a side that says nothing counts as one token in all."""
+    return max(1, sum(answer.n_tokens for answer in ours)) / max(1, sum(answer.n_tokens for answer in theirs))
+
+
+def _control_z(measured: Measured) -> float:
+    """Return |control − ½| in standard errors; without a spread, 0 where it is one half exactly, else a cap of 99."""
+    miss = abs(measured.control_rate - 0.5)
+    if miss == 0:
+        return 0.0
+    return min(99.0, miss / measured.control_se) if measured.control_se else 99.0

@@ -1,0 +1,82 @@
+"""How many held-out prompts the training data knows: word for word, or by a long run of common words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import ArtifactError
+from tasks.judges.texts import ngrams, words
+
+_COLUMNS = ["prompt_id", "prompt_text", "prompt_messages"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leakage:
+    """Shares of the held-out prompts: `exact` stand in the training data but for case and punctuation;
+    `overlapping` share a run of n words with a training prompt (all of a shorter prompt's words).
+    """
+
+    exact: float
+    overlapping: float
+
+
+def measure_leakage(pairs: Path, prompt_ids: Collection[str], ngram: int) -> Leakage:
+    """Compare the held-out prompts of ``prompt_ids`` with every training prompt.
+
+    Only the held-out prompts' n-grams are held in memory; the training data streams by.
+
+    Args:
+        pairs: The folder that `ingest` wrote.
+        prompt_ids: The held-out prompts that were answered.
+        ngram: Words in a run that counts as overlap.
+
+    Raises:
+        ArtifactError: A held-out prompt is not in `test.parquet`.
+    """
+    wanted = set(prompt_ids)
+    held_out = {name: spoken for name, spoken in _prompts(pairs / "test.parquet") if name in wanted}
+    if unknown := sorted(wanted - set(held_out)):
+        raise ArtifactError(
+            f"prompt {unknown[0]} was answered but is not in {pairs}/test.parquet", "run `dvc repro respond`"
+        )
+    whole: dict[tuple[str, ...], set[str]] = {}
+    runs: dict[tuple[str, ...], set[str]] = {}
+    for name, spoken in held_out.items():
+        whole.setdefault(tuple(spoken), set()).add(name)
+        for run in _runs(spoken, ngram):
+            runs.setdefault(run, set()).add(name)
+    exact: set[str] = set()
+    overlapping: set[str] = set()
+    for _, spoken in _prompts(pairs / "train.parquet"):
+        exact |= whole.get(tuple(spoken), set())
+        for run in _runs(spoken, ngram):
+            overlapping |= runs.get(run, set())
+    return Leakage(len(exact) / len(wanted), len(exact | overlapping) / len(wanted))
+
+
+def _runs(spoken: list[str], ngram: int) -> list[tuple[str, ...]]:
+    return ngrams(spoken, ngram) or [tuple(spoken)]
+
+
+def _prompts(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the id and the words of each row's prompt."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(columns=_COLUMNS):
+                for row in batch.to_pylist():
+                    yield row["prompt_id"], words(_spoken(row))
+    except (pa.ArrowInvalid, FileNotFoundError, KeyError) as error:
+        raise ArtifactError(f"{path} cannot be read as pairs ({error})", "run `dvc repro -f ingest`") from None
+
+
+def _spoken(row: dict[str, Any]) -> str:
+    """Return all that is said in a prompt, whoever says it."""
+    if row["prompt_text"] is not None:
+        return str(row["prompt_text"])
+    return "\n".join(message["content"] or "" for message in row["prompt_messages"])

@@ -1,0 +1,186 @@
+"""The rule judge: versioned scorers, each 0 to 1 with a weight; the better weighted mean wins.
+
+It is cheap, offline and exactly repeatable, and it can be read: a verdict carries the score of every
+rule for both answers. It judges what its rules say and nothing else, so it suits tasks whose wishes can
+be written down (a tone, a topic, a length, a clean end).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from tasks.core.files import digest_of
+from tasks.core.params import check
+from tasks.judges.protocol import Answer, Item, Opinion, opinion_of
+from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
+
+# A scorer whose meaning changes gets a new number: the judge's fingerprint then changes with it.
+VERSIONS = {"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1, "gold": 1}
+_ENDS = (".", "!", "?", "…", "。", "！", "？")
+_CLOSERS = "\"'”’)]*"
+
+
+@dataclasses.dataclass(frozen=True)
+class RulesConfig:
+    """The rules of the rule judge; a weight of 0 switches a rule off.
+
+    Attributes:
+        required_weight: Weight of the share of `required_groups` of which a phrase stands in the answer.
+        required_groups: Lists of phrases; of each list any one satisfies it.
+        forbidden_weight: Weight of having none of `forbidden_phrases`.
+        forbidden_phrases: Phrases that an answer must not hold.
+        overlap_weight: Weight of being on topic: the share of the question's content words that the answer uses.
+        topic_words: Where a task has a closed vocabulary of topics: only these words count, and naming
+            others costs as much as missing some (shared over all named). Empty: any content word counts.
+        length_weight: Weight of having between `min_words` and `max_words` words.
+        min_words: Fewest words of a good answer.
+        max_words: Most words of a good answer.
+        repetition_weight: Weight of the share of distinct word n-grams.
+        repetition_ngram: Words in such an n-gram.
+        ending_weight: Weight of stopping by itself, on the punctuation that ends a sentence.
+        gold_weight: Weight of word overlap (F1) with the held-out chosen answer.
+    """
+
+    required_weight: float
+    required_groups: tuple[tuple[str, ...], ...]
+    forbidden_weight: float
+    forbidden_phrases: tuple[str, ...]
+    overlap_weight: float
+    topic_words: tuple[str, ...]
+    length_weight: float
+    min_words: int
+    max_words: int
+    repetition_weight: float
+    repetition_ngram: int
+    ending_weight: float
+    gold_weight: float
+
+    def __post_init__(self) -> None:
+        where = "winrate.rules"
+        for name, weight in self.weights().items():
+            check(weight >= 0, f"{where}.{name}_weight", weight, "write 0 (off) or more")
+        check(any(self.weights().values()), where, "all weights 0", "give at least one rule a weight above 0")
+        check(self.min_words >= 1, f"{where}.min_words", self.min_words, "write 1 or more")
+        check(self.max_words >= self.min_words, f"{where}.max_words", self.max_words, "write min_words or more")
+        check(self.repetition_ngram >= 1, f"{where}.repetition_ngram", self.repetition_ngram, "write 1 or more")
+        self._check_phrases(where)
+
+    def _check_phrases(self, where: str) -> None:
+        groups, phrases = self.required_groups, self.forbidden_phrases
+        is_given = all(groups) and (bool(groups) or not self.required_weight)
+        check(is_given, f"{where}.required_groups", groups, "give each group a phrase, or set required_weight to 0")
+        is_given = bool(phrases) or not self.forbidden_weight
+        check(is_given, f"{where}.forbidden_phrases", phrases, "give a phrase, or set forbidden_weight to 0")
+        wordless = [phrase for group in (*groups, phrases) for phrase in group if not words(phrase)]
+        check(not wordless, where, wordless, "a phrase needs at least one word: remove it")
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each rule by its name."""
+        return {name: float(getattr(self, f"{name}_weight")) for name in VERSIONS}
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleScores:
+    """One answer under the rules: the weighted mean, and each rule's score (absent where it has no say)."""
+
+    total: float
+    by_rule: dict[str, float]
+
+
+class RuleJudge:
+    """Prefers the answer with the higher weighted mean of rule scores; a small difference is a tie."""
+
+    def __init__(self, config: RulesConfig, tie_margin: float) -> None:
+        """Prepare the rules; scores that differ by `tie_margin` or less are a tie."""
+        self._config = config
+        self._tie_margin = tie_margin
+        self._topics = {word.casefold() for word in config.topic_words}
+        self._required = [[words(phrase) for phrase in group] for group in config.required_groups]
+        self._forbidden = [words(phrase) for phrase in config.forbidden_phrases]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the rules' versions, the built-in stop words, every setting and the tie margin."""
+        settings = dataclasses.asdict(self._config)
+        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), settings, self._tie_margin])
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """Score both answers of every item and compare."""
+        return [self._judge_one(item) for item in items]
+
+    def _judge_one(self, item: Item) -> Opinion:
+        first = self.score(item.question, item.first, item.gold)
+        second = self.score(item.question, item.second, item.gold)
+        difference = first.total - second.total
+        p_first = 0.5 if abs(difference) <= self._tie_margin else float(difference > 0)
+        return opinion_of(p_first, {"first": _shown(first), "second": _shown(second)})
+
+    def score(self, question: str, answer: Answer, gold: str | None = None) -> RuleScores:
+        """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules with a weight and a say; an empty answer scores 0."""
+        weights = {name: weight for name, weight in self._config.weights().items() if weight > 0}
+        if not words(answer.text):
+            return RuleScores(0.0, dict.fromkeys(weights, 0.0))
+        scorers = self._scorers(question, answer, gold)
+        scores = {name: score for name in weights if (score := scorers[name]()) is not None}
+        total = sum(weights[name] for name in scores)
+        mean = sum(weights[name] * score for name, score in scores.items()) / total if total else 0.0
+        return RuleScores(round(mean, 9), scores)
+
+    def _scorers(self, question: str, answer: Answer, gold: str | None) -> dict[str, Callable[[], float | None]]:
+        config, text = self._config, answer.text
+        return {
+            "required": lambda: required_share(text, self._required),
+            "forbidden": lambda: float(not any(contains_phrase(words(text), phrase) for phrase in self._forbidden)),
+            "overlap": lambda: overlap_share(question, text, self._topics),
+            "length": lambda: length_score(len(words(text)), config.min_words, config.max_words),
+            "repetition": lambda: distinct_ngram_share(text, config.repetition_ngram),
+            "ending": lambda: float(ends_cleanly(answer)),
+            "gold": lambda: None if gold is None else word_f1(text, gold),
+        }
+
+
+def _shown(scores: RuleScores) -> dict[str, Any]:
+    by_rule = {name: round(score, 6) for name, score in scores.by_rule.items()}
+    return {"total": round(scores.total, 6), "rules": by_rule}
+
+
+def required_share(text: str, groups: Sequence[Sequence[list[str]]]) -> float:
+    """Return the share of groups of which at least one phrase (a list of words) stands in the text."""
+    found = words(text)
+    return sum(any(contains_phrase(found, phrase) for phrase in group) for group in groups) / len(groups)
+
+
+def overlap_share(question: str, text: str, topics: Collection[str] = ()) -> float | None:
+    """Return how far the text is about what the question asks; None when the question names nothing.
+
+    Without `topics`: the share of the question's content words that the text uses. With them: topic words
+    that both name over topic words that either names (Jaccard).
+    """
+    used = set(words(text))
+    if topics:
+        asked, named = set(words(question)) & set(topics), used & set(topics)
+        return len(asked & named) / len(asked | named) if asked else None
+    asked = content_words(question)
+    return len(asked & used) / len(asked) if asked else None
+
+
+def length_score(count: int, fewest: int, most: int) -> float:
+    """Return 1 within the band, count/fewest below it, and 1 − (count − most)/most (never below 0) above it."""
+    if count < fewest:
+        return count / fewest
+    return max(0.0, 1.0 - max(0, count - most) / most)
+
+
+def ends_cleanly(answer: Answer) -> bool:
+    """Tell whether the model stopped by itself and the text ends as a sentence does."""
+    return answer.finish == "stop" and answer.text.rstrip().rstrip(_CLOSERS).endswith(_ENDS)
+
+
+def word_f1(text: str, gold: str) -> float:
+    """Return F1 = 2·common / (words of text + words of gold), counting repeated words as often as both have them."""
+    ours, theirs = Counter(words(text)), Counter(words(gold))
+    size = ours.total() + theirs.total()
+    return 2 * (ours & theirs).total() / size if size else 0.0

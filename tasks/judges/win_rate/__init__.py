@@ -1,0 +1,1 @@
+"""The win rate as a metric for `evaluate.load("tasks/judges/win_rate")`."""

@@ -1,0 +1,1 @@
+"""What people see: the report page, its charts and the model card."""

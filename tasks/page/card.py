@@ -1,0 +1,136 @@
+"""The model card in the Hub's format: a README.md with metadata that the Hub reads."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tasks.page import words
+from tasks.page.facts import Facts, Rate
+from tasks.page.snippet import loading_snippet
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+TAGS = ["dpo", "lora", "preference-optimization"]
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!&~$])")
+
+
+def model_card(facts: Facts, title: str, model_license: str | None) -> str:
+    """Return the card's text.
+
+    The base is named in the metadata only when it is a hub id: the Hub refuses a card whose
+    `base_model` is none, and a folder's path would be a fact of one machine.
+    """
+    return f"---\n{_metadata(facts, title, model_license)}\n---\n\n{_body(facts, title)}"
+
+
+def _metadata(facts: Facts, title: str, model_license: str | None) -> str:
+    from huggingface_hub import ModelCardData
+
+    name = " ".join(words.visible(title).split())
+    data = ModelCardData(
+        base_model=facts.base.name if facts.base.kind == "hub" else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        license=model_license,
+        tags=TAGS + (["demo"] if facts.base.is_demo else []),
+        datasets=list(facts.lineage.datasets) or None,
+        model_name=name,
+        eval_results=_results(facts),
+    )
+    return data.to_yaml().strip()
+
+
+def _results(facts: Facts) -> list[EvalResult]:
+    """Return the metrics of the card's `model-index`, as shares in [0, 1]."""
+    from huggingface_hub import EvalResult
+
+    evidence = facts.evidence
+    values: list[tuple[str, str, float]] = [
+        ("win_rate", "Win rate against the base", evidence.rate.value),
+        (
+            "win_rate_lower_bound",
+            f"Win rate, one-sided {words.level(evidence)} lower bound".replace("\u00a0", " "),
+            evidence.lower_bound,
+        ),
+    ]
+    if evidence.length_controlled:
+        values.append(("win_rate_length_controlled", "Length-controlled win rate", evidence.length_controlled.value))
+    values.append(("preference_accuracy", "Held-out preference accuracy", facts.training.after.accuracy))
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Text generation",
+            dataset_type=facts.lineage.datasets[0] if facts.lineage.datasets else "held-out-preferences",
+            dataset_name="Held-out preference prompts",
+            dataset_split="test",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(value, 6),
+        )
+        for kind, name, value in values
+    ]
+
+
+def _body(facts: Facts, title: str) -> str:
+    """Return the card's Markdown. No model's answer stands in it: a card is read by machines too."""
+    training, evidence = facts.training, facts.evidence
+    caveats = "".join(f"- {_escaped(line)}\n" for line in words.caveats(facts.base, evidence))
+    digests = "".join(f"- {_escaped(name)}: `{digest}`\n" for name, digest in facts.lineage.digests)
+    return f"""# {_escaped(" ".join(words.visible(title).split()))}
+
+{words.verdict(evidence)}
+
+A LoRA adapter for {_base(facts)}, trained by Direct Preference Optimization
+([arXiv:2305.18290](https://arxiv.org/abs/2305.18290)) on {words.many(training.train_pairs, "preference pair")}.
+
+{caveats}
+## Evidence
+
+| measure | value |
+|---|---|
+{_table(facts)}
+{words.likelihood(training.before, training.after)}
+
+The whole evidence, with curves and answers side by side, is in `report.html`.
+
+## Use
+
+```python
+{loading_snippet(facts.base)}```
+
+## Lineage
+
+- base: {_base(facts)}, digest `{facts.base.digest}`
+{digests}"""
+
+
+def _table(facts: Facts) -> str:
+    """Return the rows of the card's table."""
+    evidence, before, after = facts.evidence, facts.training.before, facts.training.after
+    level = words.level(evidence)
+    rows = [
+        ("Win rate against the base", _rate(evidence.rate, level)),
+        ("Length-controlled win rate", _rate(evidence.length_controlled, level)),
+        ("Control: the base against itself", _rate(evidence.control, level)),
+        ("Held-out accuracy", f"{words.percent(before.accuracy)} before, {words.percent(after.accuracy)} after"),
+        ("Reward margin", f"{words.number(before.margin)} before, {words.number(after.margin)} after"),
+        ("Won, tied, lost", f"{evidence.wins}, {evidence.ties}, {evidence.losses}"),
+        ("Guards passed", f"{len(evidence.guards) - len(evidence.failed_guards)} of {len(evidence.guards)}"),
+    ]
+    return "".join(f"| {label} | {value} |\n" for label, value in rows)
+
+
+def _base(facts: Facts) -> str:
+    base = facts.base
+    return f"{_escaped(words.base_name(base))}" + (f" at revision `{base.revision}`" if base.revision else "")
+
+
+def _rate(rate: Rate | None, level: str) -> str:
+    return "not computed" if rate is None else f"{words.percent(rate.value)} ({level} interval {words.interval(rate)})"
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return _MARKUP.sub(r"\\\1", " ".join(words.visible(text).split()))

@@ -1,0 +1,267 @@
+"""What the page and the card state, as values: nothing here reads a file or knows HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+
+Curve = tuple[tuple[float, float], ...]  # (optimizer step, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A share in [0, 1] with its interval; the bounds are None where none could be computed."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Rows that were left out for one reason, and the first of them as an example."""
+
+    name: str
+    rows: int
+    source: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One side of the split: pairs and distinct prompts."""
+
+    name: str
+    pairs: int
+    prompts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Lengths in tokens of one part of the pairs, or of one side's answers."""
+
+    name: str
+    median: float
+    p95: float
+    longest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """Counts of two sets of lengths over the same bins; the last bin holds everything longer too.
+
+    Attributes:
+        edges: Bin borders in tokens, one more than there are bins.
+        upper: Name and counts of the set drawn upwards.
+        lower: Name and counts of the set drawn downwards.
+        has_overflow: Whether lengths beyond the last edge were put into the last bin.
+    """
+
+    edges: tuple[float, ...]
+    upper: tuple[str, tuple[int, ...]]
+    lower: tuple[str, tuple[int, ...]]
+    has_overflow: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What went in: rows read, left out and kept, the split, and lengths.
+
+    Attributes:
+        read: Rows that ingest read.
+        filtered: Rows that `ingest.where` does not want.
+        over_limit: Pairs beyond `ingest.limit`.
+        splits: Both sides of the split.
+        rejected: Rows that ingest refused, by reason.
+        dropped: Pairs that could not be encoded, by reason.
+        spreads: Lengths of prompt, chosen and rejected.
+        lengths: Lengths of chosen against rejected.
+    """
+
+    read: int
+    filtered: int
+    over_limit: int
+    splits: tuple[Split, ...]
+    rejected: tuple[Reason, ...]
+    dropped: tuple[Reason, ...]
+    spreads: tuple[Spread, ...]
+    lengths: Histogram | None
+
+    @property
+    def kept(self) -> int:
+        """Pairs on both sides of the split."""
+        return sum(split.pairs for split in self.splits)
+
+    @property
+    def refused(self) -> int:
+        """Rows that ingest rejected."""
+        return sum(reason.rows for reason in self.rejected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """The held-out pairs seen by the policy, once: means over pairs.
+
+    Attributes:
+        loss: The objective's value; ln 2 = 0.693 where the policy is its reference (plain DPO).
+        accuracy: Share of pairs whose chosen answer has the higher implicit reward.
+        margin: Reward of chosen less reward of rejected.
+        logp_chosen: Log-probability of the whole chosen answer, in nats.
+        logp_rejected: Log-probability of the whole rejected answer, in nats.
+    """
+
+    loss: float
+    accuracy: float
+    margin: float
+    logp_chosen: float
+    logp_rejected: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFacts:
+    """How training went: sizes, held-out measures before and after, and curves by column name."""
+
+    train_pairs: int
+    test_pairs: int
+    steps: int
+    epochs: float
+    tokens: int
+    before: Measures
+    after: Measures
+    train_curves: dict[str, Curve]
+    eval_curves: dict[str, Curve]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """A check that a win rate must pass to be believed."""
+
+    name: str
+    value: str
+    limit: str
+    is_passed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceRate:
+    """The win rate within one slice of the held-out prompts."""
+
+    name: str
+    prompts: int
+    rate: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side's answers: mean length, and shares of empty, cut and distinct ones where measured."""
+
+    name: str
+    tokens_mean: float
+    empty: float
+    truncated: float
+    distinct_ratio: float
+    spread: Spread | None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceFacts:
+    """Who won, how surely, and what speaks against believing it.
+
+    Attributes:
+        confidence: Level of every interval and bound, 0.95 unless `winrate.alpha` says otherwise.
+        judge: Which kind of judge gave the verdicts; empty where the metrics do not say.
+        length_refusal: Why there is no length-controlled rate; empty where there is one.
+    """
+
+    prompts: int
+    confidence: float
+    judge: str
+    rate: Rate
+    lower_bound: float
+    interval_method: str
+    wins: int
+    ties: int
+    losses: int
+    coverage: float
+    p_value: float | None
+    consistency: float | None
+    first_position_share: float | None
+    smallest_detectable: float | None
+    length_controlled: Rate | None
+    length_refusal: str
+    control: Rate | None
+    length_ratio: float | None
+    guards: tuple[Guard, ...]
+    slices: tuple[SliceRate, ...]
+
+    @property
+    def failed_guards(self) -> tuple[Guard, ...]:
+        """The guards that did not pass."""
+        return tuple(guard for guard in self.guards if not guard.is_passed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One held-out prompt with the reference's answer, the policy's, and the policy's score."""
+
+    prompt_id: str
+    slice: str | None
+    question: str
+    whole_prompt: str | None
+    before: str
+    after: str
+    score: float | None
+    before_is_cut: bool
+    after_is_cut: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerFacts:
+    """The answers: each side's statistics, their lengths, and some side by side.
+
+    Attributes:
+        samples: Answers of each side to each prompt; the first of them is shown.
+        drawn: Prompts that were drawn blindly.
+        lost: Further prompts on which the policy lost.
+    """
+
+    samples: int
+    sides: tuple[Side, ...]
+    lengths: Histogram | None
+    drawn: tuple[Example, ...]
+    lost: tuple[Example, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseFacts:
+    """The base model as people should know it; a folder's name stands for its machine path."""
+
+    kind: str
+    name: str
+    revision: str | None
+    digest: str
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the base is the built-in demo model."""
+        return self.kind == "demo"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Digests of the folders that the result rests on, and the params that made them."""
+
+    digests: tuple[tuple[str, str], ...]
+    params: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    datasets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Everything that the page and the card state."""
+
+    base: BaseFacts
+    data: DataFacts
+    training: TrainingFacts
+    evidence: EvidenceFacts
+    answers: AnswerFacts
+    lineage: Lineage

@@ -1,0 +1,134 @@
+"""Strict reading of what other stages wrote: a missing or wrong value is named by file and key."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A JSON object together with where it stands.
+
+    Attributes:
+        values: The object's keys and values.
+        where: Its file, and the keys that lead to it: what an error names.
+        stage: The stage that wrote it: what an error says to run again.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+    stage: str
+
+    def wrong(self, key: str, what: str) -> ArtifactError:
+        """Return the error that says that ``key`` is ``what``."""
+        return ArtifactError(f"`{key}` {what} in {self.where}", f"run `dvc repro -f {self.stage}`")
+
+    def get(self, key: str) -> Any:
+        """Return the value of ``key``, which must be there; it may be null."""
+        if key not in self.values:
+            raise self.wrong(key, "is missing")
+        return self.values[key]
+
+    def optional(self, key: str) -> float | None:
+        """Return a finite number, or None where the key holds null."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.wrong(key, f"is {value!r}, not a finite number,")
+        return float(value)
+
+    def number(self, key: str) -> float:
+        """Return a finite number."""
+        value = self.optional(key)
+        if value is None:
+            raise self.wrong(key, "is null, not a number,")
+        return value
+
+    def count(self, key: str) -> int:
+        """Return a whole number of things, zero or more."""
+        value = self.number(key)
+        if value < 0 or value != int(value):
+            raise self.wrong(key, f"is {value!r}, not a count,")
+        return int(value)
+
+    def text(self, key: str) -> str:
+        """Return a text."""
+        value = self.get(key)
+        if not isinstance(value, str):
+            raise self.wrong(key, f"is {value!r:.80}, not text,")
+        return value
+
+    def node(self, key: str) -> Node:
+        """Return the object under ``key``."""
+        value = self.get(key)
+        if not isinstance(value, dict):
+            raise self.wrong(key, f"is {value!r:.80}, not an object,")
+        return Node(value, f"{self.where} → {key}", self.stage)
+
+    def maybe(self, key: str) -> Node | None:
+        """Return the object under ``key``, or None where it is null."""
+        return None if self.get(key) is None else self.node(key)
+
+    def nodes(self) -> dict[str, Node]:
+        """Return every value, all of which must be objects, under its key."""
+        return {key: self.node(key) for key in self.values}
+
+
+def read_node(path: Path, stage: str) -> Node:
+    """Read a JSON file that holds one object, which ``stage`` wrote."""
+    return _as_node(read_json(path), str(path), stage)
+
+
+def read_lines(path: Path, stage: str) -> Iterator[Node]:
+    """Read a JSON Lines file an object at a time."""
+    again = f"run `dvc repro -f {stage}`"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", again)
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ArtifactError(f"line {number} of {path} is not JSON ({error})", again) from None
+            yield _as_node(value, f"{path}:{number}", stage)
+
+
+def read_columns(path: Path, names: tuple[str, ...], stage: str) -> dict[str, list[float]]:
+    """Read the named columns of a CSV file of numbers.
+
+    Raises:
+        ArtifactError: The file or a column is missing, or a cell is not a finite number.
+    """
+    columns: dict[str, list[float]] = {name: [] for name in names}
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", f"run `dvc repro -f {stage}`")
+    with path.open(encoding="utf-8", newline="") as stream:
+        for number, row in enumerate(csv.DictReader(stream), start=2):
+            node = Node({name: _cell(row.get(name)) for name in names if name in row}, f"{path}:{number}", stage)
+            for name in names:
+                columns[name].append(node.number(name))
+    return columns
+
+
+def _cell(text: str | None) -> float | str | None:
+    """Return a cell's number, or the text itself when it is none."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def _as_node(value: Any, where: str, stage: str) -> Node:
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{where} holds {type(value).__name__}, not an object", f"run `dvc repro -f {stage}`")
+    return Node(value, where, stage)

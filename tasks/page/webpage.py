@@ -1,0 +1,260 @@
+"""The report page: facts and charts put into the template, every text escaped.
+
+Answers are hostile text. Jinja's autoescaping is on for everything, undefined names are errors, and
+the page's own Content-Security-Policy forbids scripts and loads, should an escape ever fail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from tasks.page import charts, words
+from tasks.page.facts import AnswerFacts, EvidenceFacts, Facts, Rate, TrainingFacts
+from tasks.page.snippet import loading_snippet
+
+FOLDER = Path(__file__).parent
+SIDE_NAMES = {
+    "policy": "adapter",
+    "reference": "base",
+    "control": "base, sampled again",
+    "champion": "champion of the registry",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A key number of the first screen."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RateRow:
+    """A rate with its drawing."""
+
+    label: str
+    note: str
+    rate: Rate
+    track: Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveChart:
+    """A chart of training, with what to look for in it."""
+
+    title: str
+    note: str
+    drawing: Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureRow:
+    """A held-out measure before and after, as text."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+
+
+def render(facts: Facts, title: str, excerpt_chars: int) -> str:
+    """Return the page.
+
+    Args:
+        facts: What it states.
+        title: Its title.
+        excerpt_chars: Characters of a question or answer that are shown; the rest is counted.
+    """
+    evidence = facts.evidence
+    template = _environment().get_template("template.html.jinja")
+    return template.render(
+        facts=facts,
+        data=facts.data,
+        training=facts.training,
+        evidence=evidence,
+        answers=facts.answers,
+        title=title,
+        limit=excerpt_chars,
+        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        verdict=words.verdict(evidence),
+        caveats=words.caveats(facts.base, evidence),
+        headline=_headline(evidence),
+        overall=_overall(evidence),
+        slices=[_row(one.name, words.many(one.prompts, "prompt"), one.rate) for one in evidence.slices],
+        details=_details(evidence),
+        tiles=_tiles(facts),
+        passes=words.passes(facts.training.epochs),
+        curves=_curves(facts.training),
+        measures=_measures(facts.training),
+        likelihood=words.likelihood(facts.training.before, facts.training.after),
+        charts=_histograms(facts),
+        axis=charts.interval_axis(),
+        side_names=SIDE_NAMES,
+        base_name=words.base_name(facts.base),
+        snippet=loading_snippet(facts.base),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": words.percent,
+        "interval": words.interval,
+        "decimal": words.number,
+        "count": words.count,
+        "many": words.many,
+        "visible": words.visible,
+    }
+    environment.globals["bar"] = lambda share: charts.share_bar(share, "")
+    return environment
+
+
+def _row(label: str, note: str, rate: Rate, style: str = "policy") -> RateRow:
+    return RateRow(words.visible(label, 60), note, rate, charts.interval_track(words.visible(label, 60), rate, style))
+
+
+def _headline(evidence: EvidenceFacts) -> list[RateRow]:
+    rows = [_row("Adapter against its base", "", evidence.rate)]
+    if evidence.control:
+        rows.append(_row("Base against itself", "should hold one half", evidence.control, "reference"))
+    return rows
+
+
+def _overall(evidence: EvidenceFacts) -> list[RateRow]:
+    rows = [_row("Win rate", "", evidence.rate)]
+    if evidence.length_controlled:
+        rows.append(_row("Length-controlled", "as if both wrote equally long", evidence.length_controlled))
+    if evidence.control:
+        rows.append(_row("Control", "the base against itself", evidence.control, "reference"))
+    return rows
+
+
+def _details(evidence: EvidenceFacts) -> list[tuple[str, str, str]]:
+    """Return the facts beside the win rate: label, value, what it means."""
+    share = words.maybe_percent
+    return [
+        ("Won, tied, lost", " · ".join(words.count(n) for n in (evidence.wins, evidence.ties, evidence.losses)), ""),
+        (
+            "One-sided lower bound",
+            words.percent(evidence.lower_bound),
+            f"at {words.level(evidence)}; what the gate looks at",
+        ),
+        *([("Judged by", words.visible(evidence.judge, 80), "")] if evidence.judge else []),
+        ("Interval by", words.visible(evidence.interval_method, 80), ""),
+        ("p-value", words.p_value(evidence.p_value), "chance of such a result if both were equally good"),
+        ("Coverage", words.percent(evidence.coverage), "prompts with a verdict"),
+        ("Consistency", share(evidence.consistency), "same verdict in both orders"),
+        ("First-position share", share(evidence.first_position_share), "wins of the answer shown first; fair is 50 %"),
+        (
+            "Smallest provable win rate",
+            share(evidence.smallest_detectable),
+            "a smaller one would drown in the noise of so few prompts",
+        ),
+    ]
+
+
+def _tiles(facts: Facts) -> list[Tile]:
+    training, evidence = facts.training, facts.evidence
+    before, after = training.before, training.after
+    passed = len(evidence.guards) - len(evidence.failed_guards)
+    ratio = evidence.length_ratio
+    return [
+        Tile("Win rate", words.percent(evidence.rate.value), words.interval(evidence.rate)),
+        Tile("Held-out accuracy", words.percent(after.accuracy), f"{words.percent(before.accuracy)} before"),
+        Tile("Reward margin", words.number(after.margin), f"{words.number(before.margin)} before"),
+        Tile("Pairs trained on", words.count(training.train_pairs), f"{words.count(facts.data.refused)} rows rejected"),
+        Tile("Answer length", "–" if ratio is None else f"× {words.number(ratio)}", _length_note(facts.answers)),
+        Tile("Guards", f"{passed} of {len(evidence.guards)}", "passed"),
+    ]
+
+
+def _length_note(answers: AnswerFacts) -> str:
+    means = {side.name: side.tokens_mean for side in answers.sides}
+    if not {"policy", "reference"} <= means.keys():
+        return "of the base's"
+    return f"{words.number(means['policy'], 1)} tokens, base {words.number(means['reference'], 1)}"
+
+
+def _curves(training: TrainingFacts) -> list[CurveChart]:
+    """Return the four charts of training."""
+
+    def both(name: str) -> list[charts.Series]:
+        return [
+            charts.Series("", training.train_curves[name], "reference faint"),
+            charts.Series("held out", training.eval_curves[name], "policy", has_dots=True),
+        ]
+
+    logps = []
+    for side in ("chosen", "rejected"):
+        logps.append(charts.Series("", training.train_curves[f"logp_{side}"], f"{side} faint"))
+        logps.append(charts.Series(side, training.eval_curves[f"logp_{side}"], side, has_dots=True))
+    is_plain = math.isclose(training.before.loss, math.log(2), abs_tol=0.01)
+    return [
+        CurveChart(
+            "Loss",
+            "Starts at ln 2 = 0.69, where the adapter changes nothing."
+            if is_plain
+            else "Starts above or below ln 2 = 0.69: it holds more than the plain DPO term.",
+            charts.line_chart("Loss", both("loss"), mark=(math.log(2), "ln 2") if is_plain else None),
+        ),
+        CurveChart(
+            "Accuracy",
+            "Share of pairs whose chosen answer has the higher reward.",
+            charts.line_chart("Accuracy", both("accuracy"), words.percent, lambda value: words.percent(value, 0)),
+        ),
+        CurveChart(
+            "Reward margin",
+            "Reward of chosen less rejected. It can grow while the text gets worse.",
+            charts.line_chart("Reward margin", both("margin")),
+        ),
+        CurveChart(
+            "Log-probability of the answers",
+            "Chosen falling along with rejected is likelihood collapse, which the loss hides.",
+            charts.line_chart("Log-probability", logps),
+        ),
+    ]
+
+
+def _measures(training: TrainingFacts) -> list[MeasureRow]:
+    before, after = training.before, training.after
+    rows = [
+        ("Loss", before.loss, after.loss, 3),
+        ("Reward margin", before.margin, after.margin, 3),
+        ("Log-probability of chosen, nats", before.logp_chosen, after.logp_chosen, 2),
+        ("Log-probability of rejected, nats", before.logp_rejected, after.logp_rejected, 2),
+    ]
+    found = [
+        MeasureRow(label, words.number(old, digits), words.number(new, digits), _signed(new - old, digits))
+        for label, old, new, digits in rows
+    ]
+    points = f"{_signed(100 * (after.accuracy - before.accuracy), 1)} points"
+    accuracy = MeasureRow("Accuracy", words.percent(before.accuracy), words.percent(after.accuracy), points)
+    return [found[0], accuracy, *found[1:]]
+
+
+def _signed(value: float, digits: int) -> str:
+    text = words.number(value, digits)
+    return f"+{text}" if float(f"{value:.{digits}f}") > 0 else text
+
+
+def _histograms(facts: Facts) -> dict[str, Markup]:
+    return {
+        "pairs": charts.mirror_histogram(
+            "Lengths of chosen and rejected answers in the data", facts.data.lengths, "chosen", "rejected"
+        ),
+        "answers": charts.mirror_histogram(
+            "Lengths of the adapter's and the base's answers", facts.answers.lengths, "policy", "reference"
+        ),
+    }

@@ -1,0 +1,141 @@
+"""Record the adapter with its evidence in the registry, and promote it if the gate says so.
+
+reads:  models/adapter, results/train, results/winrate, results/report, data/base, data/reference,
+        data/pairs, and the registry
+writes: a version and log entries in the registry; results/register/ (registration, decision, metrics)
+params: `register` in params.yaml
+run as: python -m tasks.register
+
+A refusal by the gate is a result, not a failure: the version is recorded, the alias stays, and the
+stage ends well, unless `register.require_promotion` is set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tasks.core import paths
+from tasks.core.errors import GateRefused
+from tasks.core.files import atomic_folder, pretty_json, write_text
+from tasks.core.log import get_logger
+from tasks.core.params import check
+from tasks.core.stage import door, note
+from tasks.registry import collect, lineage, names, release
+from tasks.registry.collect import Sources
+from tasks.registry.gate import GateConfig
+from tasks.registry.registry import Registry
+from tasks.registry.release import Release
+from tasks.registry.store import open_store
+
+log = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisterConfig:
+    """Where and under which conditions a version is released (params section `register`).
+
+    Attributes:
+        name: The line of versions that it belongs to.
+        root: The registry's folder.
+        alias: What the promoted version is called.
+        require_promotion: Whether a refusal by the gate ends the stage with exit status 3.
+        gate: The conditions.
+    """
+
+    name: str
+    root: str = "models/registry"
+    alias: str = names.CHAMPION
+    require_promotion: bool = False
+    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        is_path = bool(self.root) and "://" not in self.root
+        check(names.is_name(self.name), "register.name", self.name, "use a-z, 0-9 and single . _ - between them")
+        check(is_path, "register.root", self.root, "give the path of a folder, as models/registry")
+        check(names.is_alias(self.alias), "register.alias", self.alias, "use a word, as champion or candidate")
+
+
+def run(
+    sources: Sources,
+    out: Path,
+    root: Path,
+    config: RegisterConfig,
+    params: str = "",
+    lock: Path = paths.LOCK,
+    checkout: Path = Path(),
+) -> Release:
+    """Register the adapter that lies in ``sources``, apply the gate, and write ``out``.
+
+    Args:
+        sources: The folders of the earlier stages.
+        out: The folder to write; its bytes depend on the inputs and the registry's log alone.
+        root: The registry's folder.
+        config: The stage's params.
+        params: Text of params.yaml, kept with the version.
+        lock: dvc.lock, for the lineage.
+        checkout: A folder in the git checkout, for the lineage.
+
+    Raises:
+        ArtifactError: An input is missing, unfinished or altered.
+        RegistryError: The registry is damaged, or a file may not be held by a version.
+        GateRefused: Promotion is required and was refused; version and ``out`` are written.
+    """
+    identity, evidence = collect.identify(sources)
+    facts = lineage.trace(sources.base, sources.pairs, sources.train_results, lock, checkout)
+    candidate = collect.gather(sources, identity, params, facts)
+    registry = Registry(open_store(str(root)), config.name)
+    done = release.register(registry, candidate, evidence, config.alias, config.gate)
+    _write(out, config, done, dataclasses.asdict(identity))
+    _tell(config, done)
+    if config.require_promotion and not done.is_promoted:
+        reasons = "; ".join(done.decision.reasons)
+        raise GateRefused(f"version {names.short(done.digest)} is recorded, not promoted: {reasons}", "see the report")
+    return done
+
+
+def _write(out: Path, config: RegisterConfig, done: Release, identity: dict[str, Any]) -> None:
+    """Write the stage's output folder."""
+    numbers = done.decision.numbers
+    metrics = {
+        "win_rate": numbers["win_rate"],
+        "lower_bound": numbers["lower_bound"],
+        "attempt": done.decision.attempt,
+        "serial": done.serial,
+        "promoted": int(done.is_promoted),
+    }
+    registration = {
+        "name": config.name,
+        "digest": done.digest,
+        "serial": done.serial,
+        "alias": config.alias,
+        "promoted": done.is_promoted,
+        "identity": identity,
+    }
+    with atomic_folder(out, {"stage": "register", "inputs": identity}) as draft:
+        write_text(draft / "registration.json", pretty_json(registration))
+        write_text(draft / "decision.json", pretty_json(done.decision.as_json()))
+        write_text(draft / "metrics.json", pretty_json(metrics))
+
+
+def _tell(config: RegisterConfig, done: Release) -> None:
+    """Say in one line what was recorded and what the gate decided, and keep it in the receipt."""
+    note(version=done.digest, is_new=done.is_new, outcome=done.decision.outcome, promoted=done.is_promoted)
+    version = f"{config.name} v{done.serial} ({names.short(done.digest)})"
+    known = "recorded" if done.is_new else "was recorded before"
+    if done.is_promoted:
+        log.info("%s %s and promoted to `%s`: %s", version, known, config.alias, done.decision.reasons[0])
+    else:
+        reasons = "; ".join(done.decision.reasons)
+        log.info("%s %s, not promoted (%s): %s", version, known, done.decision.outcome, reasons)
+
+
+def main() -> None:
+    """Bind the standard paths and params.yaml."""
+    with door("register", RegisterConfig) as config:
+        run(Sources(), paths.REGISTER, Path(config.root), config, paths.PARAMS.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

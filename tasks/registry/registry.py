@@ -1,0 +1,244 @@
+"""One name's versions in a store: written whole, read verified, never changed.
+
+<name>/versions/<digest>/...    files first, manifest.json last: a version exists if and only if
+                                its manifest does
+<name>/log/00000007.json        one numbered entry for each register, promote, roll back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from tasks.core.errors import RegistryError
+from tasks.core.files import MANIFEST, sha256_bytes
+from tasks.core.log import progress
+from tasks.registry import entry as entries
+from tasks.registry import names
+from tasks.registry.entry import Candidate, StoredFile, Version
+from tasks.registry.history import History, Log
+from tasks.registry.store import MissingKey, Store
+
+_HEAD = 64  # bytes that tell a file's kind
+_BAR_FROM = 1 << 28  # bytes from which copying takes long enough to watch
+
+
+class Registry:
+    """The versions of one name, and their log."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store = store
+        self.name = names.check_name(name)
+        self.log = Log(store, name)
+
+    def history(self) -> History:
+        """Read the log."""
+        return self.log.read()
+
+    def digests(self) -> list[str]:
+        """Return the digests of all versions, in the order of their registration."""
+        found = [digest for digest in self.store.children(f"{self.name}/versions") if self.has(digest)]
+        serials = self.history().serials()
+        return sorted(found, key=lambda digest: (serials.get(digest, len(serials) + 1), digest))
+
+    def has(self, digest: str) -> bool:
+        """Tell whether the version exists, that is: whether its manifest does."""
+        return names.is_digest(digest) and self.store.exists(self._key(digest, MANIFEST))
+
+    def find(self, selector: str | None) -> str:
+        """Return the digest that an alias, `v<serial>` or a digest's prefix names; None is `champion`.
+
+        Raises:
+            RegistryError: It names no version, or more than one; the message says what there is.
+        """
+        word = selector or names.CHAMPION
+        history, digests = self.history(), self.digests()
+        if not digests:
+            self.refuse_unknown()
+        if names.is_alias(word):
+            named = history.holder(word)
+            found = [named] if named else []
+        elif serial := names.serial_of(word):
+            found = [digest for digest, number in history.serials().items() if number == serial]
+        else:
+            found = [digest for digest in digests if names.is_prefix(word) and digest.startswith(word)]
+        if len(found) == 1:
+            return found[0]
+        count = f"{len(found)} versions" if found else "no version"
+        raise RegistryError(f"`{self.name}@{word}` names {count}", self._near_words(word, history, digests))
+
+    def refuse_unknown(self) -> NoReturn:
+        """Raise the error that says that this name has no versions, and which names there are."""
+        known = names_in(self.store)
+        near = difflib.get_close_matches(self.name, known, n=1, cutoff=0.5)
+        advice = f"did you mean `{near[0]}`?" if near else f"names there: {', '.join(known) or 'none yet'}"
+        raise RegistryError(f"`{self.name}` has no versions in {self.store.label}", advice)
+
+    def read(self, digest: str) -> Version:
+        """Read a version's manifest and hold it against its digest and the log.
+
+        Raises:
+            RegistryError: There is no such version, or its manifest was altered.
+        """
+        try:
+            data = self.store.get(self._key(digest, MANIFEST))
+        except MissingKey:
+            raise RegistryError(f"`{self.name}` has no version {names.short(digest)}", "see `list`") from None
+        logged = self.history().registered.get(digest)
+        if logged and logged.deed.manifest and logged.deed.manifest != sha256_bytes(data):
+            what = f"{MANIFEST} of version {names.short(digest)} is not the one that was registered"
+            raise RegistryError(what, "restore it from a copy")
+        return entries.parse_manifest(data, digest)
+
+    def read_file(self, digest: str, name: str) -> bytes:
+        """Return one small file of a version, its bytes verified.
+
+        Raises:
+            RegistryError: The version has no such file, or its bytes are not those registered.
+        """
+        version = self.read(digest)
+        if name not in version.files:
+            raise RegistryError(f"version {names.short(digest)} holds no {name}", "see `show` for its files")
+        return b"".join(self._verified(version, name))
+
+    def put(self, candidate: Candidate) -> Version:
+        """Write a version: every file, then what is stored is read back, then its manifest.
+
+        A version that exists is verified and left as it is. Files that an earlier, killed attempt
+        left are taken over as they lie: the manifest describes what is stored. Those that make the
+        version's identity must be exact.
+
+        Raises:
+            RegistryError: A file may not be held by a version, or what is stored is not what it should be.
+        """
+        digest = candidate.digest
+        if self.has(digest):
+            self.check(digest)
+            return self.read(digest)
+        for name, content in candidate.files.items():
+            entries.check_file_name(name)
+            _check_source(name, content)
+        size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in candidate.files.values())
+        for name in _with_bar(sorted(candidate.files), size, "storing the version"):
+            self.store.put(self._key(digest, name), candidate.files[name])
+        self._refuse_strangers(digest, set(candidate.files))
+        stored = {name: self._stored(digest, name) for name in sorted(candidate.files)}
+        version = Version(candidate.identity, stored)
+        entries.check_identity(version, f"version {names.short(digest)}")
+        self.store.put(self._key(digest, MANIFEST), version.manifest())
+        return self.read(digest)
+
+    def check(self, digest: str) -> Version:
+        """Read every byte of a version and hold it against the manifest.
+
+        Raises:
+            RegistryError: Naming the first file that is missing, altered or does not belong there.
+        """
+        version = self.read(digest)
+        self._refuse_strangers(digest, set(version.files))
+        for name in version.files:
+            for _ in self._verified(version, name):
+                pass
+        return version
+
+    def pull(self, digest: str, target: Path) -> Version:
+        """Copy a version into the folder ``target``, which appears whole or not at all.
+
+        Raises:
+            RegistryError: ``target`` holds something already, or the version is damaged.
+        """
+        version = self.read(digest)
+        if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+            raise RegistryError(f"{target} exists and is not an empty folder", "name a new folder to pull into")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.absolute().parent / f".{target.name}.{os.getpid()}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            size = sum(entry.size for entry in version.files.values())
+            for name in _with_bar(sorted(version.files), size, "pulling the version"):
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                with (draft / name).open("wb") as sink:
+                    sink.writelines(self._verified(version, name))
+            (draft / MANIFEST).write_bytes(version.manifest())
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return version
+
+    def _key(self, digest: str, name: str) -> str:
+        return f"{self.name}/versions/{digest}/{name}"
+
+    def _verified(self, version: Version, name: str) -> Iterator[bytes]:
+        """Yield a file's bytes; the last block is followed by an error if they were not those registered."""
+        expected, hashed, size, head = version.files[name], hashlib.sha256(), 0, b""
+        where = f"{name} of version {names.short(version.digest)}"
+        advice = "do not use this version; restore it from a copy"
+        try:
+            for block in self.store.stream(self._key(version.digest, name)):
+                hashed.update(block)
+                size += len(block)
+                head = head or block[:_HEAD]
+                yield block
+        except MissingKey:
+            raise RegistryError(f"{where} is missing", advice) from None
+        if size != expected.size:
+            raise RegistryError(f"{where} has {size} bytes, its manifest says {expected.size}", advice)
+        if hashed.hexdigest() != expected.sha256:
+            raise RegistryError(f"{where} does not have the SHA-256 of its manifest", advice)
+        entries.check_content(name, head, size)
+
+    def _stored(self, digest: str, name: str) -> StoredFile:
+        """Hash what the store holds under a file's name, reading it back."""
+        hashed, size = hashlib.sha256(), 0
+        for block in self.store.stream(self._key(digest, name)):
+            hashed.update(block)
+            size += len(block)
+        return StoredFile(hashed.hexdigest(), size)
+
+    def _refuse_strangers(self, digest: str, expected: set[str]) -> None:
+        """Refuse a version's folder that holds what nobody registered."""
+        prefix = f"{self.name}/versions/{digest}"
+        for key in self.store.list_keys(prefix):
+            name = key.removeprefix(prefix + "/")
+            if name != MANIFEST and name not in expected:
+                what = f"version {names.short(digest)} holds {name}, which is not among its files"
+                raise RegistryError(what, f"find who put it there, and remove it from {self.store.label}/{prefix}")
+
+    def _near_words(self, word: str, history: History, digests: list[str]) -> str:
+        known = [*history.aliases(), *(f"v{serial}" for serial in history.serials().values())]
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+        if near:
+            return f"did you mean `{self.name}@{near[0]}`?"
+        shown = [*known, *map(names.short, digests)]
+        return f"there is {', '.join(shown[:12])}{' and more: see `list`' if len(shown) > 12 else ''}"
+
+
+def names_in(store: Store) -> list[str]:
+    """Return the names that have versions or a log in ``store``."""
+    return [name for name in store.children("") if names.is_name(name)]
+
+
+def _with_bar(files: list[str], size: int, what: str) -> Iterable[str]:
+    """Iterate over files, with a progress bar where their ``size`` in bytes makes it worth one."""
+    return progress(files, what, unit="file") if size >= _BAR_FROM else files
+
+
+def _check_source(name: str, content: bytes | Path) -> None:
+    """Look into a file before it is stored.
+
+    Raises:
+        RegistryError: It is missing, a symbolic link, a pickle, or not what its name says.
+    """
+    if isinstance(content, bytes):
+        entries.check_content(name, content[:_HEAD], len(content))
+        return
+    if content.is_symlink() or not content.is_file():
+        raise RegistryError(f"{content} is not a regular file", "put the file itself there, not a link")
+    with contextlib.closing(content.open("rb")) as source:
+        entries.check_content(name, source.read(_HEAD), content.stat().st_size)

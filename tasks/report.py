@@ -1,0 +1,118 @@
+"""Write the report page and the model card: what went in, how training went, who won and how surely.
+
+reads:  data/base/, data/pairs/, data/tokens/, models/adapter/, results/train/, data/responses/, results/winrate/
+writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version
+params: `report` in params.yaml; the sections of the other stages are shown as lineage
+run as: python -m tasks.report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.core import log, paths
+from tasks.core.files import atomic_folder, write_text
+from tasks.core.params import check, load_params
+from tasks.core.stage import door
+from tasks.page.answers import read_answers
+from tasks.page.card import model_card
+from tasks.page.data import read_data
+from tasks.page.evidence import read_evidence
+from tasks.page.facts import Facts
+from tasks.page.lineage import read_base, read_lineage
+from tasks.page.training import read_training
+from tasks.page.webpage import render
+from tasks.page.words import verdict
+
+_log = log.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What the page is called, and how much it shows.
+
+    Attributes:
+        title: Title of page and card.
+        license: The adapter's license on the card, as the Hub spells it (`apache-2.0`); None leaves it out.
+        examples: Held-out prompts shown with both answers, drawn blindly.
+        lost_examples: At most so many more prompts on which the adapter lost.
+        excerpt_chars: Characters of each question and answer that are shown.
+    """
+
+    title: str
+    license: str | None
+    examples: int
+    lost_examples: int
+    excerpt_chars: int
+
+    def __post_init__(self) -> None:
+        check(bool(self.title.strip()), "report.title", self.title, "give the page a name")
+        check(0 <= self.examples <= 200, "report.examples", self.examples, "show 0 to 200 prompts")
+        check(0 <= self.lost_examples <= 200, "report.lost_examples", self.lost_examples, "show 0 to 200 prompts")
+        check(self.excerpt_chars >= 80, "report.excerpt_chars", self.excerpt_chars, "show 80 characters or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """What the stage reads and writes."""
+
+    base: Path = paths.BASE
+    pairs: Path = paths.PAIRS
+    tokens: Path = paths.TOKENS
+    adapter: Path = paths.ADAPTER
+    train_results: Path = paths.TRAIN_RESULTS
+    responses: Path = paths.RESPONSES
+    winrate: Path = paths.WINRATE
+    out: Path = paths.REPORT
+
+
+def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Facts:
+    """Write page and card from the stages' folders; return what they state.
+
+    Args:
+        folders: Where to read and write.
+        params: params.yaml's sections, shown as lineage.
+        config: Title and amounts.
+
+    Raises:
+        ArtifactError: An input is missing, damaged, or lacks a key; the message names file and key.
+    """
+    facts = collect(folders, params, config)
+    with atomic_folder(folders.out, {"stage": "report", "inputs": dict(facts.lineage.digests)}) as draft:
+        write_text(draft / "report.html", render(facts, config.title, config.excerpt_chars))
+        write_text(draft / "README.md", model_card(facts, config.title, config.license))
+    _log.info("%s", verdict(facts.evidence))
+    _log.info("the page is %s", folders.out / "report.html")
+    return facts
+
+
+def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Facts:
+    """Read everything that the page states."""
+    stages = {
+        "ingest": folders.pairs,
+        "encode": folders.tokens,
+        "train": folders.adapter,
+        "respond": folders.responses,
+        "winrate": folders.winrate,
+    }
+    return Facts(
+        base=read_base(folders.base),
+        data=read_data(folders.pairs, folders.tokens),
+        training=read_training(folders.train_results),
+        evidence=read_evidence(folders.winrate),
+        answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, config.lost_examples),
+        lineage=read_lineage(stages, params),
+    )
+
+
+def main() -> None:
+    """Bind the standard paths and params.yaml."""
+    with door("report", ReportConfig) as config:
+        run(Folders(), load_params(paths.PARAMS), config)
+
+
+if __name__ == "__main__":
+    main()

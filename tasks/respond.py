@@ -1,0 +1,281 @@
+"""Let the policy and its reference answer the held-out prompts, under the same conditions.
+
+reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/
+writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
+params: `respond` in params.yaml; `runtime.device`
+run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
+
+Finished batches stand under runs/respond/ until all are there, so a run that is killed goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from tasks.core import log, paths, provenance, ranks
+from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError, ConfigError, DataError
+from tasks.core.files import (
+    atomic_folder,
+    canonical_json,
+    digest_of,
+    manifest_digest,
+    pretty_json,
+    read_json,
+    read_manifest,
+    sha256_bytes,
+    sha256_file,
+    write_text,
+)
+from tasks.core.params import check, load_section
+from tasks.core.runtime import RuntimeConfig
+from tasks.core.stage import door, note
+from tasks.dpo import generate
+from tasks.dpo.devices import accelerator, all_done
+from tasks.dpo.generate import SIDES, Completion, Request, Sampling
+from tasks.dpo.policy import load_base
+
+GUARD_PROMPTS = 8  # on which the adapter's effect on the logits is measured
+Row = dict[str, Any]
+_log = log.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RespondConfig:
+    """How the held-out prompts are answered.
+
+    Attributes:
+        max_prompts: Answer only so many prompts, chosen by a hash of their id; None answers all.
+        samples_per_prompt: Answers of each side to each prompt.
+        do_sample: Draw answers at random; false takes the likeliest token each time.
+        temperature: Divides the logits before drawing.
+        top_p: Draw among the likeliest tokens that together reach this probability.
+        max_new_tokens: Tokens after which an answer is cut.
+        batch_tokens: Padded tokens (prompt and answer) of a batch; part of the result, as rounding is.
+        seed: Of all draws.
+    """
+
+    max_prompts: int | None
+    samples_per_prompt: int
+    do_sample: bool
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    batch_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        many = "write 1 or more"
+        check(self.max_prompts is None or self.max_prompts >= 1, "respond.max_prompts", self.max_prompts, many)
+        for name in ("samples_per_prompt", "max_new_tokens", "batch_tokens"):
+            check(getattr(self, name) >= 1, f"respond.{name}", getattr(self, name), many)
+        check(self.temperature > 0, "respond.temperature", self.temperature, "write a number above 0")
+        check(0 < self.top_p <= 1, "respond.top_p", self.top_p, "write a number above 0 and up to 1")
+        is_useful = self.do_sample or self.samples_per_prompt == 1
+        advice = "without `respond.do_sample` all samples of a prompt are the same: write 1"
+        check(is_useful, "respond.samples_per_prompt", self.samples_per_prompt, advice)
+
+
+def run(
+    tokens: Path, base: Path, adapter: Path, out: Path, runs: Path, config: RespondConfig, runtime: RuntimeConfig
+) -> dict[str, Any]:
+    """Sample every side's answers, write them under ``out`` and return the metrics (on rank 0).
+
+    Raises:
+        ArtifactError: An input is missing, damaged or made for another base.
+        ConfigError: `respond.max_new_tokens` does not fit the model's context behind some prompt.
+        DataError: There is no held-out prompt.
+    """
+    pinned = BaseModel.open(base)
+    inputs = {
+        "base": pinned.digest,
+        "tokens": manifest_digest(tokens, "encode"),
+        "adapter": manifest_digest(adapter, "train"),
+    }
+    prompts = choose_prompts(read_prompts(tokens), config.max_prompts)
+    sampling = _sampling(config, read_json(tokens / "template.json"))
+    device = accelerator(runtime)
+    policy = _load_policy(pinned, adapter, device.device)
+    _check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
+    requests = [
+        Request(row["prompt_id"], sample, tuple(row["ids"]))
+        for row in prompts
+        for sample in range(config.samples_per_prompt)
+    ]
+    batches = generate.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
+    work = runs / _fingerprint(inputs, config, str(device.device.type))
+    own = _answer(policy, batches, sampling, pinned.load_tokenizer(), work)
+    shards = _gather_on_main(own)
+    metrics: dict[str, Any] = {}
+    if shards is not None:
+        answers = merge([row for shard in shards for row in shard], prompts, config.samples_per_prompt)
+        delta = generate.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
+        metrics = _write(out, inputs, answers, len(prompts), config.samples_per_prompt, delta)
+        shutil.rmtree(work, ignore_errors=True)
+    all_done(device)
+    return metrics
+
+
+def read_prompts(tokens: Path) -> list[Row]:
+    """Read the held-out prompts in their order.
+
+    Raises:
+        ArtifactError: The file is missing or a line is not a prompt.
+        DataError: It holds no prompt.
+    """
+    read_manifest(tokens, "encode")
+    path = tokens / "prompts.jsonl"
+    try:
+        with path.open(encoding="utf-8") as stream:
+            rows = [json.loads(line) for line in stream]
+        _ = [(row["prompt_id"], row["ids"]) for row in rows]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a list of prompts ({error})", "run `dvc repro -f encode`") from None
+    if not rows:
+        raise DataError(f"{path} holds no held-out prompt", "raise `ingest`'s test share, or add data")
+    return rows
+
+
+def choose_prompts(prompts: list[Row], most: int | None) -> list[Row]:
+    """Keep at most ``most`` prompts: those whose id hashes lowest, so that more data moves few; order is kept."""
+    if most is None or len(prompts) <= most:
+        return prompts
+    by_hash = sorted(row["prompt_id"] for row in prompts)
+    kept = set(sorted(by_hash, key=lambda prompt_id: sha256_bytes(f"respond/{prompt_id}".encode()))[:most])
+    return [row for row in prompts if row["prompt_id"] in kept]
+
+
+def _sampling(config: RespondConfig, template: Row) -> Sampling:
+    eos_token_ids = tuple(template.get("eos_token_ids") or ())
+    if not eos_token_ids:
+        raise ArtifactError("template.json of the tokens names no end token", "run `dvc repro -f encode`")
+    return Sampling(
+        config.do_sample, config.temperature, config.top_p, config.max_new_tokens, eos_token_ids, config.seed
+    )
+
+
+def _load_policy(pinned: BaseModel, adapter: Path, device: Any) -> Any:
+    try:
+        return PeftModel.from_pretrained(load_base(pinned, device), str(adapter)).eval()
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        reason = f"the adapter in {adapter} does not fit the base model ({error})"
+        raise ArtifactError(reason[:500], "train it on this base: `dvc repro train`") from None
+
+
+def _check_context(prompts: list[Row], context: int | None, max_new_tokens: int) -> None:
+    longest = max(prompts, key=lambda row: len(row["ids"]))
+    if context is not None and len(longest["ids"]) + max_new_tokens > context:
+        raise ConfigError(
+            f"prompt {longest['prompt_id']} has {len(longest['ids'])} tokens, and {max_new_tokens} new ones "
+            f"do not fit the model's context of {context}",
+            "lower `respond.max_new_tokens`, or cut prompts shorter in `encode`",
+        )
+
+
+def _fingerprint(inputs: Row, config: RespondConfig, device: str) -> str:
+    """Name everything that unfinished work depends on, the generating code and its libraries too."""
+    code = sha256_file(Path(generate.__file__))
+    return digest_of([inputs, dataclasses.asdict(config), device, code, provenance.versions()])[:16]
+
+
+def _answer(policy: Any, batches: list[list[Request]], sampling: Sampling, tokenizer: Any, work: Path) -> list[Row]:
+    """Answer this rank's share of the batches, each side in turn; take what an earlier run finished from ``work``."""
+    mine = list(enumerate(batches))[ranks.rank() :: ranks.world_size()]
+    rows: list[Row] = []
+    tokens, began = 0, time.monotonic()
+    for number, batch in log.progress(mine, "answering", total=len(mine), unit="batch"):
+        done = work / f"batch-{number:05d}.json"
+        if not done.is_file():
+            completions = [c for side in SIDES for c in generate.generate_batch(policy, batch, sampling, side)]
+            tokens += sum(len(completion.ids) for completion in completions)
+            write_text(done, canonical_json([_row(completion, tokenizer) for completion in completions]))
+        rows.extend(read_json(done))
+    note(generated_tokens=tokens, generated_tokens_per_s=round(tokens / (time.monotonic() - began), 1))
+    return rows
+
+
+def _gather_on_main(rows: list[Row]) -> list[list[Row]] | None:
+    """Return every rank's rows on rank 0, None on the others; ranks need not share a disk for it."""
+    if ranks.world_size() == 1:
+        return [rows]
+    shards: list[Any] | None = [None] * ranks.world_size() if ranks.is_main() else None
+    torch.distributed.gather_object(rows, shards)
+    return shards
+
+
+def _row(completion: Completion, tokenizer: Any) -> Row:
+    return {
+        "prompt_id": completion.prompt_id,
+        "side": completion.side,
+        "sample": completion.sample,
+        "text": tokenizer.decode(list(completion.ids), skip_special_tokens=True),
+        "n_tokens": len(completion.ids),
+        "finish": completion.finish,
+    }
+
+
+def merge(rows: list[Row], prompts: list[Row], samples: int) -> list[Row]:
+    """Order answers by prompt, side, sample, and check that each is there exactly once.
+
+    Raises:
+        ArtifactError: An answer is missing, doubled or of no prompt.
+    """
+    wanted = [(row["prompt_id"], side, sample) for row in prompts for side in SIDES for sample in range(samples)]
+    counts = Counter((row["prompt_id"], row["side"], row["sample"]) for row in rows)
+    wrong = [key for key in {*wanted, *counts} if counts[key] != 1] if counts != Counter(wanted) else []
+    if wrong:
+        prompt_id, side, sample = min(wrong)
+        raise ArtifactError(
+            f"{len(wrong)} answers are missing or doubled, first prompt {prompt_id}, {side}, sample {sample}",
+            "delete runs/respond and run `dvc repro respond`",
+        )
+    by_key = {(row["prompt_id"], row["side"], row["sample"]): row for row in rows}
+    return [by_key[key] for key in wanted]
+
+
+def _write(out: Path, inputs: Row, answers: list[Row], prompts: int, samples: int, delta: float) -> dict[str, Any]:
+    metrics = {
+        "prompts": prompts,
+        "samples": samples,
+        "sides": {side: describe([row for row in answers if row["side"] == side]) for side in SIDES},
+        "adapter_max_abs_delta_logit": float(f"{delta:.6g}"),
+    }
+    with atomic_folder(out, {"stage": "respond", "inputs": inputs}) as draft:
+        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in answers)
+        write_text(draft / "responses.jsonl", "".join(lines))
+        write_text(draft / "metrics.json", pretty_json(metrics))
+    _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", prompts, ", ".join(SIDES), delta)
+    return metrics
+
+
+def describe(answers: list[Row]) -> dict[str, float]:
+    """Return a side's mean length in tokens, and its shares of empty, truncated and distinct answers."""
+    count = len(answers)
+    return {
+        "tokens_mean": round(sum(row["n_tokens"] for row in answers) / count, 6),
+        "empty": round(sum(not row["text"].strip() for row in answers) / count, 6),
+        "truncated": round(sum(row["finish"] == "length" for row in answers) / count, 6),
+        "distinct_ratio": round(len({row["text"] for row in answers}) / count, 6),
+    }
+
+
+def main() -> None:
+    """Bind the standard paths and params.yaml, on every visible GPU."""
+    ranks.relaunch_on_all_gpus("tasks.respond")
+    with door("respond", RespondConfig) as config:
+        runtime = load_section(paths.PARAMS, "runtime", RuntimeConfig)
+        work = paths.RUNS / "respond"
+        run(paths.TOKENS, paths.BASE, paths.ADAPTER, paths.RESPONSES, work, config, runtime)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Random models and pairs, small enough to train in a second: what the tests of the trainer share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model_state_dict
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from tasks.core.files import sha256_file
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, save_adapter
+from tasks.dpo.refcache import reference_logps
+from tasks.dpo.trainer import TrainConfig, TrainResult, train
+from tasks.pairs.cache import TokenPairs, TokenRow
+
+torch.set_num_threads(1)
+VOCABULARY = 97
+LORA = LoraSettings(rank=4, alpha=8)
+FAMILIES = ("llama", "qwen2", "gpt_neox", "gemma2")
+
+
+def base(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
+    """Return a random model of a family's shape, the same for the same seed, in evaluation mode."""
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.15,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    kinds = {
+        "llama": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"num_key_value_heads": 2}),
+        "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
+        "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8}),
+        "opt": (OPTConfig, OPTForCausalLM, {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5, "init_std": 0.15}),
+    }
+    config_of, model_of, own = kinds[family]
+    torch.manual_seed(seed)
+    return model_of(config_of(**{**shape, **own, **changes})).eval().requires_grad_(False)
+
+
+def policy(family: str = "llama", seed: int = 1, lora: LoraSettings = LORA, **changes: Any) -> Any:
+    """Return a random base with fresh adapters: a policy that equals its reference."""
+    return attach_lora(base(family, **changes), lora, seed)
+
+
+def moved(model: Any, seed: int = 3) -> Any:
+    """Fill the adapters with random numbers, so that the policy differs from its reference."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapter_parameters(model):
+        parameter.data.normal_(0.0, 0.2, generator=generator)
+    return model
+
+
+def pairs(count: int, seed: int = 0, longest: int = 12) -> TokenPairs:
+    """Return ``count`` pairs of random tokens and unequal lengths."""
+    numbers = np.random.default_rng(seed)
+
+    def some() -> Any:
+        return numbers.integers(3, VOCABULARY, numbers.integers(1, longest + 1)).astype(np.int32)
+
+    rows = [TokenRow(some(), some(), some()) for _ in range(count)]
+    return TokenPairs.of_rows(rows, [f"{i:016x}" for i in range(count)], [f"{i:016x}" for i in range(count)])
+
+
+def run(
+    train_pairs: TokenPairs,
+    config: TrainConfig,
+    runtime: RuntimeConfig | None = None,
+    test_pairs: TokenPairs | None = None,
+    family: str = "llama",
+    checkpoints: Path | None = None,
+    model: Any = None,
+) -> tuple[TrainResult, Any]:
+    """Score the reference and train a fresh policy; return the result and the policy."""
+    model = policy(family, config.seed, config.lora) if model is None else model
+    scored = (reference_logps(model, part, runtime) for part in (train_pairs, test_pairs or pairs(7, 99)))
+    return train(model, *scored, config, runtime, checkpoints), model
+
+
+def budget(tokens: int, **more: Any) -> RuntimeConfig:
+    """Return a runtime on the CPU with so many tokens in a micro-batch."""
+    return RuntimeConfig(tokens_per_micro_batch=tokens, device="cpu", **more)
+
+
+def gap(one: TrainResult, other: TrainResult) -> float:
+    """Return the largest difference between two runs' curves, relative for numbers above 1."""
+    worst = 0.0
+    for first, second in ((one.steps, other.steps), (one.evals, other.evals)):
+        assert [row["step"] for row in first] == [row["step"] for row in second]
+        for a, b in zip(first, second, strict=True):
+            worst = max(worst, *(abs(a[name] - b[name]) / max(1.0, abs(a[name])) for name in a))
+    return worst
+
+
+def adapter_bytes(model: Any, folder: Path) -> tuple[str, str]:
+    """Save the adapter and return the hashes of its two files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_adapter(model, folder)
+    return sha256_file(folder / "adapter_model.safetensors"), sha256_file(folder / "adapter_config.json")
+
+
+def adapter_state(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of the adapters' tensors by name."""
+    return {name: tensor.clone() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}

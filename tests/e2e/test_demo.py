@@ -1,0 +1,87 @@
+"""The built-in demo, whole: it learns, two clones agree, caches travel, and sabotage is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import GIT, Checkout
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def demo(new_checkout: Callable[[str], Checkout]) -> Checkout:
+    """A checkout in which the demo has run to its end, with its results pushed to its remote."""
+    checkout = new_checkout("demo")
+    checkout.dvc("repro")
+    checkout.commit("results")
+    checkout.dvc("push", "--run-cache")
+    return checkout
+
+
+def results(checkout: Checkout, path: str) -> Any:
+    """Read one JSON file of a checkout."""
+    return json.loads((checkout.folder / path).read_text(encoding="utf-8"))
+
+
+def clone(checkout: Checkout, folder: Path) -> Checkout:
+    """Clone a checkout and point the clone at the same DVC remote, as another machine would be."""
+    checkout.run(*GIT, "clone", "-q", str(checkout.folder), str(folder))
+    copy = Checkout(folder)
+    copy.dvc("remote", "modify", "--local", "local", "url", str(checkout.folder / "runs/dvc-remote"))
+    return copy
+
+
+def test_the_demo_learns_and_shows_it(demo: Checkout) -> None:
+    judged, trained = results(demo, "results/winrate/metrics.json"), results(demo, "results/train/metrics.json")
+    assert judged["win_rate"] > 0.8
+    assert judged["lower_bound"] > 0.7
+    assert judged["control"]["low"] <= 0.5 <= judged["control"]["high"]
+    assert trained["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert trained["after"]["accuracy"] > 0.9
+    assert results(demo, "results/register/decision.json")["outcome"] == "promote"
+
+
+def test_a_second_repro_has_nothing_to_do(demo: Checkout) -> None:
+    assert "Data and pipelines are up to date" in demo.dvc("repro").stdout
+
+
+def test_metrics_and_plots_show(demo: Checkout, tmp_path: Path) -> None:
+    shown = json.loads(demo.dvc("metrics", "show", "--json").stdout)[""]["data"]
+    assert set(shown) >= {"data/pairs/metrics.json", "results/train/metrics.json", "results/winrate/metrics.json"}
+    assert "results/train/metrics.json" in demo.dvc("metrics", "diff", "HEAD~1", "--json").stdout
+    demo.dvc("plots", "show", "-o", str(tmp_path / "plots"))
+    assert (tmp_path / "plots/index.html").stat().st_size > 10_000
+
+
+def test_another_clone_computes_the_same_lock(demo: Checkout, new_checkout: Callable[[str], Checkout]) -> None:
+    other = new_checkout("again")
+    other.dvc("repro")
+    assert (other.folder / "dvc.lock").read_text() == (demo.folder / "dvc.lock").read_text()
+
+
+def test_in_a_fresh_clone_with_the_remote_nothing_runs(demo: Checkout, tmp_path: Path) -> None:
+    copy = clone(demo, tmp_path / "copy")
+    copy.dvc("pull")
+    assert "Data and pipelines are up to date" in copy.dvc("repro").stdout
+    assert not (copy.folder / "runs/receipts").exists()
+
+
+def test_with_chosen_and_rejected_swapped_the_gate_refuses(demo: Checkout, tmp_path: Path) -> None:
+    copy = clone(demo, tmp_path / "sabotage")
+    copy.dvc("pull")
+    shutil.rmtree(copy.folder / "models/registry", ignore_errors=True)
+    columns = {"prompt": "prompt", "chosen": "rejected", "rejected": "chosen", "slice": "slice"}
+    copy.set_params(ingest={"columns": columns})
+    copy.dvc("repro")
+    judged, decision = results(copy, "results/winrate/metrics.json"), results(copy, "results/register/decision.json")
+    assert results(copy, "results/train/metrics.json")["after"]["accuracy"] > 0.9  # the loss curve looks fine
+    assert judged["win_rate"] < 0.5
+    assert decision["outcome"] == "keep"
+    assert decision["reasons"]

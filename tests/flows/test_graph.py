@@ -1,0 +1,63 @@
+"""What DVC knows of the tiny project before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.graph import look_at, stages_in_order
+from tests.flows.conftest import ROOT, dvc, set_param
+
+
+def test_the_stages_come_in_the_order_of_the_data_not_of_the_file(project: Path) -> None:
+    stages = stages_in_order(project)
+    assert [stage.name for stage in stages] == ["first", "middle", "last"]
+    assert [stage.needs for stage in stages] == [(), ("first",), ("middle",)]
+    assert [stage.targets for stage in stages] == [("first",), ("middle",), ("last",)]
+
+
+def test_this_projects_nine_stages_come_in_the_order_of_the_design() -> None:
+    names = [stage.name for stage in stages_in_order(ROOT)]
+    assert names == ["base", "ingest", "encode", "reference", "train", "respond", "winrate", "report", "register"]
+
+
+def test_a_data_file_tracked_on_its_own_goes_before_the_stage_that_reads_it(project: Path) -> None:
+    (project / "raw").mkdir()
+    (project / "raw" / "pairs.csv").write_text("a,b\n")
+    dvc(project, "add", "--quiet", "raw/pairs.csv")
+    text = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(text.replace("deps: [stage.py]\n", "deps: [stage.py, raw]\n"))
+    assert stages_in_order(project)[0].targets == ("raw/pairs.csv.dvc", "first")
+
+
+def test_nothing_changed_gives_no_reason(project: Path) -> None:
+    assert [look_at(project, name).why for name in ("first", "middle", "last")] == ["", "", ""]
+
+
+def test_a_changed_param_is_named_with_both_values(project: Path) -> None:
+    set_param(project, "middle", 2)
+    assert look_at(project, "middle").why == "middle.x: 1 → 2"
+
+
+def test_a_changed_module_and_a_missing_output_are_named(project: Path) -> None:
+    (project / "stage.py").write_text((project / "stage.py").read_text() + "# edited\n")
+    (project / "out" / "first" / "data.txt").unlink()
+    assert look_at(project, "first").why == "stage.py changed; out/first changed"
+
+
+def test_more_than_three_reasons_are_counted(project: Path) -> None:
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text().replace("python stage.py", "python  stage.py"))
+    (project / "stage.py").write_text("")
+    set_param(project, "last", 2)
+    (project / "out" / "middle" / "data.txt").write_text("")
+    (project / "out" / "last" / "data.txt").write_text("")
+    assert look_at(project, "last").why.endswith("and 2 more")
+
+
+def test_a_stage_that_never_ran_says_so(project: Path) -> None:
+    (project / "dvc.lock").unlink()
+    assert look_at(project, "first").why == "it has not run here before"
+
+
+def test_the_cache_is_known_to_hold_the_outputs_or_not(project: Path, clone: Path) -> None:
+    assert look_at(project, "first").is_in_cache
+    assert not look_at(clone, "first").is_in_cache

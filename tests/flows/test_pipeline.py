@@ -1,0 +1,115 @@
+"""The flow on a real Prefect server: states, retries, the table, and a flow that is told to stop or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+
+from flows.graph import stages_in_order
+from flows.pipeline import outcome_of, pipeline, run_stage
+from tests.flows.conftest import ROOT, living_in, set_param, tell, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _server(prefect_api: str) -> None:
+    """Every test here talks to the one server."""
+
+
+def run(folder: Path, **parameters: Any) -> State[Any]:
+    return pipeline(folder, **parameters, return_state=True)
+
+
+def task_states(state: State[Any]) -> dict[str, str]:
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(flow_run_filter=only)
+    return {run.name: f"{run.state.name}: {run.state.message}" for run in runs if run.state}
+
+
+def table_of(state: State[Any]) -> list[dict[str, Any]]:
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(artifact_filter=only)
+    rows: list[dict[str, Any]] = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
+    return rows
+
+
+def test_one_task_a_stage_says_what_happened_and_the_table_lists_it(project: Path) -> None:
+    set_param(project, "middle", 2)
+    state = run(project)
+    assert (state.name, state.message) == ("Completed", "1 unchanged, 2 ran")
+    assert task_states(state) == {
+        "first": "Cached: unchanged: nothing that it depends on changed",
+        "middle": "Completed: ran: middle.x: 1 → 2",
+        "last": "Completed: ran: out/middle changed",
+    }
+    rows = table_of(state)
+    assert [row["stage"] for row in rows] == ["first", "middle", "last"]
+    assert list(rows[0]) == ["stage", "status", "why", "seconds", "key metrics"]
+
+
+def test_a_failed_stage_skips_the_rest_and_the_flow_fails_with_its_error(project: Path) -> None:
+    set_param(project, "first", 2)
+    tell(project, "first", "fail data")
+    state = run(project)
+    assert state.is_failed()
+    assert state.message == "stage `first` failed (data): SomeError: the data is in the way"
+    assert task_states(state) == {"first": "Failed: data: SomeError: the data is in the way"}
+    assert [row["status"] for row in table_of(state)] == ["failed (data)", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize(("kind", "end"), [("network", "ran"), ("data", "failed")])
+def test_a_network_fault_is_retried_and_a_data_fault_is_not(project: Path, kind: str, end: str) -> None:
+    set_param(project, "first", 2)
+    tell(project, "first", f"fail {kind}")  # once: a second try would succeed
+    stage = stages_in_order(project)[0]
+
+    @flow
+    def one_stage() -> str:
+        patient = run_stage.with_options(retry_delay_seconds=0)
+        return outcome_of(stage, patient(stage, project, False, None, return_state=True)).status
+
+    assert one_stage() == end
+
+
+def test_a_project_that_dvc_cannot_read_fails_in_one_line(project: Path) -> None:
+    (project / "dvc.yaml").write_text("stages: [")
+    state = run(project)
+    assert state.is_failed()
+    assert state.message is not None
+    assert "dvc.yaml" in state.message
+    assert "\n" not in state.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_flow_that_is_stopped_or_killed_keeps_the_checkpoint_and_leaves_no_process(
+    project: Path, prefect_api: str, number: signal.Signals
+) -> None:
+    set_param(project, "first", 2)
+    tell(project, "first", "train")
+    env = {**os.environ, "PREFECT_API_URL": prefect_api}
+    log = (project.parent / "log").open("wb")
+    command = [sys.executable, "-m", "flows.pipeline", "--workspace", str(project)]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: b"training" in (project.parent / "log").read_bytes(), "the stage to start", 120)
+        process.send_signal(number)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+    wait_for(lambda: not living_in(project), "every process to end", 30)
+    assert process.returncode != 0
+    assert (project / "checkpoint").exists()

@@ -1,0 +1,157 @@
+"""The statuses, held to what the pinned DVC really does: each test runs it on the tiny project."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import stages
+from flows.graph import stages_in_order
+from flows.status import Outcome
+from flows.supervisor import Grace
+from tests.flows.conftest import living_in, set_param, tell
+
+
+def run(folder: Path, *names: str, force: bool = False, timeout_s: float | None = None) -> list[Outcome]:
+    chosen = [stage for stage in stages_in_order(folder) if stage.name in names]
+    return [stages.run(stage, folder, print, force, timeout_s, Grace(5.0, 1.0)) for stage in chosen]
+
+
+def statuses(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.status for outcome in outcomes]
+
+
+def test_a_changed_param_runs_its_stage_and_those_after_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_param(project, "middle", 2)
+    outcomes = run(project, "first", "middle", "last")
+    assert statuses(outcomes) == ["unchanged", "ran", "ran"]
+    assert [outcome.why for outcome in outcomes[1:]] == ["middle.x: 1 → 2", "out/middle changed"]
+    assert "middle: {x: 2}" in (project / "out" / "last" / "data.txt").read_text()
+    assert "middle starts" in capsys.readouterr().out
+
+
+def test_a_forced_stage_runs_though_nothing_changed(project: Path) -> None:
+    (outcome,) = run(project, "first", force=True)
+    assert (outcome.status, outcome.why) == ("ran", "it was forced")
+
+
+def test_a_missing_output_is_restored_from_the_cache(project: Path) -> None:
+    shutil.rmtree(project / "out" / "first")
+    (outcome,) = run(project, "first")
+    assert (outcome.status, outcome.is_cached) == ("restored", True)
+    assert outcome.why == "the cache holds its output (out/first is missing)"
+    assert (project / "out" / "first" / "data.txt").exists()
+
+
+def test_a_param_flipped_and_flipped_back_is_restored_from_the_run_cache(project: Path) -> None:
+    before = (project / "out" / "last" / "data.txt").read_text()
+    set_param(project, "last", 2)
+    assert statuses(run(project, "last")) == ["ran"]
+    set_param(project, "last", 1)
+    (outcome,) = run(project, "last")
+    assert (outcome.status, outcome.why) == ("restored", "the run cache holds this run (last.x: 2 → 1)")
+    assert (project / "out" / "last" / "data.txt").read_text() == before
+
+
+def test_a_fresh_clone_pulls_every_stage_from_the_remote_and_runs_none(clone: Path) -> None:
+    outcomes = run(clone, "first", "middle", "last")
+    assert statuses(outcomes) == ["pulled"] * 3
+    assert (clone / "out" / "last" / "data.txt").exists()
+    assert not (clone / "runs").exists()
+
+
+@pytest.mark.parametrize("lost", ["files", "everything"])
+def test_a_remote_that_lacks_the_data_is_no_error_and_the_stage_runs(clone: Path, lost: str) -> None:
+    store = clone.parent / "store"
+    shutil.rmtree(store / "files" if lost == "files" else store)
+    (outcome,) = run(clone, "first")
+    assert outcome.status == "ran"
+
+
+def test_without_any_remote_the_stage_runs(clone: Path) -> None:
+    (clone / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    (outcome,) = run(clone, "first")
+    assert outcome.status == "ran"
+
+
+def test_a_failure_carries_the_receipts_error_and_kind(project: Path) -> None:
+    set_param(project, "first", 2)
+    tell(project, "first", "fail data")
+    (outcome,) = run(project, "first")
+    assert (outcome.status, outcome.kind) == ("failed", "data")
+    assert outcome.why == "SomeError: the data is in the way"
+
+
+def test_a_receipt_of_an_earlier_run_is_not_taken_for_this_one(project: Path) -> None:
+    set_param(project, "first", 2)
+    tell(project, "first", "exit 75")
+    stale = {"stage": "first", "status": "data", "error": "DataError: of yesterday"}
+    (project / "runs" / "receipts" / "first.json").write_text(json.dumps(stale))
+    (outcome,) = run(project, "first")
+    assert (outcome.status, outcome.kind) == ("failed", "preempted")
+    assert "exit code 75" in outcome.why
+
+
+def test_a_fault_of_dvc_itself_is_told_in_its_own_words(project: Path) -> None:
+    set_param(project, "middle", 2)
+    (project / "out" / "first" / "data.txt").unlink()
+    (project / "out" / "first").rmdir()
+    shutil.rmtree(project / ".dvc" / "cache")
+    shutil.rmtree(project.parent / "store")
+    (outcome,) = run(project, "middle")
+    assert (outcome.status, outcome.kind) == ("failed", "dvc")
+    assert "out/first" in outcome.why
+
+
+def test_a_lock_file_with_a_merge_conflict_fails_the_stage_in_one_line(project: Path) -> None:
+    order = stages_in_order(project)
+    (project / "dvc.lock").write_text("<<<<<<< ours\n" + (project / "dvc.lock").read_text())
+    outcome = stages.run(order[0], project, print)
+    assert (outcome.status, outcome.kind) == ("failed", "config")
+    assert "dvc.lock" in outcome.why
+    assert "\n" not in outcome.why
+
+
+def test_a_deleted_module_fails_its_stage_though_dvc_would_call_it_unchanged(project: Path) -> None:
+    (project / "stage.py").unlink()
+    (outcome,) = run(project, "first")
+    assert (outcome.status, outcome.kind) == ("failed", "artifact")
+    assert outcome.why.startswith("stage.py is missing — restore it")
+
+
+def test_a_dependency_that_another_stage_makes_may_be_missing(clone: Path) -> None:
+    (outcome,) = run(clone, "middle")
+    assert outcome.status == "pulled"
+
+
+def test_an_unreachable_remote_is_a_network_fault(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    text = "[core]\n    analytics = false\n    remote = s3\n['remote \"s3\"']\n    url = s3://bucket/store\n"
+    text += "    endpointurl = http://127.0.0.1:9\n    access_key_id = a\n    secret_access_key = b\n"
+    (clone / ".dvc" / "config").write_text(text)
+    (outcome,) = run(clone, "first")
+    assert (outcome.status, outcome.kind) == ("failed", "network")
+
+
+def test_a_stopped_stage_keeps_its_checkpoint_leaves_no_process_and_no_lock(project: Path) -> None:
+    def cancel(line: str) -> None:
+        if line == "training":
+            raise KeyboardInterrupt
+
+    set_param(project, "first", 2)
+    tell(project, "first", "train")
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(stages_in_order(project)[0], project, cancel)
+    assert (project / "checkpoint").exists()
+    assert living_in(project) == []
+    (project / "mood" / "first").unlink()
+    assert statuses(run(project, "first")) == ["ran"]
+
+
+def test_a_stage_past_its_deadline_fails_as_timed_out(project: Path) -> None:
+    (outcome,) = run(project, "first", timeout_s=0.1)
+    assert (outcome.status, outcome.kind, outcome.is_worth_a_retry) == ("failed", "timeout", False)
+    assert outcome.why == "it was stopped after 0.1 s"

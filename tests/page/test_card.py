@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tasks.page.card import model_card
+from tasks.page.facts import Facts
+from tasks.report import collect
+from tests.page.samples import CONFIG, PARAMS, make_folders
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory) -> Facts:
+    return collect(make_folders(tmp_path_factory.mktemp("card"), prompts=40, pairs=64), PARAMS, CONFIG)
+
+
+def _hub(facts: Facts) -> Facts:
+    base = dataclasses.replace(facts.base, kind="hub", name="Qwen/Qwen2.5-3B", revision="3a" * 20)
+    return dataclasses.replace(facts, base=base)
+
+
+def test_the_hub_reads_the_metadata_and_the_win_rate_from_the_card(facts):
+    data = ModelCard(model_card(_hub(facts), "Better replies", "apache-2.0"), ignore_metadata_errors=False).data
+    assert (data.base_model, data.library_name, data.license) == ("Qwen/Qwen2.5-3B", "peft", "apache-2.0")
+    assert {"dpo", "lora", "preference-optimization"} <= set(data.tags)
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results["win_rate"] == pytest.approx(facts.evidence.rate.value, abs=1e-6)
+    assert set(results) == {"win_rate", "win_rate_lower_bound", "win_rate_length_controlled", "preference_accuracy"}
+
+
+def test_a_base_that_is_no_hub_id_stays_out_of_the_metadata_and_stands_in_the_text(facts):
+    local = dataclasses.replace(facts, base=dataclasses.replace(facts.base, kind="local", name="stories260K"))
+    text = model_card(local, "Better replies", None)
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert data.base_model is None
+    assert data.license is None
+    assert "a local folder named stories260K" in text
+
+
+def test_a_demo_is_tagged_as_one(facts):
+    assert "demo" in ModelCard(model_card(facts, "x", None)).data.tags
+    assert "demo" not in ModelCard(model_card(_hub(facts), "x", None)).data.tags
+
+
+def test_data_sets_of_the_hub_are_named(facts):
+    lineage = dataclasses.replace(facts.lineage, datasets=("HumanLLMs/Human-Like-DPO-Dataset",))
+    data = ModelCard(model_card(dataclasses.replace(facts, lineage=lineage), "x", None)).data
+    assert data.datasets == ["HumanLLMs/Human-Like-DPO-Dataset"]
+
+
+def test_no_length_controlled_rate_leaves_no_metric_of_it(facts):
+    evidence = dataclasses.replace(facts.evidence, length_controlled=None, length_refusal="too one-sided", control=None)
+    text = model_card(dataclasses.replace(facts, evidence=evidence), "x", None)
+    assert "win_rate_length_controlled" not in text
+    assert "| Length-controlled win rate | not computed |" in text
+
+
+def test_the_snippet_loads_the_pinned_base_and_is_python(facts):
+    text = model_card(_hub(facts), "x", None)
+    code = text.split("```python\n")[1].split("```")[0]
+    compile(code, "snippet", "exec")
+    assert f'from_pretrained("Qwen/Qwen2.5-3B", revision="{"3a" * 20}")' in code
+
+
+def test_a_hostile_title_changes_neither_metadata_nor_markup(facts):
+    text = model_card(facts, "x\n---\nlicense: stolen <script>[a](http://b)", None)
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert data.license is None
+    assert "<script>" not in text.split("---\n", 2)[2]
+    assert "](http://b)" not in text.split("---\n", 2)[2].replace("\\]", "")

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tasks.page.facts import Facts, Rate
+from tasks.page.webpage import FOLDER, render
+from tasks.report import collect
+from tests.page.samples import CONFIG, PARAMS, make_folders
+
+HOSTILE = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}{% raw %}\x00\u202e&amp;"
+
+
+class Page(HTMLParser):
+    """Collects what a browser would make of a page: elements with attributes, and text."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def _facts(tmp_path, **changes) -> Facts:
+    return collect(make_folders(tmp_path, **{"prompts": 60, "pairs": 200, **changes}), PARAMS, CONFIG)
+
+
+def _render(facts: Facts, title: str = "Better replies") -> str:
+    return render(facts, title, 600)
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory) -> Facts:
+    return _facts(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def page(facts) -> str:
+    return _render(facts)
+
+
+def test_every_element_is_closed_in_order(page):
+    assert Page(page).open == []
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page):
+    loads = {"src", "srcset", "data", "poster", "background", "action", "formaction", "xlink:href"}
+    for tag, attributes in Page(page).elements:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "form", "img"}
+        assert not loads & set(attributes), f"<{tag}> loads something"
+        assert not [name for name in attributes if name.startswith("on")]
+        link = attributes.get("href")
+        assert link is None or link.startswith(("#", "data:,")), link
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_the_page_forbids_scripts_and_loads_itself_as_well(page):
+    policies = [a["content"] for tag, a in Page(page).elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_links_within_the_page_lead_somewhere(page):
+    elements = Page(page).elements
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] for tag, attributes in elements if tag == "a"]
+    assert links
+    assert all(link and link[1:] in ids for link in links)
+
+
+def test_hostile_answers_questions_slices_reasons_and_titles_are_shown_as_text(tmp_path):
+    text = _render(_facts(tmp_path, hostile=HOSTILE), title="T" + HOSTILE)
+    page = Page(text)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "img"}
+    assert page.open == []
+    assert "alert(1)" in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert "&amp;amp;" in text
+    assert "\x00" not in text
+    assert "\u202e" not in text
+
+
+def test_the_first_screen_holds_the_verdict_and_the_key_numbers(page, facts):
+    text = Page(page).text.replace("\u00a0", " ")
+    rate = f"{100 * facts.evidence.rate.value:.1f} %"
+    assert f"The adapter wins {rate} of 60 held-out prompts against its base" in text
+    for label in ("Win rate", "Held-out accuracy", "Reward margin", "Pairs trained on", "Answer length", "Guards"):
+        assert label in text.split("What went in")[0]
+
+
+def test_only_a_demo_is_labelled_as_one(facts):
+    assert '<span class="chip demo">demo</span>' in _render(facts)
+    local = dataclasses.replace(facts, base=dataclasses.replace(facts.base, kind="local", name="stories260K"))
+    text = _render(local)
+    assert '<span class="chip demo">' not in text
+    assert "built-in demo" not in Page(text).text
+
+
+def test_the_rows_are_accounted_for_on_the_page(page):
+    text = Page(page).text.replace("\u00a0", " ")
+    assert "Rows read 337 Rejected 37" in text
+    assert "Left out by ingest.where 30" in text
+    assert "Beyond ingest.limit 10" in text
+    assert "no reply at the end first: pairs.jsonl:39, row 3 20" in text
+
+
+def test_a_refused_length_control_says_why(facts):
+    evidence = dataclasses.replace(facts.evidence, length_controlled=None, length_refusal="only 12 prompts")
+    text = Page(_render(dataclasses.replace(facts, evidence=evidence))).text
+    assert "No length-controlled win rate: only 12 prompts." in text
+
+
+def test_a_guard_stands_with_its_limit_and_how_it_is_meant(page):
+    text = Page(page).text
+    assert "distinct ratio 0.93 at least 0.5 passed" in text
+    assert "length ratio 1.5 0.5 to 2 passed" in text
+
+
+def test_no_slices_no_guards_no_control_and_no_p_value_are_said_in_words(facts):
+    bare = dataclasses.replace(
+        facts.evidence, slices=(), guards=(), control=None, p_value=None, consistency=None,
+        first_position_share=None, smallest_detectable=None, length_ratio=None,
+    )  # fmt: skip
+    text = Page(_render(dataclasses.replace(facts, evidence=bare))).text
+    assert "The held-out prompts carry no slices." in text
+    assert "No guards were recorded." in text
+    assert "None" not in text
+    assert "nan" not in text.lower()
+
+
+def test_a_single_prompt_without_rejected_rows_or_examples_makes_a_page(tmp_path):
+    facts = _facts(tmp_path, prompts=1, pairs=1, rejects=0, has_slices=False, losses_every=0)
+    text = _render(facts)
+    assert Page(text).open == []
+    assert "1\u00a0held-out prompt " in text
+
+
+def test_missing_interval_bounds_leave_a_page_without_a_claim(facts):
+    evidence = dataclasses.replace(facts.evidence, rate=Rate(1.0, None, None))
+    assert "Undecided" in _render(dataclasses.replace(facts, evidence=evidence))
+
+
+def test_a_failed_guard_is_named_on_the_first_screen(facts):
+    guards = (dataclasses.replace(facts.evidence.guards[0], is_passed=False), *facts.evidence.guards[1:])
+    text = Page(_render(dataclasses.replace(facts, evidence=dataclasses.replace(facts.evidence, guards=guards)))).text
+    assert "did not pass (adapter applied)" in text.split("What went in")[0]
+
+
+def _colours(block: str) -> dict[str, str]:
+    return dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block))
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_text_colour_has_the_contrast_that_people_need():
+    css = (FOLDER / "page.css").read_text(encoding="utf-8")
+    themes = [_colours(block) for block in re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)]
+    assert len(themes) == 3  # light, dark, print
+    for theme in themes:
+        for ground in ("ground", "raised"):
+            for text in ("ink", "muted", "policy", "reference", "rejected", "warn"):
+                bright, dark = sorted((_luminance(theme[ground]), _luminance(theme[text])), reverse=True)
+                assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, theme[text], theme[ground])

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tasks.page import words
+from tasks.page.evidence import read_evidence
+from tasks.page.facts import BaseFacts, EvidenceFacts, Measures, Rate
+
+GAP = "\u00a0"
+BASE = BaseFacts("local", "stories", None, "ab" * 32)
+
+
+@pytest.fixture
+def evidence(tmp_path) -> EvidenceFacts:
+    from tests.page.samples import make_folders
+
+    return read_evidence(make_folders(tmp_path, prompts=40, pairs=32).winrate)
+
+
+def _with_rate(evidence: EvidenceFacts, value: float, low: float | None, high: float | None) -> EvidenceFacts:
+    return dataclasses.replace(evidence, rate=Rate(value, low, high))
+
+
+def test_a_share_is_shown_as_a_percentage_that_does_not_break_from_its_sign():
+    assert words.percent(0.9143) == f"91.4{GAP}%"
+    assert words.maybe_percent(None) == "–"
+
+
+def test_negative_numbers_carry_a_minus_and_a_rounded_zero_carries_none():
+    assert words.number(-3.25) == "\u22123.25"
+    assert words.number(-0.001) == "0.00"
+    assert words.number(12345.678, 1) == "12\u202f345.7"
+
+
+def test_an_interval_above_one_half_is_a_win_below_a_loss_and_across_undecided(evidence):
+    won, lost, open_ = (_with_rate(evidence, *at) for at in ((0.9, 0.8, 0.95), (0.2, 0.1, 0.3), (0.6, 0.45, 0.7)))
+    assert [words.finding(one) for one in (won, lost, open_)] == ["better", "worse", "undecided"]
+    assert words.verdict(won).startswith(f"The adapter wins 90.0{GAP}% of 40{GAP}held-out prompts against its base")
+    assert words.verdict(lost).startswith("The adapter loses to its base: it wins only 20.0")
+    assert words.verdict(open_).startswith("Undecided: ")
+
+
+def test_an_interval_that_touches_one_half_is_not_called_a_win(evidence):
+    assert words.finding(_with_rate(evidence, 0.6, 0.5, 0.7)) == "undecided"
+    assert words.finding(_with_rate(evidence, 1.0, None, None)) == "undecided"
+
+
+def test_the_level_of_the_interval_is_the_one_that_was_asked_for(evidence):
+    assert f"95{GAP}% interval" in words.verdict(evidence)
+    assert f"(90{GAP}% interval" in words.verdict(dataclasses.replace(evidence, confidence=0.9))
+
+
+def test_a_single_prompt_is_written_in_the_singular(evidence):
+    one = dataclasses.replace(_with_rate(evidence, 1.0, 0.2, 1.0), prompts=1)
+    assert f"1{GAP}held-out prompt " in words.verdict(one)
+
+
+def test_failed_guards_a_leaning_control_and_lost_verdicts_are_said_beside_the_verdict(evidence):
+    assert words.caveats(BASE, evidence) == []
+    failed = dataclasses.replace(evidence.guards[0], is_passed=False)
+    spoiled = dataclasses.replace(evidence, guards=(failed,), control=Rate(0.7, 0.6, 0.8), coverage=0.9)
+    said = " ".join(words.caveats(BASE, spoiled))
+    assert f"1{GAP}guard did not pass (adapter applied)" in said
+    assert "does not score one half against itself" in said
+    assert f"Only 90.0{GAP}% of the prompts" in said
+
+
+def test_a_demo_is_called_a_demo(evidence):
+    demo = dataclasses.replace(BASE, kind="demo")
+    assert any("built-in demo" in line for line in words.caveats(demo, evidence))
+
+
+def test_falling_likelihood_of_chosen_answers_is_called_what_it_may_be():
+    before = Measures(0.69, 0.5, 0.0, -30.0, -30.0)
+    assert "likelihood collapse" in words.likelihood(before, Measures(0.1, 1.0, 5.0, -80.0, -130.0))
+    assert "became more likely" in words.likelihood(before, Measures(0.1, 1.0, 5.0, -20.0, -60.0))
+
+
+def test_control_characters_surrogates_and_reading_direction_tricks_become_visible():
+    assert words.visible("a\x00b\x1b[2Jc\r\nd\te") == "a\u2400b\u241b[2Jc\nd\te"
+    assert words.visible("x\ud800y\u202ez") == "x\ufffdy\ufffdz"
+    words.visible("\ud800").encode()  # or the page could not be written
+
+
+def test_long_text_is_cut_and_the_rest_counted():
+    assert words.visible("abcdef", 4) == f"abcd … (2{GAP}characters more)"
+    assert words.visible("abcd", 4) == "abcd"
+
+
+def test_passes_read_well_whole_and_in_part():
+    assert [words.passes(n) for n in (1, 2, 0.5)] == [f"1{GAP}pass", f"2{GAP}passes", f"0.5{GAP}passes"]

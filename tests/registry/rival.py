@@ -1,0 +1,29 @@
+"""One of several processes that register and promote at once: python -m tests.registry.rival ROOT NUMBER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tasks.registry.gate import GateConfig
+from tasks.registry.registry import Registry
+from tasks.registry.release import promote, register
+from tasks.registry.store import FolderStore
+from tests.registry.samples import sample, scores_of
+
+OWN = 3  # versions that nobody else registers
+EVEN = scores_of(30, losses=30)  # as good as the reference: the gate itself promotes none
+
+
+def main() -> None:
+    root, number = Path(sys.argv[1]), int(sys.argv[2])
+    registry = Registry(FolderStore(root), "demo")
+    for own in range(OWN):
+        shared = register(registry, *sample(own, EVEN, note=f"of {number}"), "champion", GateConfig())
+        mine = register(registry, *sample(100 * number + 10 + own, EVEN), "champion", GateConfig())
+        promote(registry, mine.digest, "champion", override=f"{number}/{own}")
+        promote(registry, shared.digest, f"of-{number}", override=f"{number}/{own}")
+
+
+if __name__ == "__main__":
+    main()

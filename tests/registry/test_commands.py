@@ -1,0 +1,170 @@
+"""The command line: what people and scripts read, and what they are told when they err."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.registry.gate import GateConfig
+from tasks.registry.names import Address, is_alias, is_name
+from tasks.registry.registry import Registry
+from tasks.registry.release import promote, register
+from tests.registry.samples import sample, scores_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def digests(registry: Registry) -> list[str]:
+    """Two versions of `demo`; the second is champion by a person's word."""
+    found = []
+    for seed, wins in enumerate((80, 60)):
+        candidate = sample(seed, scores_of(wins, losses=100 - wins))
+        found.append(register(registry, *candidate, "champion", GateConfig()).digest)
+    promote(registry, found[1], "champion", override="kinder")
+    return found
+
+
+def shell(registry: Registry, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tasks.registry", *words, "--root", registry.store.label]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registry, digests: list[str]):
+    done = shell(registry, "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, first, second = done.stdout.splitlines()
+    assert head.split() == ["version", "digest", "aliases", "win", "rate", "lower", "bound", "when"]
+    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7267"]
+    assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
+
+
+def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, digests: list[str]):
+    done = shell(registry, "show", "demo@v1")
+    assert done.returncode == 0
+    assert digests[0] in done.stdout
+    assert "against the reference 0.8000 on 100 prompts" in done.stdout
+    assert "90 train, 10 test" in done.stdout
+    assert "adapter_model.safetensors" in done.stdout
+
+
+def test_verify_reads_everything_and_ends_with_1_on_damage(registry: Registry, digests: list[str]):
+    assert shell(registry, "verify").returncode == 0
+    weights = Path(registry.store.label) / "demo/versions" / digests[0] / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    done = shell(registry, "verify")
+    assert done.returncode == 1
+    assert f"DAMAGED demo {digests[0][:12]}" in done.stdout
+    assert f"ok      demo {digests[1][:12]}" in done.stdout
+
+
+def test_pull_copies_what_an_alias_names(registry: Registry, digests: list[str], tmp_path: Path):
+    done = shell(registry, "pull", "demo@champion", str(tmp_path / "adapter"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "PeftModel.from_pretrained(base, " in done.stdout
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    again = shell(registry, "pull", "demo@champion", str(tmp_path / "adapter"))
+    assert again.returncode == 1
+    assert "is not an empty folder" in again.stderr
+
+
+MISTAKES = {
+    ("show", "dmeo"): "`dmeo` has no versions in",
+    ("show", "demo@champoin"): "did you mean `demo@champion`?",
+    ("show", "demo@staging"): "there is champion, v1, v2,",
+    ("show", "demo@v7"): "names no version",
+    ("show", "demo@00000000"): "names no version",
+    ("show", "demo@abc/../x"): "is no alias, serial or digest",
+    ("show", "demo@"): "is no alias, serial or digest",
+    ("show", "../demo"): "cannot be a name",
+    ("pull", "Demo", "x"): "cannot be a name",
+    ("promote", "demo@v2", "--alias", "staging"): "the gate says `inconclusive`",
+    ("promote", "demo@v1", "--override", " "): "without a reason",
+    ("promote", "demo@v1", "--alias", "v2"): "cannot be an alias",
+    ("rollback", "demo", "--alias", "staging"): "never named another version",
+    ("log", "other"): "`other` has no versions in",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_clear_line(command, digests: list[str], words: tuple[str, ...]):
+    status, said, error = command(*words)
+    assert said == ""
+    assert status == (3 if "the gate says" in MISTAKES[words] else 1)
+    assert error.startswith("[registry] error: ")
+    assert error.count("\n") == 1
+    assert MISTAKES[words] in error
+
+
+def test_a_near_name_is_suggested(command, digests: list[str]):
+    assert "did you mean `demo`?" in command("show", "dem")[2]
+
+
+def test_a_registry_that_is_not_there_is_named(command):
+    status, _, error = command("list")
+    assert status == 1
+    assert "there is no registry in" in error
+
+
+def test_an_address_in_the_cloud_is_refused_before_s3_is_there(capsys: pytest.CaptureFixture[str]):
+    from tasks.registry.__main__ import main
+
+    assert main(["list", "--root", "s3://bucket/registry"]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_wrong_words_end_with_2():
+    done = subprocess.run([sys.executable, "-m", "tasks.registry", "lst"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "invalid choice: 'lst'" in done.stderr
+
+
+def test_promote_rollback_and_log_tell_one_story(command, digests: list[str]):
+    assert (
+        command("promote", "demo@v2")[1].strip() == f"demo@champion named already, and still names, {digests[1][:12]}"
+    )
+    assert command("rollback", "demo", "--reason", "swears")[0] == 0
+    assert command("show", "demo@champion", "--json")[1]["digest"] == digests[0]
+    assert command("promote", f"demo@{digests[1][:8]}", "--override", "all the same")[0] == 0
+    entries = command("log", "demo", "--json")[1]
+    told = [(entry["number"], entry["action"], entry.get("authority")) for entry in entries]
+    assert told == [
+        (1, "register", None),
+        (2, "promote", "gate"),
+        (3, "register", None),
+        (4, "promote", "override"),
+        (5, "rollback", None),
+        (6, "promote", "override"),
+    ]
+    lines = command("log", "demo")[1]
+    assert f"champion: {digests[1][:12]} -> {digests[0][:12]}, because: swears" in lines
+
+
+def test_every_answer_can_be_had_as_json(command, registry: Registry, digests: list[str], tmp_path: Path):
+    rows = command("list", "demo", "--json")[1]
+    assert [(row["serial"], row["digest"], row["aliases"]) for row in rows] == [
+        (1, digests[0], []),
+        (2, digests[1], ["champion"]),
+    ]
+    assert command("verify", "demo@v1", "--json")[1][0]["fault"] is None
+    assert command("pull", "demo@v1", str(tmp_path / "x"), "--json")[1]["digest"] == digests[0]
+    assert command("promote", "demo@v2", "--json")[1]["moved"] is False
+    assert json.dumps(command("show", "demo@v1", "--json")[1]["decision"])
+
+
+def test_names_and_aliases_follow_strict_patterns():
+    assert all(map(is_name, ["demo", "qwen2.5-3b", "a", "a_b.c-d", "x" * 63]))
+    assert not any(map(is_name, ["", "Demo", "a..b", ".a", "a-", "a/b", "a b", "x" * 64, "ä", "a\n", None]))
+    assert all(map(is_alias, ["champion", "staging-2", "a"]))
+    assert not any(map(is_alias, ["v3", "deadbeef", "0a", "Champion", "a@b", "a/b", "", None, "champion\n"]))
+    assert Address.parse("demo@deadbeef") == Address("demo", "deadbeef")
+
+
+def test_the_registry_does_not_load_torch():
+    code = "import sys, tasks.register, tasks.registry.__main__; sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

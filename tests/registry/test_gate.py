@@ -1,0 +1,221 @@
+"""The gate against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tasks.core.errors import ArtifactError, ConfigError
+from tasks.core.params import build
+from tasks.registry.evidence import DUEL, parse
+from tasks.registry.gate import INCONCLUSIVE, KEEP, PROMOTE, Decision, GateConfig, decide, lower_bound, spent_alpha
+from tests.registry.samples import BASE, evidence, evidence_files, scores_of
+
+GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_coverage=0.98, min_shared_prompts=50)
+CHAMPION, CANDIDATE = "a" * 64, "c" * 64
+
+
+def test_wilsons_bound_of_80_wins_in_100_is_0_7267():
+    # z = 1.644854; centre 0.8 + z²/200 = 0.813528; spread z·sqrt(0.8·0.2/100 + z²/40000) = 0.067170
+    # (0.813528 - 0.067170) / (1 + z²/100) = 0.746358 / 1.027055 = 0.726697
+    assert lower_bound([1.0] * 80 + [0.0] * 20, 0.05) == pytest.approx(0.726696, abs=1e-6)
+
+
+def test_the_normal_bound_of_soft_scores_is_mean_less_z_standard_errors():
+    # mean 0.7; variance (120·0.09 + 40·0.04 + 40·0.49)/199 = 32/199; se = sqrt(32/199/200) = 0.0283552
+    scores = [1.0] * 120 + [0.5] * 40 + [0.0] * 40
+    assert lower_bound(scores, 0.05) == pytest.approx(0.7 - 1.644854 * 0.0283552, abs=1e-6)
+
+
+def test_equal_scores_have_a_bound_below_them_though_their_spread_is_nought():
+    # 50 ties, Wilson with p = 0.5: centre 0.5 + z²/100 = 0.527055, spread z·sqrt(0.005 + z²/10000) = 0.119414
+    # (0.527055 - 0.119414) / (1 + z²/50) = 0.407641 / 1.054111 = 0.386716
+    assert lower_bound([0.5] * 50, 0.05) == pytest.approx(0.386716, abs=1e-6)
+
+
+def test_few_soft_scores_take_the_more_cautious_of_both_bounds():
+    scores = [0.9] * 9 + [0.8]
+    assert lower_bound(scores, 0.05) < 0.7  # mean - z·se alone would be 0.8736
+
+
+def test_a_bound_does_not_depend_on_the_order_of_the_scores():
+    scores = [0.1, 0.7, 0.3] * 50 + [1.0]
+    assert lower_bound(scores, 0.05) == lower_bound(scores[::-1], 0.05)
+
+
+def test_the_levels_of_all_looks_sum_to_alpha():
+    assert spent_alpha(0.05, 1) == pytest.approx(0.0303964, abs=1e-7)  # 0.05 · 6 / π²
+    assert spent_alpha(0.05, 2) == pytest.approx(0.0303964 / 4, abs=1e-7)
+    assert math.fsum(spent_alpha(0.05, k) for k in range(1, 100_000)) == pytest.approx(0.05, abs=1e-6)
+
+
+FAILED = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}}
+FIRST_RUNS = {
+    # 80 of 100: bound 0.7154 at alpha 0.0304
+    "a clear win": (scores_of(80, losses=20), {}, 1, PROMOTE, "clears 0.5200"),
+    # 60 of 100: bound 0.5063, under 0.52; the rate is above
+    "a win within the noise": (scores_of(60, losses=40), {}, 1, INCONCLUSIVE, "does not clear 0.5200, though"),
+    "a narrow loss": (scores_of(50, losses=50), {}, 1, KEEP, "nor does the rate"),
+    "chosen and rejected swapped": (scores_of(10, losses=90), {}, 1, KEEP, "0.1000 on 100 prompts"),
+    "a failed guard": (scores_of(80, losses=20), {"guards": FAILED}, 1, KEEP, "`empty_share` failed: value 0.4"),
+    "no guard at all": (scores_of(80, losses=20), {"guards": {}}, 1, KEEP, "no guard"),
+    "too many missing": (scores_of(90, losses=5, missing=5), {}, 1, INCONCLUSIVE, "coverage 0.9500 is below 0.9800"),
+    # 51 of the 98 known are won, 0.5204; with the missing ones as losses 0.51, under 0.52
+    "missing is lost": (scores_of(51, losses=47, missing=2), {}, 1, KEEP, "0.5100 on 100 prompts"),
+    "less coverage told than counted": (scores_of(80, losses=20), {"coverage": 0.9}, 1, INCONCLUSIVE, "0.9000"),
+    # 65 of 100: at look 1 the bound is 0.5569, at look 50 (z 4.22) 0.4404
+    "the first look": (scores_of(65, losses=35), {}, 1, PROMOTE, "look 1"),
+    "the fiftieth look": (scores_of(65, losses=35), {}, 50, INCONCLUSIVE, "look 50"),
+}
+
+
+@pytest.mark.parametrize("case", FIRST_RUNS)
+def test_a_first_version_is_held_against_the_reference(case: str):
+    scores, changes, attempt, outcome, said = FIRST_RUNS[case]
+    decision = decide(evidence(scores, **changes), None, attempt, GATE)
+    assert decision.outcome == outcome
+    assert any(said in reason for reason in decision.reasons), decision.reasons
+    assert decision.champion is None
+
+
+def test_the_numbers_of_a_first_promotion_are_those_worked_out_by_hand():
+    # z = 1.875000 at the first look's 0.0303964: centre 0.8 + z²/200 = 0.817578,
+    # spread z·sqrt(0.0016 + z²/40000) = 0.077032; (0.817578 - 0.077032) / (1 + z²/100) = 0.740546 / 1.035156
+    numbers = decide(evidence(scores_of(80, losses=20)), None, 1, GATE).numbers
+    assert numbers["opponent_lower_bound"] == pytest.approx(0.715395, abs=1e-6)
+    assert numbers["lower_bound"] == pytest.approx(0.726696, abs=1e-6)  # at 0.05, for the table
+    assert (numbers["threshold"], numbers["win_rate"], numbers["prompts"]) == (0.52, 0.8, 100)
+
+
+def paired(better: int, equal: int, worse: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Credits of candidate and champion: on `better` prompts 1 to 0, on `worse` 0 to 1."""
+    ours = [1.0] * better + [0.5] * equal + [0.0] * worse
+    theirs = [0.0] * better + [0.5] * equal + [1.0] * worse
+    names = [f"p{number:03d}" for number in range(len(ours))]
+    return dict(zip(names, ours, strict=True)), dict(zip(names, theirs, strict=True))
+
+
+CHALLENGES = {
+    # mean gain 0.4: as a win rate 0.7, sd 0.2930 over 100 → bound 0.6451, threshold 0.51
+    "better on shared prompts": (paired(45, 50, 5), PROMOTE, "clears 0.5100"),
+    # mean gain 0.05: 0.525, sd 0.3362 → bound 0.4620
+    "better within the noise": (paired(25, 55, 20), INCONCLUSIVE, "does not clear 0.5100, though"),
+    "worse on shared prompts": (paired(5, 50, 45), KEEP, "nor does the rate"),
+    "the very same answers": (paired(0, 100, 0), KEEP, "0.5000 on 100 prompts"),
+}
+
+
+@pytest.mark.parametrize("case", CHALLENGES)
+def test_a_challenger_is_held_against_the_champion_on_shared_prompts(case: str):
+    (ours, theirs), outcome, said = CHALLENGES[case]
+    decision = decide(evidence(ours, CANDIDATE), evidence(theirs, CHAMPION), 1, GATE)
+    assert decision.outcome == outcome
+    assert said in decision.reasons[0]
+    assert decision.champion == CHAMPION
+
+
+def test_too_few_shared_prompts_are_inconclusive():
+    ours = scores_of(90, losses=10)
+    theirs = {f"q{prompt}" if int(prompt[1:]) >= 49 else prompt: 0.0 for prompt in ours}
+    decision = decide(evidence(ours, CANDIDATE), evidence(theirs, CHAMPION), 1, GATE)
+    assert decision.outcome == INCONCLUSIVE
+    assert "49 shared prompts, 50 are needed" in decision.reasons[0]
+
+
+def test_a_prompt_that_the_champion_has_no_verdict_on_is_not_counted_as_its_loss():
+    ours, theirs = paired(0, 100, 0)
+    theirs |= {f"p{number:03d}": None for number in range(40)}
+    decision = decide(evidence(ours, CANDIDATE), evidence(theirs, CHAMPION), 1, GATE)
+    assert decision.numbers["compared_prompts"] == 60
+    assert decision.outcome == KEEP
+
+
+@pytest.mark.parametrize("changes", [{"base": "f" * 64}, {"judge": "another judge"}])
+def test_credits_of_another_reference_or_judge_are_not_compared(changes: dict[str, str]):
+    ours, theirs = paired(45, 50, 5)
+    champion = evidence(theirs, CHAMPION, judge="the judge")
+    candidate = evidence(ours, CANDIDATE, **({"judge": "the judge"} | changes))
+    decision = decide(candidate, champion, 1, GATE)
+    assert decision.outcome == INCONCLUSIVE
+    assert "judge them head to head" in decision.reasons[0]
+
+
+def test_a_slow_slide_below_the_champion_is_stopped_by_the_fixed_reference():
+    # The duel is won, yet against the reference 60 of 100 stand where the champion had 90 of 100.
+    duel = {"champion": {"digest": CHAMPION}}
+    candidate = with_duel(scores_of(60, losses=40), scores_of(80, losses=20), duel)
+    decision = decide(candidate, evidence(scores_of(90, losses=10), CHAMPION), 1, GATE)
+    assert decision.outcome == KEEP
+    assert "clears" in decision.reasons[0]
+    assert "is below the champion's" in decision.reasons[1]
+
+
+def with_duel(scores, duel, changes):
+    files = evidence_files(scores, **changes) | {DUEL: evidence_files(duel)["scores.jsonl"]}
+    return parse(files, "evidence", BASE, CANDIDATE)
+
+
+def test_head_to_head_credits_decide_where_the_two_have_met():
+    ours, theirs = paired(5, 50, 45)  # the paired differences alone would say `keep`
+    champion = evidence(theirs, CHAMPION)
+    met = with_duel(ours, scores_of(80, losses=20), {"champion": {"digest": CHAMPION}})
+    decision = decide(met, champion, 1, GateConfig(tolerance=1.0))
+    assert decision.outcome == PROMOTE
+    assert decision.numbers["opponent_win_rate"] == 0.8
+
+
+def test_head_to_head_credits_against_another_version_are_ignored():
+    ours, theirs = paired(5, 50, 45)
+    met = with_duel(ours, scores_of(80, losses=20), {"champion": {"digest": "9" * 64}})
+    decision = decide(met, evidence(theirs, CHAMPION), 1, GateConfig(tolerance=1.0))
+    assert "paired difference" in decision.reasons[0]
+    assert decision.outcome == KEEP
+
+
+def test_a_decision_survives_its_json():
+    decision = decide(evidence(scores_of(80, losses=20)), None, 2, GATE)
+    assert Decision.from_json(decision.as_json()) == decision
+
+
+BROKEN = {
+    "no coverage": ({"coverage": ...}, "metrics.json has no key `coverage`"),
+    "no win rate": ({"win_rate": ...}, "metrics.json has no key `win_rate`"),
+    "no guards": ({"guards": ...}, "metrics.json has no key `guards`"),
+    "a guard without verdict": ({"guards": {"length": {"value": 1}}}, "`guards.length.passed`"),
+    "a win rate of another run": ({"win_rate": 0.95}, "says win_rate 0.9500, but scores.jsonl beside it gives 0.8000"),
+    "a win rate that is text": ({"win_rate": "0.8"}, "`win_rate` is '0.8', not a number"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_evidence_that_lacks_or_contradicts_something_is_refused_by_file_and_key(case: str):
+    changes, said = BROKEN[case]
+    with pytest.raises(ArtifactError, match=r"evidence/metrics\.json") as caught:
+        evidence(scores_of(80, losses=20), **changes)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (b'{"prompt_id": "a"}\n', "scores.jsonl:1 has no key `score`"),
+        (b'{"prompt_id": "a", "score": 1}\n{"score": 1}\n', "scores.jsonl:2 has no key `prompt_id`"),
+        (b'{"prompt_id": "a", "score": 1.5}\n', "outside 0 to 1"),
+        (b'{"prompt_id": "a", "score": 1}\n{"prompt_id": "a", "score": 0}\n', "second line of prompt a"),
+        (b'{"prompt_id": "a", "score": NaN}\n', "not a number"),
+        (b'{"prompt_id": "a", "sco', "scores.jsonl:1 is not valid JSON"),
+        (b"", "holds no prompt"),
+    ],
+)
+def test_a_broken_line_of_scores_is_refused_by_its_number(lines: bytes, said: str):
+    files = evidence_files(scores_of(1)) | {"scores.jsonl": lines}
+    with pytest.raises(ArtifactError) as caught:
+        parse(files, "evidence", BASE, CANDIDATE)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["alpha", "margin", "tolerance", "min_coverage", "min_shared_prompts"])
+def test_a_condition_out_of_range_is_refused_by_its_key(key: str):
+    with pytest.raises(ConfigError, match=rf"`register\.gate\.{key}` is -1"):
+        build(GateConfig, {key: -1}, "register.gate")

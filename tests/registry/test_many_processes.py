@@ -1,0 +1,76 @@
+"""Many writers at once, and writers that die: one log, nothing lost, nothing half visible."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tasks.registry.registry import Registry
+from tasks.registry.store import FolderStore
+from tests.registry.rival import EVEN, OWN
+from tests.registry.samples import sample
+
+RIVALS = 8
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def start(root: Path, number: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.registry.rival", str(root), str(number)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def test_eight_processes_write_one_log_and_a_reader_never_sees_a_part(registry: Registry):
+    root = Path(registry.store.label)
+    rivals = [start(root, number) for number in range(RIVALS)]
+    polls, longest = 0, 0
+    while any(rival.poll() is None for rival in rivals):
+        reader = Registry(FolderStore(root), "demo")
+        for digest in reader.digests():
+            reader.check(digest)  # raises on anything missing, altered or torn
+        length = len(reader.history().entries)
+        assert length >= longest
+        polls, longest = polls + 1, length
+        time.sleep(0.05)  # the writers need the processors too
+    errors = [rival.communicate()[1] for rival in rivals]
+    assert [rival.returncode for rival in rivals] == [0] * RIVALS, errors
+    assert polls > 3
+
+    history = Registry(FolderStore(root), "demo").history()
+    assert [entry.number for entry in history.entries] == list(range(1, len(history.entries) + 1))
+    versions = Counter(entry.deed.version for entry in history.entries if entry.deed.action == "register")
+    shared = {sample(own, EVEN)[0].digest for own in range(OWN)}
+    assert set(versions.values()) == {1}  # a version that all register is registered once
+    assert len(versions) == RIVALS * OWN + len(shared)
+    assert shared <= set(versions)
+    moves = Counter((e.deed.alias, e.deed.reason) for e in history.entries if e.deed.action == "promote")
+    wanted = {(alias, f"{n}/{own}") for n in range(RIVALS) for own in range(OWN) for alias in ("champion", f"of-{n}")}
+    assert set(moves) == wanted  # none lost
+    assert set(moves.values()) == {1}  # none twice
+    assert not list((root / ".drafts").iterdir())
+
+
+def test_a_process_killed_at_any_step_leaves_nothing_half_visible_and_a_second_run_completes(tmp_path: Path):
+    command = [sys.executable, "-m", "tests.registry.kill_points", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    deaths = [json.loads(line) for line in done.stdout.splitlines()]
+    digest = sample()[0].digest
+    for number, death in enumerate(deaths):
+        seen = death["seen"]
+        assert seen["deeds"] in ([], ["register"], ["register", "promote"]), number
+        assert seen["versions"] in ([], [digest]), number
+        assert seen["versions"] or not seen["deeds"], number  # the log names only what is there
+        assert death["kept"], number  # the second run changed no byte that was there
+        assert death["after"] == {
+            "versions": [digest],
+            "aliases": {"champion": digest},
+            "deeds": ["register", "promote"],
+        }, number
+    states = {(len(death["seen"]["versions"]), len(death["seen"]["deeds"])) for death in deaths}
+    assert states == {(0, 0), (1, 0), (1, 1), (1, 2)}  # the deaths fell before, between and after every deed
+    assert len(deaths) > 30

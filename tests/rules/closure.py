@@ -1,0 +1,137 @@
+"""The import closure of each stage: the files whose edit must re-run it, for `deps` in dvc.yaml.
+
+DVC does not follow imports, so dvc.yaml lists every module that a stage imports, directly or through
+others, inside functions too, and the packages' `__init__`. Files that a module names by a string and
+that lie beside it (a template, a folder loaded by path) belong to it.
+
+run as: python -m tests.rules.closure            prints what differs, exit code 1 when something does
+        python -m tests.rules.closure --write    brings the deps of dvc.yaml up to date
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = "tasks/"
+
+
+def stage_deps(stage: str, root: Path = ROOT) -> tuple[str, ...]:
+    """Return the code that ``stage`` depends on, as sorted paths relative to ``root``."""
+    found: set[Path] = set()
+    to_visit = [root / "tasks" / f"{stage}.py"]
+    while to_visit:
+        path = to_visit.pop()
+        if path in found:
+            continue
+        found.add(path)
+        if path.suffix == ".py":
+            to_visit += used_by(path, root)
+    return tuple(sorted(path.relative_to(root).as_posix() for path in found))
+
+
+@cache
+def used_by(path: Path, root: Path) -> tuple[Path, ...]:
+    """Return the files of ours that the module at ``path`` imports or names beside itself."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        for name in _imported(node, path, root):
+            found.update(_files_of(name, root))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.update(_files_of(node.value, root) if node.value.startswith("tasks.") else _beside(path, node.value))
+    return tuple(sorted(found - {path}))
+
+
+def _imported(node: ast.AST, path: Path, root: Path) -> Iterator[str]:
+    """Yield the dotted names that an import statement may load; `from a import b` gives a and a.b."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            package = path.relative_to(root).parts[: -node.level]
+            base = ".".join((*package, base)).rstrip(".")
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _files_of(name: str, root: Path) -> Iterator[Path]:
+    """Yield the module's file, where it is ours, and the `__init__` of every package above it."""
+    parts = name.split(".")
+    if parts[0] != "tasks":
+        return
+    for depth in range(1, len(parts) + 1):
+        stem = root.joinpath(*parts[:depth])
+        for candidate in (stem / "__init__.py", stem.with_suffix(".py")):
+            if candidate.is_file():
+                yield candidate
+
+
+def _beside(path: Path, text: str) -> Iterator[Path]:
+    """Yield the file or folder beside ``path`` that ``text`` names, unless importing reaches it."""
+    is_a_name = 0 < len(text) < 100 and "\n" not in text and text.strip("./") != ""
+    if not is_a_name or text.startswith("/"):
+        return
+    candidate = path.parent / text
+    is_code = candidate.suffix == ".py" and (candidate.parent / "__init__.py").is_file()
+    is_package = (candidate / "__init__.py").is_file()
+    if candidate.exists() and not is_code and not is_package:
+        yield candidate
+
+
+def load(root: Path = ROOT) -> Any:
+    """Read dvc.yaml, with its comments and layout kept for writing."""
+    return _yaml().load((root / "dvc.yaml").read_text(encoding="utf-8"))
+
+
+def differences(stage: str, entry: Any, root: Path = ROOT) -> tuple[list[str], list[str]]:
+    """Return the code deps that dvc.yaml lacks for ``stage``, and those it lists without a reason."""
+    listed = {dep for dep in entry.get("deps", []) if dep.startswith(CODE)}
+    needed = set(stage_deps(stage, root))
+    return sorted(needed - listed), sorted(listed - needed)
+
+
+def write(root: Path = ROOT) -> None:
+    """Rewrite the code deps of every stage in dvc.yaml; data deps, comments and order stay."""
+    document = load(root)
+    for stage, entry in document["stages"].items():
+        data = [dep for dep in entry.get("deps", []) if not dep.startswith(CODE)]
+        entry["deps"] = [*data, *stage_deps(stage, root)]
+    with (root / "dvc.yaml").open("w", encoding="utf-8") as stream:
+        _yaml().dump(document, stream)
+
+
+def explain(root: Path = ROOT) -> list[str]:
+    """Return one line for each stage's dep that is missing or unneeded."""
+    lines = []
+    for stage, entry in load(root)["stages"].items():
+        if not (root / "tasks" / f"{stage}.py").is_file():
+            lines.append(f"{stage}: tasks/{stage}.py does not exist")
+            continue
+        missing, unneeded = differences(stage, entry, root)
+        lines += [f"{stage}: add      - {dep}" for dep in missing]
+        lines += [f"{stage}: remove   - {dep}" for dep in unneeded]
+    return lines
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    return yaml
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        write()
+    problems = explain()
+    print("\n".join(problems) or "dvc.yaml lists every stage's import closure")
+    sys.exit(bool(problems))
