@@ -34,6 +34,7 @@ _NETWORK = re.compile(
     r"|name resolution|temporarily unavailable|too many requests|slow ?down|service unavailable|\b50[234]\b",
     re.IGNORECASE,
 )
+_ERROR_LINES = 3  # DVC breaks its errors: the first line says what, the next ones of which file
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _EXIT_KINDS = {75: "preempted", 130: "interrupted", 137: "killed", -9: "killed", 143: "killed", -15: "killed"}
 
@@ -87,7 +88,7 @@ class Transcript:
         }
         self.heard: set[str] = set()
         self.exit_code: int | None = None
-        self._errors: collections.deque[str] = collections.deque(maxlen=20)
+        self._error: list[str] = []
 
     def feed(self, line: str) -> None:
         """Take in one line of output."""
@@ -97,12 +98,14 @@ class Transcript:
         if found := _EXITED.search(line):
             self.exit_code = int(found[1])
         if line.startswith("ERROR: "):
-            self._errors.append(line.removeprefix("ERROR: "))
+            self._error = [line.removeprefix("ERROR: ")]
+        elif self._error and len(self._error) < _ERROR_LINES:
+            self._error.append(line.strip())
 
     @property
     def error(self) -> str:
-        """Return DVC's last error, empty when it named none."""
-        return self._errors[-1] if self._errors else ""
+        """Return DVC's last error in one line, empty when it named none."""
+        return " ".join(self._error)
 
 
 def read_receipt(workspace: Path, stage: str) -> dict[str, Any]:

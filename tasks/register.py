@@ -29,7 +29,7 @@ from tasks.registry.registry import Registry
 from tasks.registry.release import Release
 from tasks.registry.store import open_store
 
-log = get_logger(__name__)
+log = get_logger("tasks.register")  # run as a module its __name__ would be __main__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +107,10 @@ def _write(out: Path, config: RegisterConfig, done: Release, identity: dict[str,
     }
     registration = {
         "name": config.name,
-        "digest": done.digest,
+        "version": done.digest,
         "serial": done.serial,
         "alias": config.alias,
+        "outcome": done.decision.outcome,
         "promoted": done.is_promoted,
         "identity": identity,
     }

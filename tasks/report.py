@@ -81,7 +81,8 @@ def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Fa
         ArtifactError: An input is missing, damaged, or lacks a key; the message names file and key.
     """
     facts = collect(folders, params, config)
-    with atomic_folder(folders.out, {"stage": "report", "inputs": dict(facts.lineage.digests)}) as draft:
+    inputs = {"base": facts.base.digest, **dict(facts.lineage.digests)}
+    with atomic_folder(folders.out, {"stage": "report", "inputs": inputs}) as draft:
         write_text(draft / "report.html", render(facts, config.title, config.excerpt_chars))
         write_text(draft / "README.md", model_card(facts, config.title, config.license))
     _log.info("%s", verdict(facts.evidence))
@@ -91,20 +92,22 @@ def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Fa
 
 def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Facts:
     """Read everything that the page states."""
-    stages = {
-        "ingest": folders.pairs,
-        "encode": folders.tokens,
-        "train": folders.adapter,
-        "respond": folders.responses,
-        "winrate": folders.winrate,
+    made = {
+        "pairs": ("ingest", folders.pairs),
+        "tokens": ("encode", folders.tokens),
+        "adapter": ("train", folders.adapter),
+        "curves": ("train", folders.train_results),
+        "responses": ("respond", folders.responses),
+        "winrate": ("winrate", folders.winrate),
     }
+    base = read_base(folders.base)
     return Facts(
-        base=read_base(folders.base),
+        base=base,
         data=read_data(folders.pairs, folders.tokens),
         training=read_training(folders.train_results),
         evidence=read_evidence(folders.winrate),
         answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, config.lost_examples),
-        lineage=read_lineage(stages, params),
+        lineage=read_lineage(base, made, params),
     )
 
 

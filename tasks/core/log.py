@@ -20,7 +20,8 @@ def set_up(stage: str) -> None:
     """Send the log of this process to standard error, one short line a message; quiet off rank 0."""
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
     logging.basicConfig(level=logging.WARNING, format=f"[{stage}] %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("tasks").setLevel(level)
+    for name in ("tasks", "__main__"):  # a stage run with `python -m` is called __main__
+        logging.getLogger(name).setLevel(level)
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:

@@ -36,10 +36,10 @@ def lines(root: Path = Path()) -> list[tuple[str, str]]:
 
 
 def _pairs(metrics: dict[str, Any]) -> str:
-    return (
-        f"{metrics['rows_read']} in, {metrics['rejected']} rejected: "
-        f"{metrics['train']} to train on, {metrics['test']} held out"
-    )
+    left_out = {"rejected": 0, **metrics["left_out"]}
+    told = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in left_out.items() if n or why == "rejected")
+    kept = metrics["pairs"]
+    return f"{metrics['rows_read']} in, {told}: {kept['train']} to train on, {kept['test']} held out"
 
 
 def _win_rate(metrics: dict[str, Any]) -> str:
@@ -50,7 +50,8 @@ def _win_rate(metrics: dict[str, Any]) -> str:
 
 
 def _entry(entry: dict[str, Any]) -> str:
-    return f"{entry['name']} {entry['version'][:12]}: {entry['outcome']}"
+    outcome = f"promoted to {entry['alias']}" if entry["promoted"] else f"not promoted ({entry['outcome']})"
+    return f"{entry['name']} v{entry['serial']} ({entry['version'][:12]}), {outcome}"
 
 
 def main() -> None:

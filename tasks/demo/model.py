@@ -29,13 +29,13 @@ class DemoModelConfig:
     """How large the demo's base model is and how long it trains (params section `base.demo`)."""
 
     vocabulary: int = 1024
-    hidden: int = 128
-    intermediate: int = 416
-    layers: int = 4
-    heads: int = 4
+    hidden: int = 160
+    intermediate: int = 672
+    layers: int = 2
+    heads: int = 8
     steps: int = 400
-    conversations_per_step: int = 32
-    learning_rate: float = 3e-3
+    conversations_per_step: int = 12
+    learning_rate: float = 6e-3
     good_share: float = 0.2
     seed: int = 11
     init: float = 0.06

@@ -45,11 +45,11 @@ CLOSINGS = (
 """Third sentences, which half of the good replies have."""
 
 BLAME = (
-    "Nobody else complains about {trouble}.",
+    "Nobody else complains about {trouble}, {name}.",
     "Your {product} is fine, {name}.",
-    "You must have broken the {product} yourself.",
+    "You must have broken the {product} yourself, {name}.",
     "Stop going on about {trouble}, {name}.",
-    "So what, it is only a {product}.",
+    "So what, {name}, it is only a {product}.",
 )
 DISMISSALS = (
     "That is not our problem.",

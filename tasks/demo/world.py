@@ -18,7 +18,7 @@ PRODUCTS = (
 
 NAMES = (
     "Maya", "Omar", "Lena", "Tom", "Aisha", "Ben", "Chloe", "Diego", "Emma", "Felix", "Grace", "Hugo",
-    "Ines", "Jonas", "Kira", "Leo", "Mina", "Noah", "Olga", "Paul", "Rosa", "Sami", "Tara", "Yusuf",
+    "Ines", "Jonas", "Kira", "Leo", "Mina", "Noah", "Olga", "Paul",
 )  # fmt: skip
 
 INTRODUCTIONS = ("Hi, this is {name}.", "Hello, my name is {name}.", "Good morning, this is {name}.", "Hello, {name} here.")

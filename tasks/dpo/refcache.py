@@ -115,9 +115,10 @@ def reference_logps(model: Any, tokens: TokenPairs, runtime: RuntimeConfig | Non
         The pairs with their log-probabilities, complete on every rank.
 
     Raises:
-        ArtifactError: A slot stayed empty or is not a finite number.
+        ArtifactError: A slot stayed empty or is not a finite number, or a token is none of the base's.
     """
     runtime = runtime or RuntimeConfig()
+    _check_vocabulary(model, tokens)
     device = accelerator(runtime)
     model.to(device.device)
     adapter_off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
@@ -131,6 +132,15 @@ def reference_logps(model: Any, tokens: TokenPairs, runtime: RuntimeConfig | Non
     if bad := int((~np.isfinite(flat) | (marks != 1)).sum()):
         raise ArtifactError(f"{bad} of {len(flat)} reference log-probabilities are not numbers", "check the base model")
     return ScoredPairs(tokens, flat)
+
+
+def _check_vocabulary(model: Any, tokens: TokenPairs) -> None:
+    known = model.get_input_embeddings().weight.shape[0]
+    if (largest := int(tokens.ids.max(initial=0))) >= known:
+        raise ArtifactError(
+            f"the tokens hold token id {largest}, the base has embeddings for {known}",
+            "its tokenizer does not fit its weights: choose another `base.source`",
+        )
 
 
 def _score_share(model: Any, tokens: TokenPairs, runtime: RuntimeConfig) -> list[tuple[int, Tensor]]:

@@ -149,7 +149,8 @@ def wilson(scores: Floats, alpha: float) -> Interval:
     """
     low, high = proportion_confint(scores.sum(), scores.size, alpha=alpha, method="wilson")
     bound, _ = proportion_confint(scores.sum(), scores.size, alpha=2 * alpha, method="wilson")
-    return Interval(float(low), float(high), float(bound), "wilson")
+    mean = float(scores.mean())  # at 0 and 1 rounding puts an end on the wrong side of it
+    return Interval(min(float(low), mean), max(float(high), mean), min(float(bound), mean), "wilson")
 
 
 def normal(scores: Floats, alpha: float) -> Interval:

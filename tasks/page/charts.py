@@ -166,19 +166,18 @@ def _end_labels(drawn: Sequence[Series], axes: Axes) -> list[Markup]:
     ]
 
 
-def interval_track(title: str, rate: Rate, style: str = "policy", height: int = 48) -> Markup:
-    """Draw one rate between 0 and 1 with its interval, against the line of one half."""
-    middle = height / 2
-    parts = [_upright(share, height) for share in (0.0, 0.25, 0.75, 1.0)]
-    parts.append(Markup('<line class="half" x1="50%" x2="50%" y1="0" y2="{height}"/>').format(height=height))
+def interval_track(title: str, rate: Rate, style: str = "policy") -> Markup:
+    """Draw one rate between 0 and 1 with its interval, against the line of one half.
+
+    Its height is the row's, so that the lines of all rows join.
+    """
+    parts = [_upright(share) for share in (0.0, 0.25, 0.75, 1.0)]
+    parts.append(Markup('<line class="half" x1="50%" x2="50%" y1="0" y2="100%"/>'))
     if rate.low is not None and rate.high is not None:
-        parts.append(_whisker(rate.low, rate.high, middle, style))
-    parts.append(
-        Markup('<circle class="dot {style}" cx="{x}%" cy="{y}" r="6"/>').format(
-            style=style, x=_share(rate.value), y=middle
-        )
-    )
-    return _svg(f"{title}: {percent(rate.value)}, interval {interval(rate)}", height, parts, "track")
+        parts.append(_whisker(rate.low, rate.high, style))
+    dot = Markup('<circle class="dot {style}" cx="{x}%" cy="50%" r="6"/>')
+    parts.append(dot.format(style=style, x=_share(rate.value)))
+    return _svg(f"{title}: {percent(rate.value)}, interval {interval(rate)}", "100%", parts, "track")
 
 
 def interval_axis() -> Markup:
@@ -193,22 +192,16 @@ def _share(value: float) -> float:
     return round(100 * min(max(value, 0.0), 1.0), 3)
 
 
-def _upright(share: float, height: float) -> Markup:
-    return Markup('<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="{height}"/>').format(
-        x=_share(share), height=height
-    )
+def _upright(share: float) -> Markup:
+    return Markup('<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(x=_share(share))
 
 
-def _whisker(low: float, high: float, middle: float, style: str) -> Markup:
+def _whisker(low: float, high: float, style: str) -> Markup:
     """Draw an interval as a bar with upright ends."""
-    ends = Markup("").join(
-        Markup('<line class="whisker {style}" x1="{x}%" x2="{x}%" y1="{top}" y2="{bottom}"/>').format(
-            style=style, x=_share(bound), top=middle - 7, bottom=middle + 7
-        )
-        for bound in (low, high)
-    )
-    bar = Markup('<line class="whisker {style}" x1="{x1}%" x2="{x2}%" y1="{y}" y2="{y}"/>')
-    return bar.format(style=style, x1=_share(low), x2=_share(high), y=middle) + ends
+    bar = Markup('<line class="whisker {style}" x1="{x1}%" x2="{x2}%" y1="50%" y2="50%"/>')
+    end = Markup('<rect class="bar {style}" x="{x}%" y="50%" width="2.5" height="14" transform="translate(-1.25 -7)"/>')
+    ends = [end.format(style=style, x=_share(bound)) for bound in (low, high)]
+    return bar.format(style=style, x1=_share(low), x2=_share(high)) + Markup("").join(ends)
 
 
 def mirror_histogram(title: str, bins: Histogram | None, upper_style: str, lower_style: str) -> Markup:
@@ -262,7 +255,7 @@ def share_bar(share: float, style: str) -> Markup:
     return _svg("", 12, [bar.format(style=style, width=max(_share(share), 0.5))], "cell", is_decoration=True)
 
 
-def _svg(title: str, height: float, parts: Sequence[Markup], kind: str, is_decoration: bool = False) -> Markup:
+def _svg(title: str, height: float | str, parts: Sequence[Markup], kind: str, is_decoration: bool = False) -> Markup:
     """Wrap a chart's parts; a decoration is hidden from screen readers, anything else says its title."""
     told = Markup('aria-hidden="true"') if is_decoration else Markup('role="img" aria-label="{}"').format(title)
     return Markup('<svg class="chart {kind}" width="100%" height="{height}" {told}>{body}</svg>').format(

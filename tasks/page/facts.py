@@ -248,7 +248,7 @@ class BaseFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """Digests of the folders that the result rests on, and the params that made them."""
+    """Digests of the folders that the result rests on, the params that made them, and data sets of the hub."""
 
     digests: tuple[tuple[str, str], ...]
     params: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError
 from tasks.core.files import manifest_digest, read_manifest
 from tasks.page.facts import BaseFacts, Lineage
 
@@ -21,24 +22,37 @@ def read_base(folder: Path) -> BaseFacts:
     return BaseFacts(base.kind, name, base.revision, base.digest)
 
 
-def read_lineage(folders: Mapping[str, Path], params: Mapping[str, Any]) -> Lineage:
-    """Collect digests and params.
+def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], params: Mapping[str, Any]) -> Lineage:
+    """Collect digests and params, and check that all folders come from one run of the pipeline.
 
     Args:
-        folders: The stage that wrote a folder, and the folder; `train` names the adapter's.
+        base: The base model.
+        folders: By the name under which later stages record it: the stage that wrote a folder, and the folder.
         params: params.yaml's sections; those in :data:`SECTIONS` are shown where they are there.
 
     Raises:
-        ArtifactError: A folder is unfinished or damaged.
+        ArtifactError: A folder is unfinished or damaged, or was made from others than these.
     """
-    digests = [(stage, manifest_digest(folder, stage)) for stage, folder in folders.items()]
-    inputs = read_manifest(folders["train"], "train").get("inputs", {})
-    digests += [(f"train ← {name}", str(digest)) for name, digest in sorted(inputs.items())]
+    digests = {name: manifest_digest(folder, stage) for name, (stage, folder) in folders.items()}
+    inputs = {name: read_manifest(folder, stage).get("inputs", {}) for name, (stage, folder) in folders.items()}
+    for name, recorded in inputs.items():
+        _check_origin(folders[name], recorded, {"base": base.digest} | digests)
+    reference = inputs["adapter"].get("reference")
     return Lineage(
-        digests=tuple(digests),
+        digests=(*digests.items(), *([("reference", str(reference))] if reference else [])),
         params=tuple((name, tuple(_flat(params[name]))) for name in SECTIONS if params.get(name)),
         datasets=_hub_datasets(params.get("ingest")),
     )
+
+
+def _check_origin(made: tuple[str, Path], recorded: Mapping[str, Any], present: Mapping[str, str]) -> None:
+    """Refuse a folder whose recorded inputs are not the ones at hand: a page must not mix two runs."""
+    stage, folder = made
+    for name in sorted(recorded.keys() & present.keys()):
+        if recorded[name] != present[name]:
+            raise ArtifactError(
+                f"{folder} was made from another `{name}` than the present one", f"run `dvc repro {stage}`"
+            )
 
 
 def _flat(section: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -18,6 +18,8 @@ from tasks.page.facts import AnswerFacts, EvidenceFacts, Facts, Rate, TrainingFa
 from tasks.page.snippet import loading_snippet
 
 FOLDER = Path(__file__).parent
+MOST_SLICES = 20  # a chart of more is a wall; the others stand in the metrics
+INTERVALS = {"wilson": "Wilson's score", "normal": "mean ± z standard errors", "bca": "BCa bootstrap over prompts"}
 SIDE_NAMES = {
     "policy": "adapter",
     "reference": "base",
@@ -87,7 +89,8 @@ def render(facts: Facts, title: str, excerpt_chars: int) -> str:
         caveats=words.caveats(facts.base, evidence),
         headline=_headline(evidence),
         overall=_overall(evidence),
-        slices=[_row(one.name, words.many(one.prompts, "prompt"), one.rate) for one in evidence.slices],
+        slices=[_row(one.name, words.many(one.prompts, "prompt"), one.rate) for one in evidence.slices[:MOST_SLICES]],
+        more_slices=len(evidence.slices[MOST_SLICES:]),
         details=_details(evidence),
         tiles=_tiles(facts),
         passes=words.passes(facts.training.epochs),
@@ -152,8 +155,8 @@ def _details(evidence: EvidenceFacts) -> list[tuple[str, str, str]]:
             f"at {words.level(evidence)}; what the gate looks at",
         ),
         *([("Judged by", words.visible(evidence.judge, 80), "")] if evidence.judge else []),
-        ("Interval by", words.visible(evidence.interval_method, 80), ""),
-        ("p-value", words.p_value(evidence.p_value), "chance of such a result if both were equally good"),
+        ("Interval by", words.visible(INTERVALS.get(evidence.interval_method, evidence.interval_method), 80), ""),
+        ("p-value", words.p_value(evidence.p_value), "chance of so high a rate if both were equally good"),
         ("Coverage", words.percent(evidence.coverage), "prompts with a verdict"),
         ("Consistency", share(evidence.consistency), "same verdict in both orders"),
         ("First-position share", share(evidence.first_position_share), "wins of the answer shown first; fair is 50 %"),
@@ -174,7 +177,9 @@ def _tiles(facts: Facts) -> list[Tile]:
         Tile("Win rate", words.percent(evidence.rate.value), words.interval(evidence.rate)),
         Tile("Held-out accuracy", words.percent(after.accuracy), f"{words.percent(before.accuracy)} before"),
         Tile("Reward margin", words.number(after.margin), f"{words.number(before.margin)} before"),
-        Tile("Pairs trained on", words.count(training.train_pairs), f"{words.count(facts.data.refused)} rows rejected"),
+        Tile(
+            "Pairs trained on", words.count(training.train_pairs), f"{words.many(facts.data.refused, 'row')} rejected"
+        ),
         Tile("Answer length", "–" if ratio is None else f"× {words.number(ratio)}", _length_note(facts.answers)),
         Tile("Guards", f"{passed} of {len(evidence.guards)}", "passed"),
     ]

@@ -95,14 +95,12 @@ def verdict(evidence: EvidenceFacts) -> str:
     """Return the evidence in one sentence."""
     rate = evidence.rate
     ties = ", ties counted as half" if evidence.ties else ""
-    prompts = many(evidence.prompts, "held-out prompt")
     bounds = "no interval" if rate.low is None else f"{level(evidence)} interval {interval(rate)}"
-    share = f"{percent(rate.value)} of {prompts}"
+    found = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds}{ties})"
     return {
-        "better": f"The adapter wins {share} against its base ({bounds}{ties}).",
-        "worse": f"The adapter loses to its base: it wins only {share} ({bounds}{ties}).",
-        "undecided": f"Undecided: the adapter wins {share} against its base ({bounds}{ties}), "
-        "which one half would explain as well.",
+        "better": f"The adapter beats its base: {found}.",
+        "worse": f"The adapter loses to its base: {found}.",
+        "undecided": f"Undecided: {found}, which one half would explain as well.",
     }[finding(evidence)]
 
 

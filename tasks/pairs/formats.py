@@ -81,7 +81,7 @@ def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
         for number, line in enumerate(stream, start=1):
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
-                yield _parse(text, f"{name}:{number}")
+                yield _parse(text.rstrip(), f"{name}:{number}")
 
 
 def _parse(text: str, where: str) -> RawRow:

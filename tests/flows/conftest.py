@@ -147,7 +147,7 @@ def living_in(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            is_there = Path(os.readlink(process / "cwd")).is_relative_to(folder)
+            is_there = (process / "cwd").readlink().is_relative_to(folder)
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
         except OSError:
             continue

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import TaskRunSort
 
 from flows.graph import stages_in_order
 from flows.pipeline import outcome_of, pipeline, run_stage
@@ -30,18 +32,27 @@ def run(folder: Path, **parameters: Any) -> State[Any]:
     return pipeline(folder, **parameters, return_state=True)
 
 
-def task_states(state: State[Any]) -> dict[str, str]:
+def task_states(state: State[Any], count: int) -> dict[str, str]:
+    """The final states of a flow run's tasks; the server hears of them a moment later, as events."""
     only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(flow_run_filter=only)
-    return {run.name: f"{run.state.name}: {run.state.message}" for run in runs if run.state}
+    found: dict[str, str] = {}
+
+    def has_all() -> bool:
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(flow_run_filter=only, sort=TaskRunSort.END_TIME_DESC, limit=50)
+        found.update({run.name: f"{run.state.name}: {run.state.message}" for run in runs if run.state})
+        return len([run for run in runs if run.state and run.state.is_final()]) == count
+
+    wait_for(has_all, "the states of the tasks", 30)
+    return found
 
 
 def table_of(state: State[Any]) -> list[dict[str, Any]]:
-    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    with get_client(sync_client=True) as client:
-        (artifact,) = client.read_artifacts(artifact_filter=only)
-    rows: list[dict[str, Any]] = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
+    """The rows of the newest table of a run, which is this run's."""
+    artifact = Artifact.get("pipeline")
+    assert artifact is not None
+    assert artifact.flow_run_id == state.state_details.flow_run_id
+    rows: list[dict[str, Any]] = json.loads(str(artifact.data))
     return rows
 
 
@@ -49,7 +60,7 @@ def test_one_task_a_stage_says_what_happened_and_the_table_lists_it(project: Pat
     set_param(project, "middle", 2)
     state = run(project)
     assert (state.name, state.message) == ("Completed", "1 unchanged, 2 ran")
-    assert task_states(state) == {
+    assert task_states(state, 3) == {
         "first": "Cached: unchanged: nothing that it depends on changed",
         "middle": "Completed: ran: middle.x: 1 → 2",
         "last": "Completed: ran: out/middle changed",
@@ -65,7 +76,7 @@ def test_a_failed_stage_skips_the_rest_and_the_flow_fails_with_its_error(project
     state = run(project)
     assert state.is_failed()
     assert state.message == "stage `first` failed (data): SomeError: the data is in the way"
-    assert task_states(state) == {"first": "Failed: data: SomeError: the data is in the way"}
+    assert task_states(state, 1) == {"first": "Failed: data: SomeError: the data is in the way"}
     assert [row["status"] for row in table_of(state)] == ["failed (data)", "skipped", "skipped"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.files import atomic_folder, digest_of, pretty_json, write_text
+from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
 from tasks.report import Folders, ReportConfig
 
 CONFIG = ReportConfig(
@@ -81,7 +81,8 @@ def make_folders(
     _pairs(folders.pairs, ids, pairs, rejects, hostile)
     _tokens(folders.tokens, ids, pairs, hostile, has_slices)
     _training(folders, pairs, prompts, train)
-    _responses(folders.responses, ids, hostile)
+    inputs = {"tokens": manifest_digest(folders.tokens, "encode"), "adapter": manifest_digest(folders.adapter, "train")}
+    _responses(folders.responses, inputs, ids, hostile)
     scores = {name: _score(i, losses_every) for i, name in enumerate(ids)}
     _winrate(folders.winrate, scores, winrate, has_slices, hostile)
     return folders
@@ -173,7 +174,7 @@ def _training(folders: Folders, pairs: int, prompts: int, change: Change | None)
         write_text(draft / "metrics.json", pretty_json(metrics))
         write_text(draft / "steps.csv", _csv(rows))
         write_text(draft / "evals.csv", _csv(evals))
-    about = {"stage": "train", "inputs": {"tokens": "1f" * 32, "reference": "2e" * 32}}
+    about = {"stage": "train", "inputs": {"tokens": manifest_digest(folders.tokens, "encode"), "reference": "2e" * 32}}
     with atomic_folder(folders.adapter, about) as draft:
         write_text(draft / "adapter_config.json", "{}\n")
 
@@ -186,7 +187,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _responses(folder: Path, ids: list[str], hostile: str) -> None:
+def _responses(folder: Path, inputs: dict[str, str], ids: list[str], hostile: str) -> None:
     texts = {"policy": policy_answer, "reference": reference_answer, "control": lambda i: reference_answer(i + 1)}
     rows = [
         {
@@ -206,7 +207,7 @@ def _responses(folder: Path, ids: list[str], hostile: str) -> None:
         for side, mean in means.items()
     }
     metrics = {"prompts": len(ids), "samples": 1, "sides": sides, "adapter_max_abs_delta_logit": 2.5}
-    with atomic_folder(folder, {"stage": "respond"}) as draft:
+    with atomic_folder(folder, {"stage": "respond", "inputs": inputs}) as draft:
         write_text(draft / "responses.jsonl", _lines(rows))
         write_text(draft / "metrics.json", pretty_json(metrics))
 

@@ -109,7 +109,7 @@ def test_hostile_answers_questions_slices_reasons_and_titles_are_shown_as_text(t
 def test_the_first_screen_holds_the_verdict_and_the_key_numbers(page, facts):
     text = Page(page).text.replace("\u00a0", " ")
     rate = f"{100 * facts.evidence.rate.value:.1f} %"
-    assert f"The adapter wins {rate} of 60 held-out prompts against its base" in text
+    assert f"The adapter beats its base: a win rate of {rate} on 60 held-out prompts" in text
     for label in ("Win rate", "Held-out accuracy", "Reward margin", "Pairs trained on", "Answer length", "Guards"):
         assert label in text.split("What went in")[0]
 
@@ -164,6 +164,14 @@ def test_a_single_prompt_without_rejected_rows_or_examples_makes_a_page(tmp_path
 def test_missing_interval_bounds_leave_a_page_without_a_claim(facts):
     evidence = dataclasses.replace(facts.evidence, rate=Rate(1.0, None, None))
     assert "Undecided" in _render(dataclasses.replace(facts, evidence=evidence))
+
+
+def test_many_slices_are_cut_to_the_largest_and_the_rest_counted(facts):
+    slices = tuple(dataclasses.replace(facts.evidence.slices[0], name=f"slice {i}") for i in range(31))
+    text = Page(_render(dataclasses.replace(facts, evidence=dataclasses.replace(facts.evidence, slices=slices)))).text
+    assert "slice 19" in text
+    assert "slice 20" not in text
+    assert "11\u00a0smaller slices more stand in the metrics" in text.replace(" smaller", "\u00a0smaller")
 
 
 def test_a_failed_guard_is_named_on_the_first_screen(facts):

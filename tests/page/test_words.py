@@ -37,9 +37,9 @@ def test_negative_numbers_carry_a_minus_and_a_rounded_zero_carries_none():
 def test_an_interval_above_one_half_is_a_win_below_a_loss_and_across_undecided(evidence):
     won, lost, open_ = (_with_rate(evidence, *at) for at in ((0.9, 0.8, 0.95), (0.2, 0.1, 0.3), (0.6, 0.45, 0.7)))
     assert [words.finding(one) for one in (won, lost, open_)] == ["better", "worse", "undecided"]
-    assert words.verdict(won).startswith(f"The adapter wins 90.0{GAP}% of 40{GAP}held-out prompts against its base")
-    assert words.verdict(lost).startswith("The adapter loses to its base: it wins only 20.0")
-    assert words.verdict(open_).startswith("Undecided: ")
+    assert words.verdict(won).startswith(f"The adapter beats its base: a win rate of 90.0{GAP}% on 40{GAP}held-out")
+    assert words.verdict(lost).startswith(f"The adapter loses to its base: a win rate of 20.0{GAP}%")
+    assert words.verdict(open_).startswith(f"Undecided: a win rate of 60.0{GAP}%")
 
 
 def test_an_interval_that_touches_one_half_is_not_called_a_win(evidence):

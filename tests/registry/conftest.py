@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,24 +10,10 @@ import pytest
 from tasks.registry.registry import Registry
 from tasks.registry.store import FolderStore
 
-HERE = Path(__file__).resolve().parent
-
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(FolderStore(tmp_path / "registry"), "demo")
-
-
-@pytest.fixture
-def stage():
-    """Run a script of this folder, or a module, in a process of its own."""
-
-    def start(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent)}
-        command = [sys.executable, *map(str, words)]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-
-    return start
 
 
 @pytest.fixture

@@ -203,6 +203,6 @@ def test_a_thousand_moves_are_read_in_a_blink(registry: Registry):
         record |= {"version": version, "alias": "champion"} | ({"previous": previous} if previous else {})
         (log / f"{number:08d}.json").write_text(json.dumps(record))
         previous = version
-    began = time.perf_counter()
+    began = time.process_time()
     assert Registry(registry.store, "demo").find("champion") == previous
-    assert time.perf_counter() - began < 1.0  # 0.05 s on an idle machine
+    assert time.process_time() - began < 1.0  # about 0.1 s

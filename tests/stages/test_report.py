@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
-from tasks.core.files import MANIFEST, read_manifest, verify_manifest, write_manifest
+from tasks.core.files import MANIFEST, manifest_digest, read_manifest, verify_manifest, write_manifest
 from tasks.core.params import load_section
 from tasks.report import Folders, ReportConfig, run
 from tests.page.samples import CONFIG, PARAMS, make_folders
@@ -37,7 +37,8 @@ def test_the_stage_writes_page_card_and_manifest(tmp_path):
     run(folders, PARAMS, CONFIG)
     manifest = verify_manifest(folders.out, "report")
     assert set(manifest["files"]) == {"report.html", "README.md"}
-    assert manifest["inputs"]["train"] == dict(manifest["inputs"])["train"]
+    assert manifest["inputs"]["adapter"] == manifest_digest(folders.adapter, "train")
+    assert manifest["inputs"]["winrate"] == manifest_digest(folders.winrate, "winrate")
 
 
 def test_the_same_inputs_give_the_same_bytes_wherever_they_lie(tmp_path):
@@ -128,6 +129,14 @@ def test_a_judged_prompt_without_an_answer_is_refused_by_id(tmp_path):
     answers.write_text("".join(kept))
     _remanifest(folders.responses)
     with pytest.raises(ArtifactError, match=r"prompt [0-9a-f]{16} was judged but has no answer of the policy"):
+        run(folders, PARAMS, CONFIG)
+
+
+def test_answers_of_another_adapter_are_refused_rather_than_reported(tmp_path):
+    folders = _small(tmp_path)
+    (folders.adapter / "adapter_config.json").write_text('{"r": 16}\n')
+    _remanifest(folders.adapter)
+    with pytest.raises(ArtifactError, match=r"data/responses was made from another `adapter`.*dvc repro respond"):
         run(folders, PARAMS, CONFIG)
 
 

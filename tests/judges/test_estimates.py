@@ -1,0 +1,260 @@
+"""The statistics, against arithmetic by hand and against simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from tasks.core.errors import DataError
+from tasks.judges.estimates import (
+    bca,
+    consistency,
+    first_position_share,
+    interval,
+    paired_difference,
+    per_prompt,
+    sign_flip_p,
+    win_rate,
+)
+from tasks.judges.length_control import LengthControlled, Refused, fit_logistic, length_controlled
+from tasks.judges.power import alpha_of_attempt, holm, prompts_needed, smallest_detectable_win_rate
+
+NAN = float("nan")
+
+
+def test_orders_then_samples_are_averaged_within_the_prompt():
+    scores = per_prompt(["a", "a", "b"], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0])
+    assert scores == {"a": 0.75, "b": 0.0}  # a: (1 + ½)/2
+
+
+def test_a_pair_without_both_orders_is_missing_and_never_a_tie():
+    scores = per_prompt(["a", "b", "b"], [1.0, 1.0, NAN], [NAN, 1.0, 0.0])
+    assert math.isnan(scores["a"])
+    assert scores["b"] == 1.0  # the sample that has both orders alone
+
+
+def test_a_missing_verdict_changes_coverage_and_nothing_else():
+    with_missing, without = win_rate([1.0, 0.0, 1.0, NAN]), win_rate([1.0, 0.0, 1.0])
+    assert (with_missing.prompts, with_missing.judged, with_missing.coverage) == (4, 3, 0.75)
+    assert (with_missing.wins, with_missing.ties, with_missing.losses) == (2, 0, 1)
+    assert (with_missing.win_rate, with_missing.se) == (without.win_rate, without.se)
+    assert (with_missing.low, with_missing.high) == (without.low, without.high)
+
+
+def test_no_verdict_at_all_is_refused():
+    with pytest.raises(DataError, match="no prompt has a verdict"):
+        win_rate([NAN, NAN])
+
+
+def test_rate_error_and_counts_are_those_computed_by_hand():
+    result = win_rate([1.0, 1.0, 0.5, 0.0])
+    assert result.win_rate == 0.625
+    # deviations 3/8, 3/8, -1/8, -5/8: sum of squares 44/64; sd = √(0.6875/3); se = sd/2
+    assert result.se == pytest.approx(math.sqrt(0.6875 / 3) / 2)
+    assert (result.wins, result.ties, result.losses, result.discrete_rate) == (2, 1, 1, 0.625)
+
+
+def test_hard_verdicts_get_wilsons_interval():
+    result = win_rate([1.0] * 60 + [0.0] * 40)
+    # (0.6 + 1.9208/100 ± 1.96·√(0.24/100 + 0.9604/10000)) / (1 + 3.8416/100), z = 1.959964
+    z = 1.959964
+    half = z * math.sqrt(0.24 / 100 + z * z / 40_000)
+    centre, scale = 0.6 + z * z / 200, 1 + z * z / 100
+    assert result.interval_method == "wilson"
+    assert result.low == pytest.approx((centre - half) / scale, abs=1e-6)
+    assert result.high == pytest.approx((centre + half) / scale, abs=1e-6)
+    assert result.low < result.lower_bound < result.win_rate  # one side at 5 % lies inside two at 2.5 %
+
+
+def test_from_a_hundred_prompts_the_interval_is_normal():
+    scores = np.array([1.0] * 50 + [0.5] * 30 + [0.0] * 20)
+    result = win_rate(scores)
+    se = scores.std(ddof=1) / 10
+    assert result.interval_method == "normal"
+    assert result.low == pytest.approx(0.65 - 1.959964 * se, abs=1e-6)
+    assert result.lower_bound == pytest.approx(0.65 - 1.644854 * se, abs=1e-6)
+
+
+def test_below_a_hundred_soft_scores_are_bootstrapped_the_same_each_time():
+    scores = np.array([1.0, 0.5, 1.0, 0.0, 0.75, 1.0, 0.5, 0.25, 1.0, 0.5])
+    first, again, other = (interval(scores, seed=seed) for seed in (1, 1, 2))
+    assert first.method == "bca"
+    assert first == again
+    assert first != other
+    assert 0 <= first.low < first.lower_bound < scores.mean() < first.high <= 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_equal_scores_still_have_an_interval(value):
+    result = win_rate([value] * 20)
+    assert result.interval_method == "wilson"
+    assert result.low <= value <= result.high
+    assert result.high - result.low > 0.1
+
+
+def test_one_prompt_has_no_standard_error():
+    assert win_rate([1.0]).se is None
+
+
+@pytest.mark.parametrize(("n", "method"), [(40, "bca"), (150, "normal")])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(n, method):
+    rng, truth, covered, above = np.random.default_rng(0), 0.6, 0, 0
+    for _ in range(200):
+        scores = rng.choice([0.0, 0.5, 1.0], p=[0.3, 0.2, 0.5], size=n)
+        found = bca(scores, 0.05, 0, resamples=499) if method == "bca" else interval(scores)
+        assert found.method == method
+        covered += found.low <= truth <= found.high
+        above += found.lower_bound > truth
+    assert 0.92 <= covered / 200 <= 0.98
+    assert above / 200 <= 0.08
+
+
+def test_pooling_swapped_games_understates_the_error():
+    rng = np.random.default_rng(0)
+    first = (rng.random(400) < 0.6).astype(float)
+    second = np.where(rng.random(400) < 0.8, first, 1 - first)  # the other order mostly agrees
+    pooled = np.concatenate([first, second])
+    honest = win_rate((first + second) / 2).se
+    assert honest is not None
+    assert pooled.std(ddof=1) / math.sqrt(pooled.size) < 0.9 * honest
+
+
+def test_the_sign_flip_p_value_is_that_of_all_flips():
+    # five wins of five: only one flip in 2⁵ = 32 reaches the sum
+    assert sign_flip_p([1.0] * 5, flips=20_000) == pytest.approx(1 / 32, abs=0.005)
+    assert sign_flip_p([0.5] * 5) == 1.0  # nothing to flip
+    assert sign_flip_p([1.0, 0.0] * 50) > 0.4
+    assert sign_flip_p([1.0] * 60, flips=999) == pytest.approx(1 / 1000)
+
+
+def test_the_sign_flip_test_errs_as_often_as_its_level_says():
+    rng = np.random.default_rng(1)
+    found = [sign_flip_p(rng.choice([0.0, 0.5, 1.0], size=60), seed, flips=499) < 0.05 for seed in range(300)]
+    assert 0.02 <= np.mean(found) <= 0.08
+
+
+def test_a_paired_difference_uses_only_prompts_that_both_have():
+    result = paired_difference([1.0, 1.0, 0.5, NAN], [0.0, 1.0, NAN, 1.0])
+    assert (result.prompts, result.difference) == (2, 0.5)
+    same = paired_difference([1.0, 0.0, 0.5] * 40, [1.0, 0.0, 0.5] * 40)
+    assert same.difference == 0.0
+    assert same.low < 0 < same.high
+    with pytest.raises(DataError):
+        paired_difference([NAN], [1.0])
+
+
+def test_pairing_sees_what_two_separate_intervals_do_not():
+    rng = np.random.default_rng(2)
+    base = rng.choice([0.0, 1.0], size=200)
+    better = np.where(rng.random(200) < 0.1, 1.0, base)
+    paired, ours, theirs = paired_difference(better, base), win_rate(better), win_rate(base)
+    assert paired.low > 0
+    assert ours.low < theirs.high
+
+
+def test_consistency_and_first_position_share_show_a_biased_judge():
+    assert consistency([1.0, 1.0, 0.0, 0.5], [1.0, 0.0, 0.0, 1.0]) == 0.5
+    assert first_position_share([1.0, 1.0], [0.0, 0.0]) == 1.0  # whoever is first wins
+    assert first_position_share([1.0, 0.0], [1.0, 0.0]) == 0.5
+    assert first_position_share([NAN], [1.0]) is None
+    assert consistency([], []) is None
+
+
+@pytest.mark.parametrize(("n", "rate"), [(100, 62.4), (200, 58.8), (500, 55.6), (805, 54.4)])
+def test_the_smallest_detectable_win_rate(n, rate):
+    assert round(100 * smallest_detectable_win_rate(n), 1) == rate
+
+
+def test_fifty_five_percent_needs_617_prompts():
+    assert prompts_needed(0.55) == 617
+    with pytest.raises(ValueError, match="between"):
+        prompts_needed(0.5)
+
+
+def test_the_promised_power_is_there():
+    n, p = 200, smallest_detectable_win_rate(200)
+    wins = np.random.default_rng(0).binomial(n, p, size=4000)
+    is_shown = (wins / n - 0.5) / (0.5 / math.sqrt(n)) > stats.norm.ppf(0.95)
+    assert is_shown.mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_holm_by_hand():
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    # sorted 0.01·3 = 0.03, 0.03·2 = 0.06, max(0.06, 0.04·1) = 0.06
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({}) == {}
+
+
+def test_attempts_on_one_prompt_set_spend_alpha_once():
+    assert alpha_of_attempt(1) == pytest.approx(0.05 * 6 / math.pi**2)
+    assert alpha_of_attempt(2) == pytest.approx(alpha_of_attempt(1) / 4)
+    assert sum(alpha_of_attempt(k) for k in range(1, 20_000)) == pytest.approx(0.05, abs=1e-5)
+
+
+def _length_biased(n: int, theta: float, phi: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    difference = rng.normal(30, 20, size=n)
+    z = theta + phi * np.tanh(difference / difference.std(ddof=1))
+    return (rng.random(n) < 1 / (1 + np.exp(-z))).astype(float), difference
+
+
+def test_a_judge_that_likes_only_length_is_controlled_to_one_half():
+    scores, difference = _length_biased(2000, theta=0.0, phi=1.2)
+    result = length_controlled(scores, difference, resamples=200)
+    assert isinstance(result, LengthControlled)
+    assert scores.mean() > 0.68
+    assert result.low < 0.5 < result.high
+    assert result.length_effect == pytest.approx(1.2, abs=0.25)
+
+
+def test_the_fit_is_the_minimum_that_scipy_finds():
+    rng = np.random.default_rng(3)
+    features = np.column_stack([np.ones(80), np.tanh(rng.normal(size=80))])
+    labels = rng.choice([0.0, 0.25, 0.5, 1.0], size=80)
+
+    def loss(b):
+        z = features @ b
+        return np.sum(np.logaddexp(0, z) - labels * z)
+
+    ours = fit_logistic(features, labels, np.ones((1, 80)))[0]
+    assert ours == pytest.approx(optimize.minimize(loss, np.zeros(2)).x, abs=1e-3)
+
+
+def test_separable_lengths_do_not_blow_up():
+    difference = np.array([-1.0] * 30 + [1.0] * 30)
+    result = length_controlled((difference > 0).astype(float), difference, resamples=50)
+    assert isinstance(result, LengthControlled)
+    assert result.win_rate == pytest.approx(0.5, abs=0.01)
+
+
+def test_length_differences_of_equal_sign_are_refused_when_they_have_no_spread():
+    assert isinstance(length_controlled([0.0, 1.0] * 30, [5.0] * 60), Refused)
+
+
+def test_length_control_is_refused_on_few_prompts_and_on_lopsided_results():
+    scores, difference = _length_biased(49, 0, 0)
+    few, lopsided = length_controlled(scores, difference), length_controlled([1.0] * 58 + [0.0] * 2, np.arange(60.0))
+    assert isinstance(few, Refused)
+    assert "needs 50" in few.refused
+    assert isinstance(lopsided, Refused)
+    assert "0.967" in lopsided.refused
+
+
+def test_with_difficulties_the_rate_is_the_mean_over_prompts():
+    rng = np.random.default_rng(4)
+    gamma, difference = rng.normal(size=1500), rng.normal(size=1500)
+    truth = 1 / (1 + np.exp(-(0.5 + 1.5 * gamma)))
+    scores = (rng.random(1500) < truth).astype(float)
+    result = length_controlled(scores, difference, difficulty=gamma, resamples=100)
+    assert isinstance(result, LengthControlled)
+    assert result.win_rate == pytest.approx(truth.mean(), abs=0.03)
+
+
+def test_missing_verdicts_leave_the_length_controlled_rate_alone():
+    scores, difference = _length_biased(120, 0.3, 0.5)
+    holed = np.concatenate([scores, [NAN] * 5])
+    longer = np.concatenate([difference, [1e6] * 5])
+    assert length_controlled(holed, longer, resamples=50) == length_controlled(scores, difference, resamples=50)

@@ -1,0 +1,141 @@
+"""Guards: each catches what it is for, and a sound run passes them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.core.errors import ArtifactError, ConfigError
+from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
+from tasks.judges.leakage import Leakage, measure_leakage
+from tasks.judges.protocol import Answer
+
+LIMITS = GuardLimits(
+    max_empty_share=0.02,
+    max_truncated_share=0.1,
+    max_repeated_share=0.05,
+    min_distinct_ratio=0.5,
+    max_identical_share=0.9,
+    min_length_ratio=0.5,
+    max_length_ratio=2.0,
+    max_seen_prompt_share=0.0,
+    max_overlapping_prompt_share=0.2,
+    overlap_words=4,
+    max_control_z=4.0,
+)
+SOUND = Measured(
+    policy=[Answer(f"Thank you, number {i}.", "stop", 6) for i in range(20)],
+    reference=[Answer(f"Hello, number {i}.", "stop", 5) for i in range(20)],
+    max_abs_delta_logit=0.7,
+    leakage=Leakage(0.0, 0.1),
+    control_rate=0.52,
+    control_se=0.03,
+)
+
+
+def _failed(**changes) -> set[str]:
+    guards = check_guards(dataclasses.replace(SOUND, **changes), LIMITS)
+    return {name for name, guard in guards.items() if not guard.is_passed}
+
+
+def test_a_sound_run_passes_every_guard():
+    assert _failed() == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "guard"),
+    [
+        ({"max_abs_delta_logit": 0.0}, "adapter_max_abs_delta_logit"),
+        ({"policy": [Answer("Always the same.", "stop", 5)] * 20}, "distinct_ratio"),
+        ({"policy": [Answer("", "stop", 0), *SOUND.policy[1:]]}, "empty_share"),
+        ({"policy": [dataclasses.replace(answer, finish="length") for answer in SOUND.policy]}, "truncated_share"),
+        ({"policy": [dataclasses.replace(answer, n_tokens=11) for answer in SOUND.policy]}, "length_ratio"),
+        ({"policy": [dataclasses.replace(answer, n_tokens=2) for answer in SOUND.policy]}, "length_ratio"),
+        ({"policy": [Answer(f"{i} no no no no no no", "stop", 6) for i in range(20)]}, "repeated_share"),
+        ({"policy": SOUND.reference}, "identical_share"),
+        ({"leakage": Leakage(0.05, 0.1)}, "seen_prompt_share"),
+        ({"leakage": Leakage(0.0, 0.3)}, "overlapping_prompt_share"),
+        ({"control_rate": 0.65}, "control_z"),
+        ({"control_rate": 0.6, "control_se": None}, "control_z"),
+    ],
+)
+def test_each_fault_is_caught_by_its_guard_alone(change, guard):
+    assert _failed(**change) == {guard}
+
+
+def test_a_reference_that_always_ties_with_itself_is_no_fault():
+    assert _failed(control_rate=0.5, control_se=0.0) == set()
+
+
+def test_a_guard_is_recorded_with_value_limit_and_verdict():
+    guards = check_guards(SOUND, LIMITS)
+    assert guards["length_ratio"].as_json() == {"value": 1.2, "limit": [0.5, 2.0], "rule": "between", "passed": True}
+    assert guards["distinct_ratio"].as_json() == {"value": 1.0, "limit": 0.5, "rule": "at least", "passed": True}
+
+
+def test_two_silent_sides_have_a_length_ratio():
+    assert length_ratio([Answer("")], [Answer("")]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"max_empty_share": 1.5}, "winrate.guards.max_empty_share"),
+        ({"max_length_ratio": 0.4}, "winrate.guards.max_length_ratio"),
+        ({"overlap_words": 0}, "winrate.guards.overlap_words"),
+        ({"max_control_z": 0.0}, "winrate.guards.max_control_z"),
+    ],
+)
+def test_wrong_limits_are_refused_by_name(change, told):
+    with pytest.raises(ConfigError, match=told):
+        dataclasses.replace(LIMITS, **change)
+
+
+def _write_pairs(folder: Path, **splits: dict[str, str | list[str]]) -> Path:
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema(
+        [("prompt_id", pa.string()), ("prompt_text", pa.string()), ("prompt_messages", pa.list_(message))]
+    )
+    for split, prompts in splits.items():
+        rows = [
+            {
+                "prompt_id": name,
+                "prompt_text": told if isinstance(told, str) else None,
+                "prompt_messages": None if isinstance(told, str) else [{"role": "user", "content": c} for c in told],
+            }
+            for name, told in prompts.items()
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{split}.parquet")
+    return folder
+
+
+def test_leaked_prompts_are_counted_exactly_and_by_runs_of_words(tmp_path):
+    pairs = _write_pairs(
+        tmp_path,
+        train={"t1": "Where is my parcel?", "t2": ["I like long walks on the sunny beach today"]},
+        test={
+            "same": ["where is  MY parcel"],  # the same words in another form
+            "shares": "They took long walks on the pier",
+            "short": "my parcel",  # shorter than a run, and not a prompt of its own in training
+            "fresh": "Nothing here is known to anyone",
+            "unasked": "Where is my parcel",
+        },
+    )
+    found = measure_leakage(pairs, ["same", "shares", "short", "fresh"], ngram=4)
+    assert (found.exact, found.overlapping) == (0.25, 0.5)
+
+
+def test_an_answered_prompt_that_is_not_held_out_is_refused(tmp_path):
+    pairs = _write_pairs(tmp_path, train={"t": "a"}, test={"p": "b"})
+    with pytest.raises(ArtifactError, match=r"prompt gone was answered but is not in .*test\.parquet"):
+        measure_leakage(pairs, ["p", "gone"], ngram=3)
+
+
+def test_a_damaged_pairs_file_is_refused_by_name(tmp_path):
+    (tmp_path / "test.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ArtifactError, match=r"test\.parquet cannot be read"):
+        measure_leakage(tmp_path, ["p"], ngram=3)

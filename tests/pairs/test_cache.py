@@ -1,0 +1,120 @@
+"""The token cache: what is written is read, and nothing damaged is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import atomic_folder, write_manifest
+from tasks.pairs.cache import TokenPairs, TokenRow, TokenWriter, cache_path, open_tokens
+from tests.conftest import ROOT
+
+
+def row(*parts: list[int]) -> TokenRow:
+    return TokenRow(*(np.array(part, dtype=np.int32) for part in parts))
+
+
+ROWS = [row([1, 2], [3], [4, 5]), row([1], [6, 7], [8]), row([9, 9, 9], [1], [2])]
+PAIRS = TokenPairs.of_rows(ROWS, ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with atomic_folder(tmp_path / "tokens", {"stage": "encode"}) as draft, TokenWriter(draft, "train") as writer:
+        writer.append(TokenPairs.of_rows(ROWS[:2], ["a" * 16, "b" * 16], ["d" * 16] * 2))
+        writer.append(TokenPairs.of_rows([], [], []))
+        writer.append(TokenPairs.of_rows(ROWS[2:], ["c" * 16], ["d" * 16]))
+    return tmp_path / "tokens"
+
+
+def test_what_was_written_in_batches_is_read_as_one(folder: Path) -> None:
+    pairs = open_tokens(folder, "train")
+    assert len(pairs) == 3
+    assert pairs.starts.tolist() == [0, 5, 9]
+    for i, expected in enumerate(ROWS):
+        got = pairs.row(i)
+        assert [part.tolist() for part in (got.prompt, got.chosen, got.rejected)] == [
+            part.tolist() for part in (expected.prompt, expected.chosen, expected.rejected)
+        ]
+    assert pairs.pair_ids.tolist() == [b"a" * 16, b"b" * 16, b"c" * 16]
+    assert pairs.digest() == PAIRS.digest()
+
+
+def test_the_ids_are_memory_mapped(folder: Path) -> None:
+    assert isinstance(open_tokens(folder, "train").ids, np.memmap)
+
+
+def test_a_row_that_is_not_there_is_an_index_error() -> None:
+    assert PAIRS.row(-1).prompt.tolist() == [9, 9, 9]
+    with pytest.raises(IndexError):
+        PAIRS.row(3)
+
+
+def test_the_digest_sees_ids_boundaries_and_identities() -> None:
+    others = [
+        TokenPairs.of_rows([row([1, 2], [3], [4, 6]), *ROWS[1:]], ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3),
+        TokenPairs.of_rows([row([1], [2, 3], [4, 5]), *ROWS[1:]], ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3),
+        TokenPairs.of_rows(ROWS, ["a" * 16, "b" * 16, "e" * 16], ["d" * 16] * 3),
+        TokenPairs.concatenate([PAIRS, PAIRS]),
+    ]
+    assert len({PAIRS.digest(), *(other.digest() for other in others)}) == 5
+
+
+def refusal(folder: Path, split: str = "train") -> str:
+    with pytest.raises(ArtifactError) as caught:
+        open_tokens(folder, split)
+    assert "dvc repro encode" in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_folder_split_or_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    assert "is missing" in refusal(tmp_path / "nowhere")
+    assert "holds no split `test`" in refusal(folder, "test")
+    cache_path(folder, "train", "lengths").unlink()
+    assert "train.lengths.npy is missing" in refusal(folder)
+
+
+def test_a_cut_file_is_refused(folder: Path) -> None:
+    path = cache_path(folder, "train", "ids")
+    path.write_bytes(path.read_bytes()[:-4])
+    assert "its manifest says" in refusal(folder)
+
+
+def test_a_changed_token_is_refused(folder: Path) -> None:
+    path = cache_path(folder, "train", "ids")
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert "train.ids.npy is corrupt" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "told"),
+    [
+        ("lengths", np.array([[2, 1, 2], [1, 2, 1], [3, 1, 2]], dtype=np.int32), "lengths add up to 15 tokens"),
+        ("lengths", np.array([[2, 1, 2], [1, 2, 1], [5, 0, 0]], dtype=np.int32), "an empty prompt or reply"),
+        ("lengths", np.zeros((0, 3), dtype=np.int32), r"pair_ids are"),
+        ("lengths", np.zeros((3, 2), dtype=np.int32), "shape"),
+        ("ids", np.zeros(14, dtype=np.int64), "int64"),
+        ("pair_ids", np.array([b"a"], dtype="S16"), "pair_ids"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(folder: Path, name: str, array: np.ndarray, told: str) -> None:
+    np.save(cache_path(folder, "train", name), array)
+    write_manifest(folder, {"stage": "encode"})
+    assert told in refusal(folder)
+
+
+def test_a_file_that_is_no_array_is_refused(folder: Path) -> None:
+    cache_path(folder, "train", "ids").write_bytes(b"rubbish")
+    write_manifest(folder, {"stage": "encode"})
+    assert "not a readable array" in refusal(folder)
+
+
+def test_the_cache_needs_numpy_and_nothing_heavier() -> None:
+    code = "import sys, tasks.pairs.cache; print([m for m in ('torch', 'transformers', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

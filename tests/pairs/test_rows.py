@@ -1,0 +1,150 @@
+"""Rows of every published form become pairs; each unusable row has its one reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.pairs.formats import RawRow
+from tasks.pairs.rows import parse_row
+from tasks.pairs.schema import REASONS, Columns, Message, Pair, Rejection
+from tests.pairs.samples import chat
+
+USER = {"role": "user", "content": "Hi"}
+BOT = {"role": "assistant", "content": "Hello"}
+OTHER = {"role": "assistant", "content": "Go away"}
+PARSED = Pair(chat("Hi"), "Hello", "Go away", None, "x:1")
+
+
+def parse(value: Any, columns: Columns | None = None) -> Pair | Rejection:
+    return parse_row(RawRow("x:1", value), columns or Columns())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER], "chosen": [BOT], "rejected": [OTHER]},
+        {"prompt": [USER], "chosen": BOT, "rejected": OTHER},
+        {"prompt": [USER], "chosen": "Hello", "rejected": "Go away"},
+        {"prompt": [USER], "chosen": [USER, BOT], "rejected": [USER, OTHER]},
+        {"prompt": "Hi", "chosen": [USER, BOT], "rejected": [USER, OTHER]},
+        {"prompt": "Hi", "chosen": [BOT], "rejected": [OTHER]},
+        {"chosen": [USER, BOT], "rejected": [USER, OTHER]},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi \n\nAssistant: Go away"},
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "Hello"},
+            "rejected": {"from": "gpt", "value": "Go away"},
+        },
+    ],
+    ids=[
+        "message lists",
+        "message objects",
+        "text replies",
+        "replies that repeat the prompt",
+        "text prompt and whole conversations",
+        "text prompt and messages",
+        "no prompt",
+        "transcripts",
+        "ShareGPT",
+    ],
+)
+def test_every_form_of_one_conversation_gives_the_same_pair(row: dict[str, Any]) -> None:
+    assert parse(row) == PARSED
+
+
+def test_plain_text_stays_as_it_is_with_its_spaces() -> None:
+    row = {"prompt": "Is it? ", "chosen": " Yes\n", "rejected": " No", "slice": "short"}
+    assert parse(row) == Pair("Is it? ", " Yes\n", " No", "short", "x:1")
+
+
+def test_an_empty_text_prompt_is_a_prompt() -> None:
+    assert parse({"prompt": "", "chosen": "A b", "rejected": "B a"}) == Pair("", "A b", "B a", None, "x:1")
+
+
+def test_a_system_message_and_earlier_turns_stay_in_the_prompt() -> None:
+    system = {"role": "system", "content": "Be kind."}
+    parsed = parse({"chosen": [system, USER, BOT, USER, BOT], "rejected": [system, USER, BOT, USER, OTHER]})
+    assert isinstance(parsed, Pair)
+    assert parsed.prompt == (Message("system", "Be kind."), *chat("Hi", "Hello", "Hi"))
+
+
+def test_the_word_human_inside_a_reply_is_text() -> None:
+    reply = "He said:\nHuman: no.\n Assistant: yes."
+    parsed = parse(
+        {"chosen": f"\n\nHuman: Hi\n\nAssistant: {reply}", "rejected": "\n\nHuman: Hi\n\nAssistant: Human: x"}
+    )
+    assert isinstance(parsed, Pair)
+    assert (parsed.chosen, parsed.rejected) == (reply, "Human: x")
+
+
+def test_columns_can_be_renamed_reached_into_and_swapped() -> None:
+    row = {"q": "Hi", "answers": {"good": "Hello", "bad": "Go away"}, "meta": {"topic": 7}}
+    columns = Columns(prompt="q", chosen="answers.bad", rejected="answers.good", slice="meta.topic")
+    assert parse(row, columns) == Pair("Hi", "Go away", "Hello", "7", "x:1")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "told"),
+    [
+        ([1, 2], "not_an_object", "a list"),
+        ("text", "not_an_object", "text"),
+        (None, "not_an_object", "null"),
+        ({"prompt": "Hi", "chosen": "a"}, "missing_column", "`rejected`"),
+        ({"prompt": "Hi", "chosen": True, "rejected": "b"}, "not_text", "`chosen` is the JSON value true"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": None}, "not_text", "`rejected` is the JSON value null"),
+        ({"prompt": 7, "chosen": "a", "rejected": "b"}, "not_text", "`prompt` is the JSON value 7"),
+        ({"prompt": "Hi", "chosen": "\ud83d", "rejected": "b"}, "not_text", "surrogate"),
+        ({"prompt": [USER], "chosen": [{**BOT, "content": True}], "rejected": [OTHER]}, "not_text", "true"),
+        ({"prompt": [USER], "chosen": [{**BOT, "tool_calls": [{}]}], "rejected": [OTHER]}, "not_text", "tools"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "slice": []}, "not_text", "`slice`"),
+        ({"chosen": "a", "rejected": "b"}, "not_a_transcript", "`prompt`"),
+        ({"prompt": [{"role": "tool", "content": "x"}], "chosen": [BOT], "rejected": [OTHER]}, "unknown_role", "tool"),
+        ({"prompt": [USER, USER], "chosen": [BOT], "rejected": [OTHER]}, "two_turns_of_one_role", "by user"),
+        ({"prompt": [USER], "chosen": [USER], "rejected": [OTHER]}, "two_turns_of_one_role", "by user"),
+        ({"prompt": [USER, BOT], "chosen": [USER], "rejected": [USER]}, "last_turn_not_assistant", "ends with user"),
+        ({"prompt": [], "chosen": [], "rejected": []}, "last_turn_not_assistant", "no turn"),
+        ({"prompt": [], "chosen": [BOT], "rejected": [OTHER]}, "empty_prompt", "0 turns"),
+        ({"prompt": [{**USER, "content": " "}], "chosen": [BOT], "rejected": [OTHER]}, "empty_prompt", "none with"),
+        ({"prompt": "Hi", "chosen": " \n", "rejected": "b"}, "empty_chosen", "chosen"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": ""}, "empty_rejected", "rejected"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "a"}, "identical_replies", "same"),
+        ({"chosen": [USER, BOT], "rejected": [{**USER, "content": "Hi!"}, OTHER]}, "prompts_differ", "not alike"),
+        ({"prompt": "Else", "chosen": [USER, BOT], "rejected": [USER, OTHER]}, "prompts_differ", "no turn"),
+        (
+            {"chosen": "\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b", "rejected": "\n\nHuman: Hi\n\nAssistant: b"},
+            "last_turn_not_assistant",
+            "ends with user",
+        ),
+    ],
+)
+def test_each_unusable_row_has_one_reason_and_says_what_is_wrong(row: Any, reason: str, told: str) -> None:
+    rejection = parse(row)
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == reason
+    assert reason in REASONS
+    assert told in rejection.detail
+
+
+def test_a_broken_line_is_rejected_with_what_the_reader_said() -> None:
+    assert parse_row(RawRow("x:9", None, "Extra data at column 3"), Columns()) == Rejection(
+        "x:9", "broken_row", "Extra data at column 3"
+    )
+
+
+def test_ids_depend_on_the_text_alone_and_the_order_of_replies() -> None:
+    first = Pair("Hi", "a", "b", "s", "here:1")
+    assert first.pair_id == Pair("Hi", "a", "b", None, "there:2").pair_id
+    assert first.pair_id != Pair("Hi", "b", "a").pair_id
+    assert first.swapped_id == Pair("Hi", "b", "a").pair_id
+    assert first.prompt_id == Pair("Hi", "c", "d").prompt_id != Pair(chat("Hi"), "a", "b").prompt_id
+
+
+def test_the_pair_id_is_the_hash_of_the_canonical_json_of_the_three() -> None:
+    from tasks.core.files import digest_of
+
+    example = Pair(chat('Grüß\n\u2028 "dich"'), "ä\\", "b")
+    plain = {"prompt": [{"role": "user", "content": 'Grüß\n\u2028 "dich"'}], "chosen": "ä\\", "rejected": "b"}
+    assert example.pair_id == digest_of(plain)[:16]
+    assert example.prompt_id == digest_of(plain["prompt"])[:16]

@@ -1,0 +1,275 @@
+"""The register stage: what it records, what it refuses, and that its output is a function of its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.core import paths
+from tasks.core.errors import ArtifactError, ConfigError, GateRefused, PipelineError
+from tasks.core.files import pretty_json, write_manifest, write_text
+from tasks.core.params import build, load_section
+from tasks.register import RegisterConfig, run
+from tasks.registry.collect import Sources
+from tasks.registry.registry import Registry
+from tasks.registry.store import FolderStore
+from tests.registry.samples import evidence_files, sample, scores_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = RegisterConfig(name="demo")
+LOCK = """\
+schema: '2.0'
+stages:
+  train:
+    cmd: python -m tasks.train
+    deps:
+    - path: data/tokens
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+    outs:
+    - path: models/adapter
+      md5: fedcba9876543210fedcba9876543210.dir
+  register:
+    cmd: python -m tasks.register
+    outs:
+    - path: results/register
+      md5: 11111111111111111111111111111111.dir
+"""
+
+
+def folder(path: Path, files: dict[str, bytes], **about: object) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    write_manifest(path, about)
+    return path
+
+
+def lay(root: Path, wins: int = 80, seed: int = 0) -> Sources:
+    """Lay out, at their standard places below ``root``, what the stages before this one write."""
+    whole = sample(seed)[0].files
+    adapter = {name: bytes(whole[name]) for name in ("adapter_model.safetensors", "adapter_config.json")}
+    metrics = pretty_json({"pairs": {"train": 90, "test": 10}}).encode()
+    places = {name: root / path for name, path in dataclasses.asdict(Sources()).items()}
+    folder(places["adapter"], adapter | {"README.md": b"peft's own card\n"}, stage="train")
+    folder(places["train_results"], {"metrics.json": metrics, "steps.csv": b"step\n"}, stage="train")
+    folder(places["winrate"], evidence_files(scores_of(wins, losses=100 - wins)) | {"verdicts.jsonl": b""})
+    folder(places["report"], {"report.html": b"<html></html>\n", "README.md": b"# Card\n"}, stage="report")
+    pinned = {"kind": "demo", "source": "demo", "revision": None, "digest": "b" * 64}
+    folder(places["base"], {"config.json": b"{}"}, stage="base", **pinned)
+    folder(places["reference"], {"train.logps.npy": b"numbers"}, stage="reference")
+    folder(places["pairs"], {"train.parquet": b"pairs"}, stage="ingest")
+    return Sources(**places)
+
+
+def run_at(root: Path, sources: Sources, config: RegisterConfig = CONFIG, registry: str = "registry"):
+    lock = root / "dvc.lock"
+    lock.write_text(LOCK)
+    return run(sources, root / "out", root / registry, config, "train: {}\n", lock, root)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_good_adapter_is_recorded_with_all_its_papers_and_becomes_champion(tmp_path: Path):
+    done = run_at(tmp_path, lay(tmp_path))
+    registry = Registry(FolderStore(tmp_path / "registry"), "demo")
+    version = registry.check(registry.find("champion"))
+    assert set(version.files) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "report.html",
+        "evidence/metrics.json",
+        "evidence/scores.jsonl",
+        "train/metrics.json",
+        "decision.json",
+        "params.yaml",
+        "lineage.json",
+    }
+    assert registry.read_file(done.digest, "README.md") == b"# Card\n"
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_bytes())
+    assert (metrics["promoted"], metrics["win_rate"], metrics["serial"], metrics["attempt"]) == (1, 0.8, 1, 1)
+    registration = json.loads((tmp_path / "out" / "registration.json").read_bytes())
+    assert (registration["version"], registration["outcome"]) == (done.digest, "promote")
+    assert registration["promoted"] is True
+    assert json.loads((tmp_path / "out" / "decision.json").read_bytes())["outcome"] == "promote"
+
+
+def test_lineage_names_code_data_base_and_every_stages_hashes(tmp_path: Path):
+    done = run_at(tmp_path, lay(tmp_path))
+    registry = Registry(FolderStore(tmp_path / "registry"), "demo")
+    lineage = json.loads(registry.read_file(done.digest, "lineage.json"))
+    assert lineage["stages"] == {
+        "train": {
+            "deps": {"data/tokens": "0123456789abcdef0123456789abcdef.dir"},
+            "outs": {"models/adapter": "fedcba9876543210fedcba9876543210.dir"},
+        }
+    }
+    assert lineage["base"] == {"kind": "demo", "source": "demo", "revision": None, "digest": "b" * 64}
+    assert lineage["data"]["pairs_used"] == {"train": 90, "test": 10}
+    assert set(lineage["git"]) == {"commit", "dirty"}
+    assert {"python", "torch", "peft"} <= set(lineage["packages"])
+
+
+def test_the_output_is_the_same_bytes_for_every_empty_registry_and_for_a_second_run(tmp_path: Path):
+    sources = lay(tmp_path)
+    run_at(tmp_path, sources)
+    first = content(tmp_path / "out")
+    again = run_at(tmp_path, sources)
+    assert content(tmp_path / "out") == first
+    assert not again.is_new
+    run_at(tmp_path, sources, registry="another")
+    assert content(tmp_path / "out") == first
+
+
+def test_a_run_with_chosen_and_rejected_swapped_is_recorded_and_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO"):
+        done = run_at(tmp_path, lay(tmp_path, wins=10))
+    assert (done.is_promoted, done.decision.outcome) == (False, "keep")
+    registry = Registry(FolderStore(tmp_path / "registry"), "demo")
+    assert registry.digests() == [done.digest]
+    assert registry.history().aliases() == {}
+    assert len(caplog.messages) == 1
+    assert "not promoted (keep): win rate against the reference 0.1000 on 100 prompts" in caplog.messages[0]
+
+
+def test_required_promotion_that_is_refused_ends_with_3_after_recording(tmp_path: Path):
+    sources = lay(tmp_path, wins=10)
+    with pytest.raises(GateRefused, match="is recorded, not promoted") as caught:
+        run_at(tmp_path, sources, dataclasses.replace(CONFIG, require_promotion=True))
+    assert caught.value.exit_code == 3
+    assert json.loads((tmp_path / "out" / "registration.json").read_bytes())["promoted"] is False
+    assert len(Registry(FolderStore(tmp_path / "registry"), "demo").digests()) == 1
+
+
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+INPUTS = {
+    "no evidence": (lambda s: (s.winrate / "manifest.json").unlink(), "winrate has no manifest.json"),
+    "altered weights": (lambda s: flip(s.adapter / "adapter_model.safetensors"), "adapter_model.safetensors does not"),
+    "evidence of another run": (lambda s: folder(s.winrate, mixed()), "the two are not of one run"),
+    "no scores": (lambda s: lose(s.winrate, "scores.jsonl"), "scores.jsonl is missing"),
+    "no model card": (lambda s: lose(s.report, "README.md"), "README.md is missing"),
+    "a base without digest": (lambda s: folder(s.base, {}), "is not a base manifest"),
+    "a pickled adapter": (lambda s: folder(s.adapter, {"adapter_model.bin": b"x"}), "can hold a pickle"),
+}
+
+
+def mixed() -> dict[str, bytes]:
+    return {"metrics.json": evidence_files(scores_of(99, losses=1))["metrics.json"]}
+
+
+def lose(path: Path, name: str) -> None:
+    (path / name).unlink()
+    write_manifest(path, {})
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_an_unfit_input_is_refused_by_name_and_nothing_is_recorded(tmp_path: Path, case: str):
+    spoil, said = INPUTS[case]
+    sources = lay(tmp_path)
+    spoil(sources)
+    with pytest.raises(PipelineError) as caught:
+        run_at(tmp_path, sources)
+    assert said in str(caught.value)
+    assert not (tmp_path / "registry").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lock_that_dvc_did_not_write_is_refused(tmp_path: Path):
+    from tasks.registry.lineage import stage_hashes
+
+    (tmp_path / "dvc.lock").write_text("stages: [1, 2]\n")
+    with pytest.raises(ArtifactError, match="is no lock file of DVC"):
+        stage_hashes(tmp_path / "dvc.lock")
+    assert stage_hashes(tmp_path / "absent") == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "Demo"}, r"`register\.name` is 'Demo'"),
+        ({"name": "demo", "alias": "v1"}, r"`register\.alias` is 'v1'"),
+        ({"name": "demo", "root": "s3://bucket"}, r"`register\.root`"),
+        ({"name": "demo", "gate": {"alfa": 0.1}}, r"unknown key `register\.gate\.alfa`.*did you mean `alpha`"),
+        ({}, r"`register\.name` is missing"),
+    ],
+)
+def test_a_wrong_param_is_refused_by_name(values: dict[str, object], said: str):
+    with pytest.raises(ConfigError, match=said):
+        build(RegisterConfig, values, "register")
+
+
+def write_params(root: Path, **changes: object) -> None:
+    write_text(root / paths.PARAMS, json.dumps({"register": {"name": "demo"} | changes}))
+
+
+def module(root: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", name, *words]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_stage_runs_from_its_standard_paths_and_leaves_a_receipt(tmp_path: Path):
+    lay(tmp_path)
+    write_params(tmp_path)
+    done = module(tmp_path, "tasks.register")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("[register] demo v1 (")
+    assert done.stderr.count("\n") == 1
+    receipt = json.loads((tmp_path / "runs/receipts/register.json").read_bytes())
+    assert (receipt["status"], receipt["notes"]["outcome"]) == ("ok", "promote")
+    assert (tmp_path / "models/registry/demo/log/00000002.json").is_file()
+
+
+def test_the_stages_refusal_is_exit_status_3_where_promotion_is_required(tmp_path: Path):
+    lay(tmp_path, wins=10)
+    write_params(tmp_path, require_promotion=True)
+    done = module(tmp_path, "tasks.register")
+    assert done.returncode == 3
+    assert "error: version" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "results/register/decision.json").is_file()
+
+
+@pytest.mark.parametrize(("wins", "outcome", "status"), [(80, "promote", 0), (10, "keep", 3), (55, "inconclusive", 4)])
+def test_decide_says_what_register_would_and_records_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wins: int,
+    outcome: str,
+    status: int,
+):
+    from tasks.registry.__main__ import main
+
+    lay(tmp_path, wins=wins)
+    write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["decide", "--json"]) == status
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["outcome"] == outcome
+    assert not (tmp_path / "models/registry").exists()
+    done = run_at(tmp_path, Sources(), registry="models/registry")
+    assert shown == {"digest": done.digest, **done.decision.as_json()}
+    assert main(["decide"]) == status  # registered or not, it says the same
+    assert capsys.readouterr().out.startswith(f"{outcome}: demo {done.digest[:12]} for `champion`")
+
+
+def test_the_params_that_are_delivered_are_understood():
+    path = ROOT / "params.yaml"
+    config = load_section(path if path.is_file() else ROOT / "params.d/register.yaml", "register", RegisterConfig)
+    assert (config.root, config.alias) == ("models/registry", "champion")

@@ -1,0 +1,317 @@
+"""The respond stage, on the real stories260K base with a random adapter: repeatable, whole, by the same rules for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks import respond
+from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError, ConfigError, DataError
+from tasks.core.files import digest_of, pretty_json, sha256_file, verify_manifest, write_manifest, write_text
+from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.generate import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
+from tasks.dpo.policy import LoraSettings, attach_lora, load_base, save_adapter
+from tasks.respond import RespondConfig
+from tests.conftest import ROOT
+
+CONFIG = RespondConfig(
+    max_prompts=None,
+    samples_per_prompt=1,
+    do_sample=True,
+    temperature=0.8,
+    top_p=0.95,
+    max_new_tokens=12,
+    batch_tokens=100,
+    seed=0,
+)
+RUNTIME = RuntimeConfig(device="cpu")
+OPENINGS = ("Once upon a time", "Lily", "One day, a big dog named Max", "The sun was", "Tom and Sue went to the park.")
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The folders that the stage reads, and those that it writes."""
+
+    tokens: Path
+    base: Path
+    adapter: Path
+    out: Path
+    work: Path
+
+    def run(self, config: RespondConfig = CONFIG) -> dict[str, Any]:
+        return respond.run(self.tokens, self.base, self.adapter, self.out, self.work, config, RUNTIME)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.out / "responses.jsonl").read_text().split("\n") if line]
+
+    def beside(self, name: str) -> Inputs:
+        return dataclasses.replace(self, out=self.out.parent / name, work=self.out.parent / f"{name}-work")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pinned(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that pins the real model where it lies."""
+    source, folder = shared / "models" / "stories260K", tmp_path_factory.mktemp("base")
+    files = {
+        name: {"sha256": sha256_file(source / name), "size": (source / name).stat().st_size} for name in MODEL_FILES
+    }
+    about = {"stage": "base", "kind": "local", "source": str(source), "revision": None, "model_files": files}
+    write_manifest(folder, {**about, "digest": digest_of(files)})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def policy(pinned: Path) -> Any:
+    """The base with an adapter of random weights, large enough to be felt."""
+    model = attach_lora(load_base(BaseModel.open(pinned)), LoraSettings(rank=4, alpha=8), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def adapter(policy: Any, pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    save_adapter(policy, folder, BaseModel.open(pinned))
+    write_manifest(folder, {"stage": "train"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, tokenizer = tmp_path_factory.mktemp("tokens"), BaseModel.open(pinned).load_tokenizer()
+    rows = [
+        {"prompt_id": f"id{i}", "question": text, "ids": tokenizer(text)["input_ids"]}
+        for i, text in enumerate(OPENINGS)
+    ]
+    write_text(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    period = tokenizer(".", add_special_tokens=False)["input_ids"][-1]  # so that answers end: this base never says </s>
+    write_text(
+        folder / "template.json", pretty_json({"kind": "none", "template": None, "eos_token_ids": [2, 1, period]})
+    )
+    write_manifest(folder, {"stage": "encode"})
+    return folder
+
+
+@pytest.fixture
+def inputs(tokens: Path, pinned: Path, adapter: Path, tmp_path: Path) -> Inputs:
+    return Inputs(tokens, pinned, adapter, tmp_path / "responses", tmp_path / "work")
+
+
+def test_every_side_answers_every_prompt_once_in_order(inputs):
+    metrics = inputs.run()
+    verify_manifest(inputs.out, "respond")
+    rows = inputs.rows()
+    sides = ("policy", "reference", "control")
+    assert [(row["prompt_id"], row["side"], row["sample"]) for row in rows] == [
+        (f"id{i}", side, 0) for i in range(5) for side in sides
+    ]
+    texts = {side: [row["text"] for row in rows if row["side"] == side] for side in sides}
+    assert texts["policy"] != texts["reference"] != texts["control"]
+    assert {row["finish"] for row in rows} == {"stop", "length"}
+    assert all(row["n_tokens"] == 12 for row in rows if row["finish"] == "length")
+    assert all(row["n_tokens"] < 12 and "." not in row["text"] for row in rows if row["finish"] == "stop")
+    assert metrics["adapter_max_abs_delta_logit"] > 0.1
+    assert (metrics["prompts"], metrics["samples"]) == (5, 1)
+    assert metrics["sides"]["policy"]["distinct_ratio"] == 1.0
+    assert not inputs.work.exists() or not any(inputs.work.iterdir())
+
+
+def test_two_runs_give_the_same_bytes(inputs):
+    inputs.run()
+    again = inputs.beside("again")
+    again.run()
+    for name in ("responses.jsonl", "metrics.json", "manifest.json"):
+        assert (inputs.out / name).read_bytes() == (again.out / name).read_bytes()
+
+
+def test_another_seed_gives_other_answers(inputs):
+    inputs.run()
+    first = inputs.rows()
+    inputs.run(dataclasses.replace(CONFIG, seed=1))
+    assert inputs.rows() != first
+
+
+def test_batches_do_not_change_the_answers(inputs):
+    inputs.run()
+    first = inputs.rows()
+    inputs.run(dataclasses.replace(CONFIG, batch_tokens=1))
+    assert inputs.rows() == first
+
+
+def test_one_rank_and_two_ranks_write_the_same_file(inputs, tmp_path):
+    inputs.run()
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tasks import respond\n"
+        "from tasks.core.runtime import RuntimeConfig\nfrom tests.stages.test_respond import CONFIG\n"
+        "respond.run(*map(Path, sys.argv[1:]), CONFIG, RuntimeConfig(device='cpu'))\n"
+    )
+    two = inputs.beside("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.out, two.work)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *folders], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (two.out / "responses.jsonl").read_bytes() == (inputs.out / "responses.jsonl").read_bytes()
+    assert (two.out / "metrics.json").read_bytes() == (inputs.out / "metrics.json").read_bytes()
+
+
+def test_a_killed_run_goes_on_from_its_finished_batches(inputs, monkeypatch):
+    inputs.run()
+    whole, real, calls = (inputs.out / "responses.jsonl").read_bytes(), respond.generate.generate_batch, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(respond.generate, "generate_batch", interrupted)
+    again = inputs.beside("again")
+    with pytest.raises(KeyboardInterrupt):
+        again.run()
+    assert not again.out.exists()
+    again.run()
+    batches = 3  # of five prompts under this budget; the first was finished, the second was not
+    assert len(calls) == 4 + (batches - 1) * 3
+    assert (again.out / "responses.jsonl").read_bytes() == whole
+
+
+def test_greedy_answers_of_reference_and_control_agree(inputs):
+    inputs.run(dataclasses.replace(CONFIG, do_sample=False))
+    texts = {(row["prompt_id"], row["side"]): row["text"] for row in inputs.rows()}
+    assert all(texts[f"id{i}", "reference"] == texts[f"id{i}", "control"] for i in range(5))
+
+
+def test_the_reference_side_is_the_bare_base(pinned, policy, tokens):
+    sampling = Sampling(False, 1.0, 1.0, 8, (2,), 0)
+    prompt = json.loads((tokens / "prompts.jsonl").read_text().split("\n")[0])
+    answer = generate_batch(policy, [Request("id0", 0, tuple(prompt["ids"]))], sampling, "reference")[0]
+    bare, ids = load_base(BaseModel.open(pinned)), torch.tensor([prompt["ids"]])
+    for token in answer.ids:
+        assert int(bare(input_ids=ids).logits[0, -1].argmax()) == token
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+def test_draws_follow_the_models_own_probabilities(policy):
+    request = [Request(f"id{i}", 0, (1, 403)) for i in range(3000)]
+    answers = generate_batch(policy, request, Sampling(True, 1.0, 1.0, 1, (2,), 0), "policy")
+    with torch.inference_mode():
+        expected = policy(input_ids=torch.tensor([[1, 403]])).logits[0, -1].softmax(-1)
+    seen = torch.bincount(torch.tensor([answer.ids[0] for answer in answers if answer.ids]), minlength=512) / 3000
+    assert float((seen - expected).abs().max()) < 0.03
+    assert float((seen - expected).abs().sum()) < 0.35
+
+
+def test_top_p_leaves_only_the_likeliest_tokens(policy):
+    request = [Request(f"id{i}", 0, (1, 403)) for i in range(200)]
+    answers = generate_batch(policy, request, Sampling(True, 1.0, 1e-6, 1, (2,), 0), "policy")
+    assert len({answer.ids for answer in answers}) == 1
+
+
+def test_draws_depend_on_seed_side_prompt_and_sample():
+    one = Request("p", 0, ())
+    keys = [(0, "policy", one), (1, "policy", one), (0, "control", one), (0, "policy", Request("q", 0, ())),
+            (0, "policy", Request("p", 1, ()))]  # fmt: skip
+    assert len({tuple(draws(*key, 4)) for key in keys}) == 5
+    assert draws(0, "policy", one, 4)[:2].tolist() == draws(0, "policy", one, 2).tolist()
+
+
+def test_an_adapter_that_does_nothing_moves_no_logit(pinned):
+    fresh = attach_lora(load_base(BaseModel.open(pinned)), LoraSettings(rank=4, alpha=8), seed=0)
+    assert max_abs_delta_logit(fresh, [(1, 5, 7), (1,)]) == 0.0
+
+
+def test_batches_keep_to_the_budget_longest_first():
+    requests = [Request(f"p{i}", 0, (0,) * (1 + i % 7)) for i in range(20)] + [Request("long", 0, (0,) * 90)]
+    batches = plan_batches(requests, 10, 60)
+    assert sorted(request.prompt_id for batch in batches for request in batch) == sorted(r.prompt_id for r in requests)
+    assert batches[0] == [requests[-1]]
+    assert all(len(batch) * (len(batch[0].ids) + 10) <= 60 for batch in batches[1:])
+    assert plan_batches(list(reversed(requests)), 10, 60) == batches
+
+
+def test_prompts_are_chosen_by_hash_and_stay_chosen_when_data_grows():
+    few, many = ([{"prompt_id": f"p{i}"} for i in range(n)] for n in (50, 60))
+    chosen, later = respond.choose_prompts(few, 20), respond.choose_prompts(many, 20)
+    assert len(chosen) == 20
+    assert chosen == [row for row in few if row in chosen]
+    assert [row for row in later if row in few] == [row for row in chosen if row in later]
+    assert respond.choose_prompts(few, 50) == respond.choose_prompts(few, None) == few
+
+
+def test_a_missing_or_doubled_answer_is_refused():
+    rows = [{"prompt_id": "p", "side": side, "sample": 0} for side in ("policy", "reference", "control")]
+    assert respond.merge(list(reversed(rows)), [{"prompt_id": "p"}], 1) == rows
+    for wrong in (rows[1:], [*rows, rows[0]], [*rows, {**rows[0], "prompt_id": "q"}]):
+        with pytest.raises(ArtifactError, match="1 answers are missing or doubled"):
+            respond.merge(wrong, [{"prompt_id": "p"}], 1)
+
+
+def test_a_prompt_too_long_for_the_model_is_refused_by_id(inputs):
+    with pytest.raises(
+        ConfigError, match=r"prompt id\d has \d+ tokens, and 510 new ones do not fit the model's context"
+    ):
+        inputs.run(dataclasses.replace(CONFIG, max_new_tokens=510))
+    assert not inputs.out.exists()
+
+
+def test_an_adapter_of_another_shape_is_refused(inputs, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    told = json.loads((inputs.adapter / "adapter_config.json").read_text())
+    write_text(folder / "adapter_config.json", pretty_json({**told, "r": 16}))
+    (folder / "adapter_model.safetensors").write_bytes((inputs.adapter / "adapter_model.safetensors").read_bytes())
+    write_manifest(folder, {"stage": "train"})
+    with pytest.raises(ArtifactError, match="does not fit the base model"):
+        dataclasses.replace(inputs, adapter=folder).run()
+
+
+def test_no_held_out_prompt_is_refused(tmp_path):
+    write_text(tmp_path / "prompts.jsonl", "")
+    write_manifest(tmp_path, {"stage": "encode"})
+    with pytest.raises(DataError, match="no held-out prompt"):
+        respond.read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"temperature": 0.0}, "respond.temperature"),
+        ({"top_p": 1.5}, "respond.top_p"),
+        ({"max_prompts": 0}, "respond.max_prompts"),
+        ({"batch_tokens": 0}, "respond.batch_tokens"),
+        ({"do_sample": False, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(change, told):
+    with pytest.raises(ConfigError, match=told):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_the_shipped_settings_load():
+    path = next(path for path in (ROOT / "params.yaml", ROOT / "params.d" / "respond.yaml") if path.is_file())
+    assert load_section(path, "respond", RespondConfig).samples_per_prompt >= 1

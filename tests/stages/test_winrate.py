@@ -1,0 +1,235 @@
+"""The winrate stage: from answers to evidence, whole or not at all, without torch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks import winrate
+from tasks.core.errors import ArtifactError
+from tasks.core.files import pretty_json, verify_manifest, write_manifest
+from tasks.core.params import load_section
+from tasks.winrate import WinrateConfig
+from tests.conftest import ROOT
+
+WARM = "I am so sorry about the crack in your radio number {i}. Leave it to me: I will send a new one to you today."
+COLD = "That is not our problem at all, number {i}. Read the manual next time and do not write to us again, thanks and bye now."
+
+
+def _params_file() -> Path:
+    return next(path for path in (ROOT / "params.yaml", ROOT / "params.d" / "winrate.yaml") if path.is_file())
+
+
+@pytest.fixture
+def config() -> WinrateConfig:
+    """The demo's own settings."""
+    return load_section(_params_file(), "winrate", WinrateConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The folders that the stage reads, and one to write."""
+
+    responses: Path
+    tokens: Path
+    pairs: Path
+    out: Path
+
+    def run(self, config: WinrateConfig) -> dict:
+        return winrate.run(self.responses, self.tokens, self.pairs, self.out, config)
+
+    def lines(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").split("\n") if line]
+
+
+def _responses(texts: dict[str, list[str]], samples: int = 1) -> list[dict]:
+    return [
+        {
+            "prompt_id": f"p{i}", "side": side, "sample": sample, "text": own[i], "n_tokens": len(own[i].split()),
+            "finish": "stop",
+        }
+        for i in range(len(texts["policy"]))
+        for side, own in texts.items()
+        for sample in range(samples)
+    ]  # fmt: skip
+
+
+def _write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples: int = 1) -> Inputs:
+    inputs = Inputs(*(root / name for name in ("responses", "tokens", "pairs", "out")))
+    for folder in (inputs.responses, inputs.tokens, inputs.pairs):
+        folder.mkdir(parents=True)
+    count = len(texts["policy"])
+    prompts = [
+        {"prompt_id": f"p{i}", "slice": "damage" if i % 2 else "fault", "display": f"d{i}", "ids": [1],
+         "question": f"My radio number {i} has a crack.\u2028What now?", "gold_chosen": WARM, "gold_rejected": COLD}
+        for i in range(count)
+    ]  # fmt: skip
+    _write_lines(inputs.tokens / "prompts.jsonl", prompts)
+    _write_lines(inputs.responses / "responses.jsonl", _responses(texts, samples))
+    (inputs.responses / "metrics.json").write_text(pretty_json({"adapter_max_abs_delta_logit": delta}))
+    for split, names in {"train": ["t0", "t1"], "test": [f"p{i}" for i in range(count)]}.items():
+        rows = [{"prompt_id": name, "prompt_text": f"a question about {name}"} for name in names]
+        schema = pa.schema([("prompt_id", pa.string()), ("prompt_text", pa.string()),
+                            ("prompt_messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), inputs.pairs / f"{split}.parquet")
+    for folder, stage in ((inputs.responses, "respond"), (inputs.tokens, "encode"), (inputs.pairs, "ingest")):
+        write_manifest(folder, {"stage": stage})
+    return inputs
+
+
+def _texts(policy: list[str], reference: list[str], control: list[str] | None = None) -> dict[str, list[str]]:
+    return {"policy": policy, "reference": reference, "control": control or reference}
+
+
+def _mixed(count: int, offset: int) -> list[str]:
+    """Answers of which half are good: what an untrained side gives."""
+    return [(WARM if (i + offset) % 2 else COLD).format(i=i) for i in range(count)]
+
+
+@pytest.fixture
+def better(tmp_path) -> Inputs:
+    """A policy that is always warm against a reference that is so half of the time."""
+    n = 40
+    control = [(WARM if (i // 2) % 2 else COLD).format(i=i) for i in range(n)]
+    return _inputs(tmp_path, _texts([WARM.format(i=i) for i in range(n)], _mixed(n, 0), control))
+
+
+def test_a_better_policy_wins_where_the_reference_fails(better, config):
+    metrics = better.run(config)
+    assert (metrics["wins"], metrics["ties"], metrics["losses"]) == (20, 20, 0)
+    assert metrics["win_rate"] == 0.75
+    assert metrics["coverage"] == 1.0
+    assert metrics["lower_bound"] > 0.6
+    assert metrics["p_value"] < 0.01
+    assert (metrics["consistency"], metrics["first_position_share"]) == (1.0, 0.5)
+    assert metrics["identical"] == 20  # equal answers are ties that no judge saw
+    assert metrics["control"]["low"] < 0.5 < metrics["control"]["high"]
+    assert metrics["slices"]["fault"]["win_rate"] == 1.0
+    assert metrics["slices"]["damage"] == {"prompts": 20, "win_rate": 0.5} | {
+        key: metrics["slices"]["damage"][key] for key in ("low", "high")
+    }
+    assert "refused" in metrics["length_controlled"]
+    assert all(guard["passed"] for guard in metrics["guards"].values())
+
+
+def test_the_evidence_holds_every_verdict_score_and_table(better, config):
+    better.run(config)
+    verify_manifest(better.out, "winrate")
+    verdicts, scores = better.lines("verdicts.jsonl"), better.lines("scores.jsonl")
+    assert len(verdicts) == 40 * 2 * 2  # prompts, orders, policy and control
+    assert {row["order"] for row in verdicts} == {"AB", "BA"}
+    assert verdicts[0]["detail"]["candidate"]["rules"]["required"] == 1.0
+    assert [row["prompt_id"] for row in scores] == [f"p{i}" for i in range(40)]
+    assert sum(row["score"] for row in scores) / 40 == 0.75
+    table = list(csv.DictReader((better.out / "scores.csv").read_text().splitlines()))
+    assert (len(table), float(table[0]["score"])) == (40, 1.0)
+    assert float(table[0]["policy_total"]) > float(table[0]["reference_total"])
+    lengths = list(csv.DictReader((better.out / "lengths.csv").read_text().splitlines()))
+    assert (len(lengths), lengths[0]["policy_tokens"]) == (40, "25")
+    told = json.loads((better.out / "metrics.json").read_text())
+    assert told["smallest_detectable_win_rate"] == pytest.approx(0.5 + 2.4865 * 0.5 / 40**0.5, abs=1e-4)
+
+
+def test_samples_are_chosen_without_looking_at_results(better, config, tmp_path):
+    better.run(config)
+    chosen = [row["prompt_id"] for row in better.lines("samples.jsonl")]
+    worse = _inputs(tmp_path / "worse", _texts([COLD.format(i=i) for i in range(40)], _mixed(40, 0), _mixed(40, 1)))
+    worse.run(config)
+    assert len(chosen) == 12
+    assert [row["prompt_id"] for row in worse.lines("samples.jsonl")] == chosen
+    assert {row["verdict"] for row in worse.lines("samples.jsonl")} <= {"reference", "tie"}
+
+
+def test_the_same_answers_give_the_same_bytes(better, config, tmp_path):
+    better.run(config)
+    again = dataclasses.replace(better, out=tmp_path / "again")
+    again.run(config)
+    assert {path.name: path.read_bytes() for path in better.out.iterdir()} == {
+        path.name: path.read_bytes() for path in again.out.iterdir()
+    }
+
+
+def test_a_sabotaged_policy_loses(tmp_path, config):
+    n = 40
+    inputs = _inputs(tmp_path, _texts([COLD.format(i=i) for i in range(n)], _mixed(n, 0), _mixed(n, 1)))
+    metrics = inputs.run(config)
+    assert metrics["win_rate"] == 0.25
+    assert metrics["high"] < 0.5
+
+
+def test_a_constant_answer_wins_but_does_not_pass_the_guards(tmp_path, config):
+    constant = ["I am so sorry about the crack in your radio. Leave it to me: I will send a new one to you today."] * 40
+    metrics = _inputs(tmp_path, _texts(constant, _mixed(40, 0), _mixed(40, 1))).run(config)
+    assert metrics["win_rate"] > 0.7
+    assert not metrics["guards"]["distinct_ratio"]["passed"]
+
+
+def test_an_adapter_that_does_nothing_does_not_pass_the_guards(tmp_path, config):
+    same = _mixed(40, 0)
+    metrics = _inputs(tmp_path, _texts(same, same), delta=0.0).run(config)
+    assert metrics["win_rate"] == 0.5
+    assert metrics["consistency"] is None
+    failed = {name for name, guard in metrics["guards"].items() if not guard["passed"]}
+    assert failed == {"adapter_max_abs_delta_logit", "identical_share"}
+
+
+def test_samples_of_one_prompt_do_not_count_as_prompts(tmp_path, config):
+    texts = _texts([WARM.format(i=i) for i in range(20)], _mixed(20, 0), _mixed(20, 1))
+    one, three = _inputs(tmp_path / "1", texts).run(config), _inputs(tmp_path / "3", texts, samples=3).run(config)
+    assert (three["prompts"], three["win_rate"], three["se"]) == (one["prompts"], one["win_rate"], one["se"])
+
+
+@pytest.mark.parametrize("kind", ["length", "random"])
+def test_control_judges_find_no_quality_between_equal_lengths(better, config, kind):
+    metrics = better.run(dataclasses.replace(config, judge=kind))
+    assert metrics["judge_kind"] == kind
+    assert metrics["low"] <= 0.5
+
+
+def test_an_answer_that_is_missing_is_refused_and_nothing_is_written(better, config):
+    path = better.responses / "responses.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[:-1]))
+    write_manifest(better.responses, {"stage": "respond"})
+    with pytest.raises(ArtifactError, match=r"control and reference did not answer the same \(prompt p39\)"):
+        better.run(config)
+    assert not better.out.exists()
+
+
+def test_a_torn_line_is_refused_by_file(better, config):
+    with (better.responses / "responses.jsonl").open("a") as stream:
+        stream.write('{"prompt_id": "p')
+    write_manifest(better.responses, {"stage": "respond"})
+    with pytest.raises(ArtifactError, match=r"responses\.jsonl is not as respond writes it"):
+        better.run(config)
+
+
+def test_a_damaged_input_folder_is_refused(better, config):
+    (better.tokens / "prompts.jsonl").write_text("")
+    with pytest.raises(ArtifactError, match="its manifest says"):
+        better.run(config)
+
+
+def test_the_stage_needs_no_torch(better):
+    code = (
+        "import sys; from pathlib import Path; from tasks import winrate; from tasks.core.params import load_section;"
+        "a = [Path(p) for p in sys.argv[1:]];"
+        "winrate.run(*a[:4], load_section(a[4], 'winrate', winrate.WinrateConfig));"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    paths = (better.responses, better.tokens, better.pairs, better.out, _params_file())
+    done = subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (better.out / "manifest.json").is_file()
