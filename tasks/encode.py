@@ -17,7 +17,7 @@ from typing import IO, Any
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, DataError
-from tasks.core.files import atomic_folder, digest_of, pretty_json, read_json, read_manifest, write_text
+from tasks.core.files import atomic_folder, digest_of, pretty_json, read_json, verify_manifest, write_text
 from tasks.core.log import get_logger, progress
 from tasks.core.stage import door, note
 from tasks.pairs.cache import TokenWriter
@@ -39,7 +39,7 @@ def run(pairs: Path, base: Path, out: Path, config: EncodeConfig) -> dict[str, A
         DataError: No pair of a split is left.
     """
     pinned = BaseModel.open(base)
-    inputs = {"pairs": digest_of(read_manifest(pairs, "ingest")["files"]), "base": pinned.digest}
+    inputs = {"pairs": digest_of(verify_manifest(pairs, "ingest")["files"]), "base": pinned.digest}
     tokenizer = _load_tokenizer(pinned)
     encoder = PairEncoder(tokenizer, config, _generation_eos(pinned))
     began = time.monotonic()

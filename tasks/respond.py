@@ -230,12 +230,12 @@ def merge(rows: list[Row], prompts: list[Row], samples: int) -> list[Row]:
         ArtifactError: An answer is missing, doubled or of no prompt.
     """
     wanted = [(row["prompt_id"], side, sample) for row in prompts for side in SIDES for sample in range(samples)]
-    counts = Counter((row["prompt_id"], row["side"], row["sample"]) for row in rows)
-    wrong = [key for key in {*wanted, *counts} if counts[key] != 1] if counts != Counter(wanted) else []
+    counts, once = Counter((row["prompt_id"], row["side"], row["sample"]) for row in rows), Counter(wanted)
+    wrong = [key for key in counts | once if counts[key] != once[key]]
     if wrong:
         prompt_id, side, sample = min(wrong)
         raise ArtifactError(
-            f"{len(wrong)} answers are missing or doubled, first prompt {prompt_id}, {side}, sample {sample}",
+            f"{len(wrong)} answers are missing, doubled or unasked for, first prompt {prompt_id}, {side}, sample {sample}",
             "delete runs/respond and run `dvc repro respond`",
         )
     by_key = {(row["prompt_id"], row["side"], row["sample"]): row for row in rows}

@@ -155,7 +155,9 @@ def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder} has no {MANIFEST}, so it was never finished", f"delete it and {again}")
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    for name, entry in manifest.get("files", {}).items():
+    if not _is_manifest(manifest):
+        raise ArtifactError(f"{folder / MANIFEST} is not a manifest", f"delete the folder and {again}")
+    for name, entry in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise ArtifactError(
@@ -167,6 +169,13 @@ def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
                 f"the file is damaged: delete the folder and {again}",
             )
     return manifest
+
+
+def _is_manifest(found: Any) -> bool:
+    files = found.get("files") if isinstance(found, dict) else None
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"sha256", "size"} <= entry.keys() for entry in files.values()
+    )
 
 
 def verify_manifest(folder: Path, stage: str) -> dict[str, Any]:

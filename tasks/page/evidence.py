@@ -8,6 +8,7 @@ from typing import Any
 from tasks.core.files import read_manifest
 from tasks.page.facts import EvidenceFacts, Guard, Rate, SliceRate
 from tasks.page.reading import Node, read_node
+from tasks.page.words import guard_name
 
 
 def read_evidence(winrate: Path) -> EvidenceFacts:
@@ -61,7 +62,7 @@ def _guard(name: str, node: Node) -> Guard:
         raise node.wrong("passed", f"is {passed!r}, not true or false,")
     limit, rule = _plain(node.get("limit")), node.values.get("rule", "")
     limit = f"{rule} {limit}" if rule in ("above", "at most", "at least") else limit
-    return Guard(name.replace("_", " "), _plain(node.get("value")), limit, passed)
+    return Guard(guard_name(name), _plain(node.get("value")), limit, passed)
 
 
 def _plain(value: Any) -> str:

@@ -54,6 +54,25 @@ def level(evidence: EvidenceFacts) -> str:
     return f"{100 * evidence.confidence:.4g}{_GAP}%"
 
 
+def guard_name(name: str) -> str:
+    """Return a guard's name in words; an unknown one is shown as it is called."""
+    return _GUARDS.get(name, name.replace("_", " "))
+
+
+_GUARDS = {
+    "adapter_max_abs_delta_logit": "adapter applied: largest change of a logit",
+    "control_z": "base against itself: standard errors off one half",
+    "distinct_ratio": "different answers over all answers",
+    "empty_share": "empty answers",
+    "identical_share": "answers equal to the base's",
+    "length_ratio": "mean length over the base's",
+    "overlapping_prompt_share": "prompts sharing a run of words with the training data",
+    "repeated_share": "answers that repeat themselves",
+    "seen_prompt_share": "prompts that stand in the training data",
+    "truncated_share": "answers cut by the length limit",
+}
+
+
 def p_value(value: float | None) -> str:
     """Return a p-value as one reads it: below one in a thousand its size says nothing more."""
     if value is None:

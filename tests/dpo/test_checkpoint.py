@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -132,6 +133,7 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
+@functools.cache
 def straight(lora: LoraSettings = tiny.LORA) -> tuple[Any, Any]:
     return tiny.run(PAIRS, dataclasses.replace(CONFIG, lora=lora), RUNTIME)
 

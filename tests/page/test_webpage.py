@@ -138,8 +138,8 @@ def test_a_refused_length_control_says_why(facts):
 
 def test_a_guard_stands_with_its_limit_and_how_it_is_meant(page):
     text = Page(page).text
-    assert "distinct ratio 0.93 at least 0.5 passed" in text
-    assert "length ratio 1.5 0.5 to 2 passed" in text
+    assert "different answers over all answers 0.93 at least 0.5 passed" in text
+    assert "mean length over the base's 1.5 0.5 to 2 passed" in text
 
 
 def test_no_slices_no_guards_no_control_and_no_p_value_are_said_in_words(facts):

@@ -51,7 +51,7 @@ def test_a_broken_line_is_one_row_with_its_number_and_reading_goes_on(tmp_path: 
     rows = list(read_rows(path, "a.jsonl"))
     assert [row.where for row in rows] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:4"]
     assert [row.value for row in rows] == [{"x": 1}, None, {"x": 2}]
-    assert rows[1].fault == "Expecting value at column 7"
+    assert rows[1].fault == "Expecting value at column 6"
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path: Path) -> None:

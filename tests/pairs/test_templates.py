@@ -193,7 +193,7 @@ def test_a_template_that_writes_the_date_renders_the_same_on_every_day(stories: 
 
 
 def test_conversations_without_a_template_are_refused_with_what_to_set(stories: Any) -> None:
-    with pytest.raises(ConfigError, match="set `encode.chat_template: plain`"):
+    with pytest.raises(ConfigError, match=r"set `encode\.chat_template: plain`"):
         encode_pairs([pair(chat("Hi"))], stories)
 
 

@@ -102,6 +102,8 @@ def write(root: Path = ROOT) -> None:
     """Rewrite the code deps of every stage in dvc.yaml; data deps, comments and order stay."""
     document = load(root)
     for stage, entry in document["stages"].items():
+        if not (root / "tasks" / f"{stage}.py").is_file():
+            continue
         data = [dep for dep in entry.get("deps", []) if not dep.startswith(CODE)]
         entry["deps"] = [*data, *stage_deps(stage, root)]
     with (root / "dvc.yaml").open("w", encoding="utf-8") as stream:

@@ -82,7 +82,7 @@ def test_pandalm_s_true_is_no_text_and_its_empty_replies_are_rejected(shared: Pa
     metrics = ingest(tmp_path / "out", folder / "pairs.jsonl.gz", folder / "odd.jsonl.gz")
     assert metrics["rejected"] == {"empty_chosen": 1, "empty_rejected": 51, "not_text": 6}
     details = {row["detail"] for row in read_lines(tmp_path / "out/rejects.jsonl") if row["reason"] == "not_text"}
-    assert details == {"`chosen` is the JSON value true", "`rejected` is the JSON value true"}
+    assert details == {"`chosen` is the JSON value true"}
     assert metrics["left_out"]["duplicate"] == 76  # 106 repeated rows, 30 of them with an empty reply
 
 
@@ -299,6 +299,7 @@ def test_a_bad_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 
 
 def test_starting_the_stage_loads_no_torch_and_no_transformers() -> None:
-    code = "import sys, tasks.ingest, tasks.encode; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    heavy = "('torch', 'transformers', 'datasets')"
+    code = f"import sys, tasks.ingest, tasks.encode; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

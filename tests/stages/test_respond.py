@@ -1,4 +1,4 @@
-"""The respond stage, on the real stories260K base with a random adapter: repeatable, whole, by the same rules for all."""
+"""The respond stage, on the real stories260K base with a random adapter: repeatable, whole, fair to all sides."""
 
 from __future__ import annotations
 
@@ -55,9 +55,6 @@ class Inputs:
 
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.out / "responses.jsonl").read_text().split("\n") if line]
-
-    def beside(self, name: str) -> Inputs:
-        return dataclasses.replace(self, out=self.out.parent / name, work=self.out.parent / f"{name}-work")
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +117,21 @@ def inputs(tokens: Path, pinned: Path, adapter: Path, tmp_path: Path) -> Inputs:
     return Inputs(tokens, pinned, adapter, tmp_path / "responses", tmp_path / "work")
 
 
-def test_every_side_answers_every_prompt_once_in_order(inputs):
-    metrics = inputs.run()
+@pytest.fixture(scope="session")
+def finished(tokens: Path, pinned: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """A finished run, to compare others with."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = Inputs(tokens, pinned, adapter, folder / "responses", folder / "work")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done.run()
+    torch.set_num_threads(threads)
+    return done
+
+
+def test_every_side_answers_every_prompt_once_in_order(finished):
+    inputs = finished
+    metrics = json.loads((inputs.out / "metrics.json").read_text())
     verify_manifest(inputs.out, "respond")
     rows = inputs.rows()
     sides = ("policy", "reference", "control")
@@ -139,49 +149,41 @@ def test_every_side_answers_every_prompt_once_in_order(inputs):
     assert not inputs.work.exists() or not any(inputs.work.iterdir())
 
 
-def test_two_runs_give_the_same_bytes(inputs):
+def test_two_runs_give_the_same_bytes(finished, inputs):
     inputs.run()
-    again = inputs.beside("again")
-    again.run()
     for name in ("responses.jsonl", "metrics.json", "manifest.json"):
-        assert (inputs.out / name).read_bytes() == (again.out / name).read_bytes()
+        assert (inputs.out / name).read_bytes() == (finished.out / name).read_bytes()
 
 
-def test_another_seed_gives_other_answers(inputs):
-    inputs.run()
-    first = inputs.rows()
+def test_another_seed_gives_other_answers(finished, inputs):
     inputs.run(dataclasses.replace(CONFIG, seed=1))
-    assert inputs.rows() != first
+    assert inputs.rows() != finished.rows()
 
 
-def test_batches_do_not_change_the_answers(inputs):
-    inputs.run()
-    first = inputs.rows()
+def test_batches_do_not_change_the_answers(finished, inputs):
     inputs.run(dataclasses.replace(CONFIG, batch_tokens=1))
-    assert inputs.rows() == first
+    assert inputs.rows() == finished.rows()
 
 
-def test_one_rank_and_two_ranks_write_the_same_file(inputs, tmp_path):
-    inputs.run()
+def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom tasks import respond\n"
         "from tasks.core.runtime import RuntimeConfig\nfrom tests.stages.test_respond import CONFIG\n"
         "respond.run(*map(Path, sys.argv[1:]), CONFIG, RuntimeConfig(device='cpu'))\n"
     )
-    two = inputs.beside("two")
+    two = inputs
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.out, two.work)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *folders], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (two.out / "responses.jsonl").read_bytes() == (inputs.out / "responses.jsonl").read_bytes()
-    assert (two.out / "metrics.json").read_bytes() == (inputs.out / "metrics.json").read_bytes()
+    assert (two.out / "responses.jsonl").read_bytes() == (finished.out / "responses.jsonl").read_bytes()
+    assert (two.out / "metrics.json").read_bytes() == (finished.out / "metrics.json").read_bytes()
 
 
-def test_a_killed_run_goes_on_from_its_finished_batches(inputs, monkeypatch):
-    inputs.run()
-    whole, real, calls = (inputs.out / "responses.jsonl").read_bytes(), respond.generate.generate_batch, []
+def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkeypatch):
+    real, calls = respond.generate.generate_batch, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
@@ -190,14 +192,14 @@ def test_a_killed_run_goes_on_from_its_finished_batches(inputs, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(respond.generate, "generate_batch", interrupted)
-    again = inputs.beside("again")
     with pytest.raises(KeyboardInterrupt):
-        again.run()
-    assert not again.out.exists()
-    again.run()
-    batches = 3  # of five prompts under this budget; the first was finished, the second was not
-    assert len(calls) == 4 + (batches - 1) * 3
-    assert (again.out / "responses.jsonl").read_bytes() == whole
+        inputs.run()
+    assert not inputs.out.exists()
+    assert len(list(inputs.work.rglob("batch-*.json"))) == 1
+    inputs.run()
+    assert len(calls) == 4 + 3  # of two batches the first is not run again, the second is, on three sides
+    assert (inputs.out / "responses.jsonl").read_bytes() == (finished.out / "responses.jsonl").read_bytes()
+    assert not any(inputs.work.glob("*"))
 
 
 def test_greedy_answers_of_reference_and_control_agree(inputs):
@@ -267,14 +269,12 @@ def test_a_missing_or_doubled_answer_is_refused():
     rows = [{"prompt_id": "p", "side": side, "sample": 0} for side in ("policy", "reference", "control")]
     assert respond.merge(list(reversed(rows)), [{"prompt_id": "p"}], 1) == rows
     for wrong in (rows[1:], [*rows, rows[0]], [*rows, {**rows[0], "prompt_id": "q"}]):
-        with pytest.raises(ArtifactError, match="1 answers are missing or doubled"):
+        with pytest.raises(ArtifactError, match="1 answers are missing, doubled or unasked for"):
             respond.merge(wrong, [{"prompt_id": "p"}], 1)
 
 
 def test_a_prompt_too_long_for_the_model_is_refused_by_id(inputs):
-    with pytest.raises(
-        ConfigError, match=r"prompt id\d has \d+ tokens, and 510 new ones do not fit the model's context"
-    ):
+    with pytest.raises(ConfigError, match=r"prompt id\d has \d+ tokens, and 510 new ones do not fit"):
         inputs.run(dataclasses.replace(CONFIG, max_new_tokens=510))
     assert not inputs.out.exists()
 

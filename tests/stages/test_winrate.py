@@ -21,7 +21,11 @@ from tasks.winrate import WinrateConfig
 from tests.conftest import ROOT
 
 WARM = "I am so sorry about the crack in your radio number {i}. Leave it to me: I will send a new one to you today."
-COLD = "That is not our problem at all, number {i}. Read the manual next time and do not write to us again, thanks and bye now."
+COLD = (
+    "That is not our problem, number {i}. Read the manual next time and do not write to us again, thanks, bye, bye now."
+)
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+SCHEMA = pa.schema([("prompt_id", pa.string()), ("prompt_text", pa.string()), ("prompt_messages", pa.list_(MESSAGE))])
 
 
 def _params_file() -> Path:
@@ -81,9 +85,7 @@ def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples
     (inputs.responses / "metrics.json").write_text(pretty_json({"adapter_max_abs_delta_logit": delta}))
     for split, names in {"train": ["t0", "t1"], "test": [f"p{i}" for i in range(count)]}.items():
         rows = [{"prompt_id": name, "prompt_text": f"a question about {name}"} for name in names]
-        schema = pa.schema([("prompt_id", pa.string()), ("prompt_text", pa.string()),
-                            ("prompt_messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])  # fmt: skip
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), inputs.pairs / f"{split}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), inputs.pairs / f"{split}.parquet")
     for folder, stage in ((inputs.responses, "respond"), (inputs.tokens, "encode"), (inputs.pairs, "ingest")):
         write_manifest(folder, {"stage": stage})
     return inputs

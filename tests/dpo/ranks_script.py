@@ -1,0 +1,103 @@
+"""What is compared between one process and two: run by hand, or under torchrun, with a folder to write to.
+
+python -m torch.distributed.run --standalone --nproc_per_node=2 tests/dpo/ranks_script.py FOLDER
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.core.errors import ConfigError, Preempted
+from tasks.dpo.checkpoint import newest_checkpoint
+from tasks.dpo.policy import LoraSettings
+from tasks.dpo.refcache import reference_logps
+from tasks.dpo.trainer import TrainConfig, TrainResult
+from tests.dpo import tiny
+
+PAIRS = tiny.pairs(17)  # steps of 8, 8 and 1: in the last one a second rank has nothing to do
+HELD_OUT = tiny.pairs(7, 99)
+CONFIG = TrainConfig(
+    label_smoothing=0.1, nll_weight=0.5, learning_rate=5e-3, pairs_per_step=8, epochs=2, lora=tiny.LORA
+)
+SMALL = tiny.budget(96)
+
+
+def trained(name: str, folder: Path, **options: Any) -> dict[str, Any]:
+    """Train with ``options`` and return the curves and the adapter's numbers."""
+    config = dataclasses.replace(CONFIG, **options.pop("config", {}))
+    result, model = tiny.run(PAIRS, config, test_pairs=HELD_OUT, **options)
+    return {name: {**told(result), "adapter": {k: v.tolist() for k, v in tiny.adapter_state(model).items()}}}
+
+
+def told(result: TrainResult) -> dict[str, Any]:
+    return {"steps": result.steps, "evals": result.evals}
+
+
+def stopped(folder: Path, rank: int) -> dict[str, Any]:
+    """Tell only the last rank to stop, twice, then go on; each rank has a disk of its own."""
+    last, stops = rank == int(os.environ.get("WORLD_SIZE", "1")) - 1, 0
+    while True:
+        model, seen = tiny.policy(seed=CONFIG.seed), []
+
+        def stop_soon(*_: object, seen: list[int] = seen) -> None:
+            seen.append(int(torch.is_grad_enabled()))
+            if last and stops < 2 and sum(seen) == 1 and seen[-1]:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        model.get_base_model().model.register_forward_hook(stop_soon)
+        try:
+            result, _ = tiny.run(PAIRS, CONFIG, SMALL, HELD_OUT, checkpoints=folder / f"disk{rank}", model=model)
+        except Preempted:
+            stops += 1
+            continue
+        found = newest_checkpoint(folder / f"disk{rank}")
+        return {"stopped": {**told(result), "stops": stops, "checkpoint": found.step if found else None}}
+
+
+def diverged() -> dict[str, Any]:
+    """Return what every rank is told of a learning rate out of all bounds."""
+    try:
+        tiny.run(PAIRS, dataclasses.replace(CONFIG, learning_rate=1e6, epochs=8), SMALL, HELD_OUT)
+    except ConfigError as error:
+        return {"diverged": str(error)}
+    return {"diverged": None}
+
+
+def main(folder: Path) -> None:
+    """Run everything and write this rank's findings."""
+    rank = int(os.environ.get("RANK", "0"))
+    reference = reference_logps(tiny.moved(tiny.policy("gpt_neox")), PAIRS, SMALL).logps
+    found = {
+        **trained("plain", folder, runtime=SMALL),
+        **trained("one batch", folder, runtime=tiny.budget(65536)),
+        **trained("checkpointing", folder, runtime=tiny.budget(96, gradient_checkpointing=True)),
+        **trained("unreached", folder, runtime=SMALL, config={"weight_decay": 0.5}, model=half_dead()),
+        **trained("head", folder, runtime=SMALL, config={"lora": HEAD}),
+        **stopped(folder, rank),
+        **diverged(),
+    }
+    np.save(folder / f"reference{rank}.npy", reference)
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+HEAD = LoraSettings(rank=4, alpha=8, target_modules=("lm_head", "v_proj"))
+
+
+def half_dead() -> Any:
+    """Return a policy in which some adapters never get a gradient."""
+    model = tiny.policy(seed=CONFIG.seed)
+    model.get_base_model().model.layers[0].self_attn.register_forward_hook(lambda *_: (torch.zeros(()), None))
+    return model
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
