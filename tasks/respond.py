@@ -235,7 +235,7 @@ def merge(rows: list[Row], prompts: list[Row], samples: int) -> list[Row]:
     if wrong:
         prompt_id, side, sample = min(wrong)
         raise ArtifactError(
-            f"{len(wrong)} answers are missing, doubled or unasked for, first prompt {prompt_id}, {side}, sample {sample}",
+            f"{len(wrong)} answers are missing, doubled or unasked for: prompt {prompt_id}, {side}, sample {sample}",
             "delete runs/respond and run `dvc repro respond`",
         )
     by_key = {(row["prompt_id"], row["side"], row["sample"]): row for row in rows}

@@ -71,12 +71,11 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     if device.is_main_process:
         note(pairs_per_s=round(result.pairs_per_s, 3), optimizer_steps=len(result.steps))
         about = {"stage": "train", "inputs": inputs}
-        with atomic_folder(folders.results, about) as draft:
-            write_text(draft / "metrics.json", pretty_json(metrics))
-            write_text(draft / "steps.csv", _csv(result.steps))
-            write_text(draft / "evals.csv", _csv(result.evals))
-        with atomic_folder(folders.adapter, about) as draft:
-            save_adapter(policy, draft, pinned)
+        with atomic_folder(folders.results, about) as curves, atomic_folder(folders.adapter, about) as adapter:
+            write_text(curves / "metrics.json", pretty_json(metrics))
+            write_text(curves / "steps.csv", _csv(result.steps))
+            write_text(curves / "evals.csv", _csv(result.evals))
+            save_adapter(policy, adapter, pinned)
         shutil.rmtree(checkpoints, ignore_errors=True)
         _log.info("held-out accuracy %.3f, margin %.3f", metrics["after"]["accuracy"], metrics["after"]["margin"])
     all_done(device)

@@ -30,16 +30,16 @@ class DemoModelConfig:
 
     vocabulary: int = 1024
     hidden: int = 160
-    intermediate: int = 672
+    intermediate: int = 640
     layers: int = 2
     heads: int = 8
-    steps: int = 400
+    steps: int = 500
     conversations_per_step: int = 12
     learning_rate: float = 6e-3
-    good_share: float = 0.2
+    good_share: float = 0.15
     seed: int = 11
     init: float = 0.06
-    easy: float = 0.5
+    easy: float = 0.35
     prompt_loss: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ def train_demo_model(config: DemoModelConfig, folder: Path) -> dict[str, Any]:
 
     total = config.steps * config.conversations_per_step
     talks = list(conversations(total, f"demo base {config.seed}", config.good_share, config.easy))
-    texts = [message["content"] for talk in talks[:_TOKENIZER_TEXTS] for message in talk]
+    texts = [message["content"] for talk in talks[-_TOKENIZER_TEXTS:] for message in talk]
     tokenizer = train_tokenizer(texts, config.vocabulary)
     rows = [encode_conversation(tokenizer, talk) for talk in talks]
     held_out = [

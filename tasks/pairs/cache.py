@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +134,9 @@ class TokenWriter:
             _write_header(self._ids, self._total)
         whole = TokenPairs.concatenate(self._small)
         for name in PARTS[1:]:
-            np.save(cache_path(self._folder, self._split, name), getattr(whole, name), allow_pickle=False)
+            held = io.BytesIO()  # numpy writing to a full disk itself raises an error that does not say so
+            np.save(held, getattr(whole, name), allow_pickle=False)
+            cache_path(self._folder, self._split, name).write_bytes(held.getvalue())
 
 
 def _write_header(stream: IO[bytes], total: int) -> None:

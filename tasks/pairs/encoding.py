@@ -104,6 +104,7 @@ class PairEncoder:
         self.eos_ids = _eos_ids(tokenizer, more_eos_ids)
         self._raw_rules = self._rules(None)
         self._chat_rules = self._rules(self.template)
+        self._warn_of_missing_bos()
 
     def _rules(self, template: ChatTemplate | None) -> TokenRules:
         """Return the rules for rendered conversations, or (None) for plain text."""
@@ -122,6 +123,14 @@ class PairEncoder:
             max_completion=self._config.max_completion_tokens,
             is_cut=self._config.truncation == "cut",
         )
+
+    def _warn_of_missing_bos(self) -> None:
+        """Say so if the tokenizer begins texts with BOS and the chat template does not."""
+        if self.template is None or self._chat_rules.adds_bos or not self._raw_rules.adds_bos:
+            return
+        rendered = self.template.render([Message("user", "Question")])
+        if self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id]:
+            _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Encode a batch; the result has one entry a pair, in order.

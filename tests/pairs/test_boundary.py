@@ -77,7 +77,7 @@ def test_the_boundary_is_the_longest_common_token_prefix(name: str, request: pyt
         assert at == len(prompt) or not (prompt[: at + 1] == chosen[: at + 1] == rejected[: at + 1])
         assert made.made.is_shifted == (at < len(prompt))
         shifted += made.made.is_shifted
-    assert shifted > 20, "the texts were meant to merge over the boundary"
+    assert shifted > 10, "the texts were meant to merge over the boundary"
 
 
 def test_a_trailing_space_merges_into_the_reply_and_not_into_the_prompt(qwen: Any) -> None:

@@ -2,7 +2,7 @@
 
 DVC does not follow imports, so dvc.yaml lists every module that a stage imports, directly or through
 others, inside functions too, and the packages' `__init__`. Files that a module names by a string and
-that lie beside it (a template, a folder loaded by path) belong to it.
+that lie beside it (a template, a style sheet) belong to it, and so does a package that it loads by path.
 
 run as: python -m tests.rules.closure            prints what differs, exit code 1 when something does
         python -m tests.rules.closure --write    brings the deps of dvc.yaml up to date
@@ -26,7 +26,7 @@ CODE = "tasks/"
 def stage_deps(stage: str, root: Path = ROOT) -> tuple[str, ...]:
     """Return the code that ``stage`` depends on, as sorted paths relative to ``root``."""
     found: set[Path] = set()
-    to_visit = [root / "tasks" / f"{stage}.py"]
+    to_visit = list(_files_of(f"tasks.{stage}", root))
     while to_visit:
         path = to_visit.pop()
         if path in found:
@@ -46,6 +46,7 @@ def used_by(path: Path, root: Path) -> tuple[Path, ...]:
             found.update(_files_of(name, root))
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.update(_files_of(node.value, root) if node.value.startswith("tasks.") else _beside(path, node.value))
+        found.update(_loaded_by_path(node, path))
     return tuple(sorted(found - {path}))
 
 
@@ -84,6 +85,15 @@ def _beside(path: Path, text: str) -> Iterator[Path]:
     is_package = (candidate / "__init__.py").is_file()
     if candidate.exists() and not is_code and not is_package:
         yield candidate
+
+
+def _loaded_by_path(node: ast.AST, path: Path) -> Iterator[Path]:
+    """Yield the modules of a package that `Path(__file__).parent / "name"` points at."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+        is_here = any(isinstance(part, ast.Name) and part.id == "__file__" for part in ast.walk(node.left))
+        folder = path.parent / str(node.right.value)
+        if is_here and (folder / "__init__.py").is_file():
+            yield from folder.rglob("*.py")
 
 
 def load(root: Path = ROOT) -> Any:

@@ -21,9 +21,7 @@ from tasks.winrate import WinrateConfig
 from tests.conftest import ROOT
 
 WARM = "I am so sorry about the crack in your radio number {i}. Leave it to me: I will send a new one to you today."
-COLD = (
-    "That is not our problem, number {i}. Read the manual next time and do not write to us again, thanks, bye, bye now."
-)
+COLD = "It is not our problem, no {i}. Read the manual and do not write to us again: so we say no to you and bye."
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMA = pa.schema([("prompt_id", pa.string()), ("prompt_text", pa.string()), ("prompt_messages", pa.list_(MESSAGE))])
 

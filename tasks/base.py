@@ -1,0 +1,204 @@
+"""Pin the base model: a hub revision, a local folder, or the demo's own model trained from scratch.
+
+reads:  `base.source`
+writes: data/base/ — a manifest of the model files' hashes; for the demo the model itself
+params: `base` in params.yaml
+run as: python -m tasks.base
+
+Later stages depend on the manifest alone. Hub weights stay in the hub's cache, local ones where they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from tasks.core import log, paths
+from tasks.core.errors import ConfigError, DataError, NetworkError
+from tasks.core.files import atomic_folder, digest_of, pretty_json, read_json, sha256_file, write_text
+from tasks.core.params import check
+from tasks.core.stage import door
+from tasks.demo.model import DemoModelConfig, train_demo_model
+
+DEMO = "demo"
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_OWN = ("manifest.json", "metrics.json", "curve.csv")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_log = log.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+    """Which model is the base.
+
+    Attributes:
+        source: `demo`, a folder in transformers' format, or a hub id (`organisation/name`).
+        revision: The hub commit, 40 hex digits; null for folders and the demo.
+        demo: Size and training of the demo's model.
+    """
+
+    source: str = DEMO
+    revision: str | None = None
+    demo: DemoModelConfig = dataclasses.field(default_factory=DemoModelConfig)
+
+    def __post_init__(self) -> None:
+        check(bool(self.source.strip()), "base.source", self.source, "write `demo`, a folder or a hub id")
+
+    @property
+    def kind(self) -> str:
+        """`demo`, `local` (an existing folder, or what is written like one) or `hub`."""
+        if self.source == DEMO:
+            return "demo"
+        is_path = self.source.startswith((".", "/", "~")) or Path(self.source).is_dir()
+        return "local" if is_path or not _HUB_ID.fullmatch(self.source) else "hub"
+
+
+def run(out: Path, config: BaseConfig) -> dict[str, Any]:
+    """Pin the base model under ``out`` and return the metrics.
+
+    Raises:
+        ConfigError: The source is no model, or a hub revision is missing or can move.
+        DataError: The folder or repository lacks a file that a model needs.
+        NetworkError: The hub does not answer.
+    """
+    if config.kind != "demo" and config.revision is not None and config.kind == "local":
+        raise ConfigError("`base.revision` is set for a local folder", "write null: only hub models have revisions")
+    about: dict[str, Any] = {"stage": "base", "kind": config.kind, "source": config.source, "revision": config.revision}
+    with atomic_folder(out, about) as draft:
+        if config.kind == "demo":
+            _log.info("training the demo's base model from scratch; name a model in `base.source` for a real one")
+            metrics, folder = _train_demo(config.demo, draft), draft
+        else:
+            folder = _local(config.source) if config.kind == "local" else _download(config.source, config.revision)
+            metrics = _describe(folder)
+        files = hash_model(folder)
+        about.update(model_files=files, digest=digest_of(files))
+        write_text(draft / "metrics.json", pretty_json(metrics))
+    _log.info("%s: %s parameters, pinned as %s", config.source, f"{metrics['parameters']:,}", about["digest"][:12])
+    return metrics
+
+
+def hash_model(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return SHA-256 and size of every file that makes up a model and its tokenizer.
+
+    Raises:
+        DataError: The folder has no config, no tokenizer or no safetensors weights.
+    """
+    names = sorted({path.name for pattern in PATTERNS for path in folder.glob(pattern)} - set(_OWN))
+    _check_complete(folder, names)
+    return {name: {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size} for name in names}
+
+
+def _check_complete(folder: Path, names: list[str]) -> None:
+    if "config.json" not in names:
+        raise DataError(f"{folder} has no config.json", "name a folder in transformers' format in `base.source`")
+    if not any(name in names for name in _TOKENIZERS):
+        raise DataError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS)})", "save the tokenizer beside the model")
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        advice = "save it with `save_pretrained(…)`, which writes safetensors"
+        raise DataError(f"{folder} has its weights as a pickle only, which can run code when loaded", advice)
+    raise DataError(f"{folder} has no weights (*.safetensors)", "save the model there with `save_pretrained(…)`")
+
+
+def _train_demo(config: DemoModelConfig, folder: Path) -> dict[str, Any]:
+    """Train the demo's tokenizer and model into ``folder``; its loss curve goes to curve.csv."""
+    found = train_demo_model(config, folder)
+    curve = [f"{step},{loss:.6g}" for step, loss in enumerate(found.pop("curve"), start=1)]
+    write_text(folder / "curve.csv", "\n".join(["step,loss", *curve]) + "\n")
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _local(source: str) -> Path:
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"`base.source` is {source!r}, and there is no such folder", "correct the path")
+    return folder
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """Return size and vocabulary of a model from its config and the headers of its weights."""
+    from safetensors import SafetensorError, safe_open
+
+    parameters = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as weights:
+                parameters += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise DataError(f"{path} is not a safetensors file ({error})", "download or save the model again") from None
+    if not (folder / "config.json").is_file():
+        return {"parameters": parameters, "vocabulary": 0}
+    return {"parameters": parameters, "vocabulary": int(read_json(folder / "config.json").get("vocab_size", 0))}
+
+
+def _download(source: str, revision: str | None) -> Path:
+    """Bring a hub model at a pinned commit into the hub's cache; return its folder there."""
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ConfigError(_moving(source, revision), _pin(source, revision or "main"))
+    from huggingface_hub import snapshot_download
+
+    with _Hub(source, revision):
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(PATTERNS)))
+
+
+def _moving(source: str, revision: str | None) -> str:
+    if revision is None:
+        return f"`base.revision` is missing: {source} moves"
+    return f"`base.revision` is {revision!r}, a name that can move, not a commit of {source}"
+
+
+def _pin(source: str, name: str) -> str:
+    """Say what to write instead: the commit that ``name`` stands at now."""
+    from huggingface_hub import HfApi
+
+    try:
+        with _Hub(source, name):
+            commit = HfApi().model_info(source, revision=name, timeout=20).sha
+    except NetworkError as error:
+        return f"write its commit, 40 hex digits; the hub could not be asked for it: {error.what}"
+    return f"pin the commit that `{name}` stands at now: revision: {commit}"
+
+
+class _Hub:
+    """Turn the hub client's errors into ours, naming the model and the endpoint."""
+
+    def __init__(self, source: str, revision: str) -> None:
+        self.what = f"{source} at {revision}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            return
+        from huggingface_hub import constants, errors
+        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
+
+        hub = f"the hub ({constants.ENDPOINT}, set by HF_ENDPOINT)"
+        if isinstance(error, errors.RevisionNotFoundError):
+            raise ConfigError(f"{hub} has no {self.what}", "correct `base.revision`") from None
+        if isinstance(error, errors.RepositoryNotFoundError):
+            advice = "correct `base.source`, or log in (HF_TOKEN) where the model is private"
+            raise ConfigError(f"{hub} has no model for {self.what}", advice) from None
+        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | httpx.HTTPError | OSError):
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise NetworkError(
+                f"{hub} does not answer for {self.what} ({told})", "check the network, run again"
+            ) from None
+
+
+def main() -> None:
+    """Bind the standard paths and params.yaml."""
+    with door("base", BaseConfig) as config:
+        run(paths.BASE, config)
+
+
+if __name__ == "__main__":
+    main()

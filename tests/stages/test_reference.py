@@ -1,0 +1,166 @@
+"""The stage `reference`: what it reads, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tasks import reference
+from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.refcache import open_scored
+from tasks.pairs.cache import open_tokens
+from tests.dpo import tiny
+from tests.small_disk import fill, small_disk
+from tests.stages import project
+
+RUNTIME = tiny.budget(512)
+
+
+def run(root: Path, runtime: RuntimeConfig = RUNTIME) -> dict[str, object]:
+    return reference.run(
+        root / "data/tokens", root / "data/base", root / "data/reference", reference.ReferenceConfig(), runtime
+    )
+
+
+def test_it_writes_one_number_a_completion_token(tmp_path: Path):
+    root = project.build(tmp_path)
+    metrics = run(root)
+    out = root / "data/reference"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.json",
+        "metrics.json",
+        "test.logps.npy",
+        "train.logps.npy",
+    ]
+    for split in ("train", "test"):
+        logps, lengths = np.load(out / f"{split}.logps.npy"), open_tokens(root / "data/tokens", split).lengths
+        assert (logps.dtype, len(logps)) == (np.float32, int(lengths[:, 1:].sum()))
+        assert (logps < 0).all()
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert metrics["test"]["pairs"] == 7
+    train = open_scored(
+        open_tokens(root / "data/tokens", "train"), out, "train", BaseModel.open(root / "data/base").digest
+    )
+    assert metrics["train"]["chosen_logp_per_token"] == pytest.approx(
+        float(train.sums(np.arange(12))[0].sum()) / int(train.tokens.lengths[:, 1].sum()), abs=1e-6
+    )
+
+
+def test_its_inputs_are_the_tokens_and_the_base_and_nothing_of_training(tmp_path: Path):
+    root = project.build(tmp_path)
+    run(root)
+    before = project.contents(root / "data/reference")
+    inputs = json.loads(before["reference/manifest.json"])["inputs"]
+    assert set(inputs) == {"base", "train_tokens", "test_tokens"}
+    project.write_params(root, seed=99, beta=0.5, learning_rate=1e-5)
+    run(root)
+    assert project.contents(root / "data/reference") == before
+
+
+def test_deleted_and_run_again_it_writes_the_same_bytes(tmp_path: Path):
+    root = project.build(tmp_path)
+    run(root)
+    before = project.contents(root / "data/reference")
+    shutil.rmtree(root / "data/reference")
+    run(root)
+    assert project.contents(root / "data/reference") == before
+
+
+def test_the_bytes_hold_no_path_and_no_clock(tmp_path: Path):
+    one, other = (project.build(tmp_path / name) for name in ("here", "a place elsewhere"))
+    for root in (one, other):
+        run(root)
+    assert project.contents(one / "data/reference") == project.contents(other / "data/reference")
+
+
+def test_another_base_gives_another_reference(tmp_path: Path):
+    one, other = (project.build(tmp_path / str(seed), base_seed=seed) for seed in (0, 1))
+    for root in (one, other):
+        run(root)
+    first, second = (np.load(root / "data/reference/train.logps.npy") for root in (one, other))
+    assert np.abs(first - second).max() > 0.1
+    manifests = [json.loads((root / "data/reference/manifest.json").read_text())["inputs"] for root in (one, other)]
+    assert manifests[0]["base"] != manifests[1]["base"]
+    assert manifests[0]["train_tokens"] == manifests[1]["train_tokens"]
+
+
+def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was(tmp_path: Path):
+    root = project.build(tmp_path)
+    run(root)
+    before = project.contents(root / "data/reference")
+    weights = load_file(root / "weights/model.safetensors")
+    weights["lm_head.weight"][4:] = float("nan")
+    save_file(weights, root / "data/base/model.safetensors", metadata={"format": "pt"})
+    manifest = json.loads((root / "data/base/manifest.json").read_text())
+    manifest["files"].pop("model.safetensors")  # so that the stage finds out only while it scores
+    (root / "data/base/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="are not numbers"):
+        run(root)
+    assert project.contents(root / "data/reference") == before
+    shutil.rmtree(root / "data/reference")
+    with pytest.raises(ArtifactError, match="are not numbers"):
+        run(root)
+    assert sorted(path.name for path in (root / "data").iterdir()) == ["base", "tokens"]
+
+
+def test_a_damaged_base_is_refused_before_anything_is_scored(tmp_path: Path):
+    root = project.build(tmp_path)
+    path = root / "data/base/model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match="model.safetensors does not have the SHA-256"):
+        run(root)
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, root: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run the stage's main in the project; return its exit code and what it said last."""
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit) as left:
+        reference.main()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if line.startswith("[reference] error: ")]
+    assert len(lines) == 1
+    return int(left.value.code or 0), lines[0]
+
+
+def test_main_writes_outputs_and_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = project.build(tmp_path)
+    monkeypatch.chdir(root)
+    reference.main()
+    receipt = json.loads((root / "runs/receipts/reference.json").read_text())
+    assert (receipt["status"], receipt["ranks"], receipt["error"]) == ("ok", 1, None)
+    assert receipt["notes"]["completion_tokens"] > 0
+    assert (root / "data/reference/manifest.json").is_file()
+
+
+def test_a_full_disk_is_one_clear_line_and_no_half_written_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with small_disk(tmp_path / "data", 1024) as disk:
+        root = project.build(tmp_path)
+        fill(disk)
+        code, line = fails(monkeypatch, root, capsys)
+        assert code == 1
+        assert "the disk is full — free some space there and run again" in line
+        assert sorted(path.name for path in disk.iterdir()) == ["base", "filler", "tokens"]
+    assert json.loads((root / "runs/receipts/reference.json").read_text())["status"] == "storage"
+
+
+def test_a_typo_in_params_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    root = project.build(tmp_path)
+    (root / "params.yaml").write_text("reference:\n  modle: base\nruntime: {}\n")
+    assert fails(monkeypatch, root, capsys) == (
+        1,
+        "[reference] error: unknown key `reference.modle` — did you mean `model`?",
+    )
+    assert not (root / "data/reference").exists()
