@@ -24,6 +24,7 @@ from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
 from tasks.dpo.devices import accelerator, all_done
+from tasks.dpo.metrics import SUMS
 from tasks.dpo.policy import attach_lora, load_base, save_adapter
 from tasks.dpo.refcache import ScoredPairs, open_scored
 from tasks.dpo.trainer import Curve, TrainConfig, TrainResult, train
@@ -31,6 +32,7 @@ from tasks.pairs.cache import open_tokens
 
 _log = log.get_logger(__name__)
 _DIGITS = 8  # significant digits in metrics and curves
+_COLUMNS = ("step", *SUMS, "nll", "grad_norm", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +99,10 @@ def _metrics(result: TrainResult, train_set: ScoredPairs, test_set: ScoredPairs,
 
 
 def _csv(curve: Curve) -> str:
-    """Return a curve as CSV, a row a step, the same digits on every machine."""
+    """Return a curve as CSV, a row a step, the same columns and digits on every machine and after a resume."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(curve[0]), lineterminator="\n")
+    names = [name for name in _COLUMNS if name in curve[0]]
+    writer = csv.DictWriter(stream, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     for row in curve:
         writer.writerow({**{name: _round(value) for name, value in row.items()}, "step": int(row["step"])})

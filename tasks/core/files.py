@@ -92,6 +92,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)
+    except OSError as error:
+        _name_file(error, path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -116,6 +119,9 @@ def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Itera
         yield draft
         write_manifest(draft, about or {})
         _swap(draft, target)
+    except OSError as error:
+        _name_file(error, target)
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -197,6 +203,12 @@ def verify_manifest(folder: Path, stage: str) -> dict[str, Any]:
 def manifest_digest(folder: Path, stage: str) -> str:
     """Return one digest for the content of a folder: the hash of its files' names and hashes."""
     return digest_of(read_manifest(folder, stage)["files"])
+
+
+def _name_file(error: OSError, path: Path) -> None:
+    """Note in a fault of the disk where it happened: a failed write by itself does not say."""
+    if error.filename is None and explain_os_error(error):
+        error.filename = str(path)
 
 
 def explain_os_error(error: OSError) -> StorageError | None:
