@@ -12,6 +12,7 @@ deploy: the entrypoint is `flows.pipeline.pipeline`
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
     parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
     arguments = parser.parse_args()
+    # Prefect hands SIGTERM on when it has closed the run; leaving by the door stops a temporary server, too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # a temporary server takes half a minute to start on two cores; Prefect's default gives up before
     patient = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180, PREFECT_SERVER_ANALYTICS_ENABLED: False}
     with temporary_settings(set_defaults=patient):

@@ -2,7 +2,8 @@
 
 DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`. With `--pull`, outputs that are
 missing here come from the remote where it holds them, and are made where it does not: a remote without
-them, or without anything, is no error.
+them, or without anything, is no error. Where nothing changed there is nothing to pull, and without the
+flag a remote that does not answer stops nobody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from flows.processes import TimedOut, run_watched
 from flows.status import Outcome
 from flows.supervisor import Grace
 from tasks.core.errors import PipelineError
+
+_HINTS = (  # what DVC says after every stage, to somebody at a prompt
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
 
 
 def run(
@@ -51,11 +60,12 @@ def run(
 
     def listen(line: str) -> None:
         transcript.feed(line)
-        on_line(line)
+        if not line.strip().startswith(_HINTS):
+            on_line(line)
 
     began = time.monotonic()
     try:
-        code = run_watched(command(stage, force), workspace, listen, environment(), timeout_s, grace)
+        code = run_watched(command(stage, force, bool(look.why)), workspace, listen, environment(), timeout_s, grace)
     except TimedOut as error:
         return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
     seconds = time.monotonic() - began
@@ -65,10 +75,10 @@ def run(
     return status.failed(transcript, stage.name, {} if after == before else after, code, seconds)
 
 
-def command(stage: Stage, force: bool = False) -> list[str]:
+def command(stage: Stage, force: bool = False, pull: bool = True) -> list[str]:
     """Return the words that bring ``stage`` up to date, with this very environment's DVC."""
-    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", "--pull"]
-    return [*words, *(["--force"] if force else []), *stage.targets]
+    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
+    return [*words, *(["--pull"] if pull else []), *(["--force"] if force else []), *stage.targets]
 
 
 def environment() -> dict[str, str]:

@@ -22,12 +22,14 @@ Status = Literal["unchanged", "restored", "pulled", "ran", "failed", "skipped"]
 RETRIED_KINDS = frozenset({"network", "preempted"})
 # The figures of each stage that the table of a run shows, as paths into its metrics.json.
 KEY_METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "ingest": ("data/pairs", ("pairs", "rejected", "train", "test")),
-    "encode": ("data/tokens", ("train", "test", "dropped")),
-    "train": ("results/train", ("before.accuracy", "after.accuracy", "after.margin", "after.loss")),
-    "respond": ("data/responses", ("prompts", "samples")),
-    "winrate": ("results/winrate", ("win_rate", "low", "high", "control.win_rate")),
-    "register": ("results/register", ("version", "promoted")),
+    "base": ("data/base", ("parameters",)),
+    "ingest": ("data/pairs", ("rows_read", "left_out.rejected", "pairs.train", "pairs.test")),
+    "encode": ("data/tokens", ("train.tokens", "test.tokens", "prompts")),
+    "reference": ("data/reference", ("test.ranking_accuracy",)),
+    "train": ("results/train", ("before.accuracy", "after.accuracy", "after.margin")),
+    "respond": ("data/responses", ("prompts", "adapter_max_abs_delta_logit")),
+    "winrate": ("results/winrate", ("win_rate", "low", "high")),
+    "register": ("results/register", ("serial", "promoted")),
 }
 _NETWORK = re.compile(
     r"timed? ?out|connection (refused|reset|aborted|error)|failed to connect|could not connect|endpoint ?url"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -111,7 +110,8 @@ def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Itera
         about: Facts recorded in the manifest beside the files (the stage, its inputs' digests).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.draft"):
+    is_draft = re.compile(rf"\.{re.escape(target.name)}\.\d+(\.old)?\.draft")
+    for stale in [path for path in target.parent.iterdir() if is_draft.fullmatch(path.name)]:
         shutil.rmtree(stale, ignore_errors=True)
     draft = target.parent / f".{target.name}.{os.getpid()}.draft"
     draft.mkdir()
@@ -214,7 +214,7 @@ def _name_file(error: OSError, path: Path) -> None:
 def explain_os_error(error: OSError) -> StorageError | None:
     """Turn a fault of the disk into a :class:`StorageError`; None for any other ``OSError``."""
     code = error.errno or 0
-    if not code and _SHORT_WRITE.fullmatch(str(error)):
+    if not code and error.args and _SHORT_WRITE.fullmatch(str(error.args[0])):
         code = errno.ENOSPC
     fault = _DISK_FAULTS.get(code)
     if fault is None:

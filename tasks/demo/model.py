@@ -36,7 +36,7 @@ class DemoModelConfig:
     steps: int = 500
     conversations_per_step: int = 12
     learning_rate: float = 6e-3
-    good_share: float = 0.15
+    good_share: float = 0.10
     seed: int = 11
     init: float = 0.06
     easy: float = 0.35
@@ -54,7 +54,7 @@ def conversations(count: int, seed: str, good_share: float, easy: float = 0.0) -
         case = draw_case(rng)
         style = GOOD if rng.random() < good_share else draw_fault(rng)
         if i < easy * count:
-            style = GOOD if rng.random() < 0.6 else "curt"
+            style = rng.choices((GOOD, "curt", style), (40, 40, 20))[0]
         yield [
             {"role": "user", "content": case.message},
             {"role": "assistant", "content": draw_reply(case, style, rng)},

@@ -48,9 +48,9 @@ def stopped(folder: Path, rank: int) -> dict[str, Any]:
     while True:
         model, seen = tiny.policy(seed=CONFIG.seed), []
 
-        def stop_soon(*_: object, seen: list[int] = seen) -> None:
+        def stop_soon(*_: object, seen: list[int] = seen, is_due: bool = last and stops < 2) -> None:
             seen.append(int(torch.is_grad_enabled()))
-            if last and stops < 2 and sum(seen) == 1 and seen[-1]:
+            if is_due and sum(seen) == 1 and seen[-1]:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         model.get_base_model().model.register_forward_hook(stop_soon)

@@ -98,10 +98,10 @@ def tear(folder: Path, how: str) -> None:
         (folder / "manifest.json").write_text(json.dumps({"step": 2, "files": {}}))
 
 
-HARMS = ["no manifest", "manifest cut", "manifest empty", "tensor cut", "bit flipped", "file missing", "vouched rubbish"]
+HARMS = ("no manifest", "manifest cut", "manifest empty", "tensor cut", "bit flipped", "file missing")
 
 
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("how", [*HARMS, "vouched rubbish"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ):

@@ -55,9 +55,7 @@ def one_step(
 
 def relative(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Return the largest error of a tensor, relative to the tensor's largest entry."""
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-8)) for a, b in zip(found, expected, strict=True)
-    )
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-8)) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "nll_weight": 0.7}], ids=["dpo", "smoothed+nll"])

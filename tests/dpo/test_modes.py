@@ -42,8 +42,9 @@ def test_scoring_leaves_every_module_in_the_mode_it_had(checkpointing: bool):
 
 def test_evaluation_mode_is_left_on_an_exception_too():
     model = tiny.policy(lora=HALF).train()
-    with pytest.raises(KeyError), evaluation_mode(model):
+    with evaluation_mode(model):
         assert not any(modes(model))
+    with pytest.raises(KeyError), evaluation_mode(model):
         raise KeyError
     assert all(modes(model))
 

@@ -52,8 +52,8 @@ def base(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
         "llama": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
         "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"num_key_value_heads": 2}),
         "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
-        "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8}),
-        "opt": (OPTConfig, OPTForCausalLM, {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5, "init_std": 0.15}),
+        "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"num_key_value_heads": 2, "head_dim": 8}),
+        "opt": (OPTConfig, OPTForCausalLM, {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5}),
     }
     config_of, model_of, own = kinds[family]
     torch.manual_seed(seed)
@@ -123,4 +123,5 @@ def adapter_bytes(model: Any, folder: Path) -> tuple[str, str]:
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """Return a copy of the adapters' tensors by name."""
-    return {name: tensor.clone() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.clone() for name, tensor in state.items()}

@@ -72,7 +72,7 @@ def test_one_task_a_stage_says_what_happened_and_the_table_lists_it(project: Pat
 
 def test_a_failed_stage_skips_the_rest_and_the_flow_fails_with_its_error(project: Path) -> None:
     set_param(project, "first", 2)
-    tell(project, "first", "fail data")
+    tell(project, "first", "fail data")  # once: a second try would succeed
     state = run(project)
     assert state.is_failed()
     assert state.message == "stage `first` failed (data): SomeError: the data is in the way"
@@ -80,10 +80,9 @@ def test_a_failed_stage_skips_the_rest_and_the_flow_fails_with_its_error(project
     assert [row["status"] for row in table_of(state)] == ["failed (data)", "skipped", "skipped"]
 
 
-@pytest.mark.parametrize(("kind", "end"), [("network", "ran"), ("data", "failed")])
-def test_a_network_fault_is_retried_and_a_data_fault_is_not(project: Path, kind: str, end: str) -> None:
+def test_a_network_fault_is_retried(project: Path) -> None:
     set_param(project, "first", 2)
-    tell(project, "first", f"fail {kind}")  # once: a second try would succeed
+    tell(project, "first", "fail network")  # once: the second try succeeds
     stage = stages_in_order(project)[0]
 
     @flow
@@ -91,7 +90,7 @@ def test_a_network_fault_is_retried_and_a_data_fault_is_not(project: Path, kind:
         patient = run_stage.with_options(retry_delay_seconds=0)
         return outcome_of(stage, patient(stage, project, False, None, return_state=True)).status
 
-    assert one_stage() == end
+    assert one_stage() == "ran"
 
 
 def test_a_project_that_dvc_cannot_read_fails_in_one_line(project: Path) -> None:

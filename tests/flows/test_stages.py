@@ -26,11 +26,13 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
 
 def test_a_changed_param_runs_its_stage_and_those_after_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_param(project, "middle", 2)
-    outcomes = run(project, "first", "middle", "last")
-    assert statuses(outcomes) == ["unchanged", "ran", "ran"]
-    assert [outcome.why for outcome in outcomes[1:]] == ["middle.x: 1 → 2", "out/middle changed"]
+    outcomes = run(project, "middle", "last")
+    assert statuses(outcomes) == ["ran", "ran"]
+    assert [outcome.why for outcome in outcomes] == ["middle.x: 1 → 2", "out/middle changed"]
     assert "middle: {x: 2}" in (project / "out" / "last" / "data.txt").read_text()
-    assert "middle starts" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "middle starts" in told
+    assert "dvc push" not in told
 
 
 def test_a_forced_stage_runs_though_nothing_changed(project: Path) -> None:
@@ -56,9 +58,9 @@ def test_a_param_flipped_and_flipped_back_is_restored_from_the_run_cache(project
     assert (project / "out" / "last" / "data.txt").read_text() == before
 
 
-def test_a_fresh_clone_pulls_every_stage_from_the_remote_and_runs_none(clone: Path) -> None:
-    outcomes = run(clone, "first", "middle", "last")
-    assert statuses(outcomes) == ["pulled"] * 3
+def test_a_fresh_clone_pulls_from_the_remote_and_runs_nothing_whatever_else_is_missing(clone: Path) -> None:
+    outcomes = [*run(clone, "last"), *run(clone, "first")]  # `last` before what it reads
+    assert statuses(outcomes) == ["pulled", "pulled"]
     assert (clone / "out" / "last" / "data.txt").exists()
     assert not (clone / "runs").exists()
 
@@ -122,18 +124,25 @@ def test_a_deleted_module_fails_its_stage_though_dvc_would_call_it_unchanged(pro
     assert outcome.why.startswith("stage.py is missing — restore it")
 
 
-def test_a_dependency_that_another_stage_makes_may_be_missing(clone: Path) -> None:
-    (outcome,) = run(clone, "middle")
-    assert outcome.status == "pulled"
-
-
-def test_an_unreachable_remote_is_a_network_fault(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def lose_the_remote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     text = "[core]\n    analytics = false\n    remote = s3\n['remote \"s3\"']\n    url = s3://bucket/store\n"
     text += "    endpointurl = http://127.0.0.1:9\n    access_key_id = a\n    secret_access_key = b\n"
-    (clone / ".dvc" / "config").write_text(text)
+    (folder / ".dvc" / "config").write_text(text)
+
+
+def test_an_unreachable_remote_is_a_network_fault(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_the_remote(clone, monkeypatch)
     (outcome,) = run(clone, "first")
-    assert (outcome.status, outcome.kind) == ("failed", "network")
+    assert (outcome.status, outcome.kind, outcome.is_worth_a_retry) == ("failed", "network", True)
+
+
+def test_an_unreachable_remote_stops_nobody_who_needs_nothing_of_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_the_remote(project, monkeypatch)
+    (outcome,) = run(project, "first")
+    assert outcome.status == "unchanged"
 
 
 def test_a_stopped_stage_keeps_its_checkpoint_leaves_no_process_and_no_lock(project: Path) -> None:

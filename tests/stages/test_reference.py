@@ -115,7 +115,7 @@ def test_a_damaged_base_is_refused_before_anything_is_scored(tmp_path: Path):
     path = root / "data/base/model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match="model.safetensors does not have the SHA-256"):
+    with pytest.raises(ArtifactError, match=r"model.safetensors does not have the SHA-256"):
         run(root)
 
 

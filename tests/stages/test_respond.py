@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +54,6 @@ class Inputs:
 
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.out / "responses.jsonl").read_text().split("\n") if line]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -122,10 +113,7 @@ def finished(tokens: Path, pinned: Path, adapter: Path, tmp_path_factory: pytest
     """A finished run, to compare others with."""
     folder = tmp_path_factory.mktemp("finished")
     done = Inputs(tokens, pinned, adapter, folder / "responses", folder / "work")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     done.run()
-    torch.set_num_threads(threads)
     return done
 
 
@@ -175,7 +163,7 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path):
     two = inputs
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.out, two.work)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *folders], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (two.out / "responses.jsonl").read_bytes() == (finished.out / "responses.jsonl").read_bytes()
@@ -240,6 +228,14 @@ def test_draws_depend_on_seed_side_prompt_and_sample():
             (0, "policy", Request("p", 1, ()))]  # fmt: skip
     assert len({tuple(draws(*key, 4)) for key in keys}) == 5
     assert draws(0, "policy", one, 4)[:2].tolist() == draws(0, "policy", one, 2).tolist()
+
+
+def test_generation_leaves_the_number_of_threads_as_it_was(policy):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    generate_batch(policy, [Request("p", 0, (1, 403))], Sampling(True, 1.0, 1.0, 2, (2,), 0), "control")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_an_adapter_that_does_nothing_moves_no_logit(pinned):

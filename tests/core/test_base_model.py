@@ -1,0 +1,102 @@
+"""The pinned base model: what `data/base/` says, and that the weights are still those it pinned."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks.core import provenance
+from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError
+from tasks.core.files import atomic_folder, sha256_file
+
+DIGEST = "d" * 64
+
+
+def pinned(folder: Path, kind: str, source: str, revision: str | None = None, **files: str) -> Path:
+    where = Path(source) if kind == "local" else folder
+    listed = {n: {"sha256": sha256_file(where / n), "size": (where / n).stat().st_size} for n in files} if files else {}
+    about = {"stage": "base", "kind": kind, "source": source, "revision": revision, "digest": DIGEST}
+    with atomic_folder(folder, {**about, "model_files": listed}) as draft:
+        (draft / "metrics.json").write_text("{}")
+        if kind == "demo":
+            (draft / "config.json").write_text("{}")
+    return folder
+
+
+def test_the_demo_s_weights_lie_in_the_stage_s_own_folder(tmp_path: Path):
+    base = BaseModel.open(pinned(tmp_path / "base", "demo", "demo"))
+    assert base == BaseModel("demo", "demo", None, DIGEST, str(tmp_path / "base"))
+
+
+def test_a_hub_base_is_named_by_its_id_and_revision(tmp_path: Path):
+    base = BaseModel.open(pinned(tmp_path / "base", "hub", "org/model", "a" * 40))
+    assert (base.location, base.revision) == ("org/model", "a" * 40)
+
+
+def local(tmp_path: Path) -> tuple[Path, Path]:
+    (tmp_path / "mine").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "mine" / name).write_text(f"the bytes of {name}")
+    files = {"config.json": "", "model.safetensors": ""}
+    return tmp_path / "mine", pinned(tmp_path / "base", "local", str(tmp_path / "mine"), **files)
+
+
+def test_a_local_base_is_used_where_it_lies(tmp_path: Path):
+    weights, folder = local(tmp_path)
+    assert BaseModel.open(folder).location == str(weights)
+
+
+def test_a_local_base_that_changed_is_refused(tmp_path: Path):
+    weights, folder = local(tmp_path)
+    (weights / "model.safetensors").write_text("the bytes of model.safetensorZ")  # as many, but others
+    with pytest.raises(ArtifactError, match=r"model.safetensors changed since the base stage pinned it"):
+        BaseModel.open(folder)
+    assert BaseModel.open(folder, check_files=False).digest == DIGEST
+
+
+def test_a_local_base_that_is_gone_is_refused(tmp_path: Path):
+    weights, folder = local(tmp_path)
+    (weights / "config.json").unlink()
+    with pytest.raises(ArtifactError, match=r"the base model's file .*config.json is missing — restore it"):
+        BaseModel.open(folder)
+
+
+def test_a_demo_base_that_changed_is_refused(tmp_path: Path):
+    folder = pinned(tmp_path / "base", "demo", "demo")
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ArtifactError, match=r"config.json does not have the SHA-256 of its manifest"):
+        BaseModel.open(folder)
+
+
+@pytest.mark.parametrize("change", [{"kind": "other"}, {"kind": None}])
+def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, change: dict[str, object]):
+    folder = pinned(tmp_path / "base", "demo", "demo")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ArtifactError, match="is not a base manifest — run `dvc repro base`"):
+        BaseModel.open(folder)
+
+
+def test_a_missing_base_names_its_stage(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="base is missing — run `dvc repro base`"):
+        BaseModel.open(tmp_path / "base")
+
+
+def test_the_git_revision_says_whether_tracked_files_changed(tmp_path: Path):
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert provenance.git_revision(tmp_path) == {"commit": None, "dirty": None}
+    git("init", "-q")
+    (tmp_path / "a").write_text("one")
+    git("add", "a")
+    git("commit", "-qm", "one")
+    assert provenance.git_revision(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "a").write_text("two")
+    assert provenance.git_revision(tmp_path)["dirty"] is True

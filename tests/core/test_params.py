@@ -1,0 +1,119 @@
+"""params.yaml: each mistake is refused by name, with a line of advice."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tasks.core.errors import ConfigError
+from tasks.core.params import build, check, load_params, load_section
+from tasks.core.runtime import RuntimeConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rank: int = 8
+    share: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    beta: float
+    kind: Literal["one", "two"] = "one"
+    names: Literal["all"] | tuple[str, ...] = "all"
+    note: str | None = None
+    is_on: bool = True
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        check(self.beta > 0, "owner.beta", self.beta, "give a number above 0")
+
+
+def section(tmp_path: Path, text: str) -> Owner:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return load_section(path, "owner", Owner)
+
+
+def test_a_section_becomes_its_owner_and_gaps_take_the_defaults(tmp_path: Path):
+    text = "owner:\n  beta: 2\n  names: [q_proj, v_proj]\n  weights: {a: 1}\n  inner: {rank: 4}\n"
+    assert section(tmp_path, text) == Owner(2.0, names=("q_proj", "v_proj"), weights={"a": 1.0}, inner=Inner(rank=4))
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("5E-6", 5e-6), ("1e3", 1000.0), ("7", 7.0)])
+def test_numbers_are_read_as_yaml_1_2(tmp_path: Path, text: str, value: float):
+    found = section(tmp_path, f"owner: {{beta: {text}}}")
+    assert found.beta == value
+    assert type(found.beta) is float
+
+
+def test_no_and_off_are_text_as_in_yaml_1_2(tmp_path: Path):
+    assert section(tmp_path, "owner: {beta: 1, note: no}").note == "no"
+    with pytest.raises(ConfigError, match=r"`owner.is_on` is 'off' — write true or false"):
+        section(tmp_path, "owner: {beta: 1, is_on: off}")
+
+
+MISTAKES = {
+    "owner: {bta: 1}": r"unknown key `owner.bta` — did you mean `beta`\?",
+    "owner: {beta: 1, zzz: 2}": "unknown key `owner.zzz` — known keys: beta, inner, is_on, kind, names, note, weights",
+    "owner: {beta: 1, inner: {rnk: 2}}": r"unknown key `owner.inner.rnk` — did you mean `rank`\?",
+    "owner: {kind: one}": "`owner.beta` is missing — add it",
+    "owner: {beta: high}": "`owner.beta` is 'high' — write a number",
+    "owner: {beta: '0.1'}": "`owner.beta` is '0.1' — write a number",
+    "owner: {beta: true}": "`owner.beta` is True — write a number",
+    "owner: {beta: null}": "`owner.beta` is None — write a number",
+    "owner: {beta: .nan}": "`owner.beta` is nan, which is no finite number — write a number",
+    "owner: {beta: .inf}": "`owner.beta` is inf, which is no finite number — write a number",
+    "owner: {beta: -1}": "`owner.beta` is -1.0 — give a number above 0",
+    "owner: {beta: 1, kind: three}": "`owner.kind` is 'three' — choose one of: one, two",
+    "owner: {beta: 1, inner: {rank: 1.5}}": "`owner.inner.rank` is 1.5 — write a whole number",
+    "owner: {beta: 1, inner: {rank: true}}": "`owner.inner.rank` is True — write a whole number",
+    "owner: {beta: 1, inner: 3}": "`owner.inner` is 3, not a mapping of keys",
+    "owner: {beta: 1, names: q_proj}": "`owner.names` is 'q_proj', not a list — write it as a YAML list",
+    "owner: {beta: 1, names: [q_proj, 3]}": r"`owner.names\[1\]` is 3 — write text \(quote it\)",
+    "owner: {beta: 1, weights: [1]}": r"`owner.weights` is \[1\], not a mapping",
+    "owner: {beta: 1, weights: {a: x}}": "`owner.weights.a` is 'x' — write a number",
+    "owner: {beta: 1, note: 2024}": r"`owner.note` is 2024 — write text \(quote it\)",
+    "owner:": "`owner` is None, not a mapping of keys",
+    "owner: [1]": r"`owner` is \[1\], not a mapping of keys",
+    "other: {}": "has no section `owner` — copy it from the repository's params.yaml",
+    "- 1": "is not a mapping of sections",
+    "": "is not a mapping of sections",
+    "owner: {beta: 1": "is not valid YAML",
+    "owner: {beta: 1, beta: 2}": "is not valid YAML",
+    "owner:\n\tbeta: 1": "is not valid YAML",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_is_told_by_name_in_one_line(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        section(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_value_is_shortened_in_the_message():
+    with pytest.raises(ConfigError) as caught:
+        build(Owner, {"beta": "x" * 500}, "owner")
+    assert len(str(caught.value)) < 150
+
+
+def test_a_missing_file_is_told(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"params.yaml is missing — run from the checkout's root"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_bytes_that_are_not_utf_8_are_told(tmp_path: Path):
+    (tmp_path / "params.yaml").write_bytes(b"owner: \xff\xfe")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("key", ["tokens_per_micro_batch", "checkpoint_every_s", "log_every_steps"])
+def test_runtime_refuses_zero(key: str):
+    with pytest.raises(ConfigError, match=f"`runtime.{key}` is 0"):
+        RuntimeConfig(**{key: 0})

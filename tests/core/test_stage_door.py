@@ -1,0 +1,168 @@
+"""The door of a stage: one line for a user's mistake, a traceback for ours, a receipt for both."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core import errors, log, ranks
+from tasks.core.stage import door, note
+from tests.conftest import ROOT
+from tests.small_disk import fill, small_disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    size: int = 1
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "params.yaml").write_text("ingest: {size: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    root, ours = logging.getLogger(), logging.getLogger("tasks")
+    levels = root.level, ours.level
+    yield
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+def receipt() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("runs/receipts/ingest.json").read_text())
+    return found
+
+
+def fail_with(error: BaseException) -> None:
+    with door("ingest", Owner):
+        raise error
+
+
+def test_a_good_run_gets_its_section_and_leaves_a_receipt():
+    with door("ingest", Owner) as config:
+        assert config == Owner(3)
+        note(rows=4)
+        note(rejected=1)
+    found = receipt()
+    assert found["status"] == "ok"
+    assert found["error"] is None
+    assert found["notes"] == {"rows": 4, "rejected": 1}
+    assert {"started", "ended", "seconds", "machine", "versions", "peak_memory_bytes", "ranks", "params"} <= set(found)
+    assert found["seconds"] >= 0
+    assert found["versions"]["python"].startswith(f"{sys.version_info[0]}.")
+
+
+EXPECTED = {
+    errors.ConfigError: ("config", 1),
+    errors.DataError: ("data", 1),
+    errors.ArtifactError: ("artifact", 1),
+    errors.StorageError: ("storage", 1),
+    errors.NetworkError: ("network", 1),
+    errors.RegistryError: ("registry", 1),
+    errors.GateRefused: ("gate", 3),
+    errors.Preempted: ("preempted", 75),
+}
+
+
+def test_every_class_of_the_error_tree_is_expected_here():
+    assert set(EXPECTED) == set(errors.PipelineError.__subclasses__())
+
+
+@pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind.__name__)
+def test_an_expected_error_is_one_line_and_its_exit_code(
+    kind: type[errors.PipelineError], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as left:
+        fail_with(kind("the thing\n is wrong", "mend  it"))
+    status, code = EXPECTED[kind]
+    assert left.value.code == code
+    assert capsys.readouterr().err == "[ingest] error: the thing is wrong — mend it\n"
+    assert receipt()["status"] == status
+    assert receipt()["error"] == f"{kind.__name__}: the thing is wrong — mend it"
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        fail_with(OSError(errno.ENOSPC, "No space left on device", "data/pairs/x"))
+    assert left.value.code == 1
+    line = "[ingest] error: writing or reading data/pairs/x: the disk is full — free some space there and run again\n"
+    assert capsys.readouterr().err == line
+    assert receipt()["status"] == "storage"
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), FileNotFoundError(errno.ENOENT, "gone", "x")])
+def test_a_bug_keeps_its_traceback_and_is_recorded_as_one(error: Exception):
+    with pytest.raises(type(error)):
+        fail_with(error)
+    assert receipt()["status"] == "bug"
+    assert type(error).__name__ in receipt()["error"]
+
+
+def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        fail_with(KeyboardInterrupt())
+    assert left.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert receipt()["status"] == "interrupted"
+
+
+def test_a_params_mistake_is_told_before_anything_runs(capsys: pytest.CaptureFixture[str]):
+    Path("params.yaml").write_text("ingest: {sise: 3}\n")
+    with pytest.raises(SystemExit) as left, door("ingest", Owner):
+        raise AssertionError("the body must not run")
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "[ingest] error: unknown key `ingest.sise` — did you mean `size`?\n"
+    assert receipt()["status"] == "config"
+
+
+def test_the_receipt_of_a_second_run_holds_nothing_of_the_first():
+    with door("ingest", Owner):
+        note(rows=4)
+    with door("ingest", Owner):
+        pass
+    assert "notes" not in receipt()
+
+
+def test_a_disk_too_full_for_the_receipt_does_not_hide_the_error(capsys: pytest.CaptureFixture[str]):
+    with small_disk(Path("runs"), 8) as disk:
+        fill(disk)
+        with pytest.raises(SystemExit):
+            fail_with(errors.DataError("the rows are wrong", "mend them"))
+    assert "the rows are wrong — mend them" in capsys.readouterr().err
+
+
+def test_only_rank_0_talks_and_writes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as left:
+        fail_with(errors.DataError("the rows are wrong"))
+    assert left.value.code == 1
+    assert capsys.readouterr().err == ""
+    assert not Path("runs").exists()
+    assert (ranks.rank(), ranks.world_size(), ranks.is_main(), ranks.is_launched()) == (1, 2, False, True)
+
+
+def test_without_a_launcher_this_is_the_only_rank(monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (ranks.rank(), ranks.world_size(), ranks.is_main(), ranks.is_launched()) == (0, 1, True, False)
+
+
+def test_progress_yields_every_item_and_shows_a_bar(capsys: pytest.CaptureFixture[str]):
+    assert list(log.progress([1, 2, 3], "counting")) == [1, 2, 3]
+    assert "counting" in capsys.readouterr().err
+
+
+def test_the_door_alone_loads_no_torch():
+    code = "import sys, tasks.core.stage, tasks.core.base_model; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
