@@ -39,15 +39,19 @@ class BaseConfig:
     Attributes:
         source: `demo`, a folder in transformers' format, or a hub id (`organisation/name`).
         revision: The hub commit, 40 hex digits; null for folders and the demo.
-        demo: Size and training of the demo's model.
+        demo: Size and training of the demo's model; only `source: demo` needs it.
     """
 
     source: str = DEMO
     revision: str | None = None
-    demo: DemoModelConfig = dataclasses.field(default_factory=DemoModelConfig)
+    demo: DemoModelConfig | None = None
 
     def __post_init__(self) -> None:
         check(bool(self.source.strip()), "base.source", self.source, "write `demo`, a folder or a hub id")
+        is_complete = self.source != DEMO or self.demo is not None
+        check(is_complete, "base.demo", None, "the demo's model needs this section: copy it from params.yaml")
+        needs_none = self.kind == "hub" or self.revision is None
+        check(needs_none, "base.revision", self.revision, "write null: only hub models have revisions")
 
     @property
     def kind(self) -> str:
@@ -66,11 +70,9 @@ def run(out: Path, config: BaseConfig) -> dict[str, Any]:
         DataError: The folder or repository lacks a file that a model needs.
         NetworkError: The hub does not answer.
     """
-    if config.kind != "demo" and config.revision is not None and config.kind == "local":
-        raise ConfigError("`base.revision` is set for a local folder", "write null: only hub models have revisions")
     about: dict[str, Any] = {"stage": "base", "kind": config.kind, "source": config.source, "revision": config.revision}
     with atomic_folder(out, about) as draft:
-        if config.kind == "demo":
+        if config.demo is not None and config.kind == "demo":
             _log.info("training the demo's base model from scratch; name a model in `base.source` for a real one")
             metrics, folder = _train_demo(config.demo, draft), draft
         else:
@@ -110,9 +112,9 @@ def _check_complete(folder: Path, names: list[str]) -> None:
 def _train_demo(config: DemoModelConfig, folder: Path) -> dict[str, Any]:
     """Train the demo's tokenizer and model into ``folder``; its loss curve goes to curve.csv."""
     found = train_demo_model(config, folder)
-    curve = [f"{step},{loss:.6g}" for step, loss in enumerate(found.pop("curve"), start=1)]
+    curve = [f"{step},{loss:.6g}" for step, loss in enumerate(found.losses, start=1)]
     write_text(folder / "curve.csv", "\n".join(["step,loss", *curve]) + "\n")
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
+    return {**_describe(folder), "loss": round(found.loss, 6), "tokens": found.tokens}
 
 
 def _local(source: str) -> Path:

@@ -91,7 +91,16 @@ DIGRESSIONS = (
 """What a rambling reply goes on with."""
 
 GOOD = "good"
-FAULTS = ("curt", "off_topic", "rambling", "vague", "curt+off_topic", "curt+rambling", "off_topic+rambling", "vague+rambling")
+FAULTS = (
+    "curt",
+    "off_topic",
+    "rambling",
+    "vague",
+    "curt+off_topic",
+    "curt+rambling",
+    "off_topic+rambling",
+    "vague+rambling",
+)
 """The styles of the bad replies; ``a+b`` has both faults."""
 
 FAULT_WEIGHTS = (22, 18, 22, 14, 6, 6, 6, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,20 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-"""A turn is ``<|im_start|>role⏎content<|im_end|>⏎``, and ``<|im_end|>`` is the EOS token."""
+"""A turn is ``<|im_start|>role⏎content<|im_end|>⏎``; ``<|im_end|>`` is the EOS token."""
 
-Messages = Sequence[dict[str, str]]
+MAX_TOKENS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A conversation as token ids: the prompt, up to where the reply begins, and the reply with its EOS."""
+
+    prompt: list[int]
+    reply: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.reply)
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> Any:
@@ -23,7 +35,7 @@ def train_tokenizer(texts: Sequence[str], size: int) -> Any:
 
     Args:
         texts: Plain text of the world, without special tokens.
-        size: Number of tokens, the 256 bytes and three special tokens among them.
+        size: Most tokens, the 256 bytes and three special tokens among them.
 
     Returns:
         A transformers fast tokenizer.
@@ -40,21 +52,26 @@ def train_tokenizer(texts: Sequence[str], size: int) -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    roles = [f"{role}\n" for role in ("user", "assistant", "system")] * len(texts)
+    roles = ["system", "user", "assistant"] * len(texts)
     tokenizer.train_from_iterator([*texts, *roles], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token=END,
         pad_token=PAD,
+        eos_token=END,
         additional_special_tokens=[START],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=256,
+        model_max_length=MAX_TOKENS,
     )
 
 
-def encode_conversation(tokenizer: Any, messages: Messages) -> list[int]:
-    """Return the token ids of a whole conversation, each turn ending in one EOS."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+def encode_talk(tokenizer: Any, talk: Sequence[dict[str, str]]) -> Row:
+    """Return the token ids of a conversation whose last turn is the reply, through the chat template."""
+    prompt = tokenizer.apply_chat_template(talk[:-1], tokenize=False, add_generation_prompt=True)
+    reply = talk[-1]["content"] + END
+    return Row(_ids(tokenizer, prompt), _ids(tokenizer, reply))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

@@ -21,7 +21,12 @@ NAMES = (
     "Ines", "Jonas", "Kira", "Leo", "Mina", "Noah", "Olga", "Paul",
 )  # fmt: skip
 
-INTRODUCTIONS = ("Hi, this is {name}.", "Hello, my name is {name}.", "Good morning, this is {name}.", "Hello, {name} here.")
+INTRODUCTIONS = (
+    "Hi, this is {name}.",
+    "Hello, my name is {name}.",
+    "Good morning, this is {name}.",
+    "Hello, {name} here.",
+)
 
 SITUATIONS = (
     "I bought a {product} from you last week",
@@ -37,8 +42,8 @@ SITUATIONS = (
 REQUESTS = (
     "What can I do?",
     "Can you help me?",
-    "What happens now?",
-    "Please tell me what to do.",
+    "What happens to my {product} now?",
+    "Please tell me what to do with the {product}.",
     "How do we solve this?",
 )
 
@@ -181,7 +186,8 @@ def draw_case(rng: random.Random) -> Case:
     name, product, problem = rng.choice(NAMES), rng.choice(PRODUCTS), rng.choice(PROBLEMS)
     introduction = rng.choice(INTRODUCTIONS).format(name=name)
     situation = rng.choice(SITUATIONS).format(product=product)
-    message = f"{introduction} {situation}, and {rng.choice(problem.complaints)}. {rng.choice(REQUESTS)}"
+    request = rng.choice(REQUESTS).format(product=product)
+    message = f"{introduction} {situation}, and {rng.choice(problem.complaints)}. {request}"
     return Case(name, product, problem, message)
 
 

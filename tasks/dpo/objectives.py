@@ -36,6 +36,10 @@ def sigmoid(margin_n: Tensor, beta: float, label_smoothing: float = 0.0) -> Tens
     return -(1 - label_smoothing) * F.logsigmoid(scaled_n) - label_smoothing * F.logsigmoid(-scaled_n)
 
 
+OBJECTIVES = {"sigmoid": sigmoid}
+"""The preference losses by the name that params.yaml gives them."""
+
+
 def negative_log_likelihood(chosen_logps_t: Tensor) -> Tensor:
     """Return -Σ log π over the chosen completions' tokens, a scalar; divide by the global token count.
 

@@ -244,7 +244,8 @@ class Trainer:
         policy = sum_by_branch(logps_t, batch)
         reference = tuple(sums.to(self.device) for sums in data.sums(rows))
         margin_n = objectives.log_ratio_margin(*policy, *reference)
-        losses_n = objectives.sigmoid(margin_n, self.config.beta, self.config.label_smoothing)
+        objective = objectives.OBJECTIVES[self.config.objective]
+        losses_n = objective(margin_n, self.config.beta, self.config.label_smoothing)
         chosen_nll = objectives.negative_log_likelihood(logps_t[batch.sequence_T % 2 == 0])
         return PairSums.of(losses_n, policy, (reference[0], reference[1]), self.config.beta), losses_n, chosen_nll
 

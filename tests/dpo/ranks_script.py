@@ -85,6 +85,7 @@ def main(folder: Path) -> None:
         **stopped(folder, rank),
         **diverged(),
     }
+    found["hashes"] = tiny.adapter_bytes(tiny.moved(tiny.policy()), folder / f"adapter{rank}")
     np.save(folder / f"reference{rank}.npy", reference)
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
 

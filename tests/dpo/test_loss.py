@@ -104,7 +104,7 @@ def test_a_soft_cap_behind_the_head_is_noticed_even_on_small_logits(cap: float):
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 65536])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_before_the_first_step_the_loss_is_ln_2_for_every_batch_shape(family: str, tokens: int):
     config = TrainConfig(pairs_per_step=4, lora=tiny.LORA)
     result, _ = tiny.run(tiny.pairs(9), config, tiny.budget(tokens), family=family)

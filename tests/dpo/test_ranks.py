@@ -24,7 +24,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     alone, two = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(ROOT / "tests/dpo/ranks_script.py"), str(two)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "77"}
     with subprocess.Popen(command, env=env, cwd=two, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ranks:
         ranks_script.main(alone)
         said = ranks.communicate(timeout=150)[0]
@@ -102,6 +102,11 @@ def test_a_stop_that_reaches_one_rank_stops_all_and_all_go_on_without_a_shared_d
     for part in found:
         assert part["stopped"]["steps"] == part["plain"]["steps"]
         assert part["stopped"]["evals"] == part["plain"]["evals"]
+
+
+def test_another_process_with_another_hash_seed_saves_an_adapter_in_the_same_bytes(found: tuple[Any, Any, Any]):
+    one, first, second = (part["hashes"] for part in found)
+    assert one == first == second
 
 
 def test_divergence_is_told_alike_on_every_rank(found: tuple[Any, Any, Any]):

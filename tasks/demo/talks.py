@@ -1,0 +1,52 @@
+"""What the demo's base model reads: conversations of the demo's world with replies of every style."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from tasks.demo.replies import GOOD, draw_fault, draw_reply
+from tasks.demo.world import draw_case
+
+Talk = list[dict[str, str]]
+
+LESSON = 0.35
+"""The share of the corpus, at its beginning, in which most replies keep to the customer's topic."""
+
+_LESSON_WEIGHTS = (40, 40, 20)
+
+
+def corpus(count: int, good_share: float, seed: int) -> Iterator[Talk]:
+    """Yield the conversations to train on, in the order to read them.
+
+    In the first `LESSON` four of five replies keep to the customer's topic: a small model learns to
+    look up product and name there, which the mixture that follows, with its many replies that are
+    off topic, would hide from it for long.
+    """
+    rng = random.Random(f"demo corpus {seed}")
+    lesson = round(LESSON * count)
+    for place in range(count):
+        style = _draw_style(good_share, rng)
+        if place < lesson:
+            style = rng.choices((GOOD, "curt", style), _LESSON_WEIGHTS)[0]
+        yield _talk(style, rng)
+
+
+def held_out(count: int, good_share: float, seed: int) -> Iterator[Talk]:
+    """Yield conversations of the mixture alone, drawn apart from the corpus of the same seed."""
+    rng = random.Random(f"demo held out {seed}")
+    for _ in range(count):
+        yield _talk(_draw_style(good_share, rng), rng)
+
+
+def _draw_style(good_share: float, rng: random.Random) -> str:
+    fault = draw_fault(rng)
+    return GOOD if rng.random() < good_share else fault
+
+
+def _talk(style: str, rng: random.Random) -> Talk:
+    case = draw_case(rng)
+    return [
+        {"role": "user", "content": case.message},
+        {"role": "assistant", "content": draw_reply(case, style, rng)},
+    ]
