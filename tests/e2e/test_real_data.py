@@ -48,7 +48,9 @@ def test_stories260k_learns_the_blimp_morphology_pairs(new_checkout: MakeCheckou
         set(pq.read_table(checkout.folder / f"data/pairs/{split}.parquet")["prompt_text"].to_pylist())
         for split in ("train", "test")
     )
-    assert train and test and not train & test
+    assert train
+    assert test
+    assert not train & test
 
 
 def test_every_row_of_the_published_hh_file_is_accounted_for(new_checkout: MakeCheckout, shared: Path) -> None:
