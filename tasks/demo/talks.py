@@ -10,25 +10,23 @@ from tasks.demo.world import draw_case
 
 Talk = list[dict[str, str]]
 
-LESSON = 0.35
-"""The share of the corpus, at its beginning, in which most replies keep to the customer's topic."""
-
-_LESSON_WEIGHTS = (40, 40, 20)
+LESSON = 0.4
+"""The share of the corpus, at its beginning, in which every reply keeps to the customer's topic."""
 
 
 def corpus(count: int, good_share: float, seed: int) -> Iterator[Talk]:
     """Yield the conversations to train on, in the order to read them.
 
-    In the first `LESSON` four of five replies keep to the customer's topic: a small model learns to
-    look up product and name there, which the mixture that follows, with its many replies that are
-    off topic, would hide from it for long.
+    The first `LESSON` of it is good and curt replies, all on topic: there a small model learns to look
+    up product, problem and name in the prompt. The mixture that follows has too many replies that are
+    off topic to learn it from.
     """
     rng = random.Random(f"demo corpus {seed}")
     lesson = round(LESSON * count)
     for place in range(count):
         style = _draw_style(good_share, rng)
         if place < lesson:
-            style = rng.choices((GOOD, "curt", style), _LESSON_WEIGHTS)[0]
+            style = rng.choice((GOOD, "curt"))
         yield _talk(style, rng)
 
 
