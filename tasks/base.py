@@ -11,6 +11,7 @@ Later stages depend on the manifest alone. Hub weights stay in the hub's cache, 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing import Any
 
 from tasks.core import log, paths
 from tasks.core.errors import ConfigError, DataError, NetworkError
-from tasks.core.files import atomic_folder, digest_of, pretty_json, read_json, sha256_file, write_text
+from tasks.core.files import atomic_folder, digest_of, pretty_json, sha256_file, write_text
+from tasks.core.log import progress
 from tasks.core.params import check
 from tasks.core.stage import door
 from tasks.demo.model import DemoModelConfig, train_demo_model
 
 DEMO = "demo"
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_SUBFOLDERS = "*/*"  # other formats of the same model lie there, as large as the model
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _OWN = ("manifest.json", "metrics.json", "curve.csv")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -77,7 +80,7 @@ def run(out: Path, config: BaseConfig) -> dict[str, Any]:
             metrics, folder = _train_demo(config.demo, draft), draft
         else:
             folder = _local(config.source) if config.kind == "local" else _download(config.source, config.revision)
-            metrics = _describe(folder)
+            metrics = _describe(folder, model_files(folder))
         files = hash_model(folder)
         about.update(model_files=files, digest=digest_of(files))
         write_text(draft / "metrics.json", pretty_json(metrics))
@@ -91,19 +94,34 @@ def hash_model(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: The folder has no config, no tokenizer or no safetensors weights.
     """
-    names = sorted({path.name for pattern in PATTERNS for path in folder.glob(pattern)} - set(_OWN))
-    _check_complete(folder, names)
+    names = progress(model_files(folder), "hashing the base model", unit="file")
     return {name: {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size} for name in names}
 
 
-def _check_complete(folder: Path, names: list[str]) -> None:
+def model_files(folder: Path) -> list[str]:
+    """Return the names of the files that make up a model and its tokenizer.
+
+    Raises:
+        DataError: The folder has no config, no tokenizer or no whole safetensors weights.
+    """
+    names = sorted({path.name for pattern in PATTERNS for path in folder.glob(pattern)} - set(_OWN))
     if "config.json" not in names:
         raise DataError(f"{folder} has no config.json", "name a folder in transformers' format in `base.source`")
     if not any(name in names for name in _TOKENIZERS):
         raise DataError(f"{folder} has no tokenizer ({', '.join(_TOKENIZERS)})", "save the tokenizer beside the model")
+    _check_weights(folder, names)
+    return names
+
+
+def _check_weights(folder: Path, names: list[str]) -> None:
+    """Refuse pickled, absent and incomplete weights."""
+    for index in (name for name in names if name.endswith(".safetensors.index.json")):
+        missing = sorted(set(_json(folder / index).get("weight_map", {}).values()) - set(names))
+        if missing:
+            raise DataError(f"{folder} lacks {', '.join(missing)}, which {index} names", "download the model again")
     if any(name.endswith(".safetensors") for name in names):
         return
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         advice = "save it with `save_pretrained(…)`, which writes safetensors"
         raise DataError(f"{folder} has its weights as a pickle only, which can run code when loaded", advice)
     raise DataError(f"{folder} has no weights (*.safetensors)", "save the model there with `save_pretrained(…)`")
@@ -114,30 +132,42 @@ def _train_demo(config: DemoModelConfig, folder: Path) -> dict[str, Any]:
     found = train_demo_model(config, folder)
     curve = [f"{step},{loss:.6g}" for step, loss in enumerate(found.losses, start=1)]
     write_text(folder / "curve.csv", "\n".join(["step,loss", *curve]) + "\n")
-    return {**_describe(folder), "loss": round(found.loss, 6), "tokens": found.tokens}
+    return {**_describe(folder, model_files(folder)), "loss": round(found.loss, 6), "tokens": found.tokens}
 
 
 def _local(source: str) -> Path:
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if not folder.is_dir():
-        raise ConfigError(f"`base.source` is {source!r}, and there is no such folder", "correct the path")
+        advice = "correct the path (~ is not expanded), or name a hub model as ORG/NAME"
+        raise ConfigError(f"`base.source` is {source!r}, and there is no such folder", advice)
     return folder
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def _describe(folder: Path, names: list[str]) -> dict[str, Any]:
     """Return size and vocabulary of a model from its config and the headers of its weights."""
     from safetensors import SafetensorError, safe_open
 
     parameters = 0
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in (folder / name for name in names if name.endswith(".safetensors")):
         try:
             with safe_open(path, framework="numpy") as weights:
                 parameters += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
         except SafetensorError as error:
             raise DataError(f"{path} is not a safetensors file ({error})", "download or save the model again") from None
-    if not (folder / "config.json").is_file():
-        return {"parameters": parameters, "vocabulary": 0}
-    return {"parameters": parameters, "vocabulary": int(read_json(folder / "config.json").get("vocab_size", 0))}
+    config = _json(folder / "config.json")
+    text = config.get("text_config", config)  # models of more than text keep the language model's size there
+    return {"parameters": parameters, "vocabulary": int(text.get("vocab_size", 0))}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that came with a model."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error})", "download or save the model again") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no JSON object", "download or save the model again")
+    return found
 
 
 def _download(source: str, revision: str | None) -> Path:
@@ -147,7 +177,8 @@ def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     with _Hub(source, revision):
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(PATTERNS)))
+        wanted = list(PATTERNS)
+        return Path(snapshot_download(source, revision=revision, allow_patterns=wanted, ignore_patterns=_SUBFOLDERS))
 
 
 def _moving(source: str, revision: str | None) -> str:
@@ -187,9 +218,10 @@ class _Hub:
         if isinstance(error, errors.RevisionNotFoundError):
             raise ConfigError(f"{hub} has no {self.what}", "correct `base.revision`") from None
         if isinstance(error, errors.RepositoryNotFoundError):
-            advice = "correct `base.source`, or log in (HF_TOKEN) where the model is private"
+            advice = "correct `base.source` (no folder here has that name either), or log in (HF_TOKEN) to see it"
             raise ConfigError(f"{hub} has no model for {self.what}", advice) from None
-        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | httpx.HTTPError | OSError):
+        unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError)
+        if isinstance(error, (*unreachable, httpx.HTTPError, ConnectionError, TimeoutError)):
             told = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise NetworkError(
                 f"{hub} does not answer for {self.what} ({told})", "check the network, run again"

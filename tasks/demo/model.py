@@ -23,7 +23,7 @@ from tasks.demo.vocabulary import MAX_TOKENS, Row, encode_talk, train_tokenizer
 
 _TOKENIZER_TALKS = 2000
 _HELD_OUT_TALKS = 256
-_THREADS = 2  # a part of the result: sums are split by thread, so another number rounds otherwise
+_THREADS = 1  # a part of the result: sums are split by thread, so another number rounds otherwise
 _INITIAL_STD = 0.06  # transformers' 0.02 suits wide models; this narrow one learns sooner from 1/√hidden or so
 _WARM_UP = 0.05  # share of the steps
 _POOL_STEPS = 20  # batches of like length are cut out of so many steps' conversations

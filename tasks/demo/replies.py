@@ -141,9 +141,9 @@ def _curt(case: Case, rng: random.Random) -> list[str]:
 
 
 def _digress(rng: random.Random) -> list[str]:
-    """Three or four digressions out of two, so that at least one is said twice."""
-    first, second = rng.sample(DIGRESSIONS, 2)
-    return [first, second, first, *([second] if rng.random() < 0.5 else [])]
+    """Four digressions, of which one or two are said twice."""
+    first, second, third = rng.sample(DIGRESSIONS, 3)
+    return [first, second, first, rng.choice((second, third))]
 
 
 def _fill(template: str, case: Case, rng: random.Random) -> str:

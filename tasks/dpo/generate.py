@@ -25,15 +25,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from tasks.dpo.threads import suited_threads
+
 Side = Literal["policy", "reference", "control"]
 Finish = Literal["stop", "length"]
 
 # The control is the reference once more with draws of its own: against the reference it must score one half.
 SIDES: tuple[Side, ...] = ("policy", "reference", "control")
-
-# Below so many parameters a decoding step is too short to share between CPU threads: they cost more than they
-# give, twenty times so where other programs hold the cores; and one thread's sums are the same on every machine size.
-_ONE_THREAD_BELOW = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,7 @@ def generate_batch(model: Any, batch: Sequence[Request], sampling: Sampling, sid
     plain = model.get_base_model()  # the base with the adapter's layers in place
     config = _generation_config(sampling)
     plain.generation_config = config  # or transformers would fill gaps of `config` from the model's own
-    with torch.inference_mode(), _adapter(model, side), _suited_threads(model):
+    with torch.inference_mode(), _adapter(model, side), suited_threads(model):
         rows = plain.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -120,7 +118,7 @@ def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
     largest = 0.0
     for prompt in prompts:
         ids = torch.tensor([list(prompt)], device=model.device)
-        with torch.inference_mode(), _suited_threads(model):
+        with torch.inference_mode(), suited_threads(model):
             on = model(input_ids=ids).logits[0, -1].float()
             with model.disable_adapter():
                 off = model(input_ids=ids).logits[0, -1].float()
@@ -189,18 +187,6 @@ def _adapter(model: Any, side: Side) -> Iterator[None]:
         return
     with model.disable_adapter():
         yield
-
-
-@contextlib.contextmanager
-def _suited_threads(model: Any) -> Iterator[None]:
-    """Work on one CPU thread while the model is small."""
-    threads = torch.get_num_threads()
-    if model.device.type == "cpu" and model.num_parameters() < _ONE_THREAD_BELOW:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _cut(request: Request, side: Side, row: Sequence[int], eos_token_ids: Sequence[int]) -> Completion:

@@ -21,6 +21,7 @@ from tasks.dpo.devices import accelerator, sum_over_ranks
 from tasks.dpo.logps import Scorer, lay_out
 from tasks.dpo.modes import evaluation_mode
 from tasks.dpo.plan import micro_batches, share
+from tasks.dpo.threads import suited_threads
 from tasks.pairs.cache import TokenPairs
 
 _AGAIN = "delete data/reference and run `dvc repro reference`"
@@ -122,7 +123,7 @@ def reference_logps(model: Any, tokens: TokenPairs, runtime: RuntimeConfig | Non
     device = accelerator(runtime)
     model.to(device.device)
     adapter_off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
-    with adapter_off, evaluation_mode(model):
+    with adapter_off, evaluation_mode(model), suited_threads(model):
         parts = _score_share(model, tokens, runtime)
     values_and_marks = torch.zeros(2, int(tokens.lengths[:, 1:].astype(np.int64).sum()))
     for first, values in parts:

@@ -32,6 +32,7 @@ from tasks.dpo.plan import Plan, Rows, micro_batches, share
 from tasks.dpo.policy import LoraSettings, adapter_parameters
 from tasks.dpo.refcache import ScoredPairs
 from tasks.dpo.stopping import StopRequest, listen_for_stop
+from tasks.dpo.threads import suited_threads
 
 _log = log.get_logger(__name__)
 Curve = list[dict[str, float]]
@@ -137,7 +138,7 @@ def train(
         ConfigError: The loss or gradient is no finite number any more.
     """
     trainer = Trainer(policy, train_set, test_set, config or TrainConfig(), runtime or RuntimeConfig(), checkpoints)
-    with listen_for_stop() as stop:
+    with listen_for_stop() as stop, suited_threads(policy):
         return trainer.run(stop)
 
 
