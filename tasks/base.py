@@ -32,6 +32,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _OWN = ("manifest.json", "metrics.json", "curve.csv")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TIMEOUT_S = 20.0
 _log = log.get_logger(__name__)
 
 
@@ -174,11 +175,39 @@ def _download(source: str, revision: str | None) -> Path:
     """Bring a hub model at a pinned commit into the hub's cache; return its folder there."""
     if revision is None or not _COMMIT.fullmatch(revision):
         raise ConfigError(_moving(source, revision), _pin(source, revision or "main"))
+    from huggingface_hub import HfApi
+
+    try:
+        with _Hub(source, revision):  # the download would try for half a minute before it told of a fault
+            HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S)
+    except NetworkError as unreachable:
+        return _cached(source, revision, unreachable)
+    with _Hub(source, revision):
+        return _snapshot(source, revision)
+
+
+def _cached(source: str, revision: str, unreachable: NetworkError) -> Path:
+    """Return the copy in the hub's cache, for the commit cannot have changed; without one, raise ``unreachable``."""
+    from huggingface_hub import errors
+
+    try:
+        folder = _snapshot(source, revision, is_local=True)
+    except errors.LocalEntryNotFoundError:
+        raise unreachable from None
+    _log.info("the hub does not answer; the copy in its cache serves: %s", folder)
+    return folder
+
+
+def _snapshot(source: str, revision: str, is_local: bool = False) -> Path:
+    """Return the folder of the hub's cache that holds the model's files, downloaded unless ``is_local``."""
     from huggingface_hub import snapshot_download
 
-    with _Hub(source, revision):
-        wanted = list(PATTERNS)
-        return Path(snapshot_download(source, revision=revision, allow_patterns=wanted, ignore_patterns=_SUBFOLDERS))
+    wanted, others = list(PATTERNS), [_SUBFOLDERS]
+    return Path(
+        snapshot_download(
+            source, revision=revision, allow_patterns=wanted, ignore_patterns=others, local_files_only=is_local
+        )
+    )
 
 
 def _moving(source: str, revision: str | None) -> str:
@@ -193,7 +222,7 @@ def _pin(source: str, name: str) -> str:
 
     try:
         with _Hub(source, name):
-            commit = HfApi().model_info(source, revision=name, timeout=20).sha
+            commit = HfApi().model_info(source, revision=name, timeout=_TIMEOUT_S).sha
     except NetworkError as error:
         return f"write its commit, 40 hex digits; the hub could not be asked for it: {error.what}"
     return f"pin the commit that `{name}` stands at now: revision: {commit}"

@@ -89,7 +89,7 @@ def _npy_bytes(array: npt.NDArray[np.float32]) -> bytes:
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
-    ranks.relaunch_on_all_gpus("tasks.reference")
+    ranks.relaunch_on_all_gpus("reference")
     with door("reference", ReferenceConfig) as config:
         run(paths.TOKENS, paths.BASE, paths.REFERENCE, config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
 

@@ -270,7 +270,7 @@ def describe(answers: list[Row]) -> dict[str, float]:
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
-    ranks.relaunch_on_all_gpus("tasks.respond")
+    ranks.relaunch_on_all_gpus("respond")
     with door("respond", RespondConfig) as config:
         runtime = load_section(paths.PARAMS, "runtime", RuntimeConfig)
         work = paths.RUNS / "respond"

@@ -115,7 +115,7 @@ def _round(value: float) -> float:
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
-    ranks.relaunch_on_all_gpus("tasks.train")
+    ranks.relaunch_on_all_gpus("train")
     with door("train", TrainConfig) as config:
         run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
 

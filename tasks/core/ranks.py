@@ -5,9 +5,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
 import sys
+import time
+
+from tasks.core import paths
+from tasks.core.errors import GateRefused, PipelineError, Preempted
+from tasks.core.files import read_json
+from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
+
+SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
 
 
 def rank() -> int:
@@ -37,14 +46,64 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def relaunch_on_all_gpus(module: str) -> None:
-    """Under no launcher and with several GPUs visible, run ``module`` once a GPU and exit as it does.
+def relaunch_on_all_gpus(stage: str) -> None:
+    """Under no launcher and with several GPUs visible, run a stage once a GPU and exit as its rank 0 did.
 
-    Returns at once when there is nothing to spread over. SIGINT and SIGTERM reach the ranks because
-    torchrun passes them on.
+    Returns at once where there is nothing to spread over, where `runtime.device` is `cpu`, and where
+    params.yaml cannot be read: then the stage itself says so, once.
     """
-    if is_launched() or (count := visible_gpus()) < 2:
+    if is_launched() or not _wants_gpus() or (count := visible_gpus()) < 2:
         return
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={count}", "-m", module]
-    os.execv(sys.executable, command) if os.name == "posix" else sys.exit(subprocess.call(command))
+    sys.exit(launch(stage, count))
+
+
+def launch(stage: str, count: int) -> int:
+    """Run `python -m tasks.<stage>` as ``count`` ranks on this machine; return the exit code of the work.
+
+    torchrun's launcher passes SIGTERM and SIGINT on and waits for a checkpoint. Rank 0 has told the
+    user of an expected error in one line, so the launcher's own account of it is left out: the
+    receipt says how the stage ended.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    began = time.time()
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=stage,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=SECONDS_TO_STOP,
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    try:
+        elastic_launch(config, sys.executable)("-m", f"tasks.{stage}")
+    except (ChildFailedError, SignalException) as error:
+        if (code := _exit_code_of_receipt(stage, began)) is None:
+            print(f"[{stage}] the ranks ended without a receipt: {error}", file=sys.stderr)
+            return 1
+        return code
+    return 0
+
+
+def _wants_gpus() -> bool:
+    """Tell whether params.yaml lets this machine's GPUs be used; False where it cannot be read."""
+    try:
+        return load_section(paths.PARAMS, "runtime", RuntimeConfig).device == "auto"
+    except PipelineError:
+        return False
+
+
+def _exit_code_of_receipt(stage: str, since: float) -> int | None:
+    """Return the exit code that rank 0's receipt stands for; None if it wrote none since then."""
+    path = paths.RECEIPTS / f"{stage}.json"
+    if not path.is_file() or path.stat().st_mtime < since:
+        return None
+    status = read_json(path).get("status")
+    kinds = {kind.kind: kind.exit_code for kind in (Preempted, GateRefused)}
+    return kinds.get(status, 1)

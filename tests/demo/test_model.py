@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError
-from tasks.demo import model as demo_model
 from tasks.demo.model import build_model, cut_batches, mean_loss, train_demo_model
 from tasks.demo.talks import LESSON, corpus, held_out
 from tasks.demo.vocabulary import END, PAD, Row, encode_talk, train_tokenizer
@@ -103,7 +102,7 @@ def test_a_tiny_model_learns_and_loads_with_from_pretrained(tmp_path: Path) -> N
     found = train_demo_model(TINY, tmp_path)
     assert len(found.losses) == TINY.steps
     assert found.losses[0] == pytest.approx(math.log(400), abs=1.0)
-    assert sum(found.losses[-5:]) / 5 < 0.6 * found.losses[0]
+    assert sum(found.losses[-5:]) / 5 < 0.75 * found.losses[0]
     assert found.loss < found.losses[0]
     tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
     rows = [encode_talk(tokenizer, talk) for talk in held_out(256, TINY.good_share, TINY.seed)]
@@ -115,12 +114,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     def files(name: str, seed: int) -> dict[str, bytes]:
         folder = tmp_path / name
         folder.mkdir()
-        train_demo_model(tiny(steps=6, seed=seed), folder)
+        train_demo_model(tiny(steps=3, seed=seed), folder)
         return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
     first = files("first", 3)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # another machine's setting
+    torch.set_num_threads(before + 1)  # another machine's setting
     try:
         assert files("second", 3) == first
     finally:
@@ -130,9 +129,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
 
 def test_training_gives_the_process_its_threads_back(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    with demo_model._fixed_threads():
-        assert torch.get_num_threads() == 2
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        train_demo_model(tiny(steps=1, talks_per_step=2), tmp_path)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused_by_name() -> None:

@@ -12,9 +12,9 @@ TINY = DemoModelConfig(
     intermediate=64,
     layers=1,
     heads=2,
-    steps=40,
+    steps=25,
     talks_per_step=4,
-    learning_rate=1e-2,
+    learning_rate=2e-2,
     good_share=0.2,
     seed=3,
 )
