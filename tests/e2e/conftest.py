@@ -38,6 +38,12 @@ class Checkout:
         """Run a dvc command."""
         return self.run(sys.executable, "-m", "dvc", *words, check=check)
 
+    def make(self, target: str) -> subprocess.CompletedProcess[str]:
+        """Run a make target with the test's own environment, taken as installed."""
+        venv = Path(sys.executable).parent.parent
+        stamp = venv / f".installed-with-{Path(os.environ.get('PYTHON', 'python3')).name}"
+        return self.run("make", target, f"VENV={venv}", "-o", str(stamp))
+
     def set_params(self, **sections: dict[str, object]) -> None:
         """Change keys of params.yaml, keeping the rest."""
         path = self.folder / "params.yaml"

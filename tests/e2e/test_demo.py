@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 def demo(new_checkout: Callable[[str], Checkout]) -> Checkout:
     """A checkout in which the demo has run to its end, with its results pushed to its remote."""
     checkout = new_checkout("demo")
-    checkout.dvc("repro")
+    told = checkout.make("repro").stdout
+    assert re.search(r"win rate +0\.\d+ against the reference, 95 % interval", told)
+    assert "results/report/report.html" in told
     checkout.commit("results")
     checkout.dvc("push", "--run-cache")
     return checkout
@@ -49,7 +52,7 @@ def test_the_demo_learns_and_shows_it(demo: Checkout) -> None:
 
 
 def test_a_second_repro_has_nothing_to_do(demo: Checkout) -> None:
-    assert "Data and pipelines are up to date" in demo.dvc("repro").stdout
+    assert "Data and pipelines are up to date" in demo.make("repro").stdout
 
 
 def test_metrics_and_plots_show(demo: Checkout, tmp_path: Path) -> None:
