@@ -64,6 +64,7 @@ def test_every_row_of_the_published_hh_file_is_accounted_for(new_checkout: MakeC
         odd = {json.loads(line)["id"] for line in stream}
     found = {f"hh-{int(row['source'].rsplit(':', 1)[1]) - 1}" for row in rejects if "duplicate" not in row["reason"]}
     assert metrics["rows_read"] == 2312
-    assert metrics["train"] + metrics["test"] + metrics["rejected"] == 2312
-    assert metrics["rejected"] == len(rejects)
-    assert odd <= found
+    assert sum(metrics["pairs"].values()) + sum(metrics["left_out"].values()) == 2312
+    assert sum(metrics["left_out"].values()) == len(rejects)
+    assert metrics["left_out"]["rejected"] == sum(metrics["rejected"].values()) == len(odd) == 13
+    assert found == odd
