@@ -24,7 +24,7 @@ OTHERS = {
 }
 TAILS = {
     "infra/": "recipes (complete params files for real models)",
-    "tests/": "a folder a room; rules/ holds the house's rules, e2e/ whole runs, bench/ measurements",
+    "tests/": "a folder a room; rules/ holds the house's rules, e2e/ whole runs",
 }
 
 
