@@ -1,7 +1,7 @@
 """Judge the policy's answers against the reference's, in both orders, and say how sure the result is.
 
 reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (for guards)
-writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, samples.jsonl, scores.csv, lengths.csv
+writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv
 params: `winrate` in params.yaml
 run as: python -m tasks.winrate
 """
@@ -40,7 +40,6 @@ class WinrateConfig:
         alpha: Intervals are at 1 − alpha, the lower bound one-sided.
         power: Chance with which the smallest detectable win rate would be seen.
         seed: Of bootstrap, sign flips and the random judge.
-        examples: Prompts in samples.jsonl, chosen by a hash of their id.
         rules: The rules of the rule judge.
         guards: The limits of the guards.
     """
@@ -50,7 +49,6 @@ class WinrateConfig:
     alpha: float
     power: float
     seed: int
-    examples: int
     rules: RulesConfig
     guards: GuardLimits
 
@@ -59,7 +57,6 @@ class WinrateConfig:
         check(0 < self.alpha < 0.5, "winrate.alpha", self.alpha, "write a number between 0 and 0.5, such as 0.05")
         check(0.5 <= self.power < 1, "winrate.power", self.power, "write a number from 0.5 up to 1, such as 0.8")
         check(self.seed >= 0, "winrate.seed", self.seed, "write 0 or more")
-        check(self.examples >= 0, "winrate.examples", self.examples, "write 0 or more")
 
 
 def run(responses: Path, tokens: Path, pairs: Path, out: Path, config: WinrateConfig) -> dict[str, Any]:
@@ -94,7 +91,7 @@ def run(responses: Path, tokens: Path, pairs: Path, out: Path, config: WinrateCo
     }
     with atomic_folder(out, {"stage": "winrate", "inputs": inputs}) as draft:
         write_text(draft / "metrics.json", pretty_json(rounded(metrics)))
-        write_evidence(draft, answers, judged, config.examples)
+        write_evidence(draft, answers, judged)
     _tell(metrics, [name for name, guard in guards.items() if not guard.is_passed])
     return metrics
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.update(
@@ -26,3 +28,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real inputs are not beside this checkout ({SHARED} is absent)")
     return SHARED
+
+
+@pytest.fixture
+def logging_put_back() -> Iterator[None]:
+    """Undo what the doors of stages, opened in this process, set up of logging."""
+    root, ours = logging.getLogger(), logging.getLogger("tasks")
+    levels = root.level, ours.level
+    yield
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])

@@ -49,8 +49,8 @@ def rounded(value: Any) -> Any:
     return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_evidence(folder: Path, answers: Answers, judged: Judged, examples: int) -> None:
-    """Write verdicts, scores, samples and the tables for plots into ``folder``."""
+def write_evidence(folder: Path, answers: Answers, judged: Judged) -> None:
+    """Write verdicts, scores and the tables for plots into ``folder``."""
     verdicts = [
         {"candidate_side": side, "opponent_side": "reference", **dataclasses.asdict(verdict)}
         for side, own in judged.verdicts.items()
@@ -58,7 +58,6 @@ def write_evidence(folder: Path, answers: Answers, judged: Judged, examples: int
     ]
     _write_lines(folder / "verdicts.jsonl", verdicts)
     _write_lines(folder / "scores.jsonl", [_score(answers, *pair) for pair in judged.scores.items()])
-    _write_lines(folder / "samples.jsonl", _samples(answers, judged, examples))
     totals = {verdict.prompt_id: _totals(verdict) for verdict in reversed(judged.verdicts["policy"])}
     table = [[name, _or_none(score), *totals[name]] for name, score in judged.scores.items()]
     _write_table(folder / "scores.csv", ["prompt_id", "score", "policy_total", "reference_total"], table)
@@ -81,36 +80,6 @@ def _score(answers: Answers, prompt_id: str, score: float) -> Row:
         "slice": answers.prompts[prompt_id].get("slice"),
         **digests,
     }
-
-
-def _samples(answers: Answers, judged: Judged, examples: int) -> list[Row]:
-    """Return some prompts with both first answers and the verdict.
-
-    They are those whose id hashes lowest: no result has a say in which are shown, so none is picked for its looks.
-    """
-    chosen = sorted(judged.scores, key=lambda prompt_id: sha256_bytes(f"samples/{prompt_id}".encode()))[:examples]
-    reasons = {verdict.prompt_id: verdict for verdict in reversed(judged.verdicts["policy"])}
-    return [_sample(answers, prompt_id, judged.scores[prompt_id], reasons[prompt_id]) for prompt_id in chosen]
-
-
-def _sample(answers: Answers, prompt_id: str, score: float, verdict: Verdict) -> Row:
-    prompt = answers.prompts[prompt_id]
-    return {
-        "prompt_id": prompt_id,
-        "slice": prompt.get("slice"),
-        "question": prompt["question"],
-        "reference": answers.sides["reference"][prompt_id, 0].text,
-        "policy": answers.sides["policy"][prompt_id, 0].text,
-        "score": _or_none(score),
-        "verdict": _in_words(score),
-        "detail": verdict.detail,
-    }
-
-
-def _in_words(score: float) -> str:
-    if score != score:
-        return "missing"
-    return "tie" if score == 0.5 else "policy" if score > 0.5 else "reference"
 
 
 def _totals(verdict: Verdict) -> list[float | None]:

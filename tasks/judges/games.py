@@ -54,11 +54,6 @@ class Verdict:
     judge: str
     detail: Mapping[str, Any]
 
-    @property
-    def is_missing(self) -> bool:
-        """Whether there is no verdict: neither a tie nor a win nor a loss."""
-        return self.status in MISSING
-
 
 @dataclasses.dataclass(frozen=True)
 class Game:

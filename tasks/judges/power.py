@@ -39,13 +39,3 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         return {}
     adjusted = multipletests(list(p_values.values()), method="holm")[1]
     return {name: float(value) for name, value in zip(p_values, adjusted, strict=True)}
-
-
-def alpha_of_attempt(attempt: int, alpha: float = 0.05) -> float:
-    """Return the level of the k-th attempt on one set of prompts: α_k = α·6/(π²k²).
-
-    They sum to α over all k, so that the chance of ever promoting by luck stays below α.
-    """
-    if attempt < 1:
-        raise ValueError("attempts are counted from 1")
-    return alpha * 6 / (math.pi**2 * attempt**2)

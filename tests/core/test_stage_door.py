@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +24,9 @@ class Owner:
 
 
 @pytest.fixture(autouse=True)
-def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logging_put_back: None) -> None:
     (tmp_path / "params.yaml").write_text("ingest: {size: 3}\n")
     monkeypatch.chdir(tmp_path)
-    root, ours = logging.getLogger(), logging.getLogger("tasks")
-    levels = root.level, ours.level
-    yield
-    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
-        root.removeHandler(handler)
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 def receipt() -> dict[str, Any]:

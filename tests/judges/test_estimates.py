@@ -20,7 +20,7 @@ from tasks.judges.estimates import (
     win_rate,
 )
 from tasks.judges.length_control import LengthControlled, Refused, fit_logistic, length_controlled
-from tasks.judges.power import alpha_of_attempt, holm, prompts_needed, smallest_detectable_win_rate
+from tasks.judges.power import holm, prompts_needed, smallest_detectable_win_rate
 
 NAN = float("nan")
 
@@ -186,12 +186,6 @@ def test_holm_by_hand():
     # sorted 0.01·3 = 0.03, 0.03·2 = 0.06, max(0.06, 0.04·1) = 0.06
     assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
     assert holm({}) == {}
-
-
-def test_attempts_on_one_prompt_set_spend_alpha_once():
-    assert alpha_of_attempt(1) == pytest.approx(0.05 * 6 / math.pi**2)
-    assert alpha_of_attempt(2) == pytest.approx(alpha_of_attempt(1) / 4)
-    assert sum(alpha_of_attempt(k) for k in range(1, 20_000)) == pytest.approx(0.05, abs=1e-5)
 
 
 def _length_biased(n: int, theta: float, phi: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -193,7 +193,7 @@ def test_a_judge_that_does_not_exist_is_refused_by_name():
     from tasks.winrate import WinrateConfig
 
     with pytest.raises(ConfigError, match=r"`winrate.judge` is 'llm' — choose one of: rules, length, random"):
-        build(WinrateConfig, {"judge": "llm", "tie_margin": 0, "alpha": 0.05, "power": 0.8, "seed": 0, "examples": 1,
+        build(WinrateConfig, {"judge": "llm", "tie_margin": 0, "alpha": 0.05, "power": 0.8, "seed": 0,
                               "rules": dataclasses.asdict(RULES), "guards": {}}, "winrate")  # fmt: skip
 
 
