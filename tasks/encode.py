@@ -2,7 +2,7 @@
 
 reads:  data/pairs/, data/base/ (its tokenizer)
 writes: data/tokens/ (a cache for train and test, prompts.jsonl, dropped.jsonl, template.json, metrics.json)
-params: `encode` in params.yaml
+params: `encode` in params.yaml; `runtime.row_store` for speed
 run as: python -m tasks.encode
 """
 
@@ -17,12 +17,24 @@ from typing import IO, Any
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, DataError
-from tasks.core.files import atomic_folder, digest_of, pretty_json, read_json, verify_manifest, write_text
+from tasks.core.files import (
+    atomic_folder,
+    digest_of,
+    pretty_json,
+    read_json,
+    read_manifest,
+    verify_manifest,
+    write_text,
+)
 from tasks.core.log import get_logger, progress
+from tasks.core.params import load_section
+from tasks.core.rowstore import RowStore
+from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
 from tasks.pairs.cache import TokenWriter
-from tasks.pairs.encoding import BATCH, EncodeConfig, EncodedPair, PairEncoder, in_batches, to_tokens
+from tasks.pairs.encoding import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches, to_tokens
 from tasks.pairs.prompts import PromptWriter
+from tasks.pairs.recall import LOOKUP, RecallingEncoder, encoding_identity
 from tasks.pairs.schema import Pair
 from tasks.pairs.store import count_pairs, stored_pairs
 from tasks.pairs.tally import Tally
@@ -30,8 +42,10 @@ from tasks.pairs.tally import Tally
 _log = get_logger(__name__)
 
 
-def run(pairs: Path, base: Path, out: Path, config: EncodeConfig) -> dict[str, Any]:
+def run(pairs: Path, base: Path, out: Path, config: EncodeConfig, rows: RowStore | None = None) -> dict[str, Any]:
     """Encode both splits of ``pairs`` with the tokenizer of ``base`` into ``out`` and return the metrics.
+
+    Pairs that the store ``rows`` has are not tokenised again; the output is the same with it and without.
 
     Raises:
         ArtifactError: ``pairs`` or ``base`` is missing or damaged.
@@ -40,17 +54,28 @@ def run(pairs: Path, base: Path, out: Path, config: EncodeConfig) -> dict[str, A
     """
     pinned = BaseModel.open(base)
     inputs = {"pairs": digest_of(verify_manifest(pairs, "ingest")["files"]), "base": pinned.digest}
-    tokenizer = _load_tokenizer(pinned)
-    encoder = PairEncoder(tokenizer, config, _generation_eos(pinned))
+    eos_ids = _generation_eos(pinned)
+    identity = encoding_identity(_tokenizer_files(base, pinned), eos_ids, config)
+    encoder = RecallingEncoder(lambda: PairEncoder(_load_tokenizer(pinned), config, eos_ids), identity, rows)
     began = time.monotonic()
     with atomic_folder(out, {"stage": "encode", "inputs": inputs}) as draft:
         metrics = _encode_splits(pairs, draft, encoder)
-        write_text(draft / "template.json", pretty_json(_describe(encoder)))
+        write_text(draft / "template.json", pretty_json(_describe(encoder.facts)))
         write_text(draft / "metrics.json", pretty_json(metrics))
+        encoder.flush()
     tokens = metrics["train"]["tokens"] + metrics["test"]["tokens"]
     note(tokens=tokens, tokens_per_second=round(tokens / (time.monotonic() - began)))
-    _warn_of_length(metrics, tokenizer.model_max_length)
+    note(pairs_from_row_store=encoder.known, pairs_tokenised=encoder.new)
+    _warn(metrics, encoder.facts)
     return metrics
+
+
+def _tokenizer_files(folder: Path, base: BaseModel) -> dict[str, str]:
+    """Return the hash of every file of the base that its tokenizer may be loaded from: of all but its weights."""
+    files = read_manifest(folder, "base").get("model_files")
+    if files is None:
+        return {"base": base.digest}
+    return {name: entry["sha256"] for name, entry in files.items() if ".safetensors" not in name}
 
 
 def _load_tokenizer(base: BaseModel) -> Any:
@@ -77,7 +102,7 @@ def _generation_eos(base: BaseModel) -> list[int]:
     return found if isinstance(found, list) else [] if found is None else [found]
 
 
-def _encode_splits(pairs: Path, draft: Path, encoder: PairEncoder) -> dict[str, Any]:
+def _encode_splits(pairs: Path, draft: Path, encoder: RecallingEncoder) -> dict[str, Any]:
     """Write both splits of the cache, the held-out prompts and the list of what was dropped."""
     metrics: dict[str, Any] = {}
     with (
@@ -91,13 +116,13 @@ def _encode_splits(pairs: Path, draft: Path, encoder: PairEncoder) -> dict[str, 
 
 
 def _encode_split(
-    pairs: Path, draft: Path, split: str, encoder: PairEncoder, dropped: IO[str], prompts: PromptWriter
+    pairs: Path, draft: Path, split: str, encoder: RecallingEncoder, dropped: IO[str], prompts: PromptWriter
 ) -> dict[str, Any]:
     source = pairs / f"{split}.parquet"
     tally = Tally()
     with TokenWriter(draft, split) as writer:
         every = progress(_read(source), f"encoding {split}", total=count_pairs(source), unit=" pairs")
-        for batch in in_batches(every, BATCH):
+        for batch in in_batches(every, LOOKUP):
             encoded = encoder.encode(batch)
             tokens = to_tokens(encoded)
             writer.append(tokens)
@@ -125,28 +150,25 @@ def _list_dropped(stream: IO[str], split: str, encoded: EncodedPair) -> None:
     stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def _describe(encoder: PairEncoder) -> dict[str, Any]:
+def _describe(facts: EncoderFacts) -> dict[str, Any]:
     """Return which template made the texts, and where generation stops."""
-    template = encoder.template
-    return {
-        "kind": template.kind if template else "none",
-        "template": template.jinja if template else None,
-        "eos_token_ids": list(encoder.eos_ids),
-    }
+    return {"kind": facts.kind, "template": facts.template, "eos_token_ids": list(facts.eos_ids)}
 
 
-def _warn_of_length(metrics: dict[str, Any], context: int) -> None:
+def _warn(metrics: dict[str, Any], facts: EncoderFacts) -> None:
+    facts.warn()
     longest = max(metrics[split]["longest_branch_tokens"] for split in ("train", "test"))
-    if longest > context:
-        _log.warning(
-            "the longest row has %d tokens, the model was made for %d: lower encode.max_*_tokens", longest, context
-        )
+    if longest > facts.context:
+        told = "the longest row has %d tokens, the model was made for %d: lower encode.max_*_tokens"
+        _log.warning(told, longest, facts.context)
 
 
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("encode", EncodeConfig) as config:
-        run(paths.PAIRS, paths.BASE, paths.TOKENS, config)
+        location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
+        rows = RowStore.open(location, "encode") if location else None
+        run(paths.PAIRS, paths.BASE, paths.TOKENS, config, rows)
 
 
 if __name__ == "__main__":

@@ -145,9 +145,13 @@ def _account(intake: Intake, result: Sorted, config: IngestConfig) -> dict[str, 
     if result.prompts["train"] & result.prompts["test"]:
         raise AssertionError("a prompt stands on both sides of the split")
     _log.info("%d rows: %s pairs, left out: %s", intake.rows, dict(result.pairs), left_out)
+    counted = result.metrics()
+    for name in ("weight", "margin"):
+        if name in counted:
+            _log.info("the column %s says something of %d pairs: %s", name, counted[name]["pairs"], counted[name])
     return {
         "rows_read": intake.rows,
-        **result.metrics(),
+        **counted,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
         "contradictory_pairs": contradictions,

@@ -1,32 +1,42 @@
-"""Score every completion token under the fixed reference, the base model with the adapter off.
+"""Score every completion token under the fixed reference: the base, or the adapter that training continues from.
 
-reads:  data/tokens/, data/base/
-writes: data/reference/ — one float32 log-probability a completion token, for each split
-params: `reference` in params.yaml; `runtime` for speed
+reads:  data/tokens/, data/base/, and the adapter that `train.init_adapter` names, from a folder or the registry
+writes: data/reference/ — one float32 log-probability a completion token for each split; that adapter's files
+params: `reference` and `train.init_adapter` in params.yaml; `runtime` for speed
 run as: python -m tasks.reference (one process a GPU where there are several; or under torchrun)
+
+A pair that was ever scored in this way is taken from the row store (`runtime.row_store`), so new data costs its
+new rows only, and a run that is killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
+import functools
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core import log, paths, ranks
 from tasks.core.base_model import BaseModel
-from tasks.core.files import atomic_folder, pretty_json, write_bytes, write_text
-from tasks.core.params import load_section
+from tasks.core.errors import ConfigError
+from tasks.core.files import atomic_folder, pretty_json, write_text
+from tasks.core.params import load_params, load_section
+from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
+from tasks.dpo.adapter_files import CONFIG, FOLDER, KEY, WEIGHTS, AdapterFiles
+from tasks.dpo.blocks import completion_tokens
 from tasks.dpo.devices import accelerator, all_done
-from tasks.dpo.policy import load_base
-from tasks.dpo.refcache import ScoredPairs, reference_logps
-from tasks.pairs.cache import open_tokens
+from tasks.dpo.refcache import Known, ScoredPairs, Scoring
+from tasks.dpo.rowkeys import ReferenceIdentity, compute_identity
+from tasks.pairs.cache import TokenPairs, open_tokens
+from tasks.registry import names
+from tasks.registry.registry import Registry, names_in
+from tasks.registry.store import open_store
 
 SPLITS = ("train", "test")
 _log = log.get_logger(__name__)
@@ -37,61 +47,173 @@ class ReferenceConfig:
     """What the reference is.
 
     Attributes:
-        model: `base`, the pinned base with every adapter off.
+        model: `base`, the pinned base with every adapter off but the one that training continues from.
     """
 
     model: Literal["base"] = "base"
 
 
-def run(tokens: Path, base: Path, out: Path, config: ReferenceConfig, runtime: RuntimeConfig) -> dict[str, Any]:
-    """Score the tokens of both splits and write them under ``out``; return the metrics.
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """What the stage reads and writes."""
+
+    tokens: Path = paths.TOKENS
+    base: Path = paths.BASE
+    reference: Path = paths.REFERENCE
+
+
+def run(
+    folders: Folders,
+    config: ReferenceConfig,
+    runtime: RuntimeConfig,
+    rows: RowStore | None = None,
+    adapter: AdapterFiles | None = None,
+) -> dict[str, Any]:
+    """Score the tokens of both splits and write them under ``folders.reference``; return the metrics.
+
+    Args:
+        folders: What is read and written.
+        config: What the reference is.
+        runtime: How this machine does it.
+        rows: Rows that were scored before; None scores all.
+        adapter: What training continues from; None where it starts from the base.
 
     Raises:
         ArtifactError: The tokens or the base are missing or damaged, or a log-probability is no number.
+        ConfigError: The adapter does not fit the base.
+        Preempted: The process was told to stop; what was scored is in the row store.
     """
-    pinned = BaseModel.open(base)
-    splits = {split: open_tokens(tokens, split) for split in SPLITS}
-    device = accelerator(runtime)
-    began = time.monotonic()
-    model = load_base(pinned, device.device)
-    scored = {split: reference_logps(model, pairs, runtime) for split, pairs in splits.items()}
+    pinned = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
+    splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
+    device, began = accelerator(runtime), time.monotonic()
+    if adapter is not None:
+        adapter.refuse_other_base(pinned.digest)
+    identity = ReferenceIdentity(
+        pinned.digest, adapter.digest if adapter else None, compute_identity(device.device.type)
+    )
+    load = functools.partial(_load, folders.base, adapter, device.device)
+    scoring = Scoring(load, runtime, Known(rows, identity) if rows else None, with_adapter=adapter is not None)
+    metrics: dict[str, Any] = {}
     if device.is_main_process:
-        count = sum(len(part.logps) for part in scored.values())
-        note(completion_tokens=count, completion_tokens_per_s=round(count / (time.monotonic() - began), 1))
-        inputs = {"base": pinned.digest, **{f"{split}_tokens": pairs.digest() for split, pairs in splits.items()}}
-        metrics = {split: _describe(part) for split, part in scored.items()}
-        with atomic_folder(out, {"stage": "reference", "model": config.model, "inputs": inputs}) as draft:
-            for split, part in scored.items():
-                write_bytes(draft / f"{split}.logps.npy", _npy_bytes(part.logps))
+        about = {"stage": "reference", "model": config.model, **_inputs(pinned, adapter, splits)}
+        with atomic_folder(folders.reference, about) as draft:
+            for split, tokens in splits.items():
+                with (draft / f"{split}.logps.npy").open("wb") as stream:
+                    _write(stream, tokens, scoring)
+            if adapter is not None:
+                adapter.write(draft / FOLDER)
+            metrics = {split: _describe(tokens, draft / f"{split}.logps.npy") for split, tokens in splits.items()}
             write_text(draft / "metrics.json", pretty_json(metrics))
-        _log.info("scored %d completion tokens of %d pairs", count, sum(map(len, splits.values())))
+        _tell(scoring, splits, time.monotonic() - began)
+    else:
+        for tokens in splits.values():
+            for _ in scoring.blocks(tokens):
+                pass
     all_done(device)
-    return {split: _describe(part) for split, part in scored.items()} if device.is_main_process else {}
+    return metrics
 
 
-def _describe(scored: ScoredPairs) -> dict[str, float]:
+def _inputs(pinned: BaseModel, adapter: AdapterFiles | None, splits: dict[str, TokenPairs]) -> dict[str, Any]:
+    """Return what the manifest says of where the numbers come from."""
+    inputs = {"base": pinned.digest, **{f"{split}_tokens": tokens.token_digest() for split, tokens in splits.items()}}
+    if adapter is None:
+        return {"inputs": inputs}
+    return {"inputs": {**inputs, "adapter": adapter.digest}, "init_adapter": adapter.source}
+
+
+def _load(base: Path, adapter: AdapterFiles | None, device: Any) -> Any:
+    """Load the reference model, its files checked."""
+    from tasks.dpo.adapter_source import load_adapter  # with transformers and PEFT, which take seconds to import
+    from tasks.dpo.policy import load_base
+
+    model = load_base(BaseModel.open(base), device)
+    if adapter is None:
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.write(Path(folder))
+        return load_adapter(model, Path(folder)).requires_grad_(False)
+
+
+def _write(stream: IO[bytes], tokens: TokenPairs, scoring: Scoring) -> None:
+    """Write a split's log-probabilities as a .npy file, block by block."""
+    total = int(completion_tokens(tokens).sum())
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (total,)})
+    for block in scoring.blocks(tokens):
+        stream.write(np.ascontiguousarray(block, "<f4").data)
+
+
+def _describe(tokens: TokenPairs, path: Path) -> dict[str, float]:
     """Return how likely the reference finds the answers, and how often it already prefers chosen."""
+    scored = ScoredPairs(tokens, np.load(path, mmap_mode="r", allow_pickle=False))
     chosen, rejected = scored.sums(np.arange(len(scored)))
-    tokens = scored.tokens.lengths[:, 1:].sum(axis=0, dtype=np.int64)
+    counts = tokens.lengths[:, 1:].sum(axis=0, dtype=np.int64)
     return {
         "pairs": len(scored),
-        "chosen_logp_per_token": round(float(chosen.double().sum()) / int(tokens[0]), 6),
-        "rejected_logp_per_token": round(float(rejected.double().sum()) / int(tokens[1]), 6),
+        "chosen_logp_per_token": round(float(chosen.sum()) / int(counts[0]), 6),
+        "rejected_logp_per_token": round(float(rejected.sum()) / int(counts[1]), 6),
         "ranking_accuracy": round(float((chosen > rejected).double().mean()), 6),
     }
 
 
-def _npy_bytes(array: npt.NDArray[np.float32]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
+def _tell(scoring: Scoring, splits: dict[str, TokenPairs], seconds: float) -> None:
+    count = sum(int(completion_tokens(tokens).sum()) for tokens in splits.values())
+    note(completion_tokens=count, completion_tokens_per_s=round(count / seconds, 1))
+    note(pairs_scored=scoring.scored, pairs_from_row_store=scoring.recalled)
+    _log.info("scored %d pairs; %d were scored before", scoring.scored, scoring.recalled)
+
+
+def find_adapter(params: Path) -> AdapterFiles | None:
+    """Read the adapter that `train.init_adapter` of a params file names; None where it names none.
+
+    Raises:
+        ConfigError: It names nothing, or something that may be another adapter tomorrow.
+        RegistryError: The version is damaged.
+    """
+    document = load_params(params)
+    word = (document.get("train") or {}).get("init_adapter")
+    if word is None:
+        return None
+    if not isinstance(word, str) or not word:
+        raise ConfigError(f"`{KEY}` is {word!r}", "give a folder, `name@digest` of the registry, or null")
+    folder = Path(word)
+    if folder.is_dir():
+        if folder.resolve() == paths.ADAPTER.resolve():
+            told = f"`{KEY}` is {word}, which the train stage itself writes"
+            raise ConfigError(told, "name the registry's version of it, or copy it to another folder")
+        return AdapterFiles.read(folder, word)
+    if "/" in word and "@" not in word:
+        raise ConfigError(f"`{KEY}`: there is no folder {word}", "mend the path")
+    return _from_registry(word, str((document.get("register") or {}).get("root", "models/registry")))
+
+
+def _from_registry(word: str, root: str) -> AdapterFiles:
+    """Read a version's adapter; its whole digest must be given, for all else may name another one tomorrow."""
+    store = open_store(root)
+    name, _, selector = word.rpartition("@")
+    lines = [name] if name else names_in(store)
+    if names.is_digest(selector):
+        for line in lines:
+            registry = Registry(store, line)
+            if registry.has(selector):
+                weights, config = (registry.read_file(selector, file) for file in (WEIGHTS, CONFIG))
+                return AdapterFiles(word, weights, config, registry.read(selector).identity.base)
+        raise ConfigError(f"`{KEY}`: {root} holds no version {word}", "see `python -m tasks.registry list`")
+    if not name and selector in lines:
+        name, selector = selector, ""
+    if name:
+        digest = Registry(store, name).find(selector or None)
+        raise ConfigError(f"`{KEY}` is {word}, which may name another version tomorrow", f"write {name}@{digest}")
+    told = f"`{KEY}` is {word}, which is no folder and no version of the registry {root}"
+    raise ConfigError(told, "give a folder, or `name@digest`; `python -m tasks.registry list` shows them")
 
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
     ranks.relaunch_on_all_gpus("reference")
     with door("reference", ReferenceConfig) as config:
-        run(paths.TOKENS, paths.BASE, paths.REFERENCE, config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
+        runtime = load_section(paths.PARAMS, "runtime", RuntimeConfig)
+        rows = RowStore.open(runtime.row_store, "reference") if runtime.row_store else None
+        run(Folders(), config, runtime, rows, find_adapter(paths.PARAMS))
 
 
 if __name__ == "__main__":

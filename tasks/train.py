@@ -19,15 +19,19 @@ from typing import Any
 
 from tasks.core import log, paths, ranks
 from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
+from tasks.dpo.adapter_files import FOLDER, AdapterFiles
+from tasks.dpo.adapter_source import load_adapter
 from tasks.dpo.devices import accelerator, all_done
 from tasks.dpo.metrics import SUMS
 from tasks.dpo.policy import attach_lora, load_base, save_adapter
 from tasks.dpo.refcache import ScoredPairs, open_scored
-from tasks.dpo.trainer import Curve, TrainConfig, TrainResult, train
+from tasks.dpo.settings import TrainConfig
+from tasks.dpo.trainer import Curve, TrainResult, train
 from tasks.pairs.cache import open_tokens
 
 _log = log.get_logger(__name__)
@@ -55,9 +59,9 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
         Preempted: The process was told to stop; a checkpoint stands under ``folders.runs``.
         ConfigError: Training diverged, or `train.lora.target_modules` names no layer.
     """
-    pinned = BaseModel.open(folders.base)
+    pinned, source = BaseModel.open(folders.base), config.init_adapter
     train_set, test_set = (
-        open_scored(open_tokens(folders.tokens, split), folders.reference, split, pinned.digest)
+        open_scored(open_tokens(folders.tokens, split), folders.reference, split, pinned.digest, source)
         for split in ("train", "test")
     )
     inputs = {
@@ -67,7 +71,8 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     }
     checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
     device = accelerator(runtime)
-    policy = attach_lora(load_base(pinned, device.device), config.lora, config.seed)
+    model = load_base(pinned, device.device)
+    policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
     result = train(policy, train_set, test_set, config, runtime, checkpoints)
     metrics = _metrics(result, train_set, test_set, config)
     if device.is_main_process:
@@ -82,6 +87,18 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
         _log.info("held-out accuracy %.3f, margin %.3f", metrics["after"]["accuracy"], metrics["after"]["margin"])
     all_done(device)
     return metrics
+
+
+def _continued(model: Any, folders: Folders, source: str, config: TrainConfig) -> Any:
+    """Put the adapter on that the reference was computed with: training continues from it."""
+    pinned = folders.reference / FOLDER
+    is_same = not Path(source).is_dir() or AdapterFiles.read(Path(source), source).digest == (
+        AdapterFiles.read(pinned, source).digest
+    )
+    if not is_same:
+        told = f"the adapter in {source} changed since the reference stage pinned it"
+        raise ArtifactError(told, "restore it, or pin it anew with `dvc repro -f reference`")
+    return load_adapter(model, pinned, config.lora)
 
 
 def _metrics(result: TrainResult, train_set: ScoredPairs, test_set: ScoredPairs, config: TrainConfig) -> dict[str, Any]:

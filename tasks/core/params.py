@@ -118,15 +118,19 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
+    """Return ``value`` as the first option that takes it; a refused scalar is told what every option wants."""
     if value is None and type(None) in options:
         return None
-    others = [option for option in options if option is not type(None)]
-    for option in others[:-1]:
-        try:
-            return _coerce(value, option, where)
-        except ConfigError:
-            continue
-    return _coerce(value, others[-1], where)
+    errors: list[ConfigError] = []
+    for option in options:
+        if option is not type(None):
+            try:
+                return _coerce(value, option, where)
+            except ConfigError as error:
+                errors.append(error)
+    if len(errors) == 1 or isinstance(value, list | dict):
+        raise errors[-1]
+    raise ConfigError(f"`{where}` is {_show(value)}", ", or ".join(error.todo for error in errors))
 
 
 def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:

@@ -7,33 +7,46 @@ from typing import Literal
 
 from tasks.core.params import check
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "dvclive"]
+
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    """How much work this machine takes at once, and how often it saves and tells.
+    """How this machine is used: how much it takes at once, how often it saves, what it tells and to whom.
 
     Attributes:
-        tokens_per_micro_batch: Padded tokens that one forward and backward may hold.
+        tokens_per_micro_batch: Tokens of pairs, each prompt once, that one forward and backward may hold; `auto`
+            takes what memory allows.
+        gradient_checkpointing: Recompute activations in backward: up to a half slower, far less memory; `auto` does
+            so where memory asks for it.
+        compile: Let torch.compile fuse the layers of the model: `auto` does so on CUDA.
         checkpoint_every_s: Seconds between checkpoints of training.
         log_every_steps: Optimizer steps between two updates of the progress line.
-        gradient_checkpointing: Recompute activations in backward: a third slower, far less memory.
+        trackers: Where the curves are also sent while training runs; none when empty.
+        row_store: Folder or `s3://BUCKET/PREFIX` of what was computed for single rows; off when empty.
         device: `auto` takes CUDA where there is some; `cpu` never does.
     """
 
-    tokens_per_micro_batch: int = 8192
+    tokens_per_micro_batch: int | Literal["auto"] = 8192
+    gradient_checkpointing: bool | Literal["auto"] = False
+    compile: Literal["auto", "on", "off"] = "off"
     checkpoint_every_s: float = 120.0
     log_every_steps: int = 10
-    gradient_checkpointing: bool = False
+    trackers: tuple[Tracker, ...] = ()
+    row_store: str = "runs/rows"
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
         check(
-            self.tokens_per_micro_batch >= 1,
+            self.tokens_per_micro_batch == "auto" or self.tokens_per_micro_batch >= 1,
             "runtime.tokens_per_micro_batch",
             self.tokens_per_micro_batch,
-            "give the tokens that fit in memory at once, for example 8192",
+            "give `auto`, or the tokens that fit in memory at once, for example 8192",
         )
         check(
             self.checkpoint_every_s > 0, "runtime.checkpoint_every_s", self.checkpoint_every_s, "give seconds above 0"
         )
         check(self.log_every_steps >= 1, "runtime.log_every_steps", self.log_every_steps, "give 1 or more")
+        check(
+            len(set(self.trackers)) == len(self.trackers), "runtime.trackers", self.trackers, "name each tracker once"
+        )

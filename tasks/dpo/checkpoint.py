@@ -35,19 +35,25 @@ class Checkpoint:
         parameters: The adapter's parameters in the model's order.
         moments: AdamW's state: `exp_avg.<i>`, `exp_avg_sq.<i>`, `step.<i>` of parameter i.
         curves: Rows of the training and held-out curves so far.
+        state: The objective's running means.
+        reference: The reference's adapters where they moved, in the order of ``parameters``.
     """
 
     step: int
     parameters: Sequence[Tensor]
     moments: dict[str, Tensor]
     curves: dict[str, Any]
+    state: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    reference: Sequence[Tensor] = ()
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint under ``folder``; older ones but the newest two go afterwards."""
     with atomic_folder(folder / f"step-{checkpoint.step:08d}", {"step": checkpoint.step}) as draft:
-        named = {f"parameter.{i}": t.detach().cpu().contiguous() for i, t in enumerate(checkpoint.parameters)}
-        write_bytes(draft / "parameters.safetensors", safetensors_bytes(named))
+        named = {f"parameter.{i}": tensor for i, tensor in enumerate(checkpoint.parameters)}
+        named |= {f"reference.{i}": tensor for i, tensor in enumerate(checkpoint.reference)}
+        plain = {name: t.detach().cpu().contiguous() for name, t in {**named, "state": checkpoint.state}.items()}
+        write_bytes(draft / "parameters.safetensors", safetensors_bytes(plain))
         moments = {name: t.detach().cpu().contiguous() for name, t in checkpoint.moments.items()}
         write_bytes(draft / "optimizer.safetensors", safetensors_bytes(moments))
         write_text(draft / "curves.json", pretty_json(checkpoint.curves))
@@ -69,8 +75,13 @@ def _load(folder: Path) -> Checkpoint:
     manifest = verify_manifest(folder, "train")
     named = load_tensors((folder / "parameters.safetensors").read_bytes())
     moments = load_tensors((folder / "optimizer.safetensors").read_bytes())
-    parameters = [named[f"parameter.{i}"] for i in range(len(named))]
-    return Checkpoint(int(manifest["step"]), parameters, moments, read_json(folder / "curves.json"))
+    parameters, reference = (_numbered(named, kind) for kind in ("parameter", "reference"))
+    curves = read_json(folder / "curves.json")
+    return Checkpoint(int(manifest["step"]), parameters, moments, curves, named["state"], reference)
+
+
+def _numbered(named: dict[str, Tensor], kind: str) -> list[Tensor]:
+    return [named[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in named))]
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,129 +1,229 @@
-"""Log-probabilities of completion tokens, without holding the logits of a whole batch.
+"""Log-probabilities of completion tokens under one model, in the layout and with the kernels that suit it.
 
-Shape suffixes: B sequences, L tokens of the longest, T completion tokens of the batch, H hidden size,
-V vocabulary.
+Shape suffixes: N completion tokens, n pairs.
 
-Sequences are padded on the right and need no attention mask: a causal model's token never sees what
-stands behind it. Only the hidden states that predict a completion token meet the language-model
-head, in chunks, and the log-softmax is float32.
+At its start a scorer tries what it is about to do on real pairs: shared rows against plain rows, and the
+head by itself against the whole model. What does not give the same is not used; the log says so once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tasks.core import log
-from tasks.core.errors import DataError
+from tasks.dpo import attention
+from tasks.dpo.head import FrozenHead, GeneralHead, LogitShape, TokenScores, collision_of, log_softmax_of
+from tasks.dpo.layout import Batch, lay_out_plain, lay_out_shared
+from tasks.dpo.lora import make_lean, make_plain
 from tasks.dpo.modes import evaluation_mode
-from tasks.pairs.cache import TokenRow
+from tasks.pairs.cache import TokenPairs, TokenRow
 
-CHUNK = 2048  # completion tokens that meet the head at once: [CHUNK, V] is the largest tensor
+# Largest difference of a token's log-probability between two ways to compute it that is put down to rounding. A token
+# that saw too much or too little differs by more wherever the model has learnt anything.
+TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """Pairs laid out as padded sequences: the chosen of pair i is sequence 2i, the rejected 2i + 1.
+class Mechanisms:
+    """What a scorer may use; all of it is exact, so switching something off is for measuring and for tests.
 
     Attributes:
-        ids_BL: Token ids, zero behind each sequence's end.
-        sequence_T: Sequence of each completion token, ascending.
-        position_T: Position of the token that predicts it.
-        label_T: The completion token itself.
-        pairs: Number of pairs, B / 2.
+        shared_prefix: Lay every prompt out once, pairs packed without padding.
+        two_products: Compute a frozen head's gradient with its forward.
+        lean_lora: Replace PEFT's forward of plain LoRA layers.
     """
 
-    ids_BL: Tensor
-    sequence_T: Tensor
-    position_T: Tensor
-    label_T: Tensor
-    pairs: int
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its tensors on ``device``."""
-        tensors = (self.ids_BL, self.sequence_T, self.position_T, self.label_T)
-        ids, sequence, position, label = (tensor.to(device, non_blocking=True) for tensor in tensors)
-        return Batch(ids, sequence, position, label, self.pairs)
-
-
-def lay_out(rows: Sequence[TokenRow]) -> Batch:
-    """Lay pairs out for one forward. Token order in ``T``: pair by pair, chosen before rejected.
-
-    Raises:
-        DataError: A prompt, chosen or rejected has no tokens, so there is nothing to score or to score it from.
-    """
-    if not all(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)):
-        raise DataError("a pair has an empty prompt, chosen or rejected", "drop it before training")
-    branches = [(row.prompt, completion) for row in rows for completion in (row.chosen, row.rejected)]
-    width = max(len(prompt) + len(completion) for prompt, completion in branches)
-    ids: npt.NDArray[np.int64] = np.zeros((len(branches), width), dtype=np.int64)
-    for i, (prompt, completion) in enumerate(branches):
-        ids[i, : len(prompt)] = prompt
-        ids[i, len(prompt) : len(prompt) + len(completion)] = completion
-    sequence = np.repeat(np.arange(len(branches)), [len(completion) for _, completion in branches])
-    position = np.concatenate([np.arange(len(c)) + len(p) - 1 for p, c in branches])
-    label = np.concatenate([completion for _, completion in branches]).astype(np.int64)
-    arrays = (torch.from_numpy(array) for array in (ids, sequence, position, label))
-    ids_BL, sequence_T, position_T, label_T = arrays
-    return Batch(ids_BL, sequence_T, position_T, label_T, len(rows))
+    shared_prefix: bool = True
+    two_products: bool = True
+    lean_lora: bool = True
 
 
 class Scorer:
-    """Log-probabilities of completion tokens under one model, with or without its adapters.
+    """Scores completion tokens; use as a context manager, for it changes the model's attention meanwhile.
 
-    At start it checks on a few tokens that `body -> head` gives the logits of the whole model. Some
-    families scale or cap their logits behind the head; those are scored through the whole model.
+    Args:
+        model: A causal language model of transformers, with or without PEFT adapters.
+        sample: A few real pairs for the self-test; without any, made-up ones.
+        mechanisms: What may be used.
+
+    Attributes:
+        is_shared: Whether rows are shared; else they are plain and padded.
+        kernel: The attention kernel in use.
+        head: What hidden states are scored through; None for the whole model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, sample: Sequence[TokenRow] = (), mechanisms: Mechanisms | None = None) -> None:
         self.model = model
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._body = getattr(inner, inner.base_model_prefix)
-        self._head = inner.get_output_embeddings()
-        self.is_split = self._head_is_plain()
-        if not self.is_split:
-            _log.info("this model changes its logits behind the head: scoring through the whole model, in more memory")
+        self.mechanisms = mechanisms or Mechanisms()
+        self._inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._body = getattr(self._inner, self._inner.base_model_prefix)
+        self._own_attention = self._inner.config._attn_implementation
+        self._parameter = next(self._inner.parameters())
+        self.is_shared, self.kernel = False, ""
+        self.peft_layers = 0
+        rows = list(sample) or _made_up_rows(self._inner.get_input_embeddings().weight.shape[0])
+        try:
+            if self.mechanisms.lean_lora:
+                self.peft_layers = make_lean(model)
+            self.head = self._choose_head(rows)
+            if self.mechanisms.shared_prefix:
+                self._choose_layout(rows)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the model its own attention and LoRA layers back."""
+        self._inner.set_attn_implementation(self._own_attention)
+        make_plain(self.model)
+
+    def lay_out(self, rows: Sequence[TokenRow]) -> Batch:
+        """Lay pairs out for :meth:`score`, on the model's device.
+
+        Raises:
+            DataError: A prompt, chosen or rejected has no tokens.
+        """
+        batch = lay_out_shared(rows) if self.is_shared else lay_out_plain(rows)
+        return batch.to(self._parameter.device)
 
     def logps(self, batch: Batch) -> Tensor:
-        """Return log π(token | what stands before it), shape [T], float32.
+        """Return log π(token | what stands before it), [N], float32.
 
         Differentiable with respect to the adapters, when gradients are on.
         """
-        if not self.is_split:
+        return self.score(batch).logp_N
+
+    def score(self, batch: Batch, with_collision: bool = False) -> TokenScores:
+        """Return each completion token's log-probability, and log Σ_v π(v)² where asked for, [N] each."""
+        if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
-            return pick(logits_BLV[batch.sequence_T, batch.position_T], batch.label_T)
-        hidden_BLH = self._body(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
-        hidden_TH = hidden_BLH[batch.sequence_T, batch.position_T]
-        chunks = zip(torch.split(hidden_TH, CHUNK), torch.split(batch.label_T, CHUNK), strict=True)
-        return torch.cat([pick(self._head(hidden), label) for hidden, label in chunks])
+            logits_NV = logits_BLV.flatten(0, 1)[batch.source_N]
+            logp_N = log_softmax_of(logits_NV, batch.label_N)
+            return TokenScores(logp_N, collision_of(logits_NV) if with_collision else None)
+        hidden_NH = self._hidden(batch).flatten(0, 1).index_select(0, batch.source_N)
+        return self.head.score(hidden_NH, batch.label_N, with_collision)
 
-    @torch.no_grad()
-    def _head_is_plain(self) -> bool:
-        """Compare bit for bit: a soft cap hardly moves small logits, such as those of a fresh model."""
-        ids = torch.arange(8, device=next(self.model.parameters()).device)[None]
-        with evaluation_mode(self.model):
-            whole = self.model(input_ids=ids, use_cache=False).logits
-            split = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state)
-        return torch.equal(whole.float(), split.float())
+    def _hidden(self, batch: Batch) -> Tensor:
+        if batch.segments is None:
+            hidden: Tensor = self._body(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+        else:
+            hidden = self._body(
+                input_ids=batch.ids_BL,
+                position_ids=batch.position_BL,
+                use_cache=False,
+                segments=batch.segments,
+                kernel=self.kernel,
+            ).last_hidden_state
+        return hidden
+
+    def _choose_head(self, rows: Sequence[TokenRow]) -> FrozenHead | GeneralHead | None:
+        """Return the head to score through, or None where only the whole model gives the right logits."""
+        module = self._inner.get_output_embeddings()
+        shape = LogitShape.of(self._inner.config)
+        ids_BL = lay_out_plain(rows).ids_BL.to(self._parameter.device)
+        with self._trial():
+            whole_BLV = self.model(input_ids=ids_BL, use_cache=False).logits.float()
+            hidden_BLH = self._body(input_ids=ids_BL, use_cache=False).last_hidden_state
+            split_BLV = shape.apply(module(hidden_BLH).float())
+        # a soft cap hardly moves the small logits of a fresh model, so what can be compared exactly is
+        is_exact = self._parameter.dtype == torch.float32
+        if not (torch.equal(whole_BLV, split_BLV) if is_exact else torch.allclose(whole_BLV, split_BLV, 2e-2, 2e-2)):
+            _log.info("this model changes its logits behind the head: plain rows through the whole model, in more memory")
+            return None
+        if self.mechanisms.two_products and type(module) is torch.nn.Linear and not _trains(module):
+            return FrozenHead(module.weight, module.bias, shape)
+        return GeneralHead(module, shape)
+
+    def _choose_layout(self, rows: Sequence[TokenRow]) -> None:
+        """Share prompts with the first kernel that gives what plain rows give."""
+        if self.head is None:
+            return
+        with self._trial():
+            plain_N = self.logps(lay_out_plain(rows).to(self._parameter.device))
+            shared = lay_out_shared(rows).to(self._parameter.device)
+            reasons = []
+            for kernel in attention.kernels_for(self._parameter.device, self._parameter.dtype):
+                try:
+                    self._take_attention()
+                    self.kernel = kernel
+                    worst = _worst(self.logps(shared), plain_N)
+                except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                    reasons.append(f"{kernel}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+                    continue
+                if worst <= self._tolerance:
+                    self.is_shared = True
+                    return
+                reasons.append(f"{kernel}: log-probabilities off by {worst:.2g}")
+        self.kernel = ""
+        self._inner.set_attn_implementation(self._own_attention)
+        _log.info(
+            "this model cannot share prompts in one row (%s): plain padded rows, about %.1f times the tokens",
+            "; ".join(reasons),
+            _tokens_apart(rows) / sum(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)),
+        )
+
+    def _take_attention(self) -> None:
+        if not getattr(self._inner, "_supports_attention_backend", False):
+            raise ValueError("its attention cannot be replaced")
+        self._inner.set_attn_implementation(attention.NAME)
+
+    @property
+    def _tolerance(self) -> float:
+        return TOLERANCE.get(self._parameter.dtype, TOLERANCE[torch.float32])
+
+    @contextlib.contextmanager
+    def _trial(self) -> Iterator[None]:
+        with torch.inference_mode(), evaluation_mode(self.model):
+            yield
 
 
-def pick(logits_TV: Tensor, label_T: Tensor) -> Tensor:
-    """Return log softmax(logits)[label], shape [T], computed in float32."""
-    return torch.log_softmax(logits_TV.float(), dim=-1).gather(-1, label_T[:, None]).squeeze(-1)
+def _trains(module: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def sum_by_branch(logps_T: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Sum token log-probabilities over each completion: (chosen, rejected), each [pairs], float64.
+def _worst(one_N: Tensor, other_N: Tensor) -> float:
+    """Return the largest difference, infinite where one is no number."""
+    return float(torch.nan_to_num((one_N - other_N).abs(), nan=float("inf")).max())
+
+
+def _tokens_apart(rows: Sequence[TokenRow]) -> int:
+    return sum(2 * max(len(row.prompt) + len(part) for part in (row.chosen, row.rejected)) for row in rows)
+
+
+def sample_rows(tokens: TokenPairs) -> list[TokenRow]:
+    """Return a few short pairs of a data set for the self-test, one of them twice: two pairs can share a prompt."""
+    first = tokens.lengths[:256].sum(axis=1)
+    rows = [tokens.row(int(i)) for i in np.argsort(first, kind="stable")[:3]]
+    return [*rows, TokenRow(rows[-1].prompt, rows[-1].rejected, rows[-1].chosen)] if rows else []
+
+
+def _made_up_rows(vocabulary: int) -> list[TokenRow]:
+    numbers = np.random.default_rng(0)
+    lengths = ((9, 5, 7), (4, 8, 3))
+    return [TokenRow(*(numbers.integers(0, vocabulary, n).astype(np.int32) for n in row)) for row in lengths]
+
+
+def sum_by_branch(logps_N: Tensor, batch: Batch, weights_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sum token log-probabilities over each completion: (chosen, rejected), each [n], float64.
 
     A float32 sum over a thousand tokens is off by more than the log-ratios that it is there to tell.
     """
-    sums = torch.zeros(2 * batch.pairs, dtype=torch.float64, device=logps_T.device)
-    sums = sums.index_add(0, batch.sequence_T, logps_T.double())
+    values_N = logps_N.double() if weights_N is None else logps_N.double() * weights_N
+    sums = torch.zeros(2 * batch.pairs, dtype=torch.float64, device=logps_N.device)
+    sums = sums.index_add(0, batch.branch_N, values_N)
     return sums[0::2], sums[1::2]

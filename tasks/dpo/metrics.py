@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tasks.dpo.objectives import accuracy
+from tasks.dpo.preference import PairScores
 
 SUMS = (
     "loss",
@@ -23,10 +24,11 @@ SUMS = (
 
 @dataclasses.dataclass(frozen=True)
 class PairSums:
-    """What one micro-batch says of its pairs: Σ loss, Σ accuracy, … in the order of SUMS, then the count.
+    """What some pairs add up to.
 
     Attributes:
-        values: float64, shape [len(SUMS) + 1]; adding two gives the sums of both.
+        values: float64 [len(SUMS) + 2]: Σ w loss, Σ accuracy, … in the order of SUMS, then Σ w and the number of
+            pairs; adding two gives the sums of both.
     """
 
     values: Tensor
@@ -34,31 +36,32 @@ class PairSums:
     @classmethod
     def zero(cls, device: torch.device | str = "cpu") -> PairSums:
         """Return the sums over no pairs."""
-        return cls(torch.zeros(len(SUMS) + 1, dtype=torch.float64, device=device))
+        return cls(torch.zeros(len(SUMS) + 2, dtype=torch.float64, device=device))
 
     @classmethod
-    def of(
-        cls, losses_n: Tensor, policy: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], beta: float
-    ) -> PairSums:
-        """Sum one micro-batch.
+    def of(cls, losses_n: Tensor, scores: PairScores, beta: float) -> PairSums:
+        """Sum over pairs.
 
         Args:
-            losses_n: The objective of each pair.
-            policy: Summed log-probs of chosen and rejected under the policy, each [n], nats.
-            reference: The same under the reference.
+            losses_n: The objective of each pair, [n].
+            scores: Their log-probabilities under policy and reference, and their weights.
             beta: Scales log-ratios to rewards.
         """
-        chosen_n, rejected_n = (p.detach() - r for p, r in zip(policy, reference, strict=True))
+        policy_chosen_n, policy_rejected_n = scores.policy_chosen.detach(), scores.policy_rejected.detach()
+        chosen_n = policy_chosen_n - scores.reference_chosen
+        rejected_n = policy_rejected_n - scores.reference_rejected
         margin_n = chosen_n - rejected_n
+        weight_n = torch.ones_like(margin_n) if scores.weight is None else scores.weight
         columns = [
-            losses_n.detach(),
+            weight_n * losses_n.detach(),
             accuracy(margin_n),
-            accuracy(policy[0].detach() - policy[1].detach()),
+            accuracy(policy_chosen_n - policy_rejected_n),
             beta * margin_n,
             beta * chosen_n,
             beta * rejected_n,
-            policy[0].detach(),
-            policy[1].detach(),
+            policy_chosen_n,
+            policy_rejected_n,
+            weight_n,
             torch.ones_like(margin_n),
         ]
         return cls(torch.stack(columns).double().sum(dim=1))
@@ -67,10 +70,11 @@ class PairSums:
         return PairSums(self.values + other.values)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each quantity over the pairs.
+        """Return the mean of each quantity over the pairs; the loss's is weighted by the data's weights.
 
         `accuracy` is the implicit reward's (policy against reference, ties a half); `ranking_accuracy`
         is the policy's own ranking by log-probability, without the reference.
         """
-        *sums, count = self.values.tolist()
-        return {name: total / max(count, 1.0) for name, total in zip(SUMS, sums, strict=True)}
+        loss, *sums, weight, count = self.values.tolist()
+        means = {name: total / max(count, 1.0) for name, total in zip(SUMS[1:], sums, strict=True)}
+        return {"loss": loss / weight if weight else 0.0, **means}

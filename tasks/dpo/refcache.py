@@ -1,30 +1,59 @@
-"""Log-probabilities of the fixed reference: computed once, checked for holes, read beside the tokens."""
+"""Log-probabilities of the fixed reference: each row computed once, checked for holes, read beside the tokens."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from tasks.core import log
-from tasks.core.errors import ArtifactError
+from tasks.core import log, ragged
+from tasks.core.errors import ArtifactError, Preempted
 from tasks.core.files import verify_manifest
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.devices import accelerator, sum_over_ranks
-from tasks.dpo.logps import Scorer, lay_out
+from tasks.dpo.blocks import Block, Logps, Mask, Rows, completion_tokens, cuts, part
+from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
 from tasks.dpo.modes import evaluation_mode
-from tasks.dpo.plan import micro_batches, share
+from tasks.dpo.plan import Sizes, micro_batches, share
+from tasks.dpo.rowkeys import ReferenceIdentity, row_keys
+from tasks.dpo.stopping import StopRequest, listen_for_stop
 from tasks.dpo.threads import suited_threads
 from tasks.pairs.cache import TokenPairs
 
+if TYPE_CHECKING:
+    from tasks.dpo.logps import Scorer
+
+_SLOTS = 1 << 24  # that are looked through at once
 _AGAIN = "delete data/reference and run `dvc repro reference`"
+
+
+class RowCache(Protocol):
+    """What the reference asks of a store of rows (:class:`tasks.core.rowstore.RowStore` is one)."""
+
+    def get(self, keys: npt.NDArray[np.uint8]) -> Any:
+        """Look up keys, uint8 [n, 32]: an object with `mask` bool [n], `lengths` int64 [n] and `flat`."""
+        ...
+
+    def append(self, keys: npt.NDArray[np.uint8], flat: Logps, lengths: Rows) -> None:
+        """Add rows: their keys, their values one after the other, and how many each has."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Rows that were scored before, and what names them."""
+
+    rows: RowCache
+    identity: ReferenceIdentity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +66,7 @@ class ScoredPairs:
     """
 
     tokens: TokenPairs
-    logps: npt.NDArray[np.float32]
+    logps: Logps
 
     def __post_init__(self) -> None:
         expected = int(self.tokens.lengths[:, 1:].astype(np.int64).sum())
@@ -51,32 +80,31 @@ class ScoredPairs:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @functools.cached_property
-    def widths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each pair's longer branch, shape [pairs]."""
-        return branch_widths(self.tokens)
+    def token_logps(self, rows: Rows) -> Logps:
+        """Return log π_ref of the completion tokens of ``rows``, flat: of each row chosen, then rejected."""
+        lengths = completion_tokens(self.tokens)[rows]
+        return np.asarray(self.logps[ragged.spans(self._begins[rows], lengths)])
 
-    @functools.cached_property
-    def _ends(self) -> npt.NDArray[np.int64]:
-        return np.cumsum(self.tokens.lengths[:, 1:].astype(np.int64).sum(axis=1))
-
-    def sums(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def sums(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return Σ log π_ref of chosen and of rejected for ``rows``, each [len(rows)], float64."""
-        sums = np.empty((2, len(rows)), np.float64)
-        for i, row in enumerate(rows):
-            _, n_chosen, n_rejected = (int(n) for n in self.tokens.lengths[row])
-            values = self.logps[self._ends[row] - n_chosen - n_rejected : self._ends[row]]
-            sums[:, i] = values[:n_chosen].sum(dtype=np.float64), values[n_chosen:].sum(dtype=np.float64)
-        return torch.from_numpy(sums[0]), torch.from_numpy(sums[1])
+        sums = np.empty((len(rows), 2), np.float64)
+        lengths = self.tokens.lengths[rows, 1:].astype(np.int64)
+        for first, last in cuts(lengths.sum(axis=1)):
+            values = self.token_logps(rows[first:last])
+            sums[first:last] = ragged.sums(values, lengths[first:last].reshape(-1)).reshape(-1, 2)
+        chosen, rejected = torch.from_numpy(sums.T.copy())
+        return chosen, rejected
+
+    @functools.cached_property
+    def _begins(self) -> Rows:
+        lengths = completion_tokens(self.tokens)
+        begins: Rows = np.cumsum(lengths) - lengths
+        return begins
 
 
-def branch_widths(tokens: TokenPairs) -> npt.NDArray[np.int64]:
-    """Return the tokens of each pair's longer branch, prompt included, shape [pairs]."""
-    lengths = np.asarray(tokens.lengths, dtype=np.int64)
-    return np.asarray(lengths[:, 0] + lengths[:, 1:].max(axis=1))
-
-
-def open_scored(tokens: TokenPairs, folder: Path, split: str, base_digest: str) -> ScoredPairs:
+def open_scored(
+    tokens: TokenPairs, folder: Path, split: str, base_digest: str, init_adapter: str | None = None
+) -> ScoredPairs:
     """Open `data/reference/` beside ``tokens``, memory-mapped.
 
     Args:
@@ -84,55 +112,174 @@ def open_scored(tokens: TokenPairs, folder: Path, split: str, base_digest: str) 
         folder: What the reference stage wrote.
         split: `train` or `test`.
         base_digest: Identity of the pinned base, which the reference must have been computed with.
+        init_adapter: `train.init_adapter`, which it must have been computed with too.
 
     Raises:
-        ArtifactError: It is missing or damaged, was computed for other tokens or another base, or has holes.
+        ArtifactError: It is missing or damaged, was computed for other tokens, another base or another adapter,
+            or has holes.
     """
-    inputs = verify_manifest(folder, "reference").get("inputs", {})
+    manifest = verify_manifest(folder, "reference")
+    inputs = manifest.get("inputs", {})
     if inputs.get("base") != base_digest:
         raise ArtifactError(f"{folder} was computed with another base than data/base pins", _AGAIN)
-    if inputs.get(f"{split}_tokens") != tokens.digest():
+    if (found := manifest.get("init_adapter")) != init_adapter:
+        told = f"{folder} was computed with the adapter {found or 'switched off'}"
+        raise ArtifactError(f"{told}, `train.init_adapter` is {init_adapter or 'null'}", "run `dvc repro reference`")
+    if inputs.get(f"{split}_tokens") != tokens.token_digest():
         raise ArtifactError(f"{folder} was computed for other {split} tokens than data/tokens holds", _AGAIN)
     try:
         logps = np.load(folder / f"{split}.logps.npy", mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ArtifactError(f"{folder}/{split}.logps.npy cannot be read ({error})", _AGAIN) from None
     scored = ScoredPairs(tokens, logps)
-    if holes := int((~np.isfinite(logps)).sum()):
+    if holes := sum(int((~np.isfinite(logps[i : i + _SLOTS])).sum()) for i in range(0, len(logps), _SLOTS)):
         raise ArtifactError(f"{folder}/{split}.logps.npy has {holes} empty slots", _AGAIN)
     return scored
 
 
-@torch.inference_mode()
-def reference_logps(model: Any, tokens: TokenPairs, runtime: RuntimeConfig | None = None) -> ScoredPairs:
-    """Score every completion token under the base: adapters off, dropout off, float32.
+def reference_logps(
+    model: Any,
+    tokens: TokenPairs,
+    runtime: RuntimeConfig | None = None,
+    known: Known | None = None,
+    with_adapter: bool = False,
+) -> ScoredPairs:
+    """Score every completion token under the reference: adapters off, dropout off, float32.
 
     Args:
         model: The base model, or a policy whose adapters are switched off for the time.
         tokens: The pairs to score.
         runtime: How much fits at once; ranks share the work.
+        known: Rows that were scored before; the others are added to them.
+        with_adapter: Leave the adapters on: they are the reference.
 
     Returns:
         The pairs with their log-probabilities, complete on every rank.
 
     Raises:
         ArtifactError: A slot stayed empty or is not a finite number, or a token is none of the base's.
+        Preempted: The process was told to stop; what was scored is among ``known``.
     """
-    runtime = runtime or RuntimeConfig()
-    _check_vocabulary(model, tokens)
-    device = accelerator(runtime)
-    model.to(device.device)
-    adapter_off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
-    with adapter_off, evaluation_mode(model), suited_threads(model):
-        parts = _score_share(model, tokens, runtime)
-    values_and_marks = torch.zeros(2, int(tokens.lengths[:, 1:].astype(np.int64).sum()))
-    for first, values in parts:
-        values_and_marks[:, first : first + len(values)] = torch.stack([values, torch.ones_like(values)])
-    # each slot is one rank's and zero elsewhere, so the sum is exact
-    flat, marks = sum_over_ranks(device, values_and_marks.to(device.device)).cpu().numpy()
-    if bad := int((~np.isfinite(flat) | (marks != 1)).sum()):
-        raise ArtifactError(f"{bad} of {len(flat)} reference log-probabilities are not numbers", "check the base model")
-    return ScoredPairs(tokens, flat)
+    scoring = Scoring(lambda: model, runtime or RuntimeConfig(), known, with_adapter)
+    return ScoredPairs(tokens, np.concatenate([np.zeros(0, np.float32), *scoring.blocks(tokens)]))
+
+
+class Scoring:
+    """Scores pairs under a reference that is loaded when the first row is missing.
+
+    Attributes:
+        scored: Pairs that met the model, over all ranks.
+        recalled: Pairs that were known.
+
+    Args:
+        load: Makes the model; called once, on every rank or on none.
+        runtime: How much fits at once; ranks share the work.
+        known: Rows that were scored before, asked on rank 0; the others are added to them.
+        with_adapter: Leave the model's adapters on: they are the reference.
+    """
+
+    def __init__(
+        self, load: Callable[[], Any], runtime: RuntimeConfig, known: Known | None = None, with_adapter: bool = False
+    ) -> None:
+        self.scored = self.recalled = 0
+        self._load, self._runtime, self._known, self._with_adapter = load, runtime, known, with_adapter
+        self._device: Accelerator = accelerator(runtime)
+        self._model: Any = None
+
+    def blocks(self, tokens: TokenPairs) -> Iterator[Logps]:
+        """Yield the log-probabilities of all rows in their order, a bounded number at a time, on every rank.
+
+        Raises:
+            ArtifactError: A slot stayed empty or is not a finite number, or a token is none of the base's.
+            Preempted: The process was told to stop; what was scored is in the store.
+        """
+        with contextlib.ExitStack() as stack:
+            stop, scorer = stack.enter_context(listen_for_stop()), None
+            for first, last in cuts(completion_tokens(tokens)):
+                block = self._recall(part(tokens, first, last))
+                if len(missing := np.flatnonzero(~block.is_done)):
+                    if scorer is None:
+                        scorer = stack.enter_context(self._open_scorer(tokens))
+                    self._score(scorer, block, missing, stop)
+                else:
+                    self._gather(block, wants_stop=False)
+                self.recalled += len(block.tokens) - len(missing)
+                self.scored += len(missing)
+                yield block.flat
+
+    def _recall(self, tokens: TokenPairs) -> Block:
+        """Return a block with what is known of it: the values on rank 0, which rows on every rank."""
+        block = Block(tokens)
+        if self._known is None:
+            return block
+        block.keys = row_keys(tokens, self._known.identity.digest)
+        if self._device.is_main_process:
+            found = self._known.rows.get(block.keys)
+            rows = np.flatnonzero(found.mask & (found.lengths == block.lengths))
+            begins = np.cumsum(found.lengths) - found.lengths
+            block.put(rows, found.flat[ragged.spans(begins[rows], block.lengths[rows])])
+        block.was_known = from_main(self._device, block.is_done)
+        block.is_done = block.was_known.copy()
+        return block
+
+    def _score(self, scorer: Scorer, block: Block, missing: Rows, stop: StopRequest) -> None:
+        """Score the rows of a block that are ``missing``, shared out over the ranks, and keep them."""
+        kept, kept_at = block.is_done.copy(), time.monotonic()
+        with self._ready():
+            for row, values in _score_share(scorer, block.tokens, missing, self._runtime, self._device):
+                block.put(np.array([row]), values)
+                if stop.is_set or time.monotonic() - kept_at > self._runtime.checkpoint_every_s:
+                    kept, kept_at = self._keep(block, kept), time.monotonic()
+                if stop.is_set:
+                    break
+        must_stop = self._gather(block, stop.is_set)
+        if self._device.is_main_process:
+            self._keep(block, kept)
+        if must_stop:
+            again = "run again to go on: what was scored is kept" if self._known else "run again from the start"
+            raise Preempted("scoring the reference was told to stop", again)
+        if bad := int(block.lengths[~block.is_done].sum()):
+            told = f"{bad} of {len(block.flat)} reference log-probabilities are not numbers"
+            raise ArtifactError(told, "check the base model")
+
+    def _keep(self, block: Block, kept: Mask) -> Mask:
+        """Hand the rows that are done and not ``kept`` to the store; return which are kept now."""
+        if self._known is not None and len(new := np.flatnonzero(block.is_done & ~kept)):
+            places = ragged.spans(block.begins[new], block.lengths[new])
+            self._known.rows.append(block.keys[new], block.flat[places], block.lengths[new])
+        return block.is_done.copy()
+
+    def _gather(self, block: Block, wants_stop: bool) -> bool:
+        """Put all ranks' rows together on every rank; return whether any rank wants to stop."""
+        if self._device.num_processes == 1:
+            return wants_stop
+        is_own = block.is_done & (self._device.is_main_process | ~block.was_known)
+        own = np.concatenate([block.flat, is_own.astype(np.float32), np.full(1, wants_stop, np.float32)])
+        # each row is one rank's and zero elsewhere, so the sum is exact
+        summed = sum_over_ranks(self._device, torch.from_numpy(own).to(self._device.device)).cpu().numpy()
+        block.flat, block.is_done = summed[: len(block.flat)], summed[len(block.flat) : -1] == 1
+        return bool(summed[-1])
+
+    @contextlib.contextmanager
+    def _open_scorer(self, tokens: TokenPairs) -> Iterator[Scorer]:
+        from tasks.dpo.logps import Scorer, sample_rows  # with transformers and PEFT, which take seconds to import
+
+        if self._model is None:
+            self._model = self._load()
+            self._model.to(self._device.device)
+        _check_vocabulary(self._model, tokens)
+        with contextlib.ExitStack() as stack:
+            with self._ready():
+                scorer = stack.enter_context(Scorer(self._model, sample_rows(tokens)))
+            yield scorer
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Put the model in the state that the reference is defined by."""
+        can_switch = hasattr(self._model, "disable_adapter") and not self._with_adapter
+        switch = self._model.disable_adapter() if can_switch else contextlib.nullcontext()
+        with torch.inference_mode(), switch, evaluation_mode(self._model), suited_threads(self._model):
+            yield
 
 
 def _check_vocabulary(model: Any, tokens: TokenPairs) -> None:
@@ -144,19 +291,15 @@ def _check_vocabulary(model: Any, tokens: TokenPairs) -> None:
         )
 
 
-def _score_share(model: Any, tokens: TokenPairs, runtime: RuntimeConfig) -> list[tuple[int, Tensor]]:
-    """Score this rank's micro-batches: (first slot, values) for each pair."""
-    device = accelerator(runtime)
-    scorer, widths = Scorer(model), branch_widths(tokens)
-    spans = tokens.lengths[:, 1:].astype(np.int64).sum(axis=1)
-    firsts = np.cumsum(spans) - spans
-    batches = micro_batches(np.arange(len(tokens)), widths, runtime.tokens_per_micro_batch, device.num_processes)
-    mine = share(batches, widths, device.process_index, device.num_processes)
-    found: list[tuple[int, Tensor]] = []
-    for rows in log.progress(mine, "reference", unit="batch"):
-        batch = lay_out([tokens.row(int(row)) for row in rows]).to(device.device)
-        with device.autocast():
-            values = scorer.logps(batch).float().cpu()
-        for row, part in zip(rows, torch.split(values, spans[rows].tolist()), strict=True):
-            found.append((int(firsts[row]), part))
-    return found
+def _score_share(
+    scorer: Scorer, tokens: TokenPairs, rows: Rows, runtime: RuntimeConfig, device: Accelerator
+) -> Iterator[tuple[int, Logps]]:
+    """Score this rank's micro-batches of ``rows``: each row with its values, chosen before rejected."""
+    spans, sizes = completion_tokens(tokens), Sizes.of(tokens, scorer.is_shared)
+    budget = runtime.tokens_per_micro_batch if runtime.tokens_per_micro_batch != "auto" else 8192
+    batches = micro_batches(rows, sizes, budget, device.num_processes)
+    mine = share(batches, sizes, device.process_index, device.num_processes)
+    for batch in log.progress(mine, "reference", unit="batch"):
+        values = scorer.logps(scorer.lay_out([tokens.row(int(row)) for row in batch])).float().cpu()
+        for row, own in zip(batch.tolist(), torch.split(values, spans[batch].tolist()), strict=True):
+            yield row, own.numpy()

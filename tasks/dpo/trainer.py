@@ -11,83 +11,31 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import get_scheduler
 
 from tasks.core import log
 from tasks.core.errors import ConfigError, DataError, Preempted
-from tasks.core.params import check
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo import objectives
 from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, optimizer_moments, restore_moments, save_checkpoint
 from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
-from tasks.dpo.logps import Batch, Scorer, lay_out, sum_by_branch
+from tasks.dpo.logps import Mechanisms, Scorer, sample_rows
 from tasks.dpo.metrics import PairSums
-from tasks.dpo.modes import evaluation_mode, set_modes
-from tasks.dpo.plan import Plan, Rows, micro_batches, share
-from tasks.dpo.policy import LoraSettings, adapter_parameters
+from tasks.dpo.modes import set_modes
+from tasks.dpo.moving import MovingReference
+from tasks.dpo.plan import Plan
+from tasks.dpo.policy import adapter_parameters
 from tasks.dpo.refcache import ScoredPairs
+from tasks.dpo.settings import TrainConfig
+from tasks.dpo.step import StepGradients
 from tasks.dpo.stopping import StopRequest, listen_for_stop
 from tasks.dpo.threads import suited_threads
 
 _log = log.get_logger(__name__)
 Curve = list[dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """What is trained: everything here changes the adapter, and nothing else does but the data.
-
-    Attributes:
-        objective: The preference loss; `sigmoid` is DPO as published.
-        beta: β of Eq. 7 of arXiv:2305.18290.
-        label_smoothing: Assumed share of wrong labels, in [0, 0.5).
-        nll_weight: Weight of the chosen completions' negative log-likelihood (mean over the step's tokens).
-        learning_rate: Peak step size of AdamW.
-        weight_decay: AdamW's decoupled decay of the adapters.
-        max_grad_norm: The gradient's 2-norm is clipped to this.
-        pairs_per_step: Pairs in one optimizer step over all machines.
-        epochs: Passes over the training pairs.
-        schedule: How the step size falls: `cosine`, `linear` or `constant`.
-        warmup_share: Share of the steps in which the step size rises from zero.
-        evaluations: Held-out evaluations during training, evenly spaced; the last stands at the end.
-        seed: Seed of the adapters' first values, of the order and of dropout.
-        lora: Shape of the adapter.
-    """
-
-    objective: Literal["sigmoid"] = "sigmoid"
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    nll_weight: float = 0.0
-    learning_rate: float = 5e-6
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    pairs_per_step: int = 16
-    epochs: int = 1
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_share: float = 0.1
-    evaluations: int = 4
-    seed: int = 42
-    lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
-
-    def __post_init__(self) -> None:
-        check(self.beta > 0, "train.beta", self.beta, "give a number above 0, for example 0.1")
-        check(
-            0 <= self.label_smoothing < 0.5, "train.label_smoothing", self.label_smoothing, "give a share in [0, 0.5)"
-        )
-        check(self.nll_weight >= 0, "train.nll_weight", self.nll_weight, "give 0 (off) or more")
-        check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a number above 0, e.g. 5e-6")
-        check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 (off) or more")
-        check(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "give a number above 0, e.g. 1.0")
-        check(self.pairs_per_step >= 1, "train.pairs_per_step", self.pairs_per_step, "give 1 or more")
-        check(self.epochs >= 1, "train.epochs", self.epochs, "give 1 or more")
-        check(0 <= self.warmup_share < 1, "train.warmup_share", self.warmup_share, "give a share in [0, 1)")
-        check(self.evaluations >= 1, "train.evaluations", self.evaluations, "give 1 or more")
-        check(self.seed >= 0, "train.seed", self.seed, "give 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +45,13 @@ class TrainResult:
     Attributes:
         steps: One row an optimizer step: means over its pairs, gradient norm, learning rate.
         evals: One row a held-out evaluation, the first before any step.
-        pairs_per_s: Training pairs a second of this process's own steps (not for hashed outputs).
+        step_seconds: Wall-clock seconds of this process's own steps (not for hashed outputs).
+        pairs_per_s: Training pairs a second of those steps.
     """
 
     steps: Curve
     evals: Curve
+    step_seconds: list[float]
     pairs_per_s: float
 
     @property
@@ -122,6 +72,7 @@ def train(
     config: TrainConfig | None = None,
     runtime: RuntimeConfig | None = None,
     checkpoints: Path | None = None,
+    mechanisms: Mechanisms | None = None,
 ) -> TrainResult:
     """Train the adapters of ``policy`` in place.
 
@@ -132,14 +83,24 @@ def train(
         config: What is trained.
         runtime: How this machine does it.
         checkpoints: A folder of this very run: training goes on from the newest checkpoint there.
+        mechanisms: What to switch off, for measuring.
 
     Raises:
         Preempted: SIGTERM or SIGINT came; a checkpoint stands in ``checkpoints``.
-        ConfigError: The loss or gradient is no finite number any more.
+        ConfigError: The loss or gradient is no finite number any more, or one pair does not fit into memory.
     """
-    trainer = Trainer(policy, train_set, test_set, config or TrainConfig(), runtime or RuntimeConfig(), checkpoints)
-    with listen_for_stop() as stop, suited_threads(policy):
-        return trainer.run(stop)
+    config, runtime = config or TrainConfig(), runtime or RuntimeConfig()
+    for name, part in (("train", train_set), ("held-out", test_set)):
+        if len(part) == 0:
+            raise DataError(f"there are no {name} pairs", "give at least one")
+    policy.to(accelerator(runtime).device)
+    set_modes(policy, runtime.gradient_checkpointing is True)
+    with (
+        suited_threads(policy),
+        Scorer(policy, sample_rows(train_set.tokens), mechanisms) as scorer,
+        listen_for_stop() as stop,
+    ):
+        return Trainer(scorer, train_set, test_set, config, runtime, checkpoints).run(stop)
 
 
 class Trainer:
@@ -147,27 +108,23 @@ class Trainer:
 
     def __init__(
         self,
-        policy: Any,
+        scorer: Scorer,
         train_set: ScoredPairs,
         test_set: ScoredPairs,
         config: TrainConfig,
         runtime: RuntimeConfig,
         checkpoints: Path | None = None,
     ) -> None:
-        for name, part in (("train", train_set), ("held-out", test_set)):
-            if len(part) == 0:
-                raise DataError(f"there are no {name} pairs", "give at least one")
         self.config, self.runtime, self.checkpoints = config, runtime, checkpoints
-        self.train_set, self.test_set = train_set, test_set
         self.accelerator = accelerator(runtime)
         self.device = self.accelerator.device
-        self.policy = policy.to(self.device)
-        set_modes(policy, runtime.gradient_checkpointing)
-        self.scorer = Scorer(policy)
-        self.parameters = adapter_parameters(policy)
+        self.parameters = adapter_parameters(scorer.model)
         self.plan = Plan(len(train_set), config.pairs_per_step, config.epochs, config.seed)
+        self.reference = MovingReference(self.parameters, config.reference_update, self.plan.steps_per_epoch)
+        self.work = StepGradients(scorer, (train_set, test_set), config, runtime, self.accelerator, self.reference)
+        self.state = self.work.loss.state0().to(self.device)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=self.device.type == "cuda"
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.steps: Curve = []
         self.evals: Curve = []
@@ -179,16 +136,15 @@ class Trainer:
         start = self._resume()
         if start == 0:
             self._record_evaluation(0)
-        evaluate_after = {
-            round(self.plan.steps * k / self.config.evaluations) for k in range(1, self.config.evaluations + 1)
-        }
-        began = saved = time.monotonic()
-        pairs = 0
+        evaluations = self.config.evaluations
+        evaluate_after = {round(self.plan.steps * k / evaluations) for k in range(1, evaluations + 1)}
+        saved = time.monotonic()
+        seconds: list[float] = []
         with log.bar("train", self.plan.steps, start, "step") as bar:
             for step in range(start, self.plan.steps):
-                is_due = time.monotonic() - saved > self.runtime.checkpoint_every_s
-                must_stop, must_save = self._step(step, stop.is_set, is_due)
-                pairs += len(self.plan.rows(step))
+                began = time.monotonic()
+                must_stop, must_save = self._step(step, stop.is_set, began - saved > self.runtime.checkpoint_every_s)
+                seconds.append(time.monotonic() - began)
                 bar.update()
                 if step + 1 in evaluate_after:
                     self._flush()
@@ -203,52 +159,26 @@ class Trainer:
                         again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
                         raise Preempted(f"training was told to stop after step {step + 1}", f"run again {again}")
         self._flush()
-        return TrainResult(self.steps, self.evals, pairs / max(time.monotonic() - began, 1e-9))
-
-    def evaluate(self) -> dict[str, float]:
-        """Return the held-out means under the policy as it is now."""
-        with torch.inference_mode(), evaluation_mode(self.policy):
-            sums = PairSums.zero(self.device)
-            for rows in self._micro_batches(self.test_set, np.arange(len(self.test_set))):
-                sums += self._forward(self.test_set, rows)[0]
-        return PairSums(sum_over_ranks(self.accelerator, sums.values)).means()
+        pairs = sum(len(self.plan.rows(step)) for step in range(start, self.plan.steps))
+        return TrainResult(self.steps, self.evals, seconds, pairs / max(sum(seconds), 1e-9))
 
     def _record_evaluation(self, step: int) -> None:
-        row = {"step": float(step), **self.evaluate()}
+        row = {"step": float(step), **self.work.evaluate(self.state).means()}
         _refuse_divergence(f"the held-out evaluation after step {step}", row)
         self.evals.append(row)
 
     def _step(self, step: int, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Do one optimizer step; return whether any rank wants to stop, or to save."""
-        rows = self.plan.rows(step)
-        chosen_tokens = int(self.train_set.tokens.lengths[rows, 1].sum())
-        sums, nll = PairSums.zero(self.device), torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in self._micro_batches(self.train_set, rows):
-            self._seed_dropout(step, int(part[0]))
-            found, losses_n, chosen_nll = self._forward(self.train_set, part)
-            loss = losses_n.sum() / len(rows) + self.config.nll_weight * chosen_nll / chosen_tokens
-            self.accelerator.backward(loss)
-            sums, nll = sums + found, nll + chosen_nll.detach().double()
+        self.reference.before(step)
+        found = self.work.accumulate(step, self.plan.rows(step), self.state)
+        self.state = found.state
         must_stop, must_save = self._sum_gradients(wants_stop, wants_save)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.param_groups[0]["lr"] = self._rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._pending.append((step, torch.cat([sums.values, (nll / chosen_tokens)[None], norm.double()[None]])))
+        self._pending.append((step, torch.cat([found.pairs.values, found.nll[None], norm.double()[None]])))
         return must_stop, must_save
-
-    def _forward(self, data: ScoredPairs, rows: Rows) -> tuple[PairSums, Tensor, Tensor]:
-        """Score one micro-batch: (its sums, the loss of each pair, Σ negative log-likelihood of chosen)."""
-        batch: Batch = lay_out([data.tokens.row(int(row)) for row in rows]).to(self.device)
-        with self.accelerator.autocast():
-            logps_t = self.scorer.logps(batch)
-        policy = sum_by_branch(logps_t, batch)
-        reference = tuple(sums.to(self.device) for sums in data.sums(rows))
-        margin_n = objectives.log_ratio_margin(*policy, *reference)
-        objective = objectives.OBJECTIVES[self.config.objective]
-        losses_n = objective(margin_n, self.config.beta, self.config.label_smoothing)
-        chosen_nll = objectives.negative_log_likelihood(logps_t[batch.sequence_T % 2 == 0])
-        return PairSums.of(losses_n, policy, (reference[0], reference[1]), self.config.beta), losses_n, chosen_nll
 
     def _sum_gradients(self, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Sum the adapters' gradients over ranks, and learn in the same message what any rank wants.
@@ -268,15 +198,6 @@ class Trainer:
         ):
             parameter.grad = part.view_as(parameter).clone()
         return bool(flat[-2] > 0), bool(flat[-1] > 0)
-
-    def _micro_batches(self, data: ScoredPairs, rows: Rows) -> list[Rows]:
-        ranks = self.accelerator.num_processes
-        batches = micro_batches(rows, data.widths, self.runtime.tokens_per_micro_batch, ranks)
-        return share(batches, data.widths, self.accelerator.process_index, ranks)
-
-    def _seed_dropout(self, step: int, row: int) -> None:
-        if self.config.lora.dropout:
-            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step, row]).generate_state(1)[0]))
 
     def _flush(self) -> None:
         """Move the pending steps' sums to the host, reduced over ranks, as rows of the curve."""
@@ -299,9 +220,9 @@ class Trainer:
         self._flush()
         if self.checkpoints is not None and self.accelerator.is_main_process:
             curves = {"steps": self.steps, "evals": self.evals}
-            save_checkpoint(
-                self.checkpoints, Checkpoint(step, self.parameters, optimizer_moments(self.optimizer), curves)
-            )
+            moments = optimizer_moments(self.optimizer)
+            now = Checkpoint(step, self.parameters, moments, curves, self.state, self.reference.values)
+            save_checkpoint(self.checkpoints, now)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -317,6 +238,9 @@ class Trainer:
                 parameter.copy_(saved)
         restore_moments(self.optimizer, found.moments)
         self.steps, self.evals = found.curves["steps"], found.curves["evals"]
+        self.state = found.state.to(self.device)
+        if found.reference:
+            self.reference.restore(found.reference)
         _log.info("going on after step %d of %d", found.step, self.plan.steps)
         return found.step
 

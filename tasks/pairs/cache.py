@@ -1,6 +1,6 @@
 """The token cache: preference pairs as flat token ids with lengths, in memory or memory-mapped.
 
-Every row stands as [prompt | chosen | rejected] in one flat array, so a data set is four arrays of
+Every row stands as [prompt | chosen | rejected] in one flat array, so a data set is six arrays of
 numpy whatever its size, and training opens it without reading it. Needs numpy only.
 
 P, C and R are the numbers of prompt, chosen and rejected tokens of a row; n the number of rows.
@@ -25,8 +25,9 @@ from tasks.core.files import read_manifest, sha256_file
 
 Ids = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.bytes_]
+Numbers = npt.NDArray[np.float32]
 
-PARTS = ("ids", "lengths", "pair_ids", "prompt_ids")
+PARTS = ("ids", "lengths", "pair_ids", "prompt_ids", "weights", "margins")
 KEY_TYPE = "S16"
 _REDO = "delete the folder and run `dvc repro encode`"
 
@@ -49,12 +50,16 @@ class TokenPairs:
         lengths: int32 [n, 3], P, C and R of each row.
         pair_ids: S16 [n], the identity of each pair (16 hex digits).
         prompt_ids: S16 [n], the identity of each pair's prompt.
+        weights: float32 [n], how much each pair counts in the loss, above 0.
+        margins: float32 [n], by how much its chosen reply was found better.
     """
 
     ids: Ids
     lengths: Ids
     pair_ids: Keys
     prompt_ids: Keys
+    weights: Numbers
+    margins: Numbers
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -80,21 +85,40 @@ class TokenPairs:
         return TokenRow(self.ids[start:first], self.ids[first:second], self.ids[second : second + r])
 
     def digest(self) -> str:
-        """Return a SHA-256 in hex over all rows: ids, boundaries and identities, in order."""
+        """Return a SHA-256 in hex over all rows: ids, boundaries, identities, weights and margins, in order."""
+        return self._digest_of(*PARTS)
+
+    def token_digest(self) -> str:
+        """Return a SHA-256 in hex over ids and boundaries alone: all that a log-probability depends on."""
+        return self._digest_of("lengths", "ids")
+
+    def _digest_of(self, *names: str) -> str:
         digest = hashlib.sha256()
-        for array in (self.lengths, self.ids, self.pair_ids, self.prompt_ids):
+        for array in (getattr(self, name) for name in names):
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array).data if array.size else b"")
         return digest.hexdigest()
 
     @classmethod
-    def of_rows(cls, rows: Iterable[TokenRow], pair_ids: Iterable[str], prompt_ids: Iterable[str]) -> TokenPairs:
-        """Build from rows and their identities, in order."""
+    def of_rows(
+        cls,
+        rows: Iterable[TokenRow],
+        pair_ids: Iterable[str],
+        prompt_ids: Iterable[str],
+        weights: Iterable[float] | None = None,
+        margins: Iterable[float] | None = None,
+    ) -> TokenPairs:
+        """Build from rows, their identities, weights (1 unless given) and margins (0 unless given), in order."""
         parts = [(row.prompt, row.chosen, row.rejected) for row in rows]
         flat = [part for row in parts for part in row]
         lengths = np.array([[len(part) for part in row] for row in parts], dtype=np.int32).reshape(-1, 3)
         ids = np.concatenate(flat).astype(np.int32, copy=False) if flat else np.zeros(0, dtype=np.int32)
-        return cls(ids, lengths, np.array(list(pair_ids), dtype=KEY_TYPE), np.array(list(prompt_ids), dtype=KEY_TYPE))
+        names = (np.array(list(given), dtype=KEY_TYPE) for given in (pair_ids, prompt_ids))
+        numbers = (
+            np.full(len(parts), usual, dtype=np.float32) if given is None else np.array(list(given), dtype=np.float32)
+            for given, usual in ((weights, 1), (margins, 0))
+        )
+        return cls(ids, lengths, *names, *numbers)
 
     @classmethod
     def concatenate(cls, parts: Iterable[TokenPairs]) -> TokenPairs:
@@ -186,16 +210,24 @@ def _load(path: Path) -> npt.NDArray[Any]:
 
 
 def _fault(pairs: TokenPairs) -> str | None:
-    """Say what is inconsistent between the four arrays; None when nothing is."""
+    """Say what is inconsistent between the arrays; None when nothing is."""
     n = len(pairs.lengths)
     if pairs.ids.dtype != np.int32 or pairs.lengths.dtype != np.int32:
         return f"ids are {pairs.ids.dtype} and lengths {pairs.lengths.dtype}, not int32"
     if pairs.ids.ndim != 1 or pairs.lengths.shape != (n, 3):
         return f"ids have shape {pairs.ids.shape} and lengths {pairs.lengths.shape}"
-    for name in ("pair_ids", "prompt_ids"):
+    expected: dict[str, npt.DTypeLike] = {
+        "pair_ids": KEY_TYPE,
+        "prompt_ids": KEY_TYPE,
+        "weights": np.float32,
+        "margins": np.float32,
+    }
+    for name, kind in expected.items():
         array = getattr(pairs, name)
-        if array.shape != (n,) or array.dtype != KEY_TYPE:
-            return f"{name} are {array.dtype} of shape {array.shape}, not {KEY_TYPE} of ({n},)"
+        if array.shape != (n,) or array.dtype != kind:
+            return f"{name} are {array.dtype} of shape {array.shape}, not {np.dtype(kind)} of ({n},)"
+    if not (np.isfinite(pairs.margins).all() and np.isfinite(pairs.weights).all() and (pairs.weights > 0).all()):
+        return "a weight is no finite number above 0, or a margin none at all"
     if n == 0 or int(pairs.lengths.min()) < 1:
         return "it has no rows" if n == 0 else "a row has an empty prompt or reply"
     total = int(pairs.lengths.sum(dtype=np.int64))

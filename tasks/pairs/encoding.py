@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 
 from tasks.core.errors import ConfigError, DataError
+from tasks.core.files import canonical_json
 from tasks.core.log import get_logger
 from tasks.core.params import check
 from tasks.pairs.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
@@ -57,7 +60,7 @@ class EncodedPair:
     Attributes:
         pair: The pair.
         made: Its row; None if it was dropped.
-        prompt: The tokens that a model is asked to go on from, cut like the row's.
+        prompt: The tokens that a model is asked to go on from, cut like the row's; none if the pair was dropped.
         reason: Why it was dropped, one of :data:`DROP_REASONS`.
         detail: What exactly was wrong.
         is_rerendered: The template renders the prompt alone differently than with a reply behind it.
@@ -69,6 +72,40 @@ class EncodedPair:
     reason: str = ""
     detail: str = ""
     is_rerendered: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderFacts:
+    """What an encoder says of itself, as plain values.
+
+    Attributes:
+        kind: Of its template: `auto`, `plain`, `file`, or `none` where there is none.
+        template: The template's text.
+        eos_ids: All ids that stop generation, the tokenizer's own first.
+        context: The most tokens that the tokenizer says its model was made for.
+        lacks_bos: The tokenizer begins plain text with BOS, and the chat template does not.
+    """
+
+    kind: str
+    template: str | None
+    eos_ids: tuple[int, ...]
+    context: int
+    lacks_bos: bool
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderFacts:
+        """Read what :meth:`to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"eos_ids": tuple(values["eos_ids"])})
+
+    def to_json(self) -> str:
+        """Return the facts as JSON."""
+        return canonical_json(dataclasses.asdict(self))
+
+    def warn(self) -> None:
+        """Say what may be meant otherwise."""
+        if self.lacks_bos:
+            _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +141,6 @@ class PairEncoder:
         self.eos_ids = _eos_ids(tokenizer, more_eos_ids)
         self._raw_rules = self._rules(None)
         self._chat_rules = self._rules(self.template)
-        self._warn_of_missing_bos()
 
     def _rules(self, template: ChatTemplate | None) -> TokenRules:
         """Return the rules for rendered conversations, or (None) for plain text."""
@@ -124,13 +160,23 @@ class PairEncoder:
             is_cut=self._config.truncation == "cut",
         )
 
-    def _warn_of_missing_bos(self) -> None:
-        """Say so if the tokenizer begins texts with BOS and the chat template does not."""
+    @cached_property
+    def facts(self) -> EncoderFacts:
+        """What this encoder says of itself."""
+        return EncoderFacts(
+            kind=self.template.kind if self.template else "none",
+            template=self.template.jinja if self.template else None,
+            eos_ids=self.eos_ids,
+            context=int(self._tokenizer.model_max_length),
+            lacks_bos=self._lacks_bos(),
+        )
+
+    def _lacks_bos(self) -> bool:
+        """Tell whether the tokenizer begins texts with BOS and the chat template does not."""
         if self.template is None or self._chat_rules.adds_bos or not self._raw_rules.adds_bos:
-            return
+            return False
         rendered = self.template.render([Message("user", "Question")])
-        if self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id]:
-            _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
+        return bool(self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id])
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Encode a batch; the result has one entry a pair, in order.
@@ -195,7 +241,7 @@ class PairEncoder:
         try:
             made = assemble(prompt, chosen, rejected, rules)
         except PairDropped as dropped:
-            return EncodedPair(pair, None, prompt, dropped.reason, dropped.detail, texts.is_rerendered)
+            return EncodedPair(pair, None, prompt[:0], dropped.reason, dropped.detail, texts.is_rerendered)
         return EncodedPair(pair, made, cut_prompt(prompt, rules), is_rerendered=texts.is_rerendered)
 
 
@@ -218,7 +264,11 @@ def to_tokens(encoded: Iterable[EncodedPair]) -> TokenPairs:
     """Return the rows of the pairs that were not dropped."""
     kept = [(each.pair, each.made.row) for each in encoded if each.made]
     return TokenPairs.of_rows(
-        [row for _, row in kept], [pair.pair_id for pair, _ in kept], [pair.prompt_id for pair, _ in kept]
+        [row for _, row in kept],
+        [pair.pair_id for pair, _ in kept],
+        [pair.prompt_id for pair, _ in kept],
+        [pair.weight for pair, _ in kept],
+        [pair.margin for pair, _ in kept],
     )
 
 
@@ -235,6 +285,7 @@ def encode_pairs(pairs: Iterable[Pair], tokenizer: Any, config: EncodeConfig | N
         DataError: No pair is left.
     """
     encoder = PairEncoder(tokenizer, config or EncodeConfig())
+    encoder.facts.warn()
     parts, dropped = [], Counter[str]()
     for batch in in_batches(pairs, BATCH):
         encoded = encoder.encode(batch)

@@ -19,6 +19,8 @@ from tasks.pairs.sources import Source, find_sources, rows_source
 
 Scalar = str | int | float | bool
 
+_USUAL = (1.0, 0.0)  # weight and margin of a row that says neither
+
 _log = get_logger(__name__)
 
 
@@ -37,6 +39,7 @@ class Intake:
         self._columns = columns
         self._where = dict(where or {})
         self._seen: set[str] = set()
+        self._unusual: dict[str, tuple[float, float]] = {}
         self.rows = 0
         self.filtered = 0
         self.rejected: Counter[str] = Counter()
@@ -74,11 +77,19 @@ class Intake:
 
     def _compare(self, pair: Pair) -> Pair | Rejection:
         """Reject a pair that was there before; note one that was there the other way round."""
+        numbers = (pair.weight, pair.margin)
         if pair.pair_id in self._seen:
-            return Rejection(pair.source, "duplicate", f"pair {pair.pair_id} stands in an earlier row")
+            earlier = self._unusual.get(pair.pair_id, _USUAL)
+            told = f"pair {pair.pair_id} stands in an earlier row"
+            if numbers == earlier:
+                return Rejection(pair.source, "duplicate", told)
+            told += " with weight {:g} and margin {:g}; here they are {:g} and {:g}".format(*earlier, *numbers)
+            return Rejection(pair.source, "duplicate_differs", told)
         if pair.swapped_id in self._seen:
             self.contradicting.update((pair.pair_id, pair.swapped_id))
         self._seen.add(pair.pair_id)
+        if numbers != _USUAL:
+            self._unusual[pair.pair_id] = numbers
         return pair
 
     def check_share(self, limit: float) -> None:
@@ -137,7 +148,7 @@ class _ColumnCheck:
             return "correct the field under `ingest.where`"
         if "label" in self.columns:
             return "single replies with a good or bad label are no pairs; each row needs a chosen and a rejected reply"
-        return "name the file's columns under `ingest.columns` (prompt, chosen, rejected, slice)"
+        return "name the file's columns under `ingest.columns` (prompt, chosen, rejected, slice, weight, margin)"
 
 
 def _has(row: dict[str, Any], name: str) -> bool:
@@ -171,7 +182,7 @@ def read_pairs(
 
     Args:
         data: Paths, globs or `hub:…` texts; or iterables of dicts, such as a `datasets.Dataset`.
-        columns: What the columns are called; prompt, chosen, rejected and slice unless said.
+        columns: What the columns are called; prompt, chosen, rejected, slice, weight and margin unless said.
         where: Fields and the values that rows must have there.
         max_rejected_share: Above this share (0 to 1) of unusable rows, refuse the data.
 

@@ -8,6 +8,10 @@ their beginning; and Anthropic's transcripts.
 from __future__ import annotations
 
 import itertools
+import math
+import re
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 from tasks.core.files import canonical_json
@@ -17,6 +21,8 @@ from tasks.pairs.transcripts import is_transcript, parse_transcript
 
 _ROLE_NAMES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 _ABSENT = object()
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127 * (2 - 2.0**-23)  # normal numbers of float32, which training works with
 
 Turns = tuple[Message, ...]
 
@@ -38,7 +44,8 @@ def parse_row(row: RawRow, columns: Columns) -> Pair | Rejection:
             raise _Refused("not_an_object", f"the row is {_kind(row.value)}")
         prompt, chosen, rejected = _read(row.value, columns)
         _check_replies(chosen, rejected)
-        return Pair(prompt, chosen, rejected, _slice(row.value, columns), row.where)
+        weight, margin = _weight(row.value, columns), _margin(row.value, columns)
+        return Pair(prompt, chosen, rejected, _slice(row.value, columns), row.where, weight, margin)
     except _Refused as refusal:
         return Rejection(row.where, refusal.reason, refusal.detail, refusal.column)
 
@@ -167,17 +174,55 @@ def _check_replies(chosen: str, rejected: str) -> None:
 
 
 def _slice(row: dict[str, Any], columns: Columns) -> str | None:
-    try:
-        value = get_field(row, columns.slice)
-    except KeyError:
-        if columns.slice == Columns.slice:
-            return None
-        raise _Refused("missing_column", f"no column `{columns.slice}`", columns.slice) from None
+    value = _optional(row, columns.slice, Columns.slice)
     if value is None or isinstance(value, str):
         return None if value is None else _text(value, columns.slice)
     if isinstance(value, bool | int | float):
         return canonical_json(value)
     raise _Refused("not_text", f"`{columns.slice}` is {_kind(value)}")
+
+
+def _weight(row: dict[str, Any], columns: Columns) -> float:
+    """Return how much the row counts; 1 where it does not say."""
+    value = _number(row, columns.weight, Columns.weight, "bad_weight")
+    if value is not None and value < _SMALLEST:
+        told = f"`{columns.weight}` is {value}, and a weight is above 0: a row that should not count is left out"
+        raise _Refused("bad_weight", told)
+    return 1.0 if value is None else value
+
+
+def _margin(row: dict[str, Any], columns: Columns) -> float:
+    """Return by how much chosen is better; 0 where the row does not say."""
+    value = _number(row, columns.margin, Columns.margin, "bad_margin")
+    return 0.0 if value is None else value
+
+
+def _number(row: dict[str, Any], column: str | None, usual: str | None, reason: str) -> float | None:
+    """Return a column's number, which CSV spells as text; None where there is none."""
+    value = None if column is None else _optional(row, column, usual)
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise _Refused(reason, f"`{column}` is {_kind(value)}, and no number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not abs(number) <= _LARGEST:  # nor is NaN
+        raise _Refused(reason, f"`{column}` is {_short(value)}, and no finite number of 32 bits")
+    return number
+
+
+def _optional(row: dict[str, Any], column: str, usual: str | None) -> Any:
+    """Return a column that rows may lack, unless it was given another name than the usual one."""
+    try:
+        return get_field(row, column)
+    except KeyError:
+        if column == usual:
+            return None
+        raise _Refused("missing_column", f"no column `{column}`", column) from None
 
 
 def _kind(value: Any) -> str:

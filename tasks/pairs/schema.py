@@ -28,7 +28,10 @@ REASONS = {
     "empty_rejected": "the rejected reply is blank",
     "prompts_differ": "chosen and rejected do not answer the same conversation",
     "identical_replies": "chosen and rejected are the same text",
+    "bad_weight": "the weight is no finite number above 0",
+    "bad_margin": "the margin is no finite number",
     "duplicate": "the same pair stands in an earlier row",
+    "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
 }
 
@@ -54,6 +57,8 @@ class Pair:
         rejected: The other reply's text.
         slice: The group that results are also reported by; None for none.
         source: Where the row was read, `file:line`.
+        weight: How much the pair counts in the loss beside the others, above 0.
+        margin: By how much chosen was found better, in the annotators' own unit.
     """
 
     prompt: Prompt
@@ -61,6 +66,8 @@ class Pair:
     rejected: str
     slice: str | None = None
     source: str = ""
+    weight: float = 1.0
+    margin: float = 0.0
 
     @cached_property
     def prompt_json(self) -> str:
@@ -75,19 +82,24 @@ class Pair:
     @cached_property
     def pair_id(self) -> str:
         """The identity of prompt, chosen and rejected together: 16 hex digits of a SHA-256."""
-        return self._id_of(self.chosen, self.rejected)
+        return self.text_digest[:16]
+
+    @cached_property
+    def text_digest(self) -> str:
+        """SHA-256 in hex of prompt, chosen and rejected together, as canonical JSON."""
+        return self._digest_of(self.chosen, self.rejected)
 
     @cached_property
     def swapped_id(self) -> str:
         """The identity that this pair would have with chosen and rejected swapped."""
-        return self._id_of(self.rejected, self.chosen)
+        return self._digest_of(self.rejected, self.chosen)[:16]
 
-    def _id_of(self, chosen: str, rejected: str) -> str:
+    def _digest_of(self, chosen: str, rejected: str) -> str:
         # the same bytes as canonical_json over the three keys, without serialising the prompt again
         replies = (
             f'{{"chosen":{canonical_json(chosen)},"prompt":{self.prompt_json},"rejected":{canonical_json(rejected)}}}'
         )
-        return short_id(replies)
+        return sha256_bytes(replies.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +121,17 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What the columns of the sources are called; dots reach into nested objects (`meta.paradigm`)."""
+    """What the columns of the sources are called; dots reach into nested objects (`meta.paradigm`).
+
+    Slice, weight and margin may be absent, unless they are called differently here; None reads no weight or margin.
+    """
 
     prompt: str = "prompt"
     chosen: str = "chosen"
     rejected: str = "rejected"
     slice: str = "slice"
+    weight: str | None = "weight"
+    margin: str | None = "margin"
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:

@@ -7,6 +7,7 @@ pass writes all distinct pairs to one file, and this one sorts them into train a
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,6 +25,33 @@ _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice
 
 
 @dataclasses.dataclass
+class Numbers:
+    """What stands in a column of numbers that rows may lack.
+
+    Attributes:
+        usual: The number of a row that lacks it.
+        found: How many rows have another.
+    """
+
+    usual: float
+    found: int = 0
+    total: float = 0.0
+    smallest: float = math.inf
+    largest: float = -math.inf
+
+    def add(self, values: list[float]) -> None:
+        """Count some rows."""
+        self.found += sum(value != self.usual for value in values)
+        self.total = math.fsum([self.total, *values])
+        self.smallest, self.largest = min([self.smallest, *values]), max([self.largest, *values])
+
+    def metrics(self, rows: int) -> dict[str, Any]:
+        """Return how many of ``rows`` have another number than the usual one, and the spread over all of them."""
+        spread = {"min": self.smallest, "mean": self.total / max(rows, 1), "max": self.largest}
+        return {"pairs": self.found, **{name: float(f"{value:.6g}") for name, value in spread.items()}}
+
+
+@dataclasses.dataclass
 class Sorted:
     """What became of the distinct pairs: counts by side, and how long their texts are."""
 
@@ -32,6 +60,8 @@ class Sorted:
     slices: dict[str, Counter[str]] = dataclasses.field(default_factory=lambda: {side: Counter() for side in SIDES})
     characters: Counter[str] = dataclasses.field(default_factory=Counter)
     chosen_longer: int = 0
+    weights: Numbers = dataclasses.field(default_factory=lambda: Numbers(usual=1.0))
+    margins: Numbers = dataclasses.field(default_factory=lambda: Numbers(usual=0.0))
     over_limit: int = 0
 
     def add(self, side: str, batch: pa.RecordBatch) -> None:
@@ -44,6 +74,8 @@ class Sorted:
         ):
             self.characters.update(chosen=len(chosen), rejected=len(rejected))
             self.chosen_longer += len(chosen) > len(rejected)
+        self.weights.add(batch.column("weight").to_pylist())
+        self.margins.add(batch.column("margin").to_pylist())
 
     def metrics(self) -> dict[str, Any]:
         """Return the counts as `dvc metrics` shows them."""
@@ -54,6 +86,8 @@ class Sorted:
             "prompts": {side: len(self.prompts[side]) for side in SIDES},
             "characters_mean": {name: round(self.characters[name] / total, 2) for name in ("chosen", "rejected")},
             "chosen_longer_share": round(self.chosen_longer / total, 4),
+            **({"weight": self.weights.metrics(total)} if self.weights.found else {}),
+            **({"margin": self.margins.metrics(total)} if self.margins.found else {}),
             "slices": {name: {side: self.slices[side][name] for side in SIDES} for name in names[:_MOST_SLICES]},
             "slices_found": len(names),
         }

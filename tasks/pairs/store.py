@@ -25,6 +25,8 @@ SCHEMA = pa.schema(
         pa.field("rejected", pa.string(), nullable=False),
         pa.field("slice", pa.string()),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+        pa.field("margin", pa.float64(), nullable=False),
     ]
 )
 
@@ -41,6 +43,8 @@ def to_record(pair: Pair) -> dict[str, Any]:
         "rejected": pair.rejected,
         "slice": pair.slice,
         "source": pair.source,
+        "weight": pair.weight,
+        "margin": pair.margin,
     }
 
 
@@ -48,7 +52,8 @@ def from_record(record: dict[str, Any]) -> Pair:
     """Return the pair that a row of :data:`SCHEMA` holds."""
     messages = record["prompt_messages"]
     prompt = record["prompt_text"] if messages is None else tuple(Message(**message) for message in messages)
-    return Pair(prompt, record["chosen"], record["rejected"], record["slice"], record["source"])
+    others = (record[name] for name in ("chosen", "rejected", "slice", "source", "weight", "margin"))
+    return Pair(prompt, *others)
 
 
 class PairWriter:

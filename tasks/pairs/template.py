@@ -119,6 +119,15 @@ def load_template(tokenizer: Any, choice: str) -> ChatTemplate | None:
     return _checked(ChatTemplate(AUTO, jinja, special)) if jinja else None
 
 
+def template_content(choice: str) -> str:
+    """Return what ``choice`` stands for, so that another content gives another text: a file counts by its own.
+
+    Raises:
+        ConfigError: The file is missing.
+    """
+    return choice if choice in (AUTO, PLAIN) else f"file\n{_read_template(Path(choice))}"
+
+
 def _read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

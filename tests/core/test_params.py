@@ -10,7 +10,6 @@ import pytest
 
 from tasks.core.errors import ConfigError
 from tasks.core.params import build, check, load_params, load_section
-from tasks.core.runtime import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Owner:
     names: Literal["all"] | tuple[str, ...] = "all"
     note: str | None = None
     is_on: bool = True
+    budget: int | Literal["auto"] = 8
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     inner: Inner = dataclasses.field(default_factory=Inner)
 
@@ -57,9 +57,14 @@ def test_no_and_off_are_text_as_in_yaml_1_2(tmp_path: Path):
         section(tmp_path, "owner: {beta: 1, is_on: off}")
 
 
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("16", 16)])
+def test_a_key_may_be_a_number_or_a_word(tmp_path: Path, text: str, value: object):
+    assert section(tmp_path, f"owner: {{beta: 1, budget: {text}}}").budget == value
+
+
 MISTAKES = {
     "owner: {bta: 1}": r"unknown key `owner.bta` — did you mean `beta`\?",
-    "owner: {beta: 1, zzz: 2}": "unknown key `owner.zzz` — known keys: beta, inner, is_on, kind, names, note, weights",
+    "owner: {beta: 1, zzz: 2}": "unknown key `owner.zzz` — known keys: beta, budget, inner, is_on, kind, names, note, w",
     "owner: {beta: 1, inner: {rnk: 2}}": r"unknown key `owner.inner.rnk` — did you mean `rank`\?",
     "owner: {kind: one}": "`owner.beta` is missing — add it",
     "owner: {beta: high}": "`owner.beta` is 'high' — write a number",
@@ -73,10 +78,13 @@ MISTAKES = {
     "owner: {beta: 1, inner: {rank: 1.5}}": "`owner.inner.rank` is 1.5 — write a whole number",
     "owner: {beta: 1, inner: {rank: true}}": "`owner.inner.rank` is True — write a whole number",
     "owner: {beta: 1, inner: 3}": "`owner.inner` is 3, not a mapping of keys",
-    "owner: {beta: 1, names: q_proj}": "`owner.names` is 'q_proj', not a list — write it as a YAML list",
+    "owner: {beta: 1, names: q_proj}": "`owner.names` is .q_proj. — choose one of: all, or write it as a YAML list",
     "owner: {beta: 1, names: [q_proj, 3]}": r"`owner.names\[1\]` is 3 — write text \(quote it\)",
     "owner: {beta: 1, weights: [1]}": r"`owner.weights` is \[1\], not a mapping",
     "owner: {beta: 1, weights: {a: x}}": "`owner.weights.a` is 'x' — write a number",
+    "owner: {beta: 1, budget: much}": "`owner.budget` is 'much' — write a whole number, or choose one of: auto",
+    "owner: {beta: 1, budget: true}": "`owner.budget` is True — write a whole number, or choose one of: auto",
+    "owner: {beta: 1, budget: null}": "`owner.budget` is None — write a whole number, or choose one of: auto",
     "owner: {beta: 1, note: 2024}": r"`owner.note` is 2024 — write text \(quote it\)",
     "owner:": "`owner` is None, not a mapping of keys",
     "owner: [1]": r"`owner` is \[1\], not a mapping of keys",
@@ -111,9 +119,3 @@ def test_bytes_that_are_not_utf_8_are_told(tmp_path: Path):
     (tmp_path / "params.yaml").write_bytes(b"owner: \xff\xfe")
     with pytest.raises(ConfigError, match="is not valid YAML"):
         load_params(tmp_path / "params.yaml")
-
-
-@pytest.mark.parametrize("key", ["tokens_per_micro_batch", "checkpoint_every_s", "log_every_steps"])
-def test_runtime_refuses_zero(key: str):
-    with pytest.raises(ConfigError, match=f"`runtime.{key}` is 0"):
-        RuntimeConfig(**{key: 0})

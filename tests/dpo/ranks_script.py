@@ -5,7 +5,6 @@ python -m torch.distributed.run --standalone --nproc_per_node=2 tests/dpo/ranks_
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -20,12 +19,12 @@ from tasks.core.errors import ConfigError, Preempted
 from tasks.dpo.checkpoint import newest_checkpoint
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import TrainConfig, TrainResult
+from tasks.dpo.trainer import TrainResult
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(17)  # steps of 8, 8 and 1: in the last one a second rank has nothing to do
 HELD_OUT = tiny.pairs(7, 99)
-CONFIG = TrainConfig(
+CONFIG = tiny.config(
     label_smoothing=0.1, nll_weight=0.5, learning_rate=5e-3, pairs_per_step=8, epochs=2, lora=tiny.LORA
 )
 SMALL = tiny.budget(96)
@@ -33,7 +32,7 @@ SMALL = tiny.budget(96)
 
 def trained(name: str, folder: Path, **options: Any) -> dict[str, Any]:
     """Train with ``options`` and return the curves and the adapter's numbers."""
-    config = dataclasses.replace(CONFIG, **options.pop("config", {}))
+    config = tiny.changed(CONFIG, **options.pop("config", {}))
     result, model = tiny.run(PAIRS, config, test_pairs=HELD_OUT, **options)
     return {name: {**told(result), "adapter": {k: v.tolist() for k, v in tiny.adapter_state(model).items()}}}
 
@@ -66,7 +65,7 @@ def stopped(folder: Path, rank: int) -> dict[str, Any]:
 def diverged() -> dict[str, Any]:
     """Return what every rank is told of a learning rate out of all bounds."""
     try:
-        tiny.run(PAIRS, dataclasses.replace(CONFIG, learning_rate=1e6, epochs=8), SMALL, HELD_OUT)
+        tiny.run(PAIRS, tiny.changed(CONFIG, learning_rate=1e6, epochs=8), SMALL, HELD_OUT)
     except ConfigError as error:
         return {"diverged": str(error)}
     return {"diverged": None}

@@ -17,11 +17,10 @@ import torch
 from tasks.core.errors import Preempted
 from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from tasks.dpo.policy import LoraSettings, adapter_parameters
-from tasks.dpo.trainer import TrainConfig
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(14)  # steps of 4, 4, 4 and 2
-CONFIG = TrainConfig(
+CONFIG = tiny.config(
     learning_rate=5e-3, nll_weight=0.3, pairs_per_step=4, epochs=2, evaluations=3, lora=tiny.LORA, warmup_share=0.2
 )
 RUNTIME = tiny.budget(65536)  # one micro-batch a step: forwards can be counted
@@ -135,14 +134,14 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path: Path):
 
 @functools.cache
 def straight(lora: LoraSettings = tiny.LORA) -> tuple[Any, Any]:
-    return tiny.run(PAIRS, dataclasses.replace(CONFIG, lora=lora), RUNTIME)
+    return tiny.run(PAIRS, tiny.changed(CONFIG, lora=lora), RUNTIME)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_a_resumed_run_equals_the_straight_run_bit_for_bit(tmp_path: Path, step: int, dropout: float):
     lora = dataclasses.replace(tiny.LORA, dropout=dropout)
-    config = dataclasses.replace(CONFIG, lora=lora)
+    config = tiny.changed(CONFIG, lora=lora)
     expected, expected_model = straight(lora)
     model = told_to_stop_in_step(step, lora=lora)
     with pytest.raises(Preempted, match=r"told to stop after step \d+ — run again to go on from there"):

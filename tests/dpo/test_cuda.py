@@ -10,7 +10,7 @@ import torch
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora
 from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import TrainConfig, train
+from tasks.dpo.trainer import train
 from tests.dpo import tiny
 
 pytestmark = [
@@ -26,7 +26,7 @@ def test_training_starts_at_ln_2_and_learns_in_bfloat16_with_float32_adapters() 
     train_set, test_set = (
         reference_logps(policy, tiny.pairs(count, seed), runtime) for count, seed in ((64, 0), (7, 9))
     )
-    result = train(policy, train_set, test_set, TrainConfig(learning_rate=5e-3, pairs_per_step=8, epochs=4), runtime)
+    result = train(policy, train_set, test_set, tiny.config(learning_rate=5e-3, pairs_per_step=8, epochs=4), runtime)
     assert {p.dtype for p in adapter_parameters(policy)} == {torch.float32}
     assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert result.before["loss"] == pytest.approx(math.log(2), abs=1e-4)

@@ -12,11 +12,11 @@ import torch
 from tasks.core.errors import ConfigError, DataError
 from tasks.dpo.policy import LoraSettings, adapter_parameters
 from tasks.dpo.refcache import ScoredPairs, reference_logps
-from tasks.dpo.trainer import TrainConfig, train
+from tasks.dpo.trainer import train
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(18)  # steps of 8, 8 and 2
-CONFIG = TrainConfig(
+CONFIG = tiny.config(
     beta=0.2, label_smoothing=0.1, nll_weight=0.5, learning_rate=5e-3, pairs_per_step=8, epochs=2, lora=tiny.LORA
 )
 
@@ -42,7 +42,7 @@ def test_the_token_budget_does_not_change_the_curve(whole, tokens: int):
 
 @pytest.mark.parametrize("tokens", [1, 96])
 def test_the_likelihood_term_does_not_depend_on_the_split(tokens: int):
-    config = dataclasses.replace(CONFIG, nll_weight=3.0, epochs=1)
+    config = tiny.changed(CONFIG, nll_weight=3.0, epochs=1)
     one, other = (tiny.run(PAIRS, config, tiny.budget(budget))[0] for budget in (65536, tokens))
     for a, b in zip(one.steps, other.steps, strict=True):
         assert a["nll"] == pytest.approx(b["nll"], rel=1e-6)
@@ -52,7 +52,7 @@ def test_the_likelihood_term_does_not_depend_on_the_split(tokens: int):
 def test_loss_and_rewards_are_means_whatever_the_batch_size():
     # with a step so small that the policy stays where it is, one step of 18 pairs says what 18 steps say
     model = tiny.moved(tiny.policy())
-    config = dataclasses.replace(CONFIG, epochs=1, learning_rate=1e-12, weight_decay=0.0, nll_weight=0.0)
+    config = tiny.changed(CONFIG, epochs=1, learning_rate=1e-12, weight_decay=0.0, nll_weight=0.0)
     big, small = (tiny.run(PAIRS, dataclasses.replace(config, pairs_per_step=n), model=model)[0].steps for n in (18, 1))
     for name in ("loss", "margin", "reward_chosen", "reward_rejected", "accuracy"):
         assert big[0][name] == pytest.approx(np.mean([row[name] for row in small]), abs=1e-6)
@@ -60,7 +60,7 @@ def test_loss_and_rewards_are_means_whatever_the_batch_size():
 
 def test_the_log_interval_and_the_number_of_evaluations_do_not_change_training(whole):
     one, _ = tiny.run(PAIRS, CONFIG, tiny.budget(65536, log_every_steps=1))
-    few, _ = tiny.run(PAIRS, dataclasses.replace(CONFIG, evaluations=1), tiny.budget(65536))
+    few, _ = tiny.run(PAIRS, tiny.changed(CONFIG, evaluations=1), tiny.budget(65536))
     assert one.steps == whole[0].steps == few.steps
     assert few.after == whole[0].after
     assert [row["step"] for row in few.evals] == [0, 6]
@@ -68,7 +68,7 @@ def test_the_log_interval_and_the_number_of_evaluations_do_not_change_training(w
 
 
 def test_more_evaluations_than_steps_evaluate_after_each_step():
-    result, _ = tiny.run(tiny.pairs(4), TrainConfig(pairs_per_step=2, evaluations=9, lora=tiny.LORA))
+    result, _ = tiny.run(tiny.pairs(4), tiny.config(pairs_per_step=2, evaluations=9, lora=tiny.LORA))
     assert [row["step"] for row in result.evals] == [0, 1, 2]
 
 
@@ -80,12 +80,12 @@ def test_the_same_run_twice_gives_the_same_numbers(whole, tmp_path: Path):
 
 
 def test_another_seed_gives_other_numbers(whole):
-    other, _ = tiny.run(PAIRS, dataclasses.replace(CONFIG, seed=43), tiny.budget(65536))
+    other, _ = tiny.run(PAIRS, tiny.changed(CONFIG, seed=43), tiny.budget(65536))
     assert tiny.gap(whole[0], other) > 1e-3
 
 
 def test_training_learns_the_pairs(whole):
-    config = dataclasses.replace(CONFIG, epochs=10, label_smoothing=0.0, nll_weight=0.0)
+    config = tiny.changed(CONFIG, epochs=10, label_smoothing=0.0, nll_weight=0.0)
     result, _ = tiny.run(PAIRS, config, test_pairs=PAIRS)
     assert result.after["loss"] < 0.3 < result.before["loss"]
     assert result.after["accuracy"] > 0.95
@@ -117,7 +117,7 @@ def test_a_parameter_that_no_pair_reaches_is_treated_as_on_many_ranks():
     lonely = adapter_parameters(model)[0]
     model.get_base_model().model.layers[0].self_attn.register_forward_hook(lambda *_: (torch.zeros(()), None))
     before = lonely.detach().clone()
-    config = dataclasses.replace(CONFIG, epochs=1, weight_decay=0.5, learning_rate=1e-2, schedule="constant")
+    config = tiny.changed(CONFIG, epochs=1, weight_decay=0.5, learning_rate=1e-2, schedule="constant")
     tiny.run(PAIRS, config, model=model)
     after = lonely.detach()
     assert not torch.equal(before, after)
@@ -125,7 +125,7 @@ def test_a_parameter_that_no_pair_reaches_is_treated_as_on_many_ranks():
 
 
 def test_a_learning_rate_out_of_all_bounds_is_told_with_its_step(tmp_path: Path):
-    config = dataclasses.replace(CONFIG, learning_rate=1e6, epochs=8)
+    config = tiny.changed(CONFIG, learning_rate=1e6, epochs=8)
     runtime = tiny.budget(65536, checkpoint_every_s=1e-9)
     with pytest.raises(ConfigError, match=r"training diverged: .*step \d+.* has .*lower `train.learning_rate`"):
         tiny.run(PAIRS, config, runtime, checkpoints=tmp_path)
@@ -133,7 +133,7 @@ def test_a_learning_rate_out_of_all_bounds_is_told_with_its_step(tmp_path: Path)
 
 def test_an_update_that_breaks_the_policy_is_told_by_the_evaluation_behind_it():
     scored = reference_logps(tiny.base(), PAIRS)
-    config = dataclasses.replace(CONFIG, learning_rate=1e37, pairs_per_step=18, epochs=1)
+    config = tiny.changed(CONFIG, learning_rate=1e37, pairs_per_step=18, epochs=1)
     with pytest.raises(ConfigError, match="the held-out evaluation after step 1 has"):
         train(tiny.moved(tiny.policy()), scored, scored, config)
 
@@ -146,7 +146,7 @@ def test_no_pairs_are_refused():
 
 
 def test_dropout_is_seeded_by_the_step_and_not_by_what_ran_before():
-    config = dataclasses.replace(CONFIG, lora=LoraSettings(rank=4, alpha=8, dropout=0.3))
+    config = tiny.changed(CONFIG, lora=LoraSettings(rank=4, alpha=8, dropout=0.3))
     curves = []
     for state in (1, 2):
         model = tiny.policy(seed=config.seed, lora=config.lora)

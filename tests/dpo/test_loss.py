@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import LlamaForCausalLM
 
 from tasks.core.errors import DataError
-from tasks.dpo.logps import Scorer, lay_out, sum_by_branch
+from tasks.dpo.head import FrozenHead, GeneralHead
+from tasks.dpo.layout import lay_out_plain, lay_out_shared
+from tasks.dpo.logps import Mechanisms, Scorer, sum_by_branch
 from tasks.dpo.policy import LoraSettings, adapter_parameters
 from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import TrainConfig, TrainResult, train
+from tasks.dpo.settings import TrainConfig
+from tasks.dpo.trainer import TrainResult, train
 from tasks.pairs.cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 
@@ -34,10 +39,10 @@ def plain_dpo(model: Any, pairs: TokenPairs, config: TrainConfig) -> torch.Tenso
         policy = [plain_logp(model, row.prompt, completion) for completion in (row.chosen, row.rejected)]
         with torch.no_grad(), model.disable_adapter():
             reference = [plain_logp(model, row.prompt, completion) for completion in (row.chosen, row.rejected)]
-        z = config.beta * ((policy[0] - reference[0]) - (policy[1] - reference[1]))
-        loss -= (1 - config.label_smoothing) * F.logsigmoid(z) + config.label_smoothing * F.logsigmoid(-z)
+        z = config.objective.beta * ((policy[0] - reference[0]) - (policy[1] - reference[1]))
+        loss -= (1 - config.objective.label_smoothing) * F.logsigmoid(z) + config.objective.label_smoothing * F.logsigmoid(-z)
         nll, tokens = nll - policy[0], tokens + len(row.chosen)
-    return loss / len(pairs) + config.nll_weight * nll / tokens
+    return loss / len(pairs) + config.objective.nll_weight * nll / tokens
 
 
 def one_step(
@@ -61,13 +66,13 @@ def relative(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "nll_weight": 0.7}], ids=["dpo", "smoothed+nll"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_loss_and_gradients_equal_a_plain_dpo(family: str, options: dict[str, float]):
-    config = TrainConfig(beta=0.3, pairs_per_step=5, max_grad_norm=1e9, lora=tiny.LORA, **options)
+    config = tiny.config(beta=0.3, pairs_per_step=5, max_grad_norm=1e9, lora=tiny.LORA, **options)
     model = tiny.moved(tiny.policy(family))
     loss = plain_dpo(model, PAIRS, config)
     expected = list(torch.autograd.grad(loss, adapter_parameters(model)))
     result, gradients = one_step(model, PAIRS, config)
     step = result.steps[0]
-    assert step["loss"] + config.nll_weight * step["nll"] == pytest.approx(loss.item(), abs=1e-5)
+    assert step["loss"] + config.objective.nll_weight * step["nll"] == pytest.approx(loss.item(), abs=1e-5)
     assert abs(step["loss"] - math.log(2)) > 1e-3, "the policy is not the reference here"
     assert relative(gradients, expected) < 1e-5
     norm = torch.cat([gradient.reshape(-1) for gradient in expected]).norm()
@@ -76,7 +81,7 @@ def test_loss_and_gradients_equal_a_plain_dpo(family: str, options: dict[str, fl
 
 def test_an_adapter_on_the_head_is_scored_with_it():
     lora = LoraSettings(rank=4, alpha=8, target_modules=("q_proj", "lm_head"))
-    config = TrainConfig(pairs_per_step=5, max_grad_norm=1e9, lora=lora)
+    config = tiny.config(pairs_per_step=5, max_grad_norm=1e9, lora=lora)
     model = tiny.moved(tiny.policy(lora=lora))
     expected = list(torch.autograd.grad(plain_dpo(model, PAIRS, config), adapter_parameters(model)))
     assert relative(one_step(model, PAIRS, config)[1], expected) < 1e-5
@@ -84,29 +89,47 @@ def test_an_adapter_on_the_head_is_scored_with_it():
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt"])
 def test_gradient_checkpointing_changes_neither_loss_nor_gradients(family: str):
-    config = TrainConfig(pairs_per_step=5, max_grad_norm=1e9, lora=tiny.LORA)
+    config = tiny.config(pairs_per_step=5, max_grad_norm=1e9, lora=tiny.LORA)
     straight, expected = one_step(tiny.moved(tiny.policy(family)), PAIRS, config)
     again, gradients = one_step(tiny.moved(tiny.policy(family)), PAIRS, config, gradient_checkpointing=True)
     assert tiny.gap(straight, again) < 1e-6
     assert relative(gradients, expected) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox"])
-def test_a_plain_head_is_scored_without_whole_logits(family: str):
-    assert Scorer(tiny.base(family)).is_split
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_frozen_head_is_scored_without_whole_logits(family: str):
+    with Scorer(tiny.base(family)) as scorer:
+        assert type(scorer.head) is FrozenHead
+
+
+def test_a_head_with_an_adapter_takes_the_general_path():
+    with Scorer(tiny.policy(lora=LoraSettings(rank=4, alpha=8, target_modules=("lm_head",)))) as scorer:
+        assert type(scorer.head) is GeneralHead
 
 
 @pytest.mark.parametrize("cap", [30.0, 1.0])
-def test_a_soft_cap_behind_the_head_is_noticed_even_on_small_logits(cap: float):
-    model = tiny.base("gemma2", final_logit_softcapping=cap, initializer_range=0.02)
-    assert not Scorer(model).is_split
-    assert Scorer(tiny.base("gemma2", final_logit_softcapping=None)).is_split
+def test_an_unknown_change_of_the_logits_is_noticed_even_on_small_ones(cap: float):
+    class Capped(LlamaForCausalLM):
+        def forward(self, **inputs: Any) -> Any:
+            out = super().forward(**inputs)
+            out.logits = cap * torch.tanh(out.logits / cap)
+            return out
+
+    model = Capped(tiny.base(initializer_range=0.02).config).eval()
+    with Scorer(model) as scorer, torch.no_grad():
+        assert scorer.head is None
+        assert not scorer.is_shared
+        row = PAIRS.row(0)
+        logps = scorer.logps(scorer.lay_out([row]))
+    assert float(logps[: len(row.chosen)].sum()) == pytest.approx(
+        float(plain_logp(model, row.prompt, row.chosen)), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 65536])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_before_the_first_step_the_loss_is_ln_2_for_every_batch_shape(family: str, tokens: int):
-    config = TrainConfig(pairs_per_step=4, lora=tiny.LORA)
+    config = tiny.config(pairs_per_step=4, lora=tiny.LORA)
     result, _ = tiny.run(tiny.pairs(9), config, tiny.budget(tokens), family=family)
     assert result.before["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert result.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
@@ -115,14 +138,14 @@ def test_before_the_first_step_the_loss_is_ln_2_for_every_batch_shape(family: st
 
 def log_ratios(model: Any, pairs: TokenPairs, together: int) -> list[float]:
     """Return every branch's log-ratio, with ``together`` pairs a forward; the reference has its own shapes."""
-    scored, scorer, found = reference_logps(model, pairs, tiny.budget(64)), Scorer(model), []
-    for start in range(0, len(pairs), together):
-        rows = np.arange(start, min(start + together, len(pairs)))
-        batch = lay_out([pairs.row(int(row)) for row in rows])
-        with torch.no_grad():
+    scored, found = reference_logps(model, pairs, tiny.budget(64)), []
+    with Scorer(model) as scorer, torch.no_grad():
+        for start in range(0, len(pairs), together):
+            rows = np.arange(start, min(start + together, len(pairs)))
+            batch = scorer.lay_out([pairs.row(int(row)) for row in rows])
             sums = sum_by_branch(scorer.logps(batch), batch)
-        for policy, reference in zip(sums, scored.sums(rows), strict=True):
-            found += (policy - reference).tolist()
+            for policy, reference in zip(sums, scored.sums(rows), strict=True):
+                found += (policy - reference).tolist()
     return found
 
 
@@ -139,65 +162,66 @@ def test_the_log_ratio_of_a_long_answer_is_zero_too():
     assert max(map(abs, log_ratios(tiny.policy(), pairs, together=1))) < 1e-4
 
 
-def test_padding_changes_nothing():
-    model = tiny.moved(tiny.policy())
-    scorer, rows = Scorer(model), [PAIRS.row(i) for i in range(5)]
+PLAIN = Mechanisms(shared_prefix=False)
+
+
+def logps_of(model: Any, rows: list[TokenRow], mechanisms: Mechanisms) -> torch.Tensor:
+    with Scorer(model, rows, mechanisms) as scorer, torch.no_grad():
+        assert scorer.is_shared == mechanisms.shared_prefix
+        return scorer.logps(scorer.lay_out(rows))
+
+
+@pytest.mark.parametrize("mechanisms", [Mechanisms(), PLAIN], ids=["shared", "plain"])
+def test_what_else_is_in_the_batch_changes_nothing(mechanisms: Mechanisms):
+    model, rows = tiny.moved(tiny.policy()), [PAIRS.row(i) for i in range(5)]
     long = TokenRow(*(np.full(60, 5, np.int32) for _ in range(3)))
-    with torch.no_grad():
-        narrow = scorer.logps(lay_out(rows))
-        wide = scorer.logps(lay_out([*rows, long]))[: len(narrow)]
+    narrow = logps_of(model, rows, mechanisms)
+    wide = logps_of(model, [*rows, long], mechanisms)[: len(narrow)]
     assert float((narrow - wide).abs().max()) < 1e-5
 
 
 def test_the_tokens_behind_an_end_do_not_reach_it():
-    scorer, row = Scorer(tiny.base()), PAIRS.row(0)
-    batch = lay_out([row, TokenRow(*(np.full(30, 5, np.int32) for _ in range(3)))])
-    others = batch.ids_BL.clone()
-    width = len(row.prompt) + len(row.chosen)
-    others[0, width:] = 50
-    changed = type(batch)(others, batch.sequence_T, batch.position_T, batch.label_T, batch.pairs)
-    with torch.no_grad():
-        assert torch.equal(scorer.logps(batch)[: len(row.chosen)], scorer.logps(changed)[: len(row.chosen)])
-
-
-def test_rejected_does_not_depend_on_chosen():
-    scorer, row = Scorer(tiny.moved(tiny.policy())), PAIRS.row(1)
-    other = TokenRow(row.prompt, (row.chosen + 1) % tiny.VOCABULARY, row.rejected)
-    with torch.no_grad():
-        one, two = (scorer.logps(lay_out([r]))[len(row.chosen) :] for r in (row, other))
+    row = PAIRS.row(0)
+    with Scorer(tiny.base(), mechanisms=PLAIN) as scorer, torch.no_grad():
+        batch = scorer.lay_out([row, TokenRow(*(np.full(30, 5, np.int32) for _ in range(3)))])
+        others = batch.ids_BL.clone()
+        others[0, len(row.prompt) + len(row.chosen) :] = 50
+        changed = dataclasses.replace(batch, ids_BL=others)
+        one, two = (scorer.logps(b)[: len(row.chosen)] for b in (batch, changed))
     assert torch.equal(one, two)
 
 
-def test_the_end_of_text_token_is_scored_even_where_it_is_also_the_padding():
-    scorer, end = Scorer(tiny.base()), 0  # id 0 pads the batch
+@pytest.mark.parametrize("mechanisms", [Mechanisms(), PLAIN], ids=["shared", "plain"])
+def test_rejected_does_not_depend_on_chosen(mechanisms: Mechanisms):
+    model, row = tiny.moved(tiny.policy()), PAIRS.row(1)
+    other = TokenRow(row.prompt, (row.chosen + 1) % tiny.VOCABULARY, row.rejected)
+    one, two = (logps_of(model, [r], mechanisms)[len(row.chosen) :] for r in (row, other))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("mechanisms", [Mechanisms(), PLAIN], ids=["shared", "plain"])
+def test_the_end_of_text_token_is_scored_even_where_it_is_also_the_padding(mechanisms: Mechanisms):
+    model, end = tiny.base(), 0  # id 0 pads the batch
     row = TokenRow(*(np.array(part, np.int32) for part in ([5, 6], [7, end], [8, 9, 10, end])))
-    with torch.no_grad():
-        logps = scorer.logps(lay_out([row]))
+    logps = logps_of(model, [row], mechanisms)
     assert len(logps) == 6
-    expected = plain_logp(scorer.model, row.prompt, row.chosen[:1]), plain_logp(scorer.model, row.prompt, row.chosen)
+    expected = plain_logp(model, row.prompt, row.chosen[:1]), plain_logp(model, row.prompt, row.chosen)
     assert float(logps[1]) == pytest.approx(float(expected[1] - expected[0]), abs=1e-5)
 
 
-def test_permuting_the_pairs_of_a_batch_changes_nothing():
-    model, order = tiny.moved(tiny.policy()), [3, 0, 4, 2, 1]
-    scorer = Scorer(model)
-    with torch.no_grad():
-        batch, permuted = (lay_out([PAIRS.row(i) for i in rows]) for rows in (range(5), order))
+@pytest.mark.parametrize("mechanisms", [Mechanisms(), PLAIN], ids=["shared", "plain"])
+def test_permuting_the_pairs_of_a_batch_changes_nothing(mechanisms: Mechanisms):
+    order = [3, 0, 4, 2, 1]
+    with Scorer(tiny.moved(tiny.policy()), mechanisms=mechanisms) as scorer, torch.no_grad():
+        batch, permuted = (scorer.lay_out([PAIRS.row(i) for i in rows]) for rows in (range(5), order))
         one, two = (sum_by_branch(scorer.logps(b), b) for b in (batch, permuted))
     for a, b in zip(one, two, strict=True):
         assert float((a[order] - b).abs().max()) < 1e-5
 
 
-def test_chunks_of_the_head_join_without_a_seam(monkeypatch: pytest.MonkeyPatch):
-    scorer, batch = Scorer(tiny.base()), lay_out([PAIRS.row(i) for i in range(5)])
-    with torch.no_grad():
-        whole = scorer.logps(batch)
-        monkeypatch.setattr("tasks.dpo.logps.CHUNK", 7)
-        assert float((scorer.logps(batch) - whole).abs().max()) < 1e-6
-
-
+@pytest.mark.parametrize("lay_out", [lay_out_plain, lay_out_shared])
 @pytest.mark.parametrize("hollow", [0, 1, 2], ids=["prompt", "chosen", "rejected"])
-def test_a_pair_without_tokens_is_refused(hollow: int):
+def test_a_pair_without_tokens_is_refused(hollow: int, lay_out: Any):
     parts = [np.array([5, 6], np.int32)] * 3
     parts[hollow] = parts[hollow][:0]
     with pytest.raises(DataError, match="empty prompt, chosen or rejected"):

@@ -11,7 +11,6 @@ from tasks.dpo.logps import Scorer
 from tasks.dpo.modes import evaluation_mode, set_modes
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import TrainConfig
 from tests.dpo import tiny
 
 HALF = LoraSettings(rank=4, alpha=8, dropout=0.5)
@@ -34,7 +33,8 @@ def test_scoring_leaves_every_module_in_the_mode_it_had(checkpointing: bool):
     model = tiny.policy(lora=HALF)
     set_modes(model, checkpointing)
     before = modes(model)
-    Scorer(model)
+    with Scorer(model) as scorer:
+        scorer.logps(scorer.lay_out([tiny.pairs(1).row(0)]))
     reference_logps(model, tiny.pairs(2))
     assert modes(model) == before
     assert any(before)
@@ -52,7 +52,7 @@ def test_evaluation_mode_is_left_on_an_exception_too():
 def test_dropout_takes_part_in_training_and_not_in_evaluation():
     pairs = tiny.pairs(8)
     still, noisy = (
-        tiny.run(pairs, TrainConfig(pairs_per_step=4, lora=lora), model=tiny.moved(tiny.policy(lora=lora)))[0]
+        tiny.run(pairs, tiny.config(pairs_per_step=4, lora=lora), model=tiny.moved(tiny.policy(lora=lora)))[0]
         for lora in (tiny.LORA, HALF)
     )
     assert noisy.before == still.before
@@ -62,7 +62,7 @@ def test_dropout_takes_part_in_training_and_not_in_evaluation():
 def forwards_of_a_layer(gradient_checkpointing: bool) -> int:
     model, calls = tiny.policy(), []
     model.get_base_model().model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: calls.append(1))
-    config = TrainConfig(pairs_per_step=8, lora=tiny.LORA)
+    config = tiny.config(pairs_per_step=8, lora=tiny.LORA)
     tiny.run(tiny.pairs(8), config, tiny.budget(65536, gradient_checkpointing=gradient_checkpointing), model=model)
     return len(calls)
 
@@ -73,7 +73,7 @@ def test_gradient_checkpointing_runs_each_layer_once_more_a_step():
 
 def test_a_base_that_drops_out_in_its_own_forward_stays_still_under_gradient_checkpointing():
     # OPT drops out in the layer itself, which gradient checkpointing puts in training mode
-    config = TrainConfig(pairs_per_step=4, lora=tiny.LORA)
+    config = tiny.config(pairs_per_step=4, lora=tiny.LORA)
     result, _ = tiny.run(tiny.pairs(8), config, tiny.budget(64, gradient_checkpointing=True), family="opt")
     assert result.before["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert result.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)

@@ -13,7 +13,6 @@ from peft import PeftModel
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, load_base, save_adapter
-from tasks.dpo.trainer import TrainConfig
 from tests.dpo import tiny
 
 IDS = torch.arange(3, 23)[None]
@@ -44,7 +43,7 @@ def test_peft_loads_what_was_saved_and_gives_the_same_logits(family: str, tmp_pa
 
 
 def test_peft_loads_a_trained_adapter_and_gives_the_same_logits(tmp_path: Path):
-    _, model = tiny.run(tiny.pairs(8), TrainConfig(pairs_per_step=4, learning_rate=1e-2, lora=tiny.LORA))
+    _, model = tiny.run(tiny.pairs(8), tiny.config(pairs_per_step=4, learning_rate=1e-2, lora=tiny.LORA))
     tiny.adapter_bytes(model, tmp_path)
     loaded = PeftModel.from_pretrained(tiny.base(), str(tmp_path))
     assert torch.equal(logits(loaded), logits(model))

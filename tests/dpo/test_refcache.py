@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder
+from tasks.dpo import blocks
 from tasks.dpo.modes import set_modes
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import ScoredPairs, open_scored, reference_logps
-from tasks.dpo.trainer import TrainConfig, Trainer
+from tasks.dpo.trainer import Trainer
 from tasks.pairs.cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 
@@ -22,7 +24,7 @@ PAIRS = tiny.pairs(9)
 
 def store(folder: Path, scored: ScoredPairs, base: str = "b", logps: np.ndarray | None = None) -> Path:
     """Write a reference folder as the stage does, for the split `train`."""
-    inputs = {"base": base, "train_tokens": scored.tokens.digest()}
+    inputs = {"base": base, "train_tokens": scored.tokens.token_digest()}
     with atomic_folder(folder, {"stage": "reference", "inputs": inputs}) as draft:
         np.save(draft / "train.logps.npy", scored.logps if logps is None else logps)
     return folder
@@ -98,12 +100,49 @@ def test_tokens_beyond_the_vocabulary_are_refused_by_name():
         reference_logps(tiny.base(), TokenPairs.of_rows([row], ["a"], ["a"]))
 
 
+def test_token_logps_are_those_of_the_rows_asked_in_their_order(scored: ScoredPairs):
+    ends = np.cumsum(PAIRS.lengths[:, 1:].sum(axis=1))
+    third, first = scored.logps[ends[1] : ends[2]], scored.logps[: ends[0]]
+    assert np.array_equal(scored.token_logps(np.array([2, 0])), np.concatenate([third, first]))
+    assert scored.token_logps(np.zeros(0, np.int64)).shape == (0,)
+
+
+def test_sums_are_the_same_however_many_rows_are_summed_at_once(scored: ScoredPairs, monkeypatch: pytest.MonkeyPatch):
+    whole = scored.sums(np.arange(9))
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 20)
+    assert all(torch.equal(a, b) for a, b in zip(scored.sums(np.arange(9)), whole, strict=True))
+    assert [len(part) for part in scored.sums(np.zeros(0, np.int64))] == [0, 0]
+
+
+def test_sums_of_many_tokens_are_float64():
+    # 2^24 + 1 is no float32: a float32 sum of ones stands still there
+    row = TokenRow(*(np.zeros(n, np.int32) for n in (1, 2**24 + 1, 1)))
+    tokens = TokenPairs.of_rows([row], ["a"], ["a"])
+    chosen, rejected = ScoredPairs(tokens, np.ones(2**24 + 2, np.float32)).sums(np.array([0]))
+    assert (float(chosen[0]), float(rejected[0])) == (2.0**24 + 1, 1.0)
+
+
 def test_what_was_stored_is_read_back(scored: ScoredPairs, tmp_path: Path):
     found = open_scored(PAIRS, store(tmp_path / "reference", scored), "train", "b")
     assert np.array_equal(found.logps, scored.logps)
-    assert found.widths.tolist() == [
-        int(PAIRS.lengths[i, 0] + max(PAIRS.lengths[i, 1], PAIRS.lengths[i, 2])) for i in range(9)
-    ]
+
+
+def test_weights_and_margins_are_no_part_of_a_reference_s_identity(scored: ScoredPairs, tmp_path: Path):
+    folder = store(tmp_path / "reference", scored)
+    other = dataclasses.replace(PAIRS, weights=PAIRS.weights + 1, margins=PAIRS.margins + 1)
+    assert len(open_scored(other, folder, "train", "b")) == 9
+
+
+@pytest.mark.parametrize(("recorded", "wanted"), [(None, "an/adapter"), ("an/adapter", None), ("one", "other")])
+def test_a_reference_of_another_adapter_is_refused(
+    scored: ScoredPairs, tmp_path: Path, recorded: str | None, wanted: str | None
+):
+    inputs = {"base": "b", "train_tokens": PAIRS.token_digest()}
+    with atomic_folder(tmp_path / "reference", {"inputs": inputs, "init_adapter": recorded}) as draft:
+        np.save(draft / "train.logps.npy", scored.logps)
+    assert len(open_scored(PAIRS, tmp_path / "reference", "train", "b", recorded)) == 9
+    with pytest.raises(ArtifactError, match=r"`train.init_adapter` is .* — run `dvc repro reference`"):
+        open_scored(PAIRS, tmp_path / "reference", "train", "b", wanted)
 
 
 def changed(how: str) -> TokenPairs:
@@ -176,7 +215,7 @@ def test_a_reference_without_its_manifest_was_never_finished(scored: ScoredPairs
 
 @pytest.mark.parametrize("content", [b"", b"not an array"])
 def test_a_file_that_is_no_array_is_refused(scored: ScoredPairs, tmp_path: Path, content: bytes):
-    inputs = {"base": "b", "train_tokens": PAIRS.digest()}
+    inputs = {"base": "b", "train_tokens": PAIRS.token_digest()}
     with atomic_folder(tmp_path / "reference", {"inputs": inputs}) as draft:
         (draft / "train.logps.npy").write_bytes(content)
     with pytest.raises(ArtifactError, match="cannot be read"):
@@ -185,23 +224,20 @@ def test_a_file_that_is_no_array_is_refused(scored: ScoredPairs, tmp_path: Path,
 
 def test_the_reference_stays_that_of_step_0_through_every_epoch(scored: ScoredPairs):
     model, before = tiny.policy(), scored.logps.copy()
-    config = TrainConfig(pairs_per_step=3, epochs=3, learning_rate=1e-2, lora=tiny.LORA)
-    trainer = Trainer(model, scored, scored, config, tiny.budget(128))
-    sums = scored.sums(np.arange(9))
+    config = tiny.config(pairs_per_step=3, epochs=3, learning_rate=1e-2, lora=tiny.LORA)
     tiny.run(PAIRS, config, model=model)
     assert np.array_equal(scored.logps, before)
-    assert all(torch.equal(a, b) for a, b in zip(trainer.train_set.sums(np.arange(9)), sums, strict=True))
     # scored anew behind three epochs, "after resume", the values are still those of the base
     assert np.array_equal(reference_logps(model, PAIRS).logps, before)
 
 
 def test_rewards_are_measured_from_the_base_in_the_last_epoch_as_in_the_first(scored: ScoredPairs):
-    config = TrainConfig(pairs_per_step=9, epochs=4, learning_rate=2e-2, schedule="constant", lora=tiny.LORA)
+    config = tiny.config(pairs_per_step=9, epochs=4, learning_rate=2e-2, schedule="constant", lora=tiny.LORA)
     result, model = tiny.run(PAIRS, config, test_pairs=PAIRS)
     merged = reference_logps(model.merge_and_unload(), PAIRS)
     chosen, rejected = (
         policy - base for policy, base in zip(merged.sums(np.arange(9)), scored.sums(np.arange(9)), strict=True)
     )
-    assert result.after["reward_chosen"] == pytest.approx(config.beta * float(chosen.mean()), abs=1e-4)
-    assert result.after["margin"] == pytest.approx(config.beta * float((chosen - rejected).mean()), abs=1e-4)
+    assert result.after["reward_chosen"] == pytest.approx(config.objective.beta * float(chosen.mean()), abs=1e-4)
+    assert result.after["margin"] == pytest.approx(config.objective.beta * float((chosen - rejected).mean()), abs=1e-4)
     assert result.after["margin"] > 0.1

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.dpo.trainer import TrainConfig, learning_rates
+from tasks.dpo.trainer import learning_rates
 from tests.dpo import tiny
 
 
 def rates(schedule: Any, steps: int, warmup: float = 0.0) -> list[float]:
-    config = TrainConfig(schedule=schedule, learning_rate=1.0, warmup_share=warmup)
+    config = tiny.config(schedule=schedule, learning_rate=1.0, warmup_share=warmup)
     rate: Callable[[int], float] = learning_rates(torch.optim.AdamW([torch.zeros(1)]), config, steps)
     return [rate(step) for step in range(steps)]
 
@@ -49,7 +49,7 @@ def test_every_step_of_every_run_moves(schedule: str, steps: int, warmup: float)
 
 
 def test_training_takes_its_steps_with_these_rates():
-    config = TrainConfig(pairs_per_step=2, learning_rate=1e-3, schedule="linear", warmup_share=0.25, lora=tiny.LORA)
+    config = tiny.config(pairs_per_step=2, learning_rate=1e-3, schedule="linear", warmup_share=0.25, lora=tiny.LORA)
     result, _ = tiny.run(tiny.pairs(16), config)
     assert [row["learning_rate"] for row in result.steps] == pytest.approx(
         [1e-3 * rate for rate in rates("linear", 8, 0.25)]

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from peft import get_peft_model_state_dict
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from tasks.core.files import sha256_file
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, save_adapter
+from tasks.dpo.preference import ObjectiveConfig
 from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import TrainConfig, TrainResult, train
+from tasks.dpo.settings import TrainConfig
+from tasks.dpo.trainer import TrainResult, train
 from tasks.pairs.cache import TokenPairs, TokenRow
 
 torch.set_num_threads(1)
 VOCABULARY = 97
 LORA = LoraSettings(rank=4, alpha=8)
 FAMILIES = ("llama", "qwen2", "gpt_neox", "gemma2")
+_GROUPED = {"num_key_value_heads": 2}
+# The families by transformers' class names, with what each needs or is known for: windows narrower than the texts,
+# layers of two kinds, soft caps, half-rotated heads.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", _GROUPED),
+    "qwen2": ("Qwen2", _GROUPED),
+    "qwen3": ("Qwen3", {**_GROUPED, "head_dim": 8}),
+    "mistral": ("Mistral", {**_GROUPED, "sliding_window": 5}),
+    "gemma2": (
+        "Gemma2",
+        {**_GROUPED, "head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": ("Gemma3", {**_GROUPED, "head_dim": 8, "sliding_window": 5, "num_hidden_layers": 3}),
+    "phi3": ("Phi3", {**_GROUPED, "sliding_window": 7}),
+    "smollm3": ("SmolLM3", {**_GROUPED, "no_rope_layers": [1, 0]}),
+    "olmo2": ("Olmo2", _GROUPED),
+    "gpt_neox": ("GPTNeoX", {}),
+    "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5}),
+    "granite": ("Granite", {**_GROUPED, "logits_scaling": 3.0, "attention_multiplier": 0.3}),
+    "cohere": ("Cohere", {**_GROUPED, "logit_scale": 0.3}),
+    "falcon_alibi": ("Falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "bloom": ("Bloom", {"n_head": 4, "n_layer": 2}),
+    "mamba": ("Mamba", {"state_size": 4}),
+    "recurrent_gemma": ("RecurrentGemma", {**_GROUPED, "head_dim": 8, "lru_width": 32, "attention_window_size": 64, "num_hidden_layers": 3}),
+}
 
 
 def base(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
@@ -48,16 +65,11 @@ def base(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    kinds = {
-        "llama": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"num_key_value_heads": 2}),
-        "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
-        "gemma2": (Gemma2Config, Gemma2ForCausalLM, {"num_key_value_heads": 2, "head_dim": 8}),
-        "opt": (OPTConfig, OPTForCausalLM, {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5}),
-    }
-    config_of, model_of, own = kinds[family]
+    name, own = KINDS[family]
+    config_of = getattr(transformers, f"{name}TextConfig", None) or getattr(transformers, f"{name}Config")
+    config = config_of(**{**shape, **own, **changes})
     torch.manual_seed(seed)
-    return model_of(config_of(**{**shape, **own, **changes})).eval().requires_grad_(False)
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval().requires_grad_(False)
 
 
 def policy(family: str = "llama", seed: int = 1, lora: LoraSettings = LORA, **changes: Any) -> Any:
@@ -125,3 +137,18 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """Return a copy of the adapters' tensors by name."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def config(**values: Any) -> TrainConfig:
+    """Return a TrainConfig from flat values: those of the objective are put into its mapping."""
+    return changed(TrainConfig(), **values)
+
+
+def changed(config: TrainConfig, **values: Any) -> TrainConfig:
+    """Return ``config`` with some values changed, flat as for :func:`config`."""
+    names = {field.name for field in dataclasses.fields(ObjectiveConfig)}
+    inner = {name: value for name, value in values.items() if name in names}
+    outer = {name: value for name, value in values.items() if name not in names}
+    if inner:
+        outer["objective"] = dataclasses.replace(config.objective, **inner)
+    return dataclasses.replace(config, **outer)

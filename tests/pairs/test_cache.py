@@ -49,20 +49,43 @@ def test_the_ids_are_memory_mapped(folder: Path) -> None:
     assert isinstance(open_tokens(folder, "train").ids, np.memmap)
 
 
+def test_weights_and_margins_are_1_and_0_unless_given_and_come_back_from_disk(tmp_path: Path) -> None:
+    assert PAIRS.weights.tolist() == [1, 1, 1]
+    assert PAIRS.margins.tolist() == [0, 0, 0]
+    weighted = TokenPairs.of_rows(ROWS[:2], ["a" * 16, "b" * 16], ["d" * 16] * 2, [0.5, 2], [-1, 0.25])
+    with atomic_folder(tmp_path / "tokens", {"stage": "encode"}) as draft, TokenWriter(draft, "train") as writer:
+        writer.append(weighted)
+        writer.append(TokenPairs.of_rows(ROWS[2:], ["c" * 16], ["d" * 16]))
+    pairs = open_tokens(tmp_path / "tokens", "train")
+    assert (pairs.weights.dtype, pairs.margins.dtype) == (np.float32, np.float32)
+    assert pairs.weights.tolist() == [0.5, 2, 1]
+    assert pairs.margins.tolist() == [-1, 0.25, 0]
+
+
+def test_what_a_logp_depends_on_is_ids_and_boundaries_and_not_weights_margins_or_names() -> None:
+    weighted = TokenPairs.of_rows(ROWS, ["e" * 16] * 3, ["f" * 16] * 3, [1, 2, 3], [4, 5, 6])
+    assert weighted.token_digest() == PAIRS.token_digest()
+    shifted = TokenPairs.of_rows([row([1], [2, 3], [4, 5]), *ROWS[1:]], ["a" * 16] * 3, ["d" * 16] * 3)
+    changed = TokenPairs.of_rows([row([1, 2], [3], [4, 6]), *ROWS[1:]], ["a" * 16] * 3, ["d" * 16] * 3)
+    assert len({pairs.token_digest() for pairs in (PAIRS, shifted, changed)}) == 3
+
+
 def test_a_row_that_is_not_there_is_an_index_error() -> None:
     assert PAIRS.row(-1).prompt.tolist() == [9, 9, 9]
     with pytest.raises(IndexError):
         PAIRS.row(3)
 
 
-def test_the_digest_sees_ids_boundaries_and_identities() -> None:
+def test_the_digest_sees_ids_boundaries_identities_weights_and_margins() -> None:
     others = [
         TokenPairs.of_rows([row([1, 2], [3], [4, 6]), *ROWS[1:]], ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3),
         TokenPairs.of_rows([row([1], [2, 3], [4, 5]), *ROWS[1:]], ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3),
         TokenPairs.of_rows(ROWS, ["a" * 16, "b" * 16, "e" * 16], ["d" * 16] * 3),
+        TokenPairs.of_rows(ROWS, ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3, weights=[1, 1, 2]),
+        TokenPairs.of_rows(ROWS, ["a" * 16, "b" * 16, "c" * 16], ["d" * 16] * 3, margins=[0, 0, 1]),
         TokenPairs.concatenate([PAIRS, PAIRS]),
     ]
-    assert len({PAIRS.digest(), *(other.digest() for other in others)}) == 5
+    assert len({PAIRS.digest(), *(other.digest() for other in others)}) == 7
 
 
 def refusal(folder: Path, split: str = "train") -> str:
@@ -100,6 +123,10 @@ def test_a_changed_token_is_refused(folder: Path) -> None:
         ("lengths", np.zeros((3, 2), dtype=np.int32), "shape"),
         ("ids", np.zeros(14, dtype=np.int64), "int64"),
         ("pair_ids", np.array([b"a"], dtype="S16"), "pair_ids"),
+        ("weights", np.ones(2, dtype=np.float32), "weights are float32 of shape (2,), not float32 of (3,)"),
+        ("margins", np.zeros(3), "margins are float64"),
+        ("weights", np.array([1, 0, 1], dtype=np.float32), "a weight is no finite number above 0"),
+        ("margins", np.array([1, np.nan, 1], dtype=np.float32), "or a margin none at all"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(folder: Path, name: str, array: np.ndarray, told: str) -> None:

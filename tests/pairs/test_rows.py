@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.pairs.formats import RawRow
@@ -127,6 +129,84 @@ def test_each_unusable_row_has_one_reason_and_says_what_is_wrong(row: Any, reaso
     assert told in rejection.detail
 
 
+HI = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
+
+
+def test_weight_and_margin_are_1_and_0_where_a_row_says_nothing() -> None:
+    for absent in ({}, {"weight": None, "margin": None}, {"weight": "", "margin": ""}):
+        parsed = parse({**HI, **absent})
+        assert isinstance(parsed, Pair)
+        assert (parsed.weight, parsed.margin) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (2, 2.0),
+        (0.25, 0.25),
+        ("0.25", 0.25),
+        (" +1e-3 ", 0.001),
+        (".5", 0.5),
+        (Decimal("1.5"), 1.5),
+        (np.int64(3), 3.0),
+    ],
+    ids=repr,
+)
+def test_a_number_is_read_in_every_spelling_that_files_have(value: Any, number: float) -> None:
+    parsed = parse({**HI, "weight": value, "margin": value})
+    assert isinstance(parsed, Pair)
+    assert (parsed.weight, parsed.margin) == (number, number)
+    assert isinstance(parsed.weight, float)
+
+
+def test_a_margin_may_be_below_zero_and_a_weight_may_not() -> None:
+    parsed = parse({**HI, "margin": -1.5})
+    assert isinstance(parsed, Pair)
+    assert parsed.margin == -1.5
+    for weight in (0, -1, "0", 1e-60):  # the last would be 0 in float32
+        rejection = parse({**HI, "weight": weight})
+        assert isinstance(rejection, Rejection)
+        assert (rejection.source, rejection.reason) == ("x:1", "bad_weight")
+        assert "a row that should not count is left out" in rejection.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (True, "the JSON value true"),
+        ("high", "is text, and no number"),
+        ("1_0", "is text"),
+        ("nan", "is text"),
+        ([1], "a list"),
+        (float("nan"), "`weight` is nan, and no finite number"),
+        (float("-inf"), "-inf, and no finite number"),
+        (10**400, "no finite number of 32 bits"),
+        ("1e39", "no finite number of 32 bits"),
+        (Decimal("NaN"), "no finite number"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_finite_number_is_a_row_s_reason(value: Any, told: str) -> None:
+    rejection = parse({**HI, "weight": value})
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "bad_weight"
+    assert told in rejection.detail
+    other = parse({**HI, "margin": value})
+    assert isinstance(other, Rejection)
+    assert other.reason == "bad_margin"
+    assert {"bad_weight", "bad_margin"} <= set(REASONS)
+
+
+def test_number_columns_can_be_renamed_reached_into_and_left_unread() -> None:
+    row = {**HI, "weight": "heavy", "meta": {"gap": 3}}
+    parsed = parse(row, Columns(weight=None, margin="meta.gap"))
+    assert isinstance(parsed, Pair)
+    assert (parsed.weight, parsed.margin) == (1.0, 3.0)
+    lacking = parse(HI, Columns(margin="meta.gap"))
+    assert isinstance(lacking, Rejection)
+    assert (lacking.reason, lacking.column) == ("missing_column", "meta.gap")
+
+
 def test_a_broken_line_is_rejected_with_what_the_reader_said() -> None:
     assert parse_row(RawRow("x:9", None, "Extra data at column 3"), Columns()) == Rejection(
         "x:9", "broken_row", "Extra data at column 3"
@@ -135,7 +215,7 @@ def test_a_broken_line_is_rejected_with_what_the_reader_said() -> None:
 
 def test_ids_depend_on_the_text_alone_and_the_order_of_replies() -> None:
     first = Pair("Hi", "a", "b", "s", "here:1")
-    assert first.pair_id == Pair("Hi", "a", "b", None, "there:2").pair_id
+    assert first.pair_id == Pair("Hi", "a", "b", None, "there:2", weight=2.0, margin=1.0).pair_id
     assert first.pair_id != Pair("Hi", "b", "a").pair_id
     assert first.swapped_id == Pair("Hi", "b", "a").pair_id
     assert first.prompt_id == Pair("Hi", "c", "d").prompt_id != Pair(chat("Hi"), "a", "b").prompt_id
@@ -146,5 +226,6 @@ def test_the_pair_id_is_the_hash_of_the_canonical_json_of_the_three() -> None:
 
     example = Pair(chat('Grüß\n\u2028 "dich"'), "ä\\", "b")
     plain = {"prompt": [{"role": "user", "content": 'Grüß\n\u2028 "dich"'}], "chosen": "ä\\", "rejected": "b"}
+    assert example.text_digest == digest_of(plain)
     assert example.pair_id == digest_of(plain)[:16]
     assert example.prompt_id == digest_of(plain["prompt"])[:16]

@@ -131,6 +131,18 @@ def test_a_template_that_doubles_the_bos_gets_one(tmp_path: Path) -> None:
         assert prompt.count(house.tokenizer().bos_token_id) == 1
 
 
+def test_a_template_without_the_bos_of_plain_text_is_told_once(
+    stories: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+    for start in ("", "{{ bos_token }}"):
+        (tmp_path / "a.jinja").write_text(start + "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
+        caplog.clear()
+        encode_pairs([pair(chat("Hi"))], stories, EncodeConfig(chat_template=str(tmp_path / "a.jinja")))
+        told.append([record.getMessage() for record in caplog.records])
+    assert told == [["the chat template writes no BOS, though the tokenizer puts one before plain text"], []]
+
+
 def test_an_empty_text_prompt_stands_on_its_bos_and_without_one_the_pair_is_dropped(stories: Any, qwen: Any) -> None:
     empty = pair("", "Tina revealed Margaret.", "The horse revealed Margaret.")
     assert encode_pairs([empty], stories).row(0).prompt.tolist() == [stories.bos_token_id]

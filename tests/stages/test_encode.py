@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,15 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError, DataError
+from tasks.core.files import atomic_folder
 from tasks.core.params import build, load_params
-from tasks.encode import run
+from tasks.core.rowstore import RowStore
+from tasks.encode import main, run
 from tasks.ingest import IngestConfig
 from tasks.ingest import run as ingest
 from tasks.pairs.cache import open_tokens
 from tasks.pairs.encoding import EncodeConfig
-from tasks.pairs.store import stored_pairs
+from tasks.pairs.store import PairWriter, stored_pairs
 from tests.conftest import ROOT
 from tests.pairs.samples import folder_bytes, pinned_base, read_lines, real_tokenizer, text_rows, write_rows
 
@@ -27,6 +32,16 @@ def bases(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases")
     for source in ("models/stories260K", "tokenizers/minimind-6400"):
         pinned_base(folder / Path(source).name, shared / source)
+    return folder
+
+
+def sample(pairs: Path, folder: Path) -> Path:
+    """Write every second pair of an ingested folder as an ingested folder."""
+    with atomic_folder(folder, {"stage": "ingest"}) as draft:
+        for split in ("train", "test"):
+            with PairWriter(draft / f"{split}.parquet") as writer:
+                for pair in [pair for batch in stored_pairs(pairs / f"{split}.parquet") for pair in batch][::2]:
+                    writer.append(pair)
     return folder
 
 
@@ -130,6 +145,101 @@ def test_each_param_that_changes_a_row_changes_the_digest(
     run(plain, bases / "stories260K", tmp_path / "a", EncodeConfig())
     run(plain, bases / "stories260K", tmp_path / "b", EncodeConfig(**change))
     assert open_tokens(tmp_path / "a", "test").digest() != open_tokens(tmp_path / "b", "test").digest()
+
+
+def test_the_output_is_the_same_bytes_with_a_cold_a_half_warm_a_warm_store_and_none(
+    plain: Path, pandalm: Path, bases: Path, tmp_path: Path
+) -> None:
+    rows = RowStore.open(tmp_path / "rows", "encode")
+    for pairs, base in ((plain, "stories260K"), (pandalm, "minimind-6400")):
+        half = sample(pairs, tmp_path / f"half-{base}")
+        config = EncodeConfig(max_prompt_tokens=64)
+        run(half, bases / base, tmp_path / "half", config, rows)  # cold
+        run(pairs, bases / base, tmp_path / "half warm", config, rows)
+        run(pairs, bases / base, tmp_path / "warm", config, rows)
+        run(pairs, bases / base, tmp_path / "none", config)
+        run(half, bases / base, tmp_path / "half none", config)
+        assert folder_bytes(tmp_path / "half") == folder_bytes(tmp_path / "half none")
+        assert folder_bytes(tmp_path / "half warm") == folder_bytes(tmp_path / "none")
+        assert folder_bytes(tmp_path / "warm") == folder_bytes(tmp_path / "none")
+
+
+def test_when_every_row_is_known_the_tokenizer_is_not_even_loaded(pandalm: Path, bases: Path, tmp_path: Path) -> None:
+    rows = RowStore.open(tmp_path / "rows", "encode")
+    run(pandalm, bases / "minimind-6400", tmp_path / "cold", EncodeConfig(), rows)
+    places = [pandalm, bases / "minimind-6400", tmp_path / "warm", tmp_path / "rows"]
+    code = """
+import sys
+from pathlib import Path
+from tasks.core.rowstore import RowStore
+from tasks.encode import run
+from tasks.pairs.encoding import EncodeConfig
+pairs, base, out, rows = map(Path, sys.argv[1:])
+run(pairs, base, out, EncodeConfig(), RowStore.open(rows, "encode"))
+print([name for name in ("torch", "transformers", "tokenizers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code, *places], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert folder_bytes(tmp_path / "warm") == folder_bytes(tmp_path / "cold")
+
+
+def test_another_template_in_the_tokenizer_s_files_is_not_answered_with_old_rows(
+    pandalm: Path, shared: Path, bases: Path, tmp_path: Path
+) -> None:
+    rows = RowStore.open(tmp_path / "rows", "encode")
+    run(pandalm, bases / "minimind-6400", tmp_path / "old", EncodeConfig(), rows)
+    shutil.copytree(shared / "tokenizers/minimind-6400", tmp_path / "changed")
+    path = tmp_path / "changed/tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["chat_template"] = settings["chat_template"].replace("<think>", "<thought>")
+    path.write_text(json.dumps(settings))
+    base = pinned_base(tmp_path / "base", tmp_path / "changed")
+    run(pandalm, base, tmp_path / "stored", EncodeConfig(), rows)
+    run(pandalm, base, tmp_path / "storeless", EncodeConfig())
+    assert folder_bytes(tmp_path / "stored") == folder_bytes(tmp_path / "storeless")
+    assert open_tokens(tmp_path / "stored", "test").digest() != open_tokens(tmp_path / "old", "test").digest()
+
+
+def test_weights_only_are_no_reason_to_encode_again(plain: Path, bases: Path, shared: Path, tmp_path: Path) -> None:
+    rows = RowStore.open(tmp_path / "rows", "encode")
+    run(plain, bases / "stories260K", tmp_path / "first", EncodeConfig(), rows)
+    before = sorted(rows.folder.iterdir())
+    shutil.copytree(shared / "models/stories260K", tmp_path / "trained on")
+    with (tmp_path / "trained on/model.safetensors").open("ab") as stream:
+        stream.write(b"other weights")
+    base = pinned_base(tmp_path / "base", tmp_path / "trained on")
+    run(plain, base, tmp_path / "second", EncodeConfig(), rows)
+    assert sorted(rows.folder.iterdir()) == before
+    first, second = (open_tokens(tmp_path / name, "train").digest() for name in ("first", "second"))
+    assert first == second
+
+
+@pytest.mark.parametrize(("location", "segments"), [("runs/rows", 1), ("", 0)])
+def test_the_rows_lie_where_runtime_says_and_nowhere_when_it_says_nothing(
+    plain: Path, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str, segments: int
+) -> None:
+    shutil.copytree(plain, tmp_path / "data/pairs")
+    shutil.copytree(bases / "stories260K", tmp_path / "data/base")
+    (tmp_path / "params.yaml").write_text(f"encode: {{}}\nruntime: {{row_store: '{location}'}}\n")
+    monkeypatch.chdir(tmp_path)
+    main()
+    assert len(list((tmp_path / "runs").glob("rows/encode/*.parquet"))) == segments
+    notes = json.loads((tmp_path / "runs/receipts/encode.json").read_text())["notes"]
+    assert (notes["pairs_from_row_store"], notes["pairs_tokenised"]) == (0, 120)
+
+
+def test_weights_and_margins_go_with_their_rows(bases: Path, tmp_path: Path) -> None:
+    source: list[dict[str, Any]] = [{**row, "weight": i + 1, "margin": -i / 4} for i, row in enumerate(text_rows(60))]
+    source[7]["chosen"] = " a</s>b"  # dropped: what follows must not move up
+    ingest(tmp_path / "pairs", IngestConfig((str(write_rows(tmp_path / "a.jsonl", source)),), test_share=0.3))
+    run(tmp_path / "pairs", bases / "stories260K", tmp_path / "tokens", EncodeConfig())
+    number = {f"Question {i}?": i for i in range(60) if i != 7}
+    for split in ("train", "test"):
+        pairs = [pair for batch in stored_pairs(tmp_path / f"pairs/{split}.parquet") for pair in batch]
+        expected = [number[pair.prompt] for pair in pairs if pair.prompt in number]
+        tokens = open_tokens(tmp_path / "tokens", split)
+        assert tokens.weights.tolist() == [i + 1 for i in expected]
+        assert tokens.margins.tolist() == [-i / 4 for i in expected]
 
 
 def test_the_template_and_the_stop_ids_stand_beside_the_tokens(pandalm: Path, bases: Path, tmp_path: Path) -> None:

@@ -176,6 +176,49 @@ def test_a_duplicate_is_rejected_and_a_contradiction_drops_both_rows(tmp_path: P
     assert kept["contradictory_pairs"] == 2
 
 
+def test_weight_and_margin_are_stored_and_counted_over_all_pairs(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [*text_rows(40)]
+    rows[3] |= {"weight": 0.1, "margin": -2}
+    rows[5] |= {"weight": 3}
+    metrics = ingest(tmp_path / "out", write_rows(tmp_path / "a.jsonl", rows))
+    found = {pair.source: (pair.weight, pair.margin) for pair in stored(tmp_path / "out")}
+    assert found.pop("a.jsonl:4") == (0.1, -2.0)
+    assert found.pop("a.jsonl:6") == (3.0, 0.0)
+    assert set(found.values()) == {(1.0, 0.0)}
+    assert metrics["weight"] == {"pairs": 2, "min": 0.1, "mean": 1.0275, "max": 3.0}  # (38 + 0.1 + 3) / 40
+    assert metrics["margin"] == {"pairs": 1, "min": -2.0, "mean": -0.05, "max": 0.0}
+
+
+def test_without_weights_and_margins_the_metrics_say_nothing_of_them(tmp_path: Path) -> None:
+    metrics = ingest(
+        tmp_path / "out", write_rows(tmp_path / "a.jsonl", [{**row, "weight": 1} for row in text_rows(40)])
+    )
+    assert "weight" not in metrics
+    assert "margin" not in metrics
+
+
+def test_numbers_in_a_csv_file_are_read_and_a_bad_one_is_a_rejected_row(tmp_path: Path) -> None:
+    lines = ["prompt,chosen,rejected,weight,margin", *(f"P{i},a,b,{i / 2},{-i}" for i in range(40)), "Q,a,b,,"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    assert ingest(tmp_path / "out", tmp_path / "a.csv")["rejected"] == {"bad_weight": 1}
+    (told,) = read_lines(tmp_path / "out/rejects.jsonl")
+    assert (told["source"], told["reason"]) == ("a.csv:2", "bad_weight")
+    found = {pair.source: (pair.weight, pair.margin) for pair in stored(tmp_path / "out")}
+    assert (found["a.csv:5"], found["a.csv:42"]) == ((1.5, -3.0), (1.0, 0.0))
+
+
+def test_a_repeated_pair_with_another_weight_is_listed_as_such_and_the_first_row_stands(tmp_path: Path) -> None:
+    row = {"prompt": "P", "chosen": "a", "rejected": "b"}
+    repeated = [{**row, "margin": 2}, {**row, "margin": 2.0}, {**row, "margin": 2, "weight": 3}, row]
+    metrics = ingest(tmp_path / "out", write_rows(tmp_path / "a.jsonl", [*repeated, *text_rows(60)]))
+    assert (metrics["left_out"]["duplicate"], metrics["rejected"]) == (1, {"duplicate_differs": 2})
+    told = [(line["source"], line["detail"]) for line in read_lines(tmp_path / "out/rejects.jsonl")]
+    assert [source for source, _ in told] == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:4"]
+    assert told[1][1].endswith("stands in an earlier row with weight 1 and margin 2; here they are 3 and 2")
+    assert told[2][1].endswith("here they are 1 and 0")
+    assert [pair.margin for pair in stored(tmp_path / "out") if pair.prompt == "P"] == [2.0]
+
+
 def test_chosen_and_rejected_can_be_swapped_on_purpose(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "a.jsonl", text_rows(40))
     ingest(tmp_path / "right", source)

@@ -22,7 +22,7 @@ from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.params import build
 from tasks.dpo.policy import load_base
-from tasks.dpo.trainer import TrainConfig
+from tasks.dpo.settings import TrainConfig
 from tests.dpo import tiny
 from tests.small_disk import small_disk
 from tests.stages import project
@@ -43,7 +43,8 @@ def folders(root: Path) -> train.Folders:
 
 def score(root: Path) -> None:
     where = folders(root)
-    reference.run(where.tokens, where.base, where.reference, reference.ReferenceConfig(), RUNTIME)
+    at = reference.Folders(where.tokens, where.base, where.reference)
+    reference.run(at, reference.ReferenceConfig(), RUNTIME)
 
 
 @functools.cache
@@ -127,7 +128,7 @@ def test_another_seed_trains_another_adapter_on_the_same_reference(tmp_path: Pat
     root = ready(tmp_path)
     before = project.contents(root / "data/reference")
     weights = set()
-    for changes in ({}, {"seed": 8}, {"beta": 0.7}, {"learning_rate": 1e-4}):
+    for changes in ({}, {"seed": 8}, {"objective": {"beta": 0.7}}, {"learning_rate": 1e-4}):
         train.run(folders(root), config(epochs=1, evaluations=1, **changes), RUNTIME)
         weights.add(outputs(root)["adapter/adapter_model.safetensors"])
     assert len(weights) == 4

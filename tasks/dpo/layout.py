@@ -1,0 +1,208 @@
+"""How pairs are laid out for one forward: every prompt once, or plain padded rows.
+
+Shape suffixes: B rows, L tokens of a row, T = B·L, N completion tokens, K keys that all segments see,
+S segments, n pairs.
+
+Shared: one row of groups [prompt | completion | completion | …]. Positions of each completion go on from
+its prompt, so every token has the position that it would have alone. What a token may see is told by
+segments, each a run of queries with its own keys: the first is the prompt with its first completion,
+every further completion has the prompt's keys and its own. Queries stand at the end of their keys, so
+"causal, aligned at the bottom right" is the whole rule. The first token of every completion is predicted
+by the prompt's last token.
+
+Plain: a row for each completion with its own copy of the prompt, padded on the right. A causal model's
+token never sees what stands behind it, so no mask is needed; this is right for every family.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tasks.core.errors import DataError
+from tasks.pairs.cache import TokenRow
+
+Array = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Which keys each run of queries of a shared row sees.
+
+    Attributes:
+        query_lengths: Queries of each segment, S numbers; together they are the row.
+        key_lengths: Keys of each segment, S numbers.
+        key_K: Places in the row of all segments' keys, one segment after the other.
+        group_T: The group (prompt) of each token.
+        branch_T: The completion of each token within its group, counted from 1; 0 for the prompt.
+        position_T: The place of each token in its own sequence.
+    """
+
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    key_K: Tensor
+    group_T: Tensor
+    branch_T: Tensor
+    position_T: Tensor
+
+    def to(self, device: torch.device | str) -> Segments:
+        """Return the segments with their tensors on ``device``."""
+        tensors = (self.key_K, self.group_T, self.branch_T, self.position_T)
+        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return Segments(self.query_lengths, self.key_lengths, *moved)
+
+    @functools.cached_property
+    def query_offsets(self) -> Tensor:
+        """Where each segment's queries begin, and the end: int32 [S + 1]."""
+        return _offsets(self.query_lengths, self.key_K.device)
+
+    @functools.cached_property
+    def key_offsets(self) -> Tensor:
+        """Where each segment's keys begin, and the end: int32 [S + 1]."""
+        return _offsets(self.key_lengths, self.key_K.device)
+
+    @functools.cached_property
+    def masks(self) -> dict[tuple[object, object], Any]:
+        """What a kernel made of the segments for the first layer, kept for the others."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pairs laid out for one forward.
+
+    Attributes:
+        ids_BL: Token ids, zero behind each row's end.
+        position_BL: Position of each token in its own sequence.
+        segments: What the tokens see, for a shared row; None for plain rows.
+        source_N: Place in T of the token that predicts each completion token.
+        label_N: The completion token itself; in the order of the pairs, chosen before rejected.
+        branch_N: Its completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
+        pairs: n.
+    """
+
+    ids_BL: Tensor
+    position_BL: Tensor
+    segments: Segments | None
+    source_N: Tensor
+    label_N: Tensor
+    branch_N: Tensor
+    pairs: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        return Batch(
+            self.ids_BL.to(device, non_blocking=True),
+            self.position_BL.to(device, non_blocking=True),
+            None if self.segments is None else self.segments.to(device),
+            self.source_N.to(device, non_blocking=True),
+            self.label_N.to(device, non_blocking=True),
+            self.branch_N.to(device, non_blocking=True),
+            self.pairs,
+        )
+
+
+def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
+    """Lay pairs out in one row, every distinct prompt once.
+
+    Raises:
+        DataError: A prompt, chosen or rejected has no tokens, so there is nothing to score or to score it from.
+    """
+    _refuse_empty(rows)
+    groups: dict[bytes, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row.prompt.tobytes(), []).append(i)
+    plan = _Row()
+    for members in groups.values():
+        plan.add(rows[members[0]].prompt, [(2 * i + side, part) for i in members for side, part in _replies(rows[i])])
+    segments = Segments(
+        tuple(plan.query_lengths),
+        tuple(plan.key_lengths),
+        *map(_tensor, (plan.keys, plan.groups, plan.branches)),
+        _tensor(plan.positions),
+    )
+    source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
+    return Batch(_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows), len(rows))
+
+
+def _replies(row: TokenRow) -> Sequence[tuple[int, npt.NDArray[np.int32]]]:
+    return (0, row.chosen), (1, row.rejected)
+
+
+@dataclasses.dataclass
+class _Row:
+    """A shared row while it is built: parts of each of its arrays, in order."""
+
+    ids: list[npt.NDArray[np.int32]] = dataclasses.field(default_factory=list)
+    positions: list[Array] = dataclasses.field(default_factory=list)
+    groups: list[Array] = dataclasses.field(default_factory=list)
+    branches: list[Array] = dataclasses.field(default_factory=list)
+    keys: list[Array] = dataclasses.field(default_factory=list)
+    sources: dict[int, Array] = dataclasses.field(default_factory=dict)
+    query_lengths: list[int] = dataclasses.field(default_factory=list)
+    key_lengths: list[int] = dataclasses.field(default_factory=list)
+    size: int = 0
+
+    def add(self, prompt: npt.NDArray[np.int32], completions: Sequence[tuple[int, npt.NDArray[np.int32]]]) -> None:
+        """Add a prompt and its completions, each with its number in the batch."""
+        group = len(self.groups)
+        begin = self.size
+        prompt_places = self._append(prompt, 0, 0)
+        for number, (branch, completion) in enumerate(completions):
+            places = self._append(completion, len(prompt), number + 1)
+            self.keys += [prompt_places, places]
+            self.sources[branch] = np.concatenate([prompt_places[-1:], places[:-1]])
+            self.query_lengths.append(len(completion) + (0 if number else len(prompt)))
+            self.key_lengths.append(len(prompt) + len(completion))
+        self.groups.append(np.full(self.size - begin, group))
+
+    def _append(self, ids: npt.NDArray[np.int32], position: int, branch: int) -> Array:
+        """Append tokens; return their places in the row."""
+        self.ids.append(ids)
+        self.positions.append(np.arange(position, position + len(ids)))
+        self.branches.append(np.full(len(ids), branch))
+        self.size += len(ids)
+        return np.arange(self.size - len(ids), self.size)
+
+
+def lay_out_plain(rows: Sequence[TokenRow]) -> Batch:
+    """Lay pairs out as padded rows: the chosen of pair i in row 2i, the rejected in row 2i + 1.
+
+    Raises:
+        DataError: A prompt, chosen or rejected has no tokens.
+    """
+    _refuse_empty(rows)
+    branches = [(row.prompt, completion) for row in rows for completion in (row.chosen, row.rejected)]
+    width = max(len(prompt) + len(completion) for prompt, completion in branches)
+    ids = np.zeros((len(branches), width), dtype=np.int64)
+    for i, (prompt, completion) in enumerate(branches):
+        ids[i, : len(prompt)] = prompt
+        ids[i, len(prompt) : len(prompt) + len(completion)] = completion
+    source_N = _tensor([i * width + len(p) - 1 + np.arange(len(c)) for i, (p, c) in enumerate(branches)])
+    position_BL = torch.arange(width).expand(len(branches), width)
+    return Batch(torch.from_numpy(ids), position_BL, None, source_N, *_labels(rows), len(rows))
+
+
+def _labels(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+    completions = [completion for row in rows for completion in (row.chosen, row.rejected)]
+    return _tensor(completions), torch.from_numpy(np.repeat(np.arange(len(completions)), [len(c) for c in completions]))
+
+
+def _tensor(parts: Sequence[npt.NDArray[np.integer]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))
+
+
+def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)).to(device, non_blocking=True)
+
+
+def _refuse_empty(rows: Sequence[TokenRow]) -> None:
+    if not all(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)):
+        raise DataError("a pair has an empty prompt, chosen or rejected", "drop it before training")

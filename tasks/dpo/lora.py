@@ -1,0 +1,99 @@
+"""Lean LoRA layers: y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W frozen, in as few passes as it takes.
+
+PEFT stays the format and the loader. Its own forward casts activations to the adapters' float32 and back,
+and adds the update in passes of its own; autograd keeps copies of both. Here the adapters' float32 masters
+are cast to the activations' type (they are small), the update is added in place, and backward is written out:
+
+    dx = dy W + s (dy B) A      dA = s (dy B)ᵀ x      dB = s dyᵀ (x Aᵀ)
+
+Shapes: x [T, in], W [out, in], A [r, in], B [out, r], y [T, out].
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners import lora
+from torch import Tensor
+
+from tasks.dpo.head import product_in_float32
+
+
+def make_lean(policy: torch.nn.Module) -> int:
+    """Give every plain LoRA layer of ``policy`` the lean forward; return how many keep PEFT's own.
+
+    Kept are layers whose base is no ``nn.Linear`` (4-bit ones), or that have a variant (DoRA) or a bias
+    of their own; and any layer for as long as its dropout trains.
+    """
+    kept = 0
+    for module in policy.modules():
+        if isinstance(module, lora.LoraLayer):
+            if _is_plain(module):
+                module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
+            else:
+                kept += 1
+    return kept
+
+
+def make_plain(policy: torch.nn.Module) -> None:
+    """Give every layer PEFT's own forward back."""
+    for module in policy.modules():
+        if isinstance(module, lora.LoraLayer):
+            vars(module).pop("forward", None)
+
+
+def _is_plain(module: Any) -> bool:
+    return (
+        type(module) is lora.Linear
+        and type(module.base_layer) is torch.nn.Linear
+        and not module.base_layer.weight.requires_grad
+        and not module.fan_in_fan_out
+        and not module.lora_variant
+        and not any(module.lora_bias.values())
+    )
+
+
+def _forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    names = [name for name in module.active_adapters if name in module.lora_A]
+    if module.disable_adapters or not names:
+        if not module.merged:
+            return F.linear(x, module.base_layer.weight, module.base_layer.bias)
+    elif len(names) == 1 and not (module.merged or args or kwargs):
+        dropout = module.lora_dropout[names[0]]
+        if not (dropout.training and getattr(dropout, "p", 0.0)):
+            a, b = module.lora_A[names[0]].weight, module.lora_B[names[0]].weight
+            base = module.base_layer
+            out: Tensor = LoraLinear.apply(x, base.weight, base.bias, a, b, module.scaling[names[0]])
+            return out
+    own: Tensor = type(module).forward(module, x, *args, **kwargs)
+    return own
+
+
+class LoraLinear(torch.autograd.Function):
+    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ; gradients for x, A and B."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """Return y [.., out] in the type of x [.., in]."""
+        rows = x.reshape(-1, x.shape[-1])
+        low = rows @ a.to(x.dtype).t()
+        y = F.linear(rows, weight, bias).addmm_(low, b.to(x.dtype).t(), alpha=scale)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scale = scale
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, A and B, the latter two in float32."""
+        rows, low, weight, a, b = ctx.saved_tensors
+        dy = grads[0].reshape(-1, grads[0].shape[-1])
+        d_low = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(*grads[0].shape[:-1], weight.shape[1])
+        da = product_in_float32(d_low.t(), rows) if ctx.needs_input_grad[3] else None
+        db = product_in_float32(dy.t(), low).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
+        return dx, None, None, da, db, None

@@ -1,0 +1,203 @@
+"""The gradient of one optimizer step, summed over micro-batches: the same however the step is cut.
+
+A step's loss is Σ w_i loss_i / Σ w_i over the pairs of all ranks, plus the chosen completions' mean negative
+log-likelihood. Losses that sort the pairs, or take a mean over them, must see the whole step: then the pairs
+are first scored without gradient and gathered, the loss's slope with respect to every pair's log-probabilities
+is taken, and a second pass over the micro-batches carries it on into the adapters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from tasks.core import log
+from tasks.core.errors import ConfigError
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.devices import sum_over_ranks
+from tasks.dpo.forward import Forward, PairForward, gathered
+from tasks.dpo.logps import Scorer
+from tasks.dpo.metrics import PairSums
+from tasks.dpo.modes import evaluation_mode
+from tasks.dpo.moving import MovingReference
+from tasks.dpo.plan import Rows, Sizes, micro_batches, share
+from tasks.dpo.preference import PairLoss, PairScores
+from tasks.dpo.refcache import ScoredPairs
+from tasks.dpo.settings import TrainConfig
+
+_log = log.get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSums:
+    """What this rank saw of a step.
+
+    Attributes:
+        pairs: Sums over its pairs.
+        nll: Σ w_i · -log π(chosen_i), a scalar, float64.
+        state: The objective's state after the step, the same on every rank.
+    """
+
+    pairs: PairSums
+    nll: Tensor
+    state: Tensor
+
+
+class StepGradients:
+    """Computes steps' gradients, and held-out numbers by the same passes.
+
+    Args:
+        scorer: Of the policy.
+        data: The training pairs and the held-out ones.
+        config: What is trained.
+        runtime: How much fits at once.
+        accelerator: This rank and the others.
+        reference: The reference, where it moves.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        data: tuple[ScoredPairs, ScoredPairs],
+        config: TrainConfig,
+        runtime: RuntimeConfig,
+        accelerator: Accelerator,
+        reference: MovingReference,
+    ) -> None:
+        self._train, self._test = data
+        self._config, self._accelerator = config, accelerator
+        self._scorer, self._reference = scorer, reference
+        self._forward = PairForward(scorer, config.objective, lambda batch: reference.logps(scorer, batch))
+        self.loss = PairLoss(config.objective)
+        columns = (part.tokens for part in data)
+        has = [(bool((part.weights != 1).any()), bool((part.margins != 0).any())) for part in columns]
+        self.loss.check_columns(any(weights for weights, _ in has), any(margins for _, margins in has))
+        self._sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
+        budget = runtime.tokens_per_micro_batch
+        self.token_budget = 2048 if budget == "auto" else budget
+
+    def accumulate(self, step: int, rows: Rows, state: Tensor) -> StepSums:
+        """Add the gradient of one step's loss to the adapters', which have none yet; return what this rank saw.
+
+        Out of memory on a GPU, the token budget is halved and the rank's part begun again: nothing else changes.
+
+        Raises:
+            ConfigError: Not even one pair at a time fits.
+        """
+        slopes = self._slopes(step, rows, state) if self.loss.needs_whole_step else None
+        return self._halving(step, lambda: self._backward(step, rows, state, slopes))
+
+    def evaluate(self, state: Tensor) -> PairSums:
+        """Return the sums over all held-out pairs, the same on every rank, against the fixed reference."""
+        rows = np.arange(len(self._test))
+        with torch.inference_mode(), evaluation_mode(self._scorer.model):
+            parts = [(part, self._forward(self._test, part)) for part in self._cut(self._test, rows)]
+            everything = self._gathered(parts, self._test, rows)
+            losses_n, _ = self.loss.losses(everything.scores, state)
+            return PairSums.of(losses_n, everything.scores, self._config.objective.beta)
+
+    def _backward(self, step: int, rows: Rows, state: Tensor, slopes: _Slopes | None) -> StepSums:
+        weight_n = self._train.tokens.weights[rows].astype(np.float64)
+        pair_weight = float(weight_n.sum())
+        token_weight = float((weight_n * self._train.tokens.lengths[rows, 1]).sum())
+        beta, device = self._config.objective.beta, self._accelerator.device
+        sums, nll = PairSums.zero(device), torch.zeros((), dtype=torch.float64, device=device)
+        for part in self._cut(self._train, rows):
+            found = self._score(step, part)
+            nll_part = (_weight_of(found.scores) * found.nll_n).sum() / token_weight
+            if slopes is None:
+                losses_n, _ = self.loss.losses(found.scores, state)
+                loss = (_weight_of(found.scores) * losses_n).sum() / pair_weight
+                sums += PairSums.of(losses_n, found.scores, beta)
+            else:
+                loss = slopes.carried_on(part, found.scores)
+            if self.loss.nll_weight:
+                loss = loss + self.loss.nll_weight * nll_part
+            loss.backward()  # type: ignore[no-untyped-call]
+            nll = nll + nll_part.detach()
+        if slopes is None:
+            return StepSums(sums, nll, state)
+        return StepSums(slopes.sums if self._accelerator.is_main_process else sums, nll, slopes.state)
+
+    def _slopes(self, step: int, rows: Rows, state: Tensor) -> _Slopes:
+        """Score all pairs of the step, and take the loss's slope with respect to each."""
+
+        def score_all() -> list[tuple[Rows, Forward]]:
+            return [(part, self._score(step, part)) for part in self._cut(self._train, rows)]
+
+        with torch.no_grad():
+            scores = self._gathered(self._halving(step, score_all), self._train, rows).scores
+        leaves = [column.clone().requires_grad_() for column in (scores.policy_chosen, scores.policy_rejected)]
+        scores = dataclasses.replace(scores, policy_chosen=leaves[0], policy_rejected=leaves[1])
+        losses_n, state = self.loss.losses(scores, state)
+        weight_n = _weight_of(scores)
+        slope_n = torch.autograd.grad((weight_n * losses_n).sum() / weight_n.sum(), leaves)
+        sums = PairSums.of(losses_n, scores, self._config.objective.beta)
+        return _Slopes(rows, slope_n[0], slope_n[1], sums, state.detach())
+
+    def _score(self, step: int, part: Rows) -> Forward:
+        if self._config.lora.dropout:
+            torch.manual_seed(int(np.random.SeedSequence([self._config.seed, step, int(part[0])]).generate_state(1)[0]))
+        return self._forward(self._train, part, not self._reference.has_moved)
+
+    def _gathered(self, parts: list[tuple[Rows, Forward]], data: ScoredPairs, rows: Rows) -> Forward:
+        def add_up(table: Tensor) -> Tensor:
+            return sum_over_ranks(self._accelerator, table)
+
+        return gathered(parts, data, rows, add_up, self._accelerator.device)
+
+    def _cut(self, data: ScoredPairs, rows: Rows) -> list[Rows]:
+        """Return this rank's micro-batches of ``rows``."""
+        sizes, ranks = self._sizes[data is self._test], self._accelerator.num_processes
+        return share(
+            micro_batches(rows, sizes, self.token_budget, ranks), sizes, self._accelerator.process_index, ranks
+        )
+
+    def _halving(self, step: int, work: Callable[[], T]) -> T:
+        """Do ``work``, which talks to no other rank, with less and less at once until it fits."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                self._halve_budget(step, str(error).partition("\n")[0])
+            self._scorer.model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+
+    def _halve_budget(self, step: int, told: str) -> None:
+        smallest = int(self._sizes[0].lengths.sum(axis=1).min())
+        if self.token_budget <= smallest:
+            raise ConfigError(
+                f"a single pair does not fit into memory ({told})",
+                "lower encode.max_prompt_tokens and max_completion_tokens, or set runtime.gradient_checkpointing",
+            )
+        self.token_budget = max(smallest, self.token_budget // 2)
+        _log.warning("out of memory in step %d: going on with %d tokens at once", step + 1, self.token_budget)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slopes:
+    """The slope of a step's loss with respect to the log-probabilities of each of its pairs."""
+
+    rows: Rows
+    chosen_n: Tensor
+    rejected_n: Tensor
+    sums: PairSums
+    state: Tensor
+
+    def carried_on(self, part: Rows, scores: PairScores) -> Tensor:
+        """Return a scalar that has this slope in the scores of ``part``."""
+        order = np.argsort(self.rows)
+        places = torch.from_numpy(order[np.searchsorted(self.rows, part, sorter=order)]).to(self.chosen_n.device)
+        chosen = self.chosen_n[places] * scores.policy_chosen
+        return (chosen + self.rejected_n[places] * scores.policy_rejected).sum()
+
+
+def _weight_of(scores: PairScores) -> Tensor:
+    return torch.ones_like(scores.chosen_tokens) if scores.weight is None else scores.weight

@@ -1,0 +1,82 @@
+"""Each mechanism of the trainer, switched off for the ablation: names and how."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo import step
+from tasks.dpo.logps import Mechanisms
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a training is told about the machine and about what it may use."""
+
+    runtime: RuntimeConfig
+    mechanisms: Mechanisms = dataclasses.field(default_factory=Mechanisms)
+
+
+Switch = Callable[[Setup], contextlib.AbstractContextManager[Setup]]
+
+
+def _without(**off: bool) -> Switch:
+    """Return a switch of the scorer's own."""
+
+    @contextlib.contextmanager
+    def switch(setup: Setup) -> Iterator[Setup]:
+        yield dataclasses.replace(setup, mechanisms=dataclasses.replace(setup.mechanisms, **off))
+
+    return switch
+
+
+def _running(**changes: Any) -> Switch:
+    """Return a switch of the runtime's."""
+
+    @contextlib.contextmanager
+    def switch(setup: Setup) -> Iterator[Setup]:
+        yield dataclasses.replace(setup, runtime=dataclasses.replace(setup.runtime, **changes))
+
+    return switch
+
+
+@contextlib.contextmanager
+def _reference_in_each_step(setup: Setup) -> Iterator[Setup]:
+    """Score the reference of each micro-batch again, as a trainer without stored log-probabilities does."""
+    plain = step.StepGradients._score
+
+    def score(self: step.StepGradients, number: int, part: Any) -> Any:
+        scorer = self._scorer
+        with torch.no_grad(), scorer.model.disable_adapter():
+            scorer.logps(scorer.lay_out([self._train.tokens.row(int(row)) for row in part]))
+        return plain(self, number, part)
+
+    step.StepGradients._score = score  # type: ignore[method-assign]
+    try:
+        yield setup
+    finally:
+        step.StepGradients._score = plain  # type: ignore[method-assign]
+
+
+MECHANISMS: dict[str, Switch] = {
+    "prefix_sharing": _without(shared_prefix=False),  # and packing: plain rows are padded
+    "packing": _running(tokens_per_micro_batch=1),  # each pair alone, its prompt still shared
+    "two_product_head": _without(two_products=False),
+    "lean_lora": _without(lean_lora=False),
+    "reference_precompute": _reference_in_each_step,
+    "no_gradient_checkpointing": _running(gradient_checkpointing=True),
+}
+
+
+def switched_off(name: str, setup: Setup) -> contextlib.AbstractContextManager[Setup]:
+    """Switch one mechanism off for a block, which goes on with the setup that it yields.
+
+    Raises:
+        KeyError: There is no such mechanism.
+    """
+    return MECHANISMS[name](setup)

@@ -1,0 +1,173 @@
+"""The README's table of benchmarks, made from the files in tests/bench/results.
+
+It stands between two comments, `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
+
+run as: python -m tests.bench.table    writes it into README.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+BENCH = Path(__file__).resolve().parent
+README = BENCH.parents[1] / "README.md"
+TITLES = {
+    "train": "Training",
+    "reference": "Scoring the reference",
+    "head": "The head alone, forward and backward",
+    "scaling": "Ranks and token budgets",
+    "ablation": "Ablation",
+}
+NAMED = {"ours": ("torch", "transformers", "peft")}  # packages to name, apart from each peer itself
+Result = dict[str, Any]
+Column = tuple[str, Callable[[Result, Result], str]]  # its head; a cell from an arm and the arm it is compared with
+
+
+def draw(folder: Path) -> str:
+    """Return the tables of all results in ``folder`` as Markdown; a sentence where there are none."""
+    blocks = []
+    for bench in TITLES:
+        paths = sorted(folder.glob(f"{bench}-*.json"))
+        blocks += [_block(bench, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return "\n\n".join(blocks) if blocks else "Nothing has been measured yet."
+
+
+def _block(bench: str, result: Result) -> str:
+    """Return one result: what was measured, on what, and a row an arm."""
+    arms = result["arms"]
+    first = next(iter(arms.values()))
+    columns = COLUMNS[bench]
+    lines = [
+        f"**{TITLES[bench]}**: {_subject(bench, result)}",
+        "",
+        f"| arm | {' | '.join(head for head, _ in columns)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for name, arm in arms.items():
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cell(arm, first) for _, cell in columns)} |")
+    return "\n".join(lines)
+
+
+def _subject(bench: str, result: Result) -> str:
+    """Say in a sentence what was measured, on what machine, with what versions."""
+    model, lengths, about = result["model"], result["lengths"], result["machine"]
+    words = [
+        f"{model['name']} ({model['layers']} layers, hidden {model['hidden']}, vocabulary {model['vocabulary']:,})"
+    ]
+    if bench == "head":
+        words.append(f"{result['head']['tokens']:,} completion tokens")
+    else:
+        medians = "/".join(str(number) for number in lengths["medians"].values())
+        words.append(f"profile {lengths['profile']} (medians {medians}), {lengths['pairs_per_step']} pairs a step")
+    where = about.get("gpu") or f"{about['processor']}, {about['threads']} threads"
+    words.append(f"{where}, measured matmul rate {about['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s")
+    named = [(name, found) for who, found in result["versions"].items() for name in NAMED.get(who, (who,))]
+    words.append(", ".join(f"{name} {found[name]}" for name, found in named if name in found))
+    return "; ".join(words) + "."
+
+
+def _speed(arm: Result, _: Result) -> str:
+    return f"{arm['pairs_per_s']:.2f}"
+
+
+def _times(arm: Result, first: Result) -> str:
+    return f"{first['pairs_per_s'] / arm['pairs_per_s']:.2f}x"
+
+
+def _relative(arm: Result, first: Result) -> str:
+    return f"{arm['pairs_per_s'] / first['pairs_per_s']:.2f}x"
+
+
+def _peak(arm: Result, _: Result) -> str:
+    return f"{arm['peak_bytes'] / 1e9:.2f} GB"
+
+
+def _utilisation(arm: Result, _: Result) -> str:
+    return f"{100 * arm['utilisation']:.0f} %"
+
+
+def _curve(arm: Result, _: Result) -> str:
+    return f"{arm['largest_loss_difference']:.0e}"
+
+
+def _settings(arm: Result, _: Result) -> str:
+    return str(arm["settings"]) or "as it comes"
+
+
+def _tokens(arm: Result, _: Result) -> str:
+    return f"{arm['tokens_per_s']:,.0f}"
+
+
+def _sums(arm: Result, _: Result) -> str:
+    return f"{arm['largest_logp_difference']:.0e}"
+
+
+def _milliseconds(arm: Result, _: Result) -> str:
+    return f"{1e3 * arm['seconds']:.0f}"
+
+
+def _own_peak(arm: Result, _: Result) -> str:
+    return f"{(arm['peak_bytes'] - arm['start_bytes']) / 1e6:,.0f} MB"
+
+
+def _off(arm: Result, _: Result) -> str:
+    return f"{arm['largest_difference']:.0e}"
+
+
+TRAINING: list[Column] = [
+    ("pairs/s", _speed),
+    ("the first arm is faster by", _times),
+    ("peak memory", _peak),
+    ("utilisation", _utilisation),
+    ("loss curve off by", _curve),
+    ("settings", _settings),
+]
+COLUMNS: dict[str, list[Column]] = {
+    "train": [TRAINING[0], ("ours is faster by", _times), *TRAINING[2:]],
+    "scaling": [TRAINING[0], ("of the first arm", _relative), *TRAINING[2:5]],
+    "ablation": [TRAINING[0], ("of the whole", _relative), *TRAINING[2:5]],
+    "reference": [
+        ("pairs/s", _speed),
+        ("unique tokens/s", _tokens),
+        ("ours is faster by", _times),
+        ("peak memory", _peak),
+        ("sums off by", _sums),
+        ("settings", _settings),
+    ],
+    "head": [
+        ("ms", _milliseconds),
+        ("of the first arm", _relative),
+        ("memory above start", _own_peak),
+        ("off by", _off),
+    ],
+}
+
+
+def put(text: str, tables: str) -> str:
+    """Return ``text`` with the tables between its two comments.
+
+    Raises:
+        ValueError: It has no such comments, or not one pair.
+    """
+    if (text.count(BEGIN), text.count(END)) != (1, 1) or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"README.md needs one line `{BEGIN}` and one line `{END}` below it, where the tables go")
+    found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    return found.sub(lambda _: f"{BEGIN}\n{tables}\n{END}", text)
+
+
+def main() -> None:
+    """Write the tables into README.md."""
+    try:
+        README.write_text(put(README.read_text(encoding="utf-8"), draw(BENCH / "results")), encoding="utf-8")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

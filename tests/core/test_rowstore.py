@@ -1,0 +1,429 @@
+"""The row store: what was appended is found, whole and unchanged, whatever happens around it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.core import rowstore, segments
+from tasks.core.errors import ConfigError, NetworkError, StorageError
+from tasks.core.files import explain_os_error, sha256_file
+from tasks.core.rowstore import Found, RowStore
+from tests import s3_server
+from tests.conftest import ROOT
+from tests.core.row_writer import append, keys_of, lengths_of, values_of
+from tests.s3_server import Server
+from tests.small_disk import fill, small_disk
+
+
+def opened(folder: Path) -> RowStore:
+    return RowStore.open(folder, "reference")
+
+
+def filled(folder: Path, *parts: range) -> RowStore:
+    """Return a store with a segment for each of ``parts``."""
+    store = opened(folder)
+    for part in parts:
+        append(store, np.array(part))
+    return store
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "reference").iterdir())
+
+
+def holds(found: Found, numbers: np.ndarray, known: set[int]) -> None:
+    """Check that exactly the rows ``known`` are found among ``numbers``, each with its own values."""
+    assert found.mask.tolist() == [number in known for number in numbers.tolist()]
+    own = numbers[found.mask]
+    assert found.lengths[found.mask].tolist() == lengths_of(own).tolist()
+    assert found.lengths[~found.mask].sum() == 0
+    assert np.array_equal(found.flat, values_of(own))
+
+
+def test_what_was_appended_is_found_in_the_order_asked(tmp_path: Path):
+    store = filled(tmp_path, range(3), range(5, 8))
+    found = store.get(keys_of(np.array([6, 4, 1, 2])))
+    # row 6 has 6 values from 60 on, row 1 one from 10 on, row 2 two from 20 on; 4 is not there
+    assert found.mask.tolist() == [True, False, True, True]
+    assert found.lengths.tolist() == [6, 0, 1, 2]
+    assert found.flat.tolist() == [60, 61, 62, 63, 64, 65, 10, 20, 21]
+    assert found.values(3).tolist() == [20, 21]
+    with pytest.raises(KeyError):
+        found.values(1)
+
+
+def test_a_row_of_no_values_is_a_row(tmp_path: Path):
+    found = filled(tmp_path, range(7, 8)).get(keys_of(np.array([7, 8])))
+    assert (found.mask.tolist(), found.lengths.tolist()) == ([True, False], [0, 0])
+    assert found.values(0).tolist() == []
+
+
+def test_an_empty_store_knows_nothing_and_makes_no_folder(tmp_path: Path):
+    store = opened(tmp_path / "rows")
+    found = store.get(keys_of(np.arange(3)))
+    assert (found.mask.any(), found.flat.size, found.flat.dtype) == (False, 0, np.float32)
+    assert store.get(keys_of(np.arange(0))).mask.shape == (0,)
+    append(store, np.arange(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("reference", np.float32), ("encode", np.int32)])
+def test_each_kind_has_its_own_rows_and_numbers(tmp_path: Path, kind: str, dtype: type):
+    keys, other = keys_of(np.arange(2)), {"reference": "encode", "encode": "reference"}[kind]
+    extremes = np.array([np.finfo(np.float32).tiny, -0.0, 1e-30] if dtype is np.float32 else [-1, 0, 2**31 - 1], dtype)
+    RowStore.open(tmp_path, kind).append(keys, extremes, np.array([1, 2]))
+    found = RowStore.open(tmp_path, kind).get(keys)
+    assert found.flat.dtype == dtype
+    assert found.flat.tobytes() == extremes.tobytes()
+    assert not RowStore.open(tmp_path, other).get(keys).mask.any()
+
+
+def test_keys_that_end_in_zero_bytes_or_share_their_beginning_are_told_apart(tmp_path: Path):
+    keys = np.zeros((4, 32), np.uint8)
+    keys[1, 31], keys[2, 9], keys[3, 0] = 1, 1, 1
+    store = opened(tmp_path)
+    store.append(keys[2:3], np.array([2.0], np.float32), np.array([1]))
+    store.append(keys[3:], np.array([3.0], np.float32), np.array([1]))
+    found = store.get(keys)
+    assert found.mask.tolist() == [False, False, True, True]
+    assert found.flat.tolist() == [2.0, 3.0]
+
+
+def test_the_same_rows_written_again_are_one_file(tmp_path: Path):
+    filled(tmp_path, range(5), range(5))
+    assert len(files(tmp_path)) == 1
+
+
+def test_the_answer_does_not_depend_on_the_order_in_which_segments_came(tmp_path: Path):
+    # the same key with other values: as two machines score it, apart by their rounding
+    keys, ways = keys_of(np.arange(4)), [np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])]
+    answers = []
+    for name, order in (("a", (0, 1)), ("b", (1, 0))):
+        for way in order:
+            opened(tmp_path / name).append(keys, ways[way], np.ones(4, np.int64))
+        answers.append(opened(tmp_path / name).get(keys).flat.tolist())
+    assert answers[0] == answers[1]
+    assert answers[0] in ([1, 2, 3, 4], [5, 6, 7, 8])
+
+
+def test_a_store_that_is_open_sees_what_others_append(tmp_path: Path):
+    one, other = opened(tmp_path), opened(tmp_path)
+    append(one, np.arange(3))
+    holds(other.get(keys_of(np.arange(5))), np.arange(5), {0, 1, 2})
+    append(one, np.arange(3, 5))
+    holds(other.get(keys_of(np.arange(5))), np.arange(5), set(range(5)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (np.zeros((2, 31), np.uint8), np.zeros(2, np.float32), np.ones(2)),
+        (np.zeros(2, "S32"), np.zeros(2, np.float32), np.ones(2)),
+        (np.zeros((2, 32), np.uint8), np.zeros(2, np.float64), np.ones(2)),
+        (np.zeros((2, 32), np.uint8), np.zeros(3, np.float32), np.ones(2)),
+        (np.zeros((2, 32), np.uint8), np.zeros(2, np.float32), np.array([2])),
+    ],
+    ids=["short keys", "keys as text", "values of another type", "values too many", "a length too few"],
+)
+def test_rows_that_do_not_add_up_are_not_written(tmp_path: Path, wrong: tuple[np.ndarray, ...]):
+    with pytest.raises(ValueError, match=r"keys are|rows of `reference` are"):
+        opened(tmp_path).append(*wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_small_segments_become_one_and_hold_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 8)
+    reader = filled(tmp_path, range(4))
+    holds(reader.get(keys_of(np.arange(50))), np.arange(50), set(range(4)))
+    store = filled(tmp_path, *(range(3 * i, 3 * i + 5) for i in range(1, 9)))  # neighbours share two rows
+    assert len(files(tmp_path)) == 1
+    every = np.arange(50)
+    for who in (store, reader, opened(tmp_path)):
+        holds(who.get(keys_of(every)), every, set(range(29)))
+    rows = pq.ParquetFile(files(tmp_path)[0]).metadata.num_rows
+    assert rows == 29, "each row once"
+
+
+def test_large_segments_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    filled(tmp_path, range(400))
+    large = files(tmp_path)[0]
+    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 2)
+    monkeypatch.setattr(rowstore, "SMALL_BYTES", large.stat().st_size - 1)
+    filled(tmp_path, range(400, 402), range(402, 404), range(404, 406))
+    assert large in files(tmp_path)
+    assert len(files(tmp_path)) == 2
+    holds(opened(tmp_path).get(keys_of(np.arange(410))), np.arange(410), set(range(406)))
+
+
+def damage(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    third = len(whole) // 3
+    changed = {
+        "cut": whole[:-9],
+        "empty": b"",
+        "longer": whole + b"x",
+        "a bit of the values": whole[:third] + bytes([whole[third] ^ 4]) + whole[third + 1 :],
+        "a bit of the footer": whole[:-12] + bytes([whole[-12] ^ 1]) + whole[-11:],
+        "nothing of it": b"PAR1 and then something else PAR1",
+    }
+    path.write_bytes(changed[how])
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "empty", "longer", "a bit of the values", "a bit of the footer", "nothing of it"]
+)
+def test_a_damaged_segment_is_named_once_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str):
+    filled(tmp_path / "a", range(50))
+    store = filled(tmp_path, range(50), range(50, 60))
+    bad = next(path for path in files(tmp_path) if path.name == files(tmp_path / "a")[0].name)
+    damage(bad, how)
+    reader = opened(tmp_path)
+    for _ in range(2):
+        holds(reader.get(keys_of(np.arange(60))), np.arange(60), set(range(50, 60)))
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1
+    assert str(bad) in said[0]
+    append(store, np.arange(50))  # computed anew, it takes the damaged one's place
+    holds(opened(tmp_path).get(keys_of(np.arange(60))), np.arange(60), set(range(60)))
+
+
+def test_a_segment_damaged_after_it_was_opened_gives_no_wrong_values(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    store = filled(tmp_path, range(50), range(50, 60))
+    holds(store.get(keys_of(np.arange(60))), np.arange(60), set(range(60)))
+    bad = max(files(tmp_path), key=lambda path: path.stat().st_size)
+    data = bytearray(bad.read_bytes())
+    group = pq.ParquetFile(bad).metadata.row_group(0).column(2)
+    place = group.data_page_offset + group.total_compressed_size - 3
+    data[place] ^= 8
+    bad.write_bytes(bytes(data))
+    holds(store.get(keys_of(np.arange(60))), np.arange(60), set(range(50, 60)))
+    assert bad.name in caplog.text
+
+
+def test_strangers_in_the_folder_are_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    filled(tmp_path, range(5))
+    folder = tmp_path / "reference"
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".hidden").write_text("no matter")
+    pq.write_table(pa.table({"key": [1]}), folder / "draft")
+    (folder / "draft").rename(folder / f"{sha256_file(folder / 'draft')}.parquet")  # whole, but no rows of ours
+    RowStore.open(tmp_path, "encode").append(keys_of(np.arange(9)), np.zeros(9, np.int32), np.ones(9))
+    other = next((tmp_path / "encode").iterdir())
+    shutil.copy(other, folder / other.name)
+    holds(opened(tmp_path).get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3
+    assert sum("holds no rows of the kind `reference`" in line for line in said) == 2
+    assert any("notes.txt is no segment of a row store" in line for line in said)
+
+
+def test_drafts_are_not_read_and_old_ones_are_swept(tmp_path: Path):
+    store = filled(tmp_path, range(5))
+    whole = files(tmp_path)[0].read_bytes()
+    old, new = segments.new_draft(tmp_path / "reference"), segments.new_draft(tmp_path / "reference")
+    for path in (old, new):
+        path.write_bytes(whole[:100])
+    os.utime(old, (time.time() - 90_000,) * 2)
+    append(store, np.arange(5, 6))
+    assert (old.exists(), new.exists()) == (False, True)
+    holds(opened(tmp_path).get(keys_of(np.arange(7))), np.arange(7), set(range(6)))
+
+
+def writer(folder: Path, first: int, last: int, rows: int) -> subprocess.Popen[str]:
+    """Start a process that appends, and wait until it is about to."""
+    command = [sys.executable, "-m", "tests.core.row_writer", str(folder), str(first), str(last), str(rows)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def said_safe(process: subprocess.Popen[str], first: int) -> int:
+    """Return the row up to which a process that has ended said its rows are safe."""
+    assert process.stdout is not None
+    lines = [line for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    process.stdout.close()
+    process.wait()
+    return int(lines[-1]) if lines else first
+
+
+def test_killed_at_any_point_the_store_holds_what_was_safe_and_nothing_wrong(tmp_path: Path):
+    chance, known, every = random.Random(5), set(), np.arange(9000)
+    for turn in range(9):
+        first = 1000 * turn
+        process = writer(tmp_path, first, first + 1000, 7)
+        if turn:  # the first is killed in its first append, the others later
+            first_safe = int(process.stdout.readline())
+            time.sleep(chance.uniform(0.0, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        known |= set(range(first, max(said_safe(process, first), first_safe if turn else 0)))
+        found = opened(tmp_path).get(keys_of(every))
+        there = set(every[found.mask].tolist())
+        holds(found, every, there)
+        assert known <= there
+    assert len(known) > 7 * 8, "rows were written before the kills"
+
+
+def test_processes_that_append_and_compact_at_once_lose_nothing_and_readers_see_nothing_wrong(tmp_path: Path):
+    # the second and third write the same rows
+    writers = [writer(tmp_path, first, first + 300, 10) for first in (0, 300, 300)]
+    every, reader, before = np.arange(650), opened(tmp_path), set()
+    while any(process.poll() is None for process in writers):
+        found = reader.get(keys_of(every))
+        there = set(every[found.mask].tolist())
+        holds(found, every, there)
+        assert before <= there, "a row that was there is gone"
+        before = there
+    assert [said_safe(process, 0) for process in writers] == [300, 600, 600]
+    holds(opened(tmp_path).get(keys_of(every)), every, set(range(600)))
+    assert all(segments.is_segment_name(path.name) for path in files(tmp_path)), "no draft is left"
+
+
+@pytest.mark.parametrize("moment", ["append", "compaction"])
+def test_a_full_disk_is_told_as_such_and_leaves_the_store_as_it_was(tmp_path: Path, moment: str):
+    with small_disk(tmp_path / "disk", 512) as disk:
+        store = filled(disk, *(range(9 * i, 9 * i + 9) for i in range(6)))
+        before = files(disk)
+        fill(disk)
+        with pytest.raises(OSError) as full:
+            append(store, np.arange(100, 4000)) if moment == "append" else store._compact(store._small())
+        told = explain_os_error(full.value)
+        assert told is not None
+        assert "the disk is full" in told.what
+        assert str(disk) in told.what
+        assert files(disk) == before
+        holds(opened(disk).get(keys_of(np.arange(60))), np.arange(60), set(range(54)))
+
+
+def test_memory_is_that_of_the_answer_not_of_the_store(tmp_path: Path):
+    script = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from tasks.core.rowstore import RowStore
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+draw = np.random.default_rng(0)
+keys = draw.integers(0, 256, (40_000, 32)).astype(np.uint8)
+store = RowStore.open(sys.argv[1], "reference")
+store.append(keys[:100], np.zeros(100 * 200, np.float32), np.full(100, 200))
+store.get(keys[:100])
+before = peak()
+for start in range(100, 40_000, 1000):
+    part = keys[start : start + 1000]
+    store.append(part, draw.random(len(part) * 200, np.float32), np.full(len(part), 200))
+for start in range(0, 40_000, 1000):
+    assert RowStore.open(sys.argv[1], "reference").get(keys[start : start + 1000]).mask.all()
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 24, "40,000 rows of 200 values are 32 MB; one answer is 0.8"
+
+
+def test_another_scheme_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"`runtime.row_store` is 'gs://rows' — give a folder"):
+        RowStore.open("gs://rows", "encode")
+    with pytest.raises(ConfigError, match="is no address in S3"):
+        RowStore.open("s3://UPPER/rows", "encode")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    with s3_server.serving(monkeypatch, "rows") as running:
+        yield running
+
+
+ADDRESS = "s3://rows/team/dpo"
+
+
+def in_bucket() -> RowStore:
+    return RowStore.open(ADDRESS, "reference")
+
+
+def test_rows_in_a_bucket_are_found_on_another_machine_and_fetched_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    every = np.arange(30)
+    assert not in_bucket().get(keys_of(every)).mask.any()
+    for start in (0, 10):
+        append(in_bucket(), np.arange(start, start + 10))
+    names = server.names("rows")
+    assert len(names) == 2
+    assert all(name.startswith("team/dpo/reference/") and name.endswith(".parquet") for name in names)
+    monkeypatch.chdir(tmp_path / "other")
+    holds(in_bucket().get(keys_of(every)), every, set(range(20)))
+    assert len(list(Path("runs/rows").rglob("*.parquet"))) == 2
+    for name in names:  # the bytes are here: what the bucket holds now is not asked for again
+        server.client.put_object(Bucket="rows", Key=name, Body=b"")
+    holds(in_bucket().get(keys_of(every)), every, set(range(20)))
+
+
+def test_a_damaged_object_is_passed_over(server: Server, caplog: pytest.LogCaptureFixture):
+    append(in_bucket(), np.arange(10))
+    (name,) = server.names("rows")
+    server.client.put_object(Bucket="rows", Key=name, Body=b"torn")
+    shutil.rmtree("runs")
+    server.client.put_object(Bucket="rows", Key="team/dpo/reference/README", Body=b"not ours")
+    holds(in_bucket().get(keys_of(np.arange(10))), np.arange(10), set())
+    assert "is damaged" in caplog.text
+
+
+def test_many_objects_become_one_and_others_follow(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 3)
+    every = np.arange(30)
+    monkeypatch.chdir(tmp_path / "other")
+    reader = in_bucket()
+    store = RowStore.open(ADDRESS, "reference")
+    append(store, np.arange(5))
+    holds(reader.get(keys_of(every)), every, set(range(5)))
+    monkeypatch.chdir(tmp_path / "one")
+    own = in_bucket()
+    for start in (5, 10, 15):
+        append(own, np.arange(start, start + 5))
+    assert len(server.names("rows")) == 1
+    monkeypatch.chdir(tmp_path / "other")
+    reader._look_again()
+    holds(reader.get(keys_of(every)), every, set(range(20)))
+    assert len(list(Path("runs/rows").rglob("*.parquet"))) == 1, "what was compacted away is gone here too"
+
+
+def test_a_bucket_that_does_not_exist_is_one_clear_error(server: Server):
+    with pytest.raises(StorageError, match=r"listing s3://nobody/x: .*NoSuchBucket.* — make the bucket"):
+        RowStore.open("s3://nobody/x", "encode").get(keys_of(np.arange(1)))
+
+
+def test_missing_credentials_are_one_clear_error(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(StorageError, match=r"Unable to locate credentials — set AWS_ACCESS_KEY_ID, or AWS_PROFILE"):
+        in_bucket().get(keys_of(np.arange(1)))
+
+
+@pytest.mark.parametrize(("url", "error"), [("http://127.0.0.1:9", NetworkError), ("nonsense", StorageError)])
+def test_a_server_that_is_not_there_is_one_clear_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch, url: str, error: type[Exception]
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(error, match=r"s3://rows/team/dpo: .* — .*AWS_ENDPOINT_URL"):
+        in_bucket().get(keys_of(np.arange(1)))

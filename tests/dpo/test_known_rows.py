@@ -1,0 +1,217 @@
+"""Rows that were scored before are not scored again, and nothing that was scored is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.core.errors import ArtifactError, Preempted
+from tasks.core.rowstore import RowStore
+from tasks.dpo import blocks
+from tasks.dpo.refcache import Known, Scoring, reference_logps
+from tasks.dpo.rowkeys import ReferenceIdentity, row_keys
+from tasks.pairs.cache import TokenPairs
+from tests.conftest import ROOT
+from tests.dpo import tiny
+
+PAIRS = tiny.pairs(30)
+IDENTITY = ReferenceIdentity("b" * 64, None, "float32")
+SMALL = tiny.budget(64)
+
+
+def known(folder: Path, identity: ReferenceIdentity = IDENTITY) -> Known:
+    return Known(RowStore.open(folder, "reference"), identity)
+
+
+def scored(
+    folder: Path, pairs: TokenPairs = PAIRS, model: Any = None, runtime: Any = SMALL
+) -> tuple[np.ndarray, Scoring]:
+    """Score with the rows kept in ``folder``."""
+    scoring = Scoring(lambda: model or tiny.base(), runtime, known(folder))
+    return np.concatenate(list(scoring.blocks(pairs))), scoring
+
+
+def never() -> Any:
+    raise AssertionError("the model was loaded")
+
+
+@pytest.fixture(scope="module")
+def fresh() -> np.ndarray:
+    return reference_logps(tiny.base(), PAIRS, SMALL).logps
+
+
+def test_with_every_row_known_the_model_is_not_even_loaded(tmp_path: Path, fresh: np.ndarray):
+    first, scoring = scored(tmp_path)
+    assert (scoring.scored, scoring.recalled) == (30, 0)
+    assert np.array_equal(first, fresh)
+    second = Scoring(never, tiny.budget(4096), known(tmp_path))
+    assert np.array_equal(np.concatenate(list(second.blocks(PAIRS))), first)
+    assert (second.scored, second.recalled) == (0, 30)
+
+
+def test_only_new_rows_meet_the_model_and_the_others_keep_their_bits(tmp_path: Path, fresh: np.ndarray):
+    before, _ = scored(tmp_path, blocks.part(PAIRS, 0, 22))
+    model, seen = tiny.base(), []
+    after, scoring = scored(tmp_path, model=model)
+    assert (scoring.scored, scoring.recalled) == (8, 22)
+    assert np.array_equal(after[: len(before)], before)
+    assert np.abs(after - fresh).max() < 1e-5
+    model.model.register_forward_hook(lambda *_: seen.append(1))
+    scored(tmp_path, model=model)
+    assert seen == []
+
+
+def test_rows_that_moved_are_known_wherever_they_stand(tmp_path: Path, fresh: np.ndarray):
+    scored(tmp_path)
+    order = np.random.default_rng(1).permutation(30)
+    names = [f"{i:016x}" for i in range(30)]
+    moved = TokenPairs.of_rows([PAIRS.row(int(i)) for i in order], names, names)
+    found = np.concatenate(list(Scoring(never, SMALL, known(tmp_path)).blocks(moved)))
+    ends = np.cumsum(PAIRS.lengths[:, 1:].sum(axis=1))
+    own = [fresh[ends[i] - PAIRS.lengths[i, 1:].sum() : ends[i]] for i in order]
+    assert np.array_equal(found, np.concatenate(own))
+
+
+def test_another_identity_knows_nothing(tmp_path: Path):
+    scored(tmp_path)
+    other = Scoring(tiny.base, SMALL, known(tmp_path, ReferenceIdentity("c" * 64, None, "float32")))
+    assert len(list(other.blocks(PAIRS))) == 1
+    assert (other.scored, other.recalled) == (30, 0)
+
+
+def test_blocks_bound_what_is_held_and_change_no_value(
+    tmp_path: Path, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 60)
+    scoring = Scoring(tiny.base, SMALL, known(tmp_path))
+    parts = list(scoring.blocks(PAIRS))
+    assert len(parts) > 5
+    assert max(map(len, parts)) <= 60
+    assert np.abs(np.concatenate(parts) - fresh).max() < 1e-5
+    monkeypatch.undo()
+    assert np.array_equal(
+        np.concatenate(list(Scoring(never, SMALL, known(tmp_path)).blocks(PAIRS))), np.concatenate(parts)
+    )
+
+
+def test_a_row_longer_than_a_block_is_a_block():
+    assert list(blocks.cuts(np.array([3, 9, 1, 1, 1]), 3)) == [(0, 1), (1, 2), (2, 5)]
+    assert list(blocks.cuts(np.zeros(0, np.int64), 3)) == []
+
+
+@pytest.mark.parametrize("wrong", ["another length", "no number"])
+def test_a_stored_row_that_cannot_be_right_is_scored_again(tmp_path: Path, fresh: np.ndarray, wrong: str):
+    lengths = PAIRS.lengths[:, 1:].sum(axis=1).astype(np.int64)
+    row, keys = 4, row_keys(PAIRS, IDENTITY.digest)
+    values = np.full(lengths[row] + (wrong == "another length"), np.nan if wrong == "no number" else -1.0, np.float32)
+    RowStore.open(tmp_path, "reference").append(keys[[row]], values, np.array([len(values)]))
+    found, scoring = scored(tmp_path)
+    assert (scoring.scored, scoring.recalled) == (30, 0)
+    assert np.array_equal(found, fresh)
+
+
+def test_what_is_no_number_is_never_stored(tmp_path: Path):
+    model = tiny.base()
+    model.lm_head.weight.data[5] = float("nan")
+    with pytest.raises(ArtifactError, match="reference log-probabilities are not numbers"):
+        scored(tmp_path, model=model)
+    found = RowStore.open(tmp_path, "reference").get(row_keys(PAIRS, IDENTITY.digest))
+    assert np.isfinite(found.flat).all()
+
+
+class Broken(Exception):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def test_what_was_scored_in_time_outlives_a_crash(tmp_path: Path, fresh: np.ndarray):
+    model, seen = tiny.base(), []
+
+    def break_late(*_: object) -> None:
+        seen.append(1)
+        if len(seen) > 12:
+            raise Broken
+
+    model.model.register_forward_hook(break_late)
+    runtime = tiny.budget(64, checkpoint_every_s=1e-9)
+    with pytest.raises(Broken):
+        scored(tmp_path, model=model, runtime=runtime)
+    found, scoring = scored(tmp_path)
+    assert 0 < scoring.recalled < 30
+    assert scoring.scored == 30 - scoring.recalled
+    assert np.abs(found - fresh).max() < 1e-5
+
+
+def test_told_to_stop_it_keeps_what_is_scored_and_goes_on_from_there(tmp_path: Path, fresh: np.ndarray):
+    model, seen = tiny.base(), []
+
+    def stop_late(*_: object) -> None:
+        seen.append(1)
+        if len(seen) == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    model.model.register_forward_hook(stop_late)
+    with pytest.raises(Preempted, match="run again to go on: what was scored is kept"):
+        scored(tmp_path, model=model)
+    assert len(seen) == 12
+    assert signal.getsignal(signal.SIGTERM) is handler
+    found, scoring = scored(tmp_path)
+    assert 0 < scoring.recalled < 30
+    assert scoring.scored == 30 - scoring.recalled
+    assert np.abs(found - fresh).max() < 1e-5
+
+
+def test_an_adapter_that_is_the_reference_stays_on_and_any_other_is_off(fresh: np.ndarray):
+    model = tiny.moved(tiny.policy())
+    off = reference_logps(model, PAIRS, SMALL).logps
+    on = reference_logps(model, PAIRS, SMALL, with_adapter=True).logps
+    assert np.array_equal(off, fresh)
+    merged = reference_logps(model.merge_and_unload(), PAIRS, SMALL).logps
+    assert np.abs(on - merged).max() < 1e-4
+    assert np.abs(on - off).max() > 1e-2
+
+
+def test_a_reference_without_a_store_is_scored_whole_and_told_so_when_stopped(fresh: np.ndarray):
+    model = tiny.base()
+    model.model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted, match="run again from the start"):
+        reference_logps(model, PAIRS, SMALL)
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(ROOT / "tests/dpo/known_rows_script.py"), str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_ranks_without_a_shared_disk_share_the_work_and_know_the_same_values(ranks: Path):
+    one, other = (json.loads((ranks / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert one["counts"] == other["counts"]
+    (some, rest, none) = one["counts"]
+    assert (some, none) == ([5, 0], [0, 17])
+    assert rest[0] + rest[1] == 17
+    assert rest[1] > 5, "what was scored before the stop is kept"
+    assert all(told["same"] and told["first"] for told in (one, other))
+    values = [np.load(ranks / f"rank{rank}.npy") for rank in (0, 1)]
+    assert np.array_equal(*values)
+    assert np.abs(values[0] - reference_logps(tiny.base(), tiny.pairs(17), SMALL).logps).max() < 1e-5
+
+
+def test_a_stop_is_told_on_every_rank(ranks: Path):
+    for rank in (0, 1):
+        assert "told to stop" in json.loads((ranks / f"rank{rank}.json").read_text())["stopped"]
