@@ -90,7 +90,8 @@ def _varlen(
     elif groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     q, k, v = _flat(query, key, value, segments)
-    return varlen_attn(q, k, v, *_offsets(segments), **options)[None]
+    out: Tensor = varlen_attn(q, k, v, *_offsets(segments), **options)  # type: ignore[assignment]
+    return out[None]
 
 
 def _flash(
@@ -126,7 +127,7 @@ def _flex(
     def capped(score: Tensor, *_: Tensor) -> Tensor:
         return softcap * torch.tanh(score / softcap)
 
-    out = _flex_attention(query.device.type)(
+    out: Tensor = _flex_attention(query.device.type)(
         query,
         key,
         value,
@@ -166,9 +167,8 @@ def _block_mask(segments: Segments, window: int) -> Any:
 def _pieces(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
 ) -> Tensor:
-    queries = query.split(segments.query_lengths, 2)
-    keys = key.index_select(2, segments.key_K).split(segments.key_lengths, 2)
-    values = value.index_select(2, segments.key_K).split(segments.key_lengths, 2)
+    queries = torch.split(query, list(segments.query_lengths), 2)
+    keys, values = (torch.split(x.index_select(2, segments.key_K), list(segments.key_lengths), 2) for x in (key, value))
     parts = zip(queries, keys, values, _masks(segments, window, query.dtype), strict=True)
     if softcap:
         pieces = [_capped(q, k, v, mask, scale, softcap) for q, k, v, mask in parts]

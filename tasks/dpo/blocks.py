@@ -16,6 +16,7 @@ Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 BLOCK_TOKENS = 1 << 22  # completion tokens that are in memory at once, whatever the size of the data
+BLOCK_ROWS = 1 << 14  # pairs likewise
 
 
 class Block:
@@ -55,13 +56,17 @@ def completion_tokens(tokens: TokenPairs) -> Rows:
     return counts
 
 
-def cuts(lengths: Rows, most: int | None = None) -> Iterator[tuple[int, int]]:
-    """Cut rows of so many values into runs [first, last) of at most ``most`` (BLOCK_TOKENS); a longer row is alone."""
-    most = BLOCK_TOKENS if most is None else most
+def cuts(lengths: Rows) -> Iterator[tuple[int, int]]:
+    """Cut rows of so many values into runs [first, last) of at most BLOCK_TOKENS and BLOCK_ROWS; a longer row is alone.
+
+    Args:
+        lengths: Values of each row, int64 [n].
+    """
     ends, first = np.cumsum(lengths), 0
     while first < len(lengths):
         before = int(ends[first] - lengths[first])
-        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        fits = int(np.searchsorted(ends, before + BLOCK_TOKENS, side="right"))
+        last = max(first + 1, min(fits, first + BLOCK_ROWS))
         yield first, last
         first = last
 

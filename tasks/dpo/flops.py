@@ -38,7 +38,7 @@ class ModelShape:
         vocabulary: V, outputs of the head.
         hidden: H.
         layers: L.
-        heads: Attention heads of a layer.
+        heads: Attention heads of a layer; 1 for families without attention.
         key_heads: Heads of its keys and values, fewer with grouped queries.
         head_dim: Size of one head.
         intermediate: Width inside the feed-forward part.
@@ -60,7 +60,7 @@ class ModelShape:
         """Read the shape off a causal language model, bare or with PEFT's adapters, quantised or not."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = inner.config.get_text_config()
-        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+        hidden, heads = int(config.hidden_size), _first(config, ("num_attention_heads",), 1)
         intermediate = _first(config, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"), 4 * hidden)
         linears = _linears(inner)
         ways_up = sum(

@@ -125,6 +125,5 @@ def gathered(
         places = torch.from_numpy(order[np.searchsorted(rows, own, sorter=order)]).to(device)
         table[places] = torch.stack([*filled, forward.nll_n], 1).detach()
     table = add_up(table)  # each row is one rank's and zero elsewhere, so the sum is exact
-    columns = table.unbind(1)
-    scores = pair_scores(data, rows, tuple_of(*columns[:2]), tuple_of(*columns[2:4]), tuple_of(*columns[4:6]))
-    return Forward(scores, columns[6])
+    policy, reference, wpo = ((table[:, i], table[:, i + 1]) for i in (0, 2, 4))
+    return Forward(pair_scores(data, rows, policy, reference, wpo), table[:, 6])

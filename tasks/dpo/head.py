@@ -89,7 +89,8 @@ class FrozenHead:
     def score(self, hidden_NH: Tensor, label_N: Tensor, with_collision: bool = False) -> TokenScores:
         """Score tokens; differentiable with respect to ``hidden_NH``."""
         needs_grad = torch.is_grad_enabled() and hidden_NH.requires_grad
-        logp_N, collision_N = _TwoProducts.apply(hidden_NH, label_N, self, needs_grad, with_collision)
+        apply: Any = _TwoProducts.apply
+        logp_N, collision_N = apply(hidden_NH, label_N, self, needs_grad, with_collision)
         return TokenScores(logp_N, collision_N)
 
     def logits(self, hidden_CH: Tensor) -> Tensor:
@@ -159,7 +160,9 @@ class GeneralHead:
     def score(self, hidden_NH: Tensor, label_N: Tensor, with_collision: bool = False) -> TokenScores:
         """Score tokens; differentiable with respect to ``hidden_NH`` and the head's own parameters."""
         parts = []
-        for hidden_CH, label_C in zip(hidden_NH.split(self.chunk), label_N.split(self.chunk), strict=True):
+        for hidden_CH, label_C in zip(
+            torch.split(hidden_NH, self.chunk), torch.split(label_N, self.chunk), strict=True
+        ):
             if torch.is_grad_enabled():
                 parts.append(checkpoint(self._score, hidden_CH, label_C, with_collision, use_reentrant=False))
             else:

@@ -122,12 +122,8 @@ def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
     plan = _Row()
     for members in groups.values():
         plan.add(rows[members[0]].prompt, [(2 * i + side, part) for i in members for side, part in _replies(rows[i])])
-    segments = Segments(
-        tuple(plan.query_lengths),
-        tuple(plan.key_lengths),
-        *map(_tensor, (plan.keys, plan.groups, plan.branches)),
-        _tensor(plan.positions),
-    )
+    tensors = [_tensor(parts) for parts in (plan.keys, plan.groups, plan.branches, plan.positions)]
+    segments = Segments(tuple(plan.query_lengths), tuple(plan.key_lengths), *tensors)
     source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
     return Batch(_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows), len(rows))
 

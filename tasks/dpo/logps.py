@@ -143,7 +143,7 @@ class Scorer:
         # a soft cap hardly moves the small logits of a fresh model, so what can be compared exactly is
         is_exact = self._parameter.dtype == torch.float32
         if not (torch.equal(whole_BLV, split_BLV) if is_exact else torch.allclose(whole_BLV, split_BLV, 2e-2, 2e-2)):
-            _log.info("this model changes its logits behind the head: plain rows through the whole model, in more memory")
+            _log.info("this model changes its logits behind the head: plain rows through all of it, in more memory")
             return None
         if self.mechanisms.two_products and type(module) is torch.nn.Linear and not _trains(module):
             return FrozenHead(module.weight, module.bias, shape)

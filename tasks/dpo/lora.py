@@ -32,7 +32,7 @@ def make_lean(policy: torch.nn.Module) -> int:
     for module in policy.modules():
         if isinstance(module, lora.LoraLayer):
             if _is_plain(module):
-                module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
+                module.forward = functools.partial(_forward, module)
             else:
                 kept += 1
     return kept
@@ -66,7 +66,8 @@ def _forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not (dropout.training and getattr(dropout, "p", 0.0)):
             a, b = module.lora_A[names[0]].weight, module.lora_B[names[0]].weight
             base = module.base_layer
-            out: Tensor = LoraLinear.apply(x, base.weight, base.bias, a, b, module.scaling[names[0]])
+            apply: Any = LoraLinear.apply
+            out: Tensor = apply(x, base.weight, base.bias, a, b, module.scaling[names[0]])
             return out
     own: Tensor = type(module).forward(module, x, *args, **kwargs)
     return own

@@ -122,9 +122,9 @@ def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute) -
 
 
 def bytes_of(model: Any) -> int:
-    """Return the bytes of a model's weights and buffers; tied ones count once."""
-    tensors = {t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
-    return sum(tensors.values())
+    """Return the bytes of a model's weights and buffers on this rank; tied ones count once."""
+    tensors = (t.to_local() if hasattr(t, "to_local") else t for t in (*model.parameters(), *model.buffers()))
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
 def free_bytes(device: torch.device) -> int:

@@ -121,7 +121,7 @@ def preflight(
     """
     device, shape = accelerator.device, ModelShape.of(scorer.model)
     compute = compute_type(scorer.model)
-    chunk = chunk_of(shape.vocabulary, device)
+    chunk = min(chunk_of(shape.vocabulary, device), work.longest_step)
     memory = MemoryModel.of(scorer.model, shape, compute, chunk, work.trains, whole_logits=scorer.head is None)
     per_token = memory.per_token[Recompute.NONE]
     if device.type == "cuda":

@@ -13,9 +13,9 @@ from tasks.dpo.memory import in_words, peak_bytes
 class Meter:
     """Pairs, tokens and operations over the time that training itself takes.
 
-    :meth:`start` begins a stretch of steps and is called again behind whatever is no training (an evaluation, a
-    checkpoint), so that it does not count. On CUDA steps end before the device is done with them: read the meter
-    where the host waits for the device anyway.
+    The clock runs from :meth:`start` to :meth:`stop`; what is no training (an evaluation, a checkpoint) stands
+    between a stop and the next start. On CUDA a step ends before the device is done with it: where the host has
+    waited for the device, :meth:`text`, :meth:`summary` and :meth:`stop` count that wait too.
 
     Args:
         device: Whose memory is told.
@@ -29,8 +29,13 @@ class Meter:
         self._all, self._recent = [0.0] * 4, [0.0] * 4  # seconds, pairs, tokens, operations
 
     def start(self) -> None:
-        """Begin to count time from now on."""
+        """Let the clock run from now on."""
         self._mark = self._clock()
+
+    def stop(self) -> None:
+        """Let the clock stand until the next start."""
+        self._pass_time()
+        self._mark = None
 
     def step(self, pairs: int, tokens: int, flops: float) -> None:
         """Count a step that ends now.
@@ -40,18 +45,17 @@ class Meter:
             tokens: Their tokens, each prompt once.
             flops: The operations that the model needs for them, see `tasks.dpo.flops`.
         """
-        now = self._clock()
-        spent = now - (now if self._mark is None else self._mark)
-        self._mark = now
+        self._pass_time()
         for totals in (self._all, self._recent):
-            for i, amount in enumerate((spent, pairs, tokens, flops)):
-                totals[i] += amount
+            for i, amount in enumerate((pairs, tokens, flops)):
+                totals[i + 1] += amount
 
     def text(self, row: Mapping[str, float]) -> str:
         """Return the line: speed since the last one, the peak of memory, and loss, accuracy and margin of ``row``.
 
         At most 70 characters for any machine of today, so that it fits beside a bar in 120 columns.
         """
+        self._pass_time()
         rates, self._recent = _rates(self._recent, self._peak), [0.0] * 4
         parts = [f"{_short(rates['pairs_per_s'])} pairs/s", f"{_short(rates['tokens_per_s'])} tok/s"]
         if self._peak:
@@ -62,10 +66,19 @@ class Meter:
 
     def summary(self) -> dict[str, float]:
         """Return the means of all steps so far: pairs and tokens a second, utilisation; and seconds and peak bytes."""
+        self._pass_time()
         rates = _rates(self._all, self._peak)
         if not self._peak:
             del rates["utilisation"]
         return {**rates, "seconds": self._all[0], "peak_bytes": float(peak_bytes(self._device))}
+
+    def _pass_time(self) -> None:
+        """Count the time since the clock was last looked at, if it runs."""
+        if self._mark is not None:
+            now = self._clock()
+            for totals in (self._all, self._recent):
+                totals[0] += now - self._mark
+            self._mark = now
 
 
 def _rates(totals: list[float], peak: float) -> dict[str, float]:

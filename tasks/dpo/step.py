@@ -17,9 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tasks.core import log
-from tasks.core.errors import ConfigError
-from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.budget import Budget, within
 from tasks.dpo.devices import sum_over_ranks
 from tasks.dpo.forward import Forward, PairForward, gathered
 from tasks.dpo.logps import Scorer
@@ -28,11 +26,13 @@ from tasks.dpo.modes import evaluation_mode
 from tasks.dpo.moving import MovingReference
 from tasks.dpo.plan import Rows, Sizes, micro_batches, share
 from tasks.dpo.preference import PairLoss, PairScores
+from tasks.dpo.preflight import Work
 from tasks.dpo.refcache import ScoredPairs
 from tasks.dpo.settings import TrainConfig
+from tasks.dpo.sharding import FixedBudget, evened, is_sharded
 
-_log = log.get_logger(__name__)
 T = TypeVar("T")
+Scored = tuple[Rows, Forward, bool]  # a micro-batch, what its forward says, and whether it counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class StepGradients:
         scorer: Of the policy.
         data: The training pairs and the held-out ones.
         config: What is trained.
-        runtime: How much fits at once.
+        tokens: How many fit at once, the same on every rank.
         accelerator: This rank and the others.
         reference: The reference, where it moves.
     """
@@ -67,21 +67,22 @@ class StepGradients:
         scorer: Scorer,
         data: tuple[ScoredPairs, ScoredPairs],
         config: TrainConfig,
-        runtime: RuntimeConfig,
+        tokens: int,
         accelerator: Accelerator,
         reference: MovingReference,
     ) -> None:
         self._train, self._test = data
         self._config, self._accelerator = config, accelerator
-        self._scorer, self._reference = scorer, reference
+        self._scorer, self._reference, self._is_sharded = scorer, reference, is_sharded(scorer.model)
         self._forward = PairForward(scorer, config.objective, lambda batch: reference.logps(scorer, batch))
         self.loss = PairLoss(config.objective)
         columns = (part.tokens for part in data)
         has = [(bool((part.weights != 1).any()), bool((part.margins != 0).any())) for part in columns]
         self.loss.check_columns(any(weights for weights, _ in has), any(margins for _, margins in has))
         self._sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
-        budget = runtime.tokens_per_micro_batch
-        self.token_budget = 2048 if budget == "auto" else budget
+        self._planned = tokens
+        longest = max(Work(sizes, 1).longest_pair for sizes in self._sizes)
+        self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest)
 
     def accumulate(self, step: int, rows: Rows, state: Tensor) -> StepSums:
         """Add the gradient of one step's loss to the adapters', which have none yet; return what this rank saw.
@@ -92,14 +93,17 @@ class StepGradients:
             ConfigError: Not even one pair at a time fits.
         """
         slopes = self._slopes(step, rows, state) if self.loss.needs_whole_step else None
-        return self._halving(step, lambda: self._backward(step, rows, state, slopes))
+        return self._within(lambda: self._backward(step, rows, state, slopes))
 
     def evaluate(self, state: Tensor) -> PairSums:
         """Return the sums over all held-out pairs, the same on every rank, against the fixed reference."""
         rows = np.arange(len(self._test))
+
+        def score_all() -> list[Scored]:
+            return [(part, self._forward(self._test, part), counts) for part, counts in self._cut(self._test, rows)]
+
         with torch.inference_mode(), evaluation_mode(self._scorer.model):
-            parts = [(part, self._forward(self._test, part)) for part in self._cut(self._test, rows)]
-            everything = self._gathered(parts, self._test, rows)
+            everything = self._gathered(self._within(score_all), self._test, rows)
             losses_n, _ = self.loss.losses(everything.scores, state)
             return PairSums.of(losses_n, everything.scores, self._config.objective.beta)
 
@@ -109,8 +113,11 @@ class StepGradients:
         token_weight = float((weight_n * self._train.tokens.lengths[rows, 1]).sum())
         beta, device = self._config.objective.beta, self._accelerator.device
         sums, nll = PairSums.zero(device), torch.zeros((), dtype=torch.float64, device=device)
-        for part in self._cut(self._train, rows):
+        for part, counts in self._cut(self._train, rows):
             found = self._score(step, part)
+            if not counts:  # the other ranks need this one's part of the weights, forward and backward
+                (0 * found.nll_n.sum()).backward()  # type: ignore[no-untyped-call]
+                continue
             nll_part = (_weight_of(found.scores) * found.nll_n).sum() / token_weight
             if slopes is None:
                 losses_n, _ = self.loss.losses(found.scores, state)
@@ -129,11 +136,11 @@ class StepGradients:
     def _slopes(self, step: int, rows: Rows, state: Tensor) -> _Slopes:
         """Score all pairs of the step, and take the loss's slope with respect to each."""
 
-        def score_all() -> list[tuple[Rows, Forward]]:
-            return [(part, self._score(step, part)) for part in self._cut(self._train, rows)]
+        def score_all() -> list[Scored]:
+            return [(part, self._score(step, part), counts) for part, counts in self._cut(self._train, rows)]
 
         with torch.no_grad():
-            scores = self._gathered(self._halving(step, score_all), self._train, rows).scores
+            scores = self._gathered(self._within(score_all), self._train, rows).scores
         leaves = [column.clone().requires_grad_() for column in (scores.policy_chosen, scores.policy_rejected)]
         scores = dataclasses.replace(scores, policy_chosen=leaves[0], policy_rejected=leaves[1])
         losses_n, state = self.loss.losses(scores, state)
@@ -147,38 +154,36 @@ class StepGradients:
             torch.manual_seed(int(np.random.SeedSequence([self._config.seed, step, int(part[0])]).generate_state(1)[0]))
         return self._forward(self._train, part, not self._reference.has_moved)
 
-    def _gathered(self, parts: list[tuple[Rows, Forward]], data: ScoredPairs, rows: Rows) -> Forward:
+    def _gathered(self, passes: list[Scored], data: ScoredPairs, rows: Rows) -> Forward:
+        parts = [(part, found) for part, found, counts in passes if counts]
+
         def add_up(table: Tensor) -> Tensor:
             return sum_over_ranks(self._accelerator, table)
 
         return gathered(parts, data, rows, add_up, self._accelerator.device)
 
-    def _cut(self, data: ScoredPairs, rows: Rows) -> list[Rows]:
-        """Return this rank's micro-batches of ``rows``."""
-        sizes, ranks = self._sizes[data is self._test], self._accelerator.num_processes
-        return share(
-            micro_batches(rows, sizes, self.token_budget, ranks), sizes, self._accelerator.process_index, ranks
-        )
+    def _cut(self, data: ScoredPairs, rows: Rows) -> list[tuple[Rows, bool]]:
+        """Return this rank's micro-batches of ``rows``, each with whether it counts.
 
-    def _halving(self, step: int, work: Callable[[], T]) -> T:
+        Whose pairs are whose is planned with the budget that all ranks agreed on; a rank that ran out of memory
+        since then cuts its own ones finer.
+        """
+        sizes, own = self._sizes[data is self._test], (self._accelerator.process_index, self._accelerator.num_processes)
+        batches = micro_batches(rows, sizes, self._planned, own[1])
+        if self._is_sharded:
+            return evened(batches, sizes, *own)
+        mine = share(batches, sizes, *own)
+        if self.budget.tokens < self._planned and mine:
+            mine = micro_batches(np.concatenate(mine), sizes, self.budget.tokens)
+        return [(part, True) for part in mine]
+
+    def _within(self, work: Callable[[], T]) -> T:
         """Do ``work``, which talks to no other rank, with less and less at once until it fits."""
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                self._halve_budget(step, str(error).partition("\n")[0])
-            self._scorer.model.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
 
-    def _halve_budget(self, step: int, told: str) -> None:
-        smallest = int(self._sizes[0].lengths.sum(axis=1).min())
-        if self.token_budget <= smallest:
-            raise ConfigError(
-                f"a single pair does not fit into memory ({told})",
-                "lower encode.max_prompt_tokens and max_completion_tokens, or set runtime.gradient_checkpointing",
-            )
-        self.token_budget = max(smallest, self.token_budget // 2)
-        _log.warning("out of memory in step %d: going on with %d tokens at once", step + 1, self.token_budget)
+        def undo() -> None:
+            self._scorer.model.zero_grad(set_to_none=True)
+
+        return within(self.budget, lambda _: work(), undo)
 
 
 @dataclasses.dataclass(frozen=True)

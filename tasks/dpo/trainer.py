@@ -22,12 +22,16 @@ from tasks.core.errors import ConfigError, DataError, Preempted
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, optimizer_moments, restore_moments, save_checkpoint
 from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
+from tasks.dpo.flops import ModelShape, matmul_rate, training_flops
 from tasks.dpo.logps import Mechanisms, Scorer, sample_rows
+from tasks.dpo.memory import Recompute
 from tasks.dpo.metrics import PairSums
 from tasks.dpo.modes import set_modes
 from tasks.dpo.moving import MovingReference
-from tasks.dpo.plan import Plan
+from tasks.dpo.plan import Plan, Sizes
 from tasks.dpo.policy import adapter_parameters
+from tasks.dpo.preflight import Work, compute_type, preflight
+from tasks.dpo.progress import Meter
 from tasks.dpo.refcache import ScoredPairs
 from tasks.dpo.settings import TrainConfig
 from tasks.dpo.step import StepGradients
@@ -46,13 +50,13 @@ class TrainResult:
         steps: One row an optimizer step: means over its pairs, gradient norm, learning rate.
         evals: One row a held-out evaluation, the first before any step.
         step_seconds: Wall-clock seconds of this process's own steps (not for hashed outputs).
-        pairs_per_s: Training pairs a second of those steps.
+        speed: Of those steps: pairs and tokens a second, utilisation, seconds, peak bytes (see `progress.Meter`).
     """
 
     steps: Curve
     evals: Curve
     step_seconds: list[float]
-    pairs_per_s: float
+    speed: dict[str, float]
 
     @property
     def before(self) -> dict[str, float]:
@@ -93,14 +97,18 @@ def train(
     for name, part in (("train", train_set), ("held-out", test_set)):
         if len(part) == 0:
             raise DataError(f"there are no {name} pairs", "give at least one")
-    policy.to(accelerator(runtime).device)
-    set_modes(policy, runtime.gradient_checkpointing is True)
+    device = accelerator(runtime)
+    policy.to(device.device)
+    set_modes(policy, gradient_checkpointing=False)
     with (
         suited_threads(policy),
         Scorer(policy, sample_rows(train_set.tokens), mechanisms) as scorer,
         listen_for_stop() as stop,
     ):
-        return Trainer(scorer, train_set, test_set, config, runtime, checkpoints).run(stop)
+        work = Work(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
+        choice = preflight(scorer, work, runtime, device)
+        set_modes(policy, choice.recompute is not Recompute.NONE)
+        return Trainer(scorer, train_set, test_set, config, runtime, choice.tokens, checkpoints).run(stop)
 
 
 class Trainer:
@@ -113,19 +121,23 @@ class Trainer:
         test_set: ScoredPairs,
         config: TrainConfig,
         runtime: RuntimeConfig,
+        tokens: int,
         checkpoints: Path | None = None,
     ) -> None:
         self.config, self.runtime, self.checkpoints = config, runtime, checkpoints
         self.accelerator = accelerator(runtime)
-        self.device = self.accelerator.device
+        self.device, self.ranks = self.accelerator.device, self.accelerator.num_processes
         self.parameters = adapter_parameters(scorer.model)
         self.plan = Plan(len(train_set), config.pairs_per_step, config.epochs, config.seed)
         self.reference = MovingReference(self.parameters, config.reference_update, self.plan.steps_per_epoch)
-        self.work = StepGradients(scorer, (train_set, test_set), config, runtime, self.accelerator, self.reference)
+        self.work = StepGradients(scorer, (train_set, test_set), config, tokens, self.accelerator, self.reference)
         self.state = self.work.loss.state0().to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        self.shape = ModelShape.of(scorer.model)
+        self.lengths = train_set.tokens.lengths
+        self.meter = Meter(self.device, matmul_rate(self.device, compute_type(scorer.model)) * self.ranks)
         self.steps: Curve = []
         self.evals: Curve = []
         self._pending: list[tuple[int, Tensor]] = []
@@ -140,32 +152,39 @@ class Trainer:
         evaluate_after = {round(self.plan.steps * k / evaluations) for k in range(1, evaluations + 1)}
         saved = time.monotonic()
         seconds: list[float] = []
+        self.meter.start()
         with log.bar("train", self.plan.steps, start, "step") as bar:
             for step in range(start, self.plan.steps):
                 began = time.monotonic()
                 must_stop, must_save = self._step(step, stop.is_set, began - saved > self.runtime.checkpoint_every_s)
+                self._count(step)
                 seconds.append(time.monotonic() - began)
                 bar.update()
+                if (step + 1) % self.runtime.log_every_steps == 0:
+                    self._flush()
+                    bar.set_postfix_str(self.meter.text(self.steps[-1]))
                 if step + 1 in evaluate_after:
                     self._flush()
                     self._record_evaluation(step + 1)
-                if (step + 1) % self.runtime.log_every_steps == 0:
-                    self._flush()
-                    bar.set_postfix_str(_tell(self.steps[-1]))
                 if (must_stop or must_save) and step + 1 < self.plan.steps:
                     self._save(step + 1)
                     saved = time.monotonic()
+                    self.meter.start()
                     if must_stop:
                         again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
                         raise Preempted(f"training was told to stop after step {step + 1}", f"run again {again}")
         self._flush()
-        pairs = sum(len(self.plan.rows(step)) for step in range(start, self.plan.steps))
-        return TrainResult(self.steps, self.evals, seconds, pairs / max(sum(seconds), 1e-9))
+        return TrainResult(self.steps, self.evals, seconds, self.meter.summary())
 
     def _record_evaluation(self, step: int) -> None:
         row = {"step": float(step), **self.work.evaluate(self.state).means()}
         _refuse_divergence(f"the held-out evaluation after step {step}", row)
         self.evals.append(row)
+        self.meter.start()
+
+    def _count(self, step: int) -> None:
+        lengths = self.lengths[self.plan.rows(step)]
+        self.meter.step(len(lengths), int(lengths.sum()), training_flops(self.shape, lengths))
 
     def _step(self, step: int, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Do one optimizer step; return whether any rank wants to stop, or to save."""
@@ -263,7 +282,3 @@ def _refuse_divergence(where: str, row: dict[str, float]) -> None:
             f"training diverged: {where} has {', '.join(wrong)}",
             "lower `train.learning_rate`, or look at the data of that step",
         )
-
-
-def _tell(row: dict[str, float]) -> str:
-    return f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.2f}, margin {row['margin']:.2f}"

@@ -58,7 +58,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--pairs-per-step", type=int, default=16)
     parser.add_argument("--micro-batch", type=int, default=1, help="pairs of the peers' micro-batch")
     parser.add_argument("--sweep", action="store_true", help="find each peer's best micro-batch first")
-    parser.add_argument("--tokens", type=int, default=8192, help="token budget of our micro-batch; 0 for auto")
+    parser.add_argument("--tokens", type=int, default=0, help="token budget of our micro-batch; 0 for auto")
     parser.add_argument("--threads", type=int, default=0, help="threads of every arm; 0 for torch's own choice")
     parser.add_argument("--repeats", type=int, default=1, help="rounds; each runs every arm once")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")

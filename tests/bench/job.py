@@ -57,7 +57,7 @@ class Job:
     adapter: str
     pairs_per_step: int
     micro_batch: int = 1
-    token_budget: int = 8192
+    token_budget: int = 0
     learning_rate: float = 5e-4
     beta: float = 0.1
     rank: int = 16

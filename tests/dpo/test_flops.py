@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
+from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MixtralConfig
 
 from tasks.dpo.flops import (
     ModelShape,
@@ -70,6 +70,21 @@ def test_of_a_mixture_only_the_active_experts_count():
     )
     shape = ModelShape.of(AutoModelForCausalLM.from_config(config))
     assert shape.body_weights == 2 * 32 * 32 + 2 * 32 * 16 + 2 * (3 * 32 * 48)
+
+
+@pytest.mark.parametrize("family", sorted(set(tiny.KINDS) - {"opt", "mamba", "recurrent_gemma"}))
+def test_of_any_family_all_matrices_count_but_the_embeddings(family: str):
+    model = tiny.base(family)
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    ways_in_and_out = 1 if model.config.tie_word_embeddings else 2
+    assert ModelShape.of(model).body_weights == matrices - ways_in_and_out * 32 * tiny.VOCABULARY
+
+
+def test_a_family_without_attention_has_a_shape():
+    config = MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=97)
+    shape = ModelShape.of(AutoModelForCausalLM.from_config(config))
+    assert (shape.heads, shape.hidden, shape.layers) == (1, 32, 2)
+    assert shape.body_weights > 0
 
 
 def test_operations_are_4_n_a_token_and_4_v_h_a_completion_token():

@@ -103,9 +103,12 @@ def test_blocks_bound_what_is_held_and_change_no_value(
     )
 
 
-def test_a_row_longer_than_a_block_is_a_block():
-    assert list(blocks.cuts(np.array([3, 9, 1, 1, 1]), 3)) == [(0, 1), (1, 2), (2, 5)]
-    assert list(blocks.cuts(np.zeros(0, np.int64), 3)) == []
+def test_a_block_has_an_end_in_tokens_and_in_rows_and_a_longer_row_is_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 3)
+    assert list(blocks.cuts(np.array([3, 9, 1, 1, 1]))) == [(0, 1), (1, 2), (2, 5)]
+    assert list(blocks.cuts(np.zeros(0, np.int64))) == []
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 2)
+    assert list(blocks.cuts(np.array([3, 9, 1, 1, 1]))) == [(0, 1), (1, 2), (2, 4), (4, 5)]
 
 
 @pytest.mark.parametrize("wrong", ["another length", "no number"])

@@ -45,12 +45,23 @@ def test_speed_is_amounts_over_seconds():
     assert summary["utilisation"] == 8e9 / 64e9
 
 
-def test_time_between_a_step_and_the_next_start_does_not_count():
+def test_time_between_a_stop_and_the_next_start_does_not_count():
     found, clock = meter()
     steps(found, clock, [2.0])
+    found.stop()
     clock.now += 50  # an evaluation
     steps(found, clock, [2.0])
     assert found.summary()["pairs_per_s"] == 32 / 4
+
+
+def test_waiting_for_the_device_after_a_step_counts():
+    found, clock = meter()
+    steps(found, clock, [1.0])
+    clock.now += 3.0
+    assert found.text(ROW).startswith("4.00 pairs/s ")
+    clock.now += 1.0
+    found.stop()
+    assert found.summary()["seconds"] == 5.0
 
 
 def test_the_line_tells_the_speed_since_the_last_line_and_the_summary_that_of_all():

@@ -1,0 +1,131 @@
+"""A base that does not fit on one GPU: its frozen weights shared out over the ranks (FSDP2).
+
+Only the decoder layers' own weights are: a rank keeps its part of each and gathers a layer's for as long as the
+layer computes. Embeddings, the last norm and the head stay whole on every rank, for the head is used by its
+weight, and so do the adapters, whose gradients the trainer sums once a step as ever. So every number is what it
+would be on one GPU, and nothing is summed but adapters.
+
+To gather takes all ranks. So all do the same number of passes: a rank with fewer micro-batches than another goes
+through its smallest row again, and lets nothing of it count. And no rank can do a part again by itself when its
+memory runs out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from tasks.core import log
+from tasks.core.errors import ConfigError
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.budget import Budget
+from tasks.dpo.layers import decoder_layers
+from tasks.dpo.plan import Rows, Sizes, share
+
+_log = log.get_logger(__name__)
+
+
+def is_wanted(runtime: RuntimeConfig) -> bool:
+    """Tell whether `runtime.sharding` asks for sharding; the base then has to be loaded on the CPU."""
+    return getattr(runtime, "sharding", "none") == "fsdp"
+
+
+def place(model: Any, accelerator: Accelerator, runtime: RuntimeConfig) -> Any:
+    """Put ``model`` on this rank's device, whole or its part of it; return it.
+
+    Raises:
+        ConfigError: It is to be sharded and is quantised.
+    """
+    if is_wanted(runtime) and not is_sharded(model):
+        if accelerator.num_processes > 1:
+            shard_frozen(model, accelerator)
+        else:
+            _log.info("`runtime.sharding` has nothing to share out: this is the only rank")
+    return model.to(accelerator.device)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Tell whether :func:`shard_frozen` was called for ``model``."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def shard_frozen(model: Any, accelerator: Accelerator) -> None:
+    """Share the decoder layers' frozen weights out over all ranks, in place; every rank calls it.
+
+    A model on the CPU moves to the device layer by layer, so that a device never holds more than one layer whole.
+    The weights there are views of the files, one copy in memory for all ranks of a machine, as long as the files
+    have the type that is computed in.
+
+    Args:
+        model: A causal language model, bare or with adapters, the same on every rank.
+        accelerator: This rank's device and the others.
+
+    Raises:
+        ConfigError: The model is quantised: its weights cannot be cut.
+    """
+    if getattr(model, "is_quantized", False):
+        raise ConfigError(
+            "`runtime.sharding` is fsdp, and the base is quantised",
+            "set `base.quantise: none`, or `runtime.sharding: none`",
+        )
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = getattr(inner, inner.base_model_prefix)
+    layers = decoder_layers(body)
+    ours = {parameter for layer in layers for parameter in _frozen(layer)}
+    kept = {parameter for parameter in model.parameters() if parameter not in ours}
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    shards = [fully_shard(layer, mesh=mesh, ignored_params=kept) for layer in layers]
+    fully_shard(body, mesh=mesh, ignored_params=kept)  # owns nothing, but has the next layer gathered in time
+    for shard in shards:
+        # the first gathering makes the tensors that all others fill: those of inference mode could not be trained on
+        shard.unshard()
+        shard.reshard()
+    _log.info("the weights of %d layers are shared out over %d ranks", len(layers), accelerator.num_processes)
+
+
+def _frozen(layer: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the base's own parameters of a layer; an adapter's may be frozen too."""
+    return [p for name, p in layer.named_parameters() if not p.requires_grad and "lora_" not in name]
+
+
+def evened(batches: list[Rows], sizes: Sizes, rank: int, world_size: int) -> list[tuple[Rows, bool]]:
+    """Share micro-batches out so that every rank goes through the same number; a pure function.
+
+    Args:
+        batches: All ranks' micro-batches.
+        sizes: What their rows take.
+        rank: Whose passes are asked for.
+        world_size: How many ranks there are.
+
+    Returns:
+        The micro-batches of ``rank``, the largest first, each with whether it counts. Behind them stands the
+        smallest row of all as often as other ranks have more to do.
+    """
+    shares = [share(batches, sizes, each, world_size) for each in range(world_size)]
+    idle = max(map(len, shares)) - len(shares[rank])
+    counted = [(batch, True) for batch in shares[rank]]
+    if not idle:
+        return counted
+    rows = np.concatenate(batches)
+    smallest = rows[np.argmin(sizes.lengths[rows].sum(axis=1))][None]
+    return [*counted, *[(smallest, False)] * idle]
+
+
+class FixedBudget(Budget):
+    """The budget of a sharded base: it is not halved, for a rank cannot do a part again without the others."""
+
+    def halve(self) -> None:
+        """Refuse.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"memory ran out at {self.tokens:,} tokens at once, and a sharded base cannot go on with less by itself",
+            "lower `runtime.tokens_per_micro_batch`, or set `runtime.gradient_checkpointing: true`",
+        )

@@ -1,0 +1,139 @@
+"""A sharded base (gloo, two ranks on the CPU) trains the adapter that a whole one trains in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tasks.core.errors import ConfigError
+from tasks.dpo.budget import within
+from tasks.dpo.layers import decoder_layers
+from tasks.dpo.plan import Sizes, micro_batches
+from tasks.dpo.sharding import FixedBudget, evened, is_sharded, shard_frozen
+from tests.conftest import ROOT
+from tests.dpo import sharding_script, tiny
+
+SCENES = tuple(sharding_script.SCENES)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """Run the scenes whole and on two ranks, which start while this process works; the findings of all three."""
+    alone, two = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(ROOT / "tests/dpo/sharding_script.py"), str(two)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, cwd=two, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ranks:
+        sharding_script.main(alone)
+        said = ranks.communicate(timeout=150)[0]
+    assert ranks.returncode == 0, said.decode()
+    paths = (alone / "rank0.json", two / "rank0.json", two / "rank1.json")
+    one, first, second = (json.loads(path.read_text()) for path in paths)
+    return one, first, second
+
+
+def gap(one: Any, other: Any) -> float:
+    """Return the largest difference of two nests of numbers, relative for numbers above 1."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return max(gap(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        return max(map(gap, one, other), default=0.0)
+    return abs(one - other) / max(1.0, abs(one))
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_sharded_base_gives_the_curves_of_a_whole_one(found: tuple[Any, Any, Any], scene: str):
+    one, first, second = (part[scene] for part in found)
+    assert len(one["steps"]) == 3
+    assert gap(one["steps"], first["steps"]) < 1e-5
+    assert gap(one["evals"], first["evals"]) < 1e-5
+    assert (first["steps"], first["evals"]) == (second["steps"], second["evals"])
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_sharded_base_gives_the_adapter_of_a_whole_one(found: tuple[Any, Any, Any], scene: str):
+    one, first, second = (part[scene]["adapter"] for part in found)
+    assert first == second
+    assert gap(one, first) < 1e-5
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_rank_holds_its_half_of_the_layers_weights_and_whole_adapters(found: tuple[Any, Any, Any], scene: str):
+    one, first, second = (part[scene] for part in found)
+    assert one["cut"] == []
+    assert first["own"] + second["own"] == first["whole"] > 0
+    assert abs(first["own"] - second["own"]) <= 0.2 * first["whole"]
+    assert all(".layers." in name and "lora_" not in name for name in first["cut"])
+    model = tiny.policy(sharding_script.SCENES[scene][0])
+    frozen = [p for n, p in model.named_parameters() if ".layers." in n and "lora_" not in n]
+    assert first["whole"] == sum(parameter.numel() for parameter in frozen), "every frozen weight of a layer is cut"
+
+
+def test_a_sharded_policy_saves_the_same_files(found: tuple[Any, Any, Any]):
+    one, first, second = (part["hashes"] for part in found)
+    assert one == first == second
+
+
+def test_every_rank_does_the_same_number_of_passes_and_each_pair_counts_once():
+    pairs = tiny.pairs(17, longest=40)
+    sizes = Sizes.of(pairs, is_shared=True)
+    for count, budget, ranks in ((17, 96, 2), (17, 256, 4), (3, 64, 4), (1, 96, 3)):
+        batches = micro_batches(np.arange(count), sizes, budget, ranks)
+        passes = [evened(batches, sizes, rank, ranks) for rank in range(ranks)]
+        assert len({len(own) for own in passes}) == 1
+        counted = [row for own in passes for rows, counts in own if counts for row in rows.tolist()]
+        assert sorted(counted) == list(range(count))
+        smallest = int(pairs.lengths[:count].sum(axis=1).argmin())
+        idle = [rows.tolist() for own in passes for rows, counts in own if not counts]
+        assert all(rows == [smallest] for rows in idle)
+
+
+def test_one_pair_on_three_ranks_is_two_passes_for_nothing():
+    sizes = Sizes.of(tiny.pairs(1), is_shared=True)
+    batches = micro_batches(np.arange(1), sizes, 96, 3)
+    assert sorted(evened(batches, sizes, rank, 3)[0][1] for rank in range(3)) == [False, False, True]
+
+
+def test_memory_that_runs_out_ends_the_run_with_advice_and_halves_nothing():
+    budget, tries = FixedBudget(4096, 10), []
+
+    def work(tokens: int) -> None:
+        tries.append(tokens)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ConfigError, match=r"memory ran out at 4,096 tokens.* — lower `runtime.tokens_per_micro_batch`"):
+        within(budget, work, lambda: None)
+    assert tries == [4096]
+
+
+def test_a_quantised_base_is_not_cut():
+    model = tiny.policy()
+    model.get_base_model().is_quantized = True
+    with pytest.raises(ConfigError, match=r"the base is quantised — set `base.quantise: none`"):
+        shard_frozen(model, Accelerator(cpu=True))
+    assert not is_sharded(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "bloom", "mamba"])
+def test_the_decoder_layers_are_found_in_any_family(family: str):
+    for model in (tiny.base(family), tiny.policy(family)):
+        layers = decoder_layers(model)
+        assert len(layers) == 2
+        assert len({type(layer) for layer in layers}) == 1
+        assert sum(p.numel() for p in layers[0].parameters()) > 1000
+
+
+def test_a_model_without_a_list_of_layers_is_refused():
+    with pytest.raises(ConfigError, match=r"a Linear has no list of layers"):
+        decoder_layers(torch.nn.Linear(2, 2))
