@@ -15,7 +15,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.core import log, paths
 from tasks.core.errors import ConfigError, DataError, NetworkError
@@ -43,11 +43,13 @@ class BaseConfig:
     Attributes:
         source: `demo`, a folder in transformers' format, or a hub id (`organisation/name`).
         revision: The hub commit, 40 hex digits; null for folders and the demo.
+        quantise: `none`, or `nf4` to hold the linear layers in four bits wherever the model is loaded.
         demo: Size and training of the demo's model; only `source: demo` needs it.
     """
 
     source: str = DEMO
     revision: str | None = None
+    quantise: Literal["none", "nf4"] = "none"
     demo: DemoModelConfig | None = None
 
     def __post_init__(self) -> None:
@@ -83,10 +85,17 @@ def run(out: Path, config: BaseConfig) -> dict[str, Any]:
             folder = _local(config.source) if config.kind == "local" else _download(config.source, config.revision)
             metrics = _describe(folder, model_files(folder))
         files = hash_model(folder)
-        about.update(model_files=files, digest=digest_of(files))
+        about.update(_identity(files, config.quantise))
         write_text(draft / "metrics.json", pretty_json(metrics))
     _log.info("%s: %s parameters, pinned as %s", config.source, f"{metrics['parameters']:,}", about["digest"][:12])
     return metrics
+
+
+def _identity(files: dict[str, Any], quantise: str) -> dict[str, Any]:
+    """Return the manifest's word on what the base is; a quantised one is another model than its files."""
+    if quantise == "none":
+        return {"model_files": files, "digest": digest_of(files)}
+    return {"model_files": files, "quantise": quantise, "digest": digest_of({"files": files, "quantise": quantise})}
 
 
 def hash_model(folder: Path) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,7 @@ from tasks.core.base_model import BaseModel
 from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, pretty_json, write_text
 from tasks.core.params import load_params, load_section
+from tasks.core.paths import ADAPTER as WRITTEN_BY_TRAIN  # refused as an input, so that it is no dep
 from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
@@ -177,7 +178,7 @@ def find_adapter(params: Path) -> AdapterFiles | None:
         raise ConfigError(f"`{KEY}` is {word!r}", "give a folder, `name@digest` of the registry, or null")
     folder = Path(word)
     if folder.is_dir():
-        if folder.resolve() == paths.ADAPTER.resolve():
+        if folder.resolve() == WRITTEN_BY_TRAIN.resolve():
             told = f"`{KEY}` is {word}, which the train stage itself writes"
             raise ConfigError(told, "name the registry's version of it, or copy it to another folder")
         return AdapterFiles.read(folder, word)

@@ -1,6 +1,6 @@
 """Let the policy and its reference answer the held-out prompts, under the same conditions.
 
-reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/
+reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/reference/ (whose it is)
 writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
 params: `respond` in params.yaml; `runtime.device`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
@@ -40,6 +40,7 @@ from tasks.core.params import check, load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
 from tasks.dpo import generate
+from tasks.dpo.adapter_files import FOLDER
 from tasks.dpo.devices import accelerator, all_done
 from tasks.dpo.generate import SIDES, Completion, Request, Sampling
 from tasks.dpo.policy import load_base
@@ -85,26 +86,37 @@ class RespondConfig:
         check(is_useful, "respond.samples_per_prompt", self.samples_per_prompt, advice)
 
 
-def run(
-    tokens: Path, base: Path, adapter: Path, out: Path, runs: Path, config: RespondConfig, runtime: RuntimeConfig
-) -> dict[str, Any]:
-    """Sample every side's answers, write them under ``out`` and return the metrics (on rank 0).
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """What the stage reads and writes."""
+
+    tokens: Path = paths.TOKENS
+    base: Path = paths.BASE
+    adapter: Path = paths.ADAPTER
+    reference: Path = paths.REFERENCE
+    out: Path = paths.RESPONSES
+    runs: Path = paths.RUNS / "respond"
+
+
+def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict[str, Any]:
+    """Sample every side's answers, write them under ``folders.out`` and return the metrics (on rank 0).
 
     Raises:
         ArtifactError: An input is missing, damaged or made for another base.
         ConfigError: `respond.max_new_tokens` does not fit the model's context behind some prompt.
         DataError: There is no held-out prompt.
     """
-    pinned = BaseModel.open(base)
+    pinned = BaseModel.open(folders.base)
     inputs = {
         "base": pinned.digest,
-        "tokens": manifest_digest(tokens, "encode"),
-        "adapter": manifest_digest(adapter, "train"),
+        "tokens": manifest_digest(folders.tokens, "encode"),
+        "adapter": manifest_digest(folders.adapter, "train"),
+        "reference": manifest_digest(folders.reference, "reference"),
     }
-    prompts = choose_prompts(read_prompts(tokens), config.max_prompts)
-    sampling = _sampling(config, read_json(tokens / "template.json"))
+    prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
+    sampling = _sampling(config, read_json(folders.tokens / "template.json"))
     device = accelerator(runtime)
-    policy = _load_policy(pinned, adapter, device.device)
+    policy = _load_policy(pinned, folders, device.device)
     _check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
     requests = [
         Request(row["prompt_id"], sample, tuple(row["ids"]))
@@ -112,14 +124,14 @@ def run(
         for sample in range(config.samples_per_prompt)
     ]
     batches = generate.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
-    work = runs / _fingerprint(inputs, config, str(device.device.type))
+    work = folders.runs / _fingerprint(inputs, config, str(device.device.type))
     own = _answer(policy, batches, sampling, pinned.load_tokenizer(), work)
     shards = _gather_on_main(own)
     metrics: dict[str, Any] = {}
     if shards is not None:
         answers = merge([row for shard in shards for row in shard], prompts, config.samples_per_prompt)
         delta = generate.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
-        metrics = _write(out, inputs, answers, len(prompts), config.samples_per_prompt, delta)
+        metrics = _write(folders.out, inputs, answers, len(prompts), config.samples_per_prompt, delta)
         shutil.rmtree(work, ignore_errors=True)
     all_done(device)
     return metrics
@@ -163,11 +175,15 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
     )
 
 
-def _load_policy(pinned: BaseModel, adapter: Path, device: Any) -> Any:
+def _load_policy(pinned: BaseModel, folders: Folders, device: Any) -> Any:
+    """Load the policy, and beside it the adapter that training went on from, if it did: then that is the reference."""
     try:
-        return PeftModel.from_pretrained(load_base(pinned, device), str(adapter)).eval()
+        policy = PeftModel.from_pretrained(load_base(pinned, device), str(folders.adapter))
+        if (folders.reference / FOLDER).is_dir():
+            policy.load_adapter(str(folders.reference / FOLDER), generate.REFERENCE)
+        return policy.eval()
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        reason = f"the adapter in {adapter} does not fit the base model ({error})"
+        reason = f"the adapter in {folders.adapter} does not fit the base model ({error})"
         raise ArtifactError(reason[:500], "train it on this base: `dvc repro train`") from None
 
 
@@ -272,9 +288,7 @@ def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
     ranks.relaunch_on_all_gpus("respond")
     with door("respond", RespondConfig) as config:
-        runtime = load_section(paths.PARAMS, "runtime", RuntimeConfig)
-        work = paths.RUNS / "respond"
-        run(paths.TOKENS, paths.BASE, paths.ADAPTER, paths.RESPONSES, work, config, runtime)
+        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
 
 
 if __name__ == "__main__":

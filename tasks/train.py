@@ -10,6 +10,7 @@ A run that is killed goes on from its newest checkpoint under runs/train/ and en
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -31,6 +32,7 @@ from tasks.dpo.metrics import SUMS
 from tasks.dpo.policy import attach_lora, load_base, save_adapter
 from tasks.dpo.refcache import ScoredPairs, open_scored
 from tasks.dpo.settings import TrainConfig
+from tasks.dpo.trackers import open_trackers
 from tasks.dpo.trainer import Curve, TrainResult, train
 from tasks.pairs.cache import open_tokens
 
@@ -73,7 +75,10 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     device = accelerator(runtime)
     model = load_base(pinned, device.device)
     policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
-    result = train(policy, train_set, test_set, config, runtime, checkpoints)
+    asked, resumes = dataclasses.asdict(config), checkpoints.is_dir()
+    trackers = open_trackers(device, runtime, checkpoints.name, asked, folders.runs / "trackers", resumes)
+    with contextlib.closing(trackers):
+        result = train(policy, train_set, test_set, config, runtime, checkpoints, trackers)
     metrics = _metrics(result, train_set, test_set, config)
     if device.is_main_process:
         note(**result.speed, optimizer_steps=len(result.steps))

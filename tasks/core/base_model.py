@@ -20,8 +20,10 @@ class BaseModel:
         kind: `demo` (weights lie in the stage's own folder), `local` (a folder elsewhere) or `hub`.
         source: The folder or hub id as params.yaml gives it.
         revision: The hub commit, 40 hex digits; None for folders.
-        digest: Hash over the names and hashes of all model files: the identity of base and tokenizer.
+        digest: Hash over the names and hashes of all model files, and over how they are quantised if they are: the
+            identity of base and tokenizer.
         location: What `from_pretrained` is called with.
+        quantise: `none`, or `nf4`: linear layers are held in four bits, for reference, training and answers alike.
     """
 
     kind: str
@@ -29,6 +31,7 @@ class BaseModel:
     revision: str | None
     digest: str
     location: str
+    quantise: str = "none"
 
     @classmethod
     def open(cls, folder: Path, check_files: bool = True) -> BaseModel:
@@ -43,7 +46,8 @@ class BaseModel:
         location = str(folder) if manifest["kind"] == "demo" else manifest["source"]
         if manifest["kind"] == "local" and check_files:
             _check_local(Path(location), manifest["model_files"])
-        return cls(manifest["kind"], manifest["source"], manifest.get("revision"), manifest["digest"], location)
+        revision, quantise = manifest.get("revision"), manifest.get("quantise", "none")
+        return cls(manifest["kind"], manifest["source"], revision, manifest["digest"], location, quantise)
 
     def load_tokenizer(self) -> Any:
         """Load the tokenizer of the pinned base (a transformers fast tokenizer)."""

@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 BLOCK_TOKENS = 1 << 22  # completion tokens that are in memory at once, whatever the size of the data
-BLOCK_ROWS = 1 << 14  # pairs likewise
+BLOCK_ROWS = 1 << 13  # pairs likewise
 
 
 class Block:

@@ -32,6 +32,8 @@ Finish = Literal["stop", "length"]
 
 # The control is the reference once more with draws of its own: against the reference it must score one half.
 SIDES: tuple[Side, ...] = ("policy", "reference", "control")
+REFERENCE = "reference"
+"""PEFT's name of the adapter that is the reference, where training went on from one; else it is the bare base."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ def generate_batch(model: Any, batch: Sequence[Request], sampling: Sampling, sid
 
 
 def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
-    """Return the largest |Δlogit| that switching the adapter on makes after any prompt; 0: it does nothing.
+    """Return the largest |Δlogit| between policy and reference after any prompt; 0: the adapter does nothing.
 
     Each prompt is run alone, so that padding cannot make a difference of its own.
     """
@@ -120,7 +122,7 @@ def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
         ids = torch.tensor([list(prompt)], device=model.device)
         with torch.inference_mode(), suited_threads(model):
             on = model(input_ids=ids).logits[0, -1].float()
-            with model.disable_adapter():
+            with _adapter(model, "reference"):
                 off = model(input_ids=ids).logits[0, -1].float()
         largest = max(largest, float((on - off).abs().max()))
     return largest
@@ -184,9 +186,16 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 def _adapter(model: Any, side: Side) -> Iterator[None]:
     if side == "policy":
         yield
-        return
-    with model.disable_adapter():
-        yield
+    elif REFERENCE not in model.peft_config:
+        with model.disable_adapter():
+            yield
+    else:
+        own = model.active_adapter
+        model.set_adapter(REFERENCE, inference_mode=True)
+        try:
+            yield
+        finally:
+            model.set_adapter(own, inference_mode=True)
 
 
 def _cut(request: Request, side: Side, row: Sequence[int], eos_token_ids: Sequence[int]) -> Completion:

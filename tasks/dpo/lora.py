@@ -6,6 +6,8 @@ are cast to the activations' type (they are small), the update is added in place
 
     dx = dy W + s (dy B) A      dA = s (dy B)ᵀ x      dB = s dyᵀ (x Aᵀ)
 
+A quantised base computes x Wᵀ + b and its part of dx by itself; the update is added to what it gives.
+
 Shapes: x [T, in], W [out, in], A [r, in], B [out, r], y [T, out].
 """
 
@@ -21,12 +23,14 @@ from torch import Tensor
 
 from tasks.dpo.head import product_in_float32
 
+_QUANTISED = "peft.tuners.lora.bnb"  # only imported by PEFT where bitsandbytes is installed
+
 
 def make_lean(policy: torch.nn.Module) -> int:
     """Give every plain LoRA layer of ``policy`` the lean forward; return how many keep PEFT's own.
 
-    Kept are layers whose base is no ``nn.Linear`` (4-bit ones), or that have a variant (DoRA) or a bias
-    of their own; and any layer for as long as its dropout trains.
+    Kept are layers whose base is neither an ``nn.Linear`` nor one of bitsandbytes, or that have a variant (DoRA)
+    or a bias of their own; and any layer for as long as its dropout trains.
     """
     kept = 0
     for module in policy.modules():
@@ -45,12 +49,19 @@ def make_plain(policy: torch.nn.Module) -> None:
             vars(module).pop("forward", None)
 
 
+def keep_results(policy: torch.nn.Module, is_kept: bool) -> None:
+    """Say whether someone keeps what the base layers give, so that nothing may be added to it in place."""
+    for module in policy.modules():
+        if isinstance(module, lora.LoraLayer):
+            module.results_are_kept = is_kept
+
+
 def _is_plain(module: Any) -> bool:
+    is_linear = type(module) is lora.Linear and type(module.base_layer) is torch.nn.Linear
     return (
-        type(module) is lora.Linear
-        and type(module.base_layer) is torch.nn.Linear
+        (is_linear or type(module).__module__ == _QUANTISED)
         and not module.base_layer.weight.requires_grad
-        and not module.fan_in_fan_out
+        and not getattr(module, "fan_in_fan_out", False)
         and not module.lora_variant
         and not any(module.lora_bias.values())
     )
@@ -60,28 +71,47 @@ def _forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     names = [name for name in module.active_adapters if name in module.lora_A]
     if module.disable_adapters or not names:
         if not module.merged:
-            return F.linear(x, module.base_layer.weight, module.base_layer.bias)
+            bare: Tensor = module.base_layer(x)
+            return bare
     elif len(names) == 1 and not (module.merged or args or kwargs):
         dropout = module.lora_dropout[names[0]]
         if not (dropout.training and getattr(dropout, "p", 0.0)):
             a, b = module.lora_A[names[0]].weight, module.lora_B[names[0]].weight
-            base = module.base_layer
-            apply: Any = LoraLinear.apply
-            out: Tensor = apply(x, base.weight, base.bias, a, b, module.scaling[names[0]])
+            base, scale = module.base_layer, module.scaling[names[0]]
+            out: Tensor
+            if type(module) is lora.Linear:
+                in_place = not getattr(module, "results_are_kept", False)
+                out = _apply(LoraLinear)(x, base.weight, base.bias, a, b, scale, in_place)
+            else:
+                out = _apply(LoraUpdate)(base(x), x, a, b, scale)
             return out
     own: Tensor = type(module).forward(module, x, *args, **kwargs)
     return own
+
+
+def _apply(function: type[torch.autograd.Function]) -> Any:
+    return function.apply
 
 
 class LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ; gradients for x, A and B."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        in_place: bool = True,
+    ) -> Tensor:
         """Return y [.., out] in the type of x [.., in]."""
         rows = x.reshape(-1, x.shape[-1])
         low = rows @ a.to(x.dtype).t()
-        y = F.linear(rows, weight, bias).addmm_(low, b.to(x.dtype).t(), alpha=scale)
+        y = F.linear(rows, weight, bias)
+        y = (y.addmm_ if in_place else y.addmm)(low, b.to(x.dtype).t(), alpha=scale)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -97,4 +127,28 @@ class LoraLinear(torch.autograd.Function):
             dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(*grads[0].shape[:-1], weight.shape[1])
         da = product_in_float32(d_low.t(), rows) if ctx.needs_input_grad[3] else None
         db = product_in_float32(dy.t(), low).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
-        return dx, None, None, da, db, None
+        return dx, None, None, da, db, None, None
+
+
+class LoraUpdate(torch.autograd.Function):
+    """y = base + s (x Aᵀ) Bᵀ; gradients for base, x, A and B."""
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """Return y [.., out] in the type of x [.., in]; base is [.., out]."""
+        rows = x.reshape(-1, x.shape[-1])
+        low = rows @ a.to(x.dtype).t()
+        ctx.save_for_backward(rows, low, a, b)
+        ctx.scale = scale
+        return base.reshape(-1, base.shape[-1]).addmm(low, b.to(x.dtype).t(), alpha=scale).view(base.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of base, x, A and B, the latter two in float32."""
+        rows, low, a, b = ctx.saved_tensors
+        dy = grads[0].reshape(-1, grads[0].shape[-1])
+        d_low = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
+        dx = (d_low @ a.to(dy.dtype)).view(*grads[0].shape[:-1], -1) if ctx.needs_input_grad[1] else None
+        da = product_in_float32(d_low.t(), rows) if ctx.needs_input_grad[2] else None
+        db = product_in_float32(dy.t(), low).mul_(ctx.scale) if ctx.needs_input_grad[3] else None
+        return grads[0], dx, da, db, None

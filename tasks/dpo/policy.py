@@ -17,6 +17,7 @@ from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import pretty_json, write_bytes, write_text
 from tasks.core.params import check
+from tasks.dpo.quantised import loading_options, quantised_and_sharded
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -44,16 +45,31 @@ class LoraSettings:
         check(0 <= self.dropout < 1, "train.lora.dropout", self.dropout, "give a share in [0, 1)")
 
 
-def load_base(base: BaseModel, device: torch.device | str = "cpu") -> Any:
-    """Load the pinned base in evaluation mode: bfloat16 on CUDA, float32 elsewhere.
+def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: bool = False) -> Any:
+    """Load the pinned base in evaluation mode: for CUDA in bfloat16, else in float32, or in 4 bits as it was pinned.
+
+    Args:
+        base: What the base stage pinned.
+        device: Where the model will compute.
+        is_sharded: Leave it on the CPU: :func:`tasks.dpo.sharding.place` moves to the device what belongs there.
+            Weights whose files are in that type take no memory of the process, however many ranks load them.
 
     Raises:
         ArtifactError: The files that the base stage pinned do not load.
+        ConfigError: The base is quantised, which is not possible here, or is to be sharded too.
     """
+    if is_sharded and base.quantise != "none":
+        raise quantised_and_sharded()
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    options = loading_options(base, device, dtype)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            base.location, revision=base.revision or "main", dtype=dtype, use_safetensors=True, output_loading_info=True
+            base.location,
+            revision=base.revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(
@@ -65,7 +81,8 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu") -> Any:
             "give a causal language model as `base.source`",
         )
     model.config.use_cache = False
-    return model.requires_grad_(False).to(device).eval()
+    model.requires_grad_(False).eval()
+    return model if is_sharded else model.to(device)
 
 
 def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:

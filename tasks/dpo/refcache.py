@@ -266,7 +266,8 @@ class Scoring:
 
         if self._model is None:
             self._model = self._load()
-            self._model.to(self._device.device)
+            if next(self._model.parameters()).device.type != self._device.device.type:
+                self._model.to(self._device.device)
         _check_vocabulary(self._model, tokens)
         with contextlib.ExitStack() as stack:
             with self._ready():

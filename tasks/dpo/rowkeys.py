@@ -18,8 +18,8 @@ from tasks.core.files import digest_of, sha256_file
 from tasks.pairs.cache import TokenPairs
 
 KIND = "reference/1"  # the kind of rows, and the version of what a key covers
-CODE = ("adapter_source", "attention", "head", "layout", "logps", "lora", "modes", "policy", "threads")
-_LIBRARIES = ("peft", "torch", "transformers")
+CODE = ("adapter_source", "attention", "head", "layout", "logps", "lora", "modes", "policy", "quantised", "threads")
+_LIBRARIES = ("bitsandbytes", "flash-attn", "peft", "torch", "transformers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,15 @@ def compute_identity(device_type: str) -> str:
     """
     here = Path(__file__).parent
     code = digest_of({name: sha256_file(here / f"{name}.py") for name in CODE})
-    libraries = (f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
     dtype = "bfloat16" if device_type == "cuda" else "float32"
-    return "; ".join((f"{dtype} on {device_type}", f"code {code}", *libraries))
+    return "; ".join((f"{dtype} on {device_type}", f"code {code}", *map(_version, _LIBRARIES)))
+
+
+def _version(name: str) -> str:
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {name}"
 
 
 def row_keys(tokens: TokenPairs, digest: str) -> npt.NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.budget import Budget
 from tasks.dpo.layers import decoder_layers
 from tasks.dpo.plan import Rows, Sizes, share
+from tasks.dpo.quantised import quantised_and_sharded
 
 _log = log.get_logger(__name__)
 
@@ -69,10 +70,7 @@ def shard_frozen(model: Any, accelerator: Accelerator) -> None:
         ConfigError: The model is quantised: its weights cannot be cut.
     """
     if getattr(model, "is_quantized", False):
-        raise ConfigError(
-            "`runtime.sharding` is fsdp, and the base is quantised",
-            "set `base.quantise: none`, or `runtime.sharding: none`",
-        )
+        raise quantised_and_sharded()
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(inner, inner.base_model_prefix)
     layers = decoder_layers(body)

@@ -37,6 +37,7 @@ from tasks.dpo.settings import TrainConfig
 from tasks.dpo.step import StepGradients
 from tasks.dpo.stopping import StopRequest, listen_for_stop
 from tasks.dpo.threads import suited_threads
+from tasks.dpo.trackers import Trackers
 
 _log = log.get_logger(__name__)
 Curve = list[dict[str, float]]
@@ -59,6 +60,11 @@ class TrainResult:
     speed: dict[str, float]
 
     @property
+    def pairs_per_s(self) -> float:
+        """Training pairs a second."""
+        return self.speed["pairs_per_s"]
+
+    @property
     def before(self) -> dict[str, float]:
         """Held-out numbers before the first step: loss ln 2, margin 0."""
         return self.evals[0]
@@ -76,6 +82,7 @@ def train(
     config: TrainConfig | None = None,
     runtime: RuntimeConfig | None = None,
     checkpoints: Path | None = None,
+    trackers: Trackers | None = None,
     mechanisms: Mechanisms | None = None,
 ) -> TrainResult:
     """Train the adapters of ``policy`` in place.
@@ -87,6 +94,7 @@ def train(
         config: What is trained.
         runtime: How this machine does it.
         checkpoints: A folder of this very run: training goes on from the newest checkpoint there.
+        trackers: Where the curves are also sent.
         mechanisms: What to switch off, for measuring.
 
     Raises:
@@ -108,7 +116,9 @@ def train(
         work = Work(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
         choice = preflight(scorer, work, runtime, device)
         set_modes(policy, choice.recompute is not Recompute.NONE)
-        return Trainer(scorer, train_set, test_set, config, runtime, choice.tokens, checkpoints).run(stop)
+        trainer = Trainer(scorer, train_set, test_set, config, runtime, choice.tokens, checkpoints)
+        trainer.trackers = trackers or trainer.trackers
+        return trainer.run(stop)
 
 
 class Trainer:
@@ -136,7 +146,8 @@ class Trainer:
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.shape = ModelShape.of(scorer.model)
-        self.lengths = train_set.tokens.lengths
+        self.sizes = Sizes.of(train_set.tokens, is_shared=True)
+        self.trackers = Trackers({})
         self.meter = Meter(self.device, matmul_rate(self.device, compute_type(scorer.model)) * self.ranks)
         self.steps: Curve = []
         self.evals: Curve = []
@@ -147,7 +158,7 @@ class Trainer:
         """Train from the newest checkpoint, or from the start, to the end of the plan."""
         start = self._resume()
         if start == 0:
-            self._record_evaluation(0)
+            self._evaluate_after(0)
         evaluations = self.config.evaluations
         evaluate_after = {round(self.plan.steps * k / evaluations) for k in range(1, evaluations + 1)}
         saved = time.monotonic()
@@ -164,27 +175,28 @@ class Trainer:
                     self._flush()
                     bar.set_postfix_str(self.meter.text(self.steps[-1]))
                 if step + 1 in evaluate_after:
-                    self._flush()
-                    self._record_evaluation(step + 1)
+                    self._evaluate_after(step + 1)
                 if (must_stop or must_save) and step + 1 < self.plan.steps:
                     self._save(step + 1)
                     saved = time.monotonic()
-                    self.meter.start()
                     if must_stop:
                         again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
                         raise Preempted(f"training was told to stop after step {step + 1}", f"run again {again}")
         self._flush()
         return TrainResult(self.steps, self.evals, seconds, self.meter.summary())
 
-    def _record_evaluation(self, step: int) -> None:
+    def _evaluate_after(self, step: int) -> None:
+        self._flush()
+        self.meter.stop()
         row = {"step": float(step), **self.work.evaluate(self.state).means()}
         _refuse_divergence(f"the held-out evaluation after step {step}", row)
         self.evals.append(row)
+        self.trackers.log(row, step, part="eval")
         self.meter.start()
 
     def _count(self, step: int) -> None:
-        lengths = self.lengths[self.plan.rows(step)]
-        self.meter.step(len(lengths), int(lengths.sum()), training_flops(self.shape, lengths))
+        rows = self.plan.rows(step)
+        self.meter.step(len(rows), self.sizes.tokens(rows), training_flops(self.shape, self.sizes.lengths[rows]))
 
     def _step(self, step: int, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Do one optimizer step; return whether any rank wants to stop, or to save."""
@@ -233,16 +245,19 @@ class Trainer:
             }
             _refuse_divergence(f"step {step + 1}", row)
             self.steps.append({**row, "learning_rate": self._rate(step)})
+            self.trackers.log(self.steps[-1], step + 1)
         self._pending.clear()
 
     def _save(self, step: int) -> None:
         self._flush()
+        self.meter.stop()
         if self.checkpoints is not None and self.accelerator.is_main_process:
             curves = {"steps": self.steps, "evals": self.evals}
             moments = optimizer_moments(self.optimizer)
             now = Checkpoint(step, self.parameters, moments, curves, self.state, self.reference.values)
             save_checkpoint(self.checkpoints, now)
         self.accelerator.wait_for_everyone()
+        self.meter.start()
 
     def _resume(self) -> int:
         """Put back the newest checkpoint's state; return the step to go on from, 0 without one."""

@@ -205,7 +205,7 @@ def test_a_pickled_adapter_is_not_read(tmp_path: Path):
         ConfigError, match=r"holds no adapter_model.safetensors \(pickles, as adapter_model.bin, are not"
     ):
         AdapterFiles.read(tmp_path, "x")
-    with pytest.raises(ConfigError, match="holds no adapter_model.safetensors — save the adapter"):
+    with pytest.raises(ConfigError, match=r"holds no adapter_model.safetensors — save the adapter"):
         AdapterFiles.read(tmp_path / "nowhere", "x")
 
 

@@ -15,7 +15,6 @@ from tasks.dpo import blocks
 from tasks.dpo.modes import set_modes
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import ScoredPairs, open_scored, reference_logps
-from tasks.dpo.trainer import Trainer
 from tasks.pairs.cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 

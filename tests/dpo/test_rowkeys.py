@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +107,10 @@ def test_length_truncation_template_and_tokenizer_change_the_key_if_and_only_if_
     assert key(encoded(words("? how are you very well go away user : new"), "user : {}", 9, "end")) == first
 
 
+# they read files, and settle what is computed again in a backward pass, which a reference has none of
+SCORE_NOTHING = {"adapter_files", "flops", "memory", "recompute"}
+
+
 def test_every_module_that_scores_is_in_the_key():
     heart = ROOT / "tasks" / "dpo"
     found: set[Path] = set()
@@ -116,7 +120,7 @@ def test_every_module_that_scores_is_in_the_key():
         if path.parent == heart and path.name != "__init__.py" and path not in found:
             found.add(path)
             to_visit += closure.used_by(path, ROOT)
-    assert set(rowkeys.CODE) == {path.stem for path in found} - {"adapter_files"}
+    assert set(rowkeys.CODE) == {path.stem for path in found} - SCORE_NOTHING
 
 
 def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyPatch):
@@ -127,5 +131,5 @@ def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rowkeys, "CODE", rowkeys.CODE[:-1])
     assert compute_identity("cpu") != on_cpu
     monkeypatch.undo()
-    monkeypatch.setattr(rowkeys, "importlib", SimpleNamespace(metadata=SimpleNamespace(version=lambda name: "0")))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0")
     assert compute_identity("cpu") != on_cpu

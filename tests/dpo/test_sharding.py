@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +124,7 @@ def test_a_quantised_base_is_not_cut():
     assert not is_sharded(model)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "bloom", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "bloom", "phi3"])
 def test_the_decoder_layers_are_found_in_any_family(family: str):
     for model in (tiny.base(family), tiny.policy(family)):
         layers = decoder_layers(model)

@@ -30,8 +30,7 @@ def test_stories260k_learns_the_blimp_morphology_pairs(new_checkout: MakeCheckou
         },
         train={
             "learning_rate": 2e-3,
-            "nll_weight": 0.0,
-            "beta": 0.1,
+            "objective": {"beta": 0.1},
             "epochs": 1,
             "pairs_per_step": 16,
             "lora": {"rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": "all-linear"},

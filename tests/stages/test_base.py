@@ -101,6 +101,19 @@ def test_a_local_folder_is_pinned_by_the_hashes_of_its_model_files(shared: Path,
     assert BaseModel.open(tmp_path / "base").location == str(folder)
 
 
+def test_a_base_in_four_bits_is_another_base_of_the_same_files(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "models/stories260K"
+    run(tmp_path / "whole", BaseConfig(str(folder)))
+    run(tmp_path / "base", BaseConfig(str(folder), quantise="nf4"))
+    (whole, facts), (manifest, same_facts) = read(tmp_path / "whole"), read(tmp_path / "base")
+    assert "quantise" not in whole
+    assert (manifest["model_files"], same_facts) == (whole["model_files"], facts)
+    assert manifest["digest"] == digest_of({"files": manifest["model_files"], "quantise": "nf4"}) != whole["digest"]
+    opened, full = BaseModel.open(tmp_path / "base"), BaseModel.open(tmp_path / "whole")
+    assert (opened.quantise, opened.digest) == ("nf4", manifest["digest"])
+    assert full.quantise == "none"
+
+
 def test_a_local_folder_that_changes_afterwards_is_found_out(model: Path, tmp_path: Path) -> None:
     run(tmp_path / "base", BaseConfig(str(model)))
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")
