@@ -28,10 +28,10 @@ repro: $(INSTALLED)
 	python -m tasks.core.summary
 
 test: $(INSTALLED)
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 e2e: $(INSTALLED)
-	@python -m pytest -m e2e
+	@python -m pytest -m e2e -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	@ruff check .

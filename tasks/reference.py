@@ -92,7 +92,7 @@ def run(
     identity = ReferenceIdentity(
         pinned.digest, adapter.digest if adapter else None, compute_identity(device.device.type)
     )
-    load = functools.partial(_load, folders.base, adapter, device.device)
+    load = functools.partial(_load, folders.base, adapter, device, runtime)
     scoring = Scoring(load, runtime, Known(rows, identity) if rows else None, with_adapter=adapter is not None)
     metrics: dict[str, Any] = {}
     if device.is_main_process:
@@ -122,12 +122,13 @@ def _inputs(pinned: BaseModel, adapter: AdapterFiles | None, splits: dict[str, T
     return {"inputs": {**inputs, "adapter": adapter.digest}, "init_adapter": adapter.source}
 
 
-def _load(base: Path, adapter: AdapterFiles | None, device: Any) -> Any:
+def _load(base: Path, adapter: AdapterFiles | None, device: Any, runtime: RuntimeConfig) -> Any:
     """Load the reference model, its files checked."""
     from tasks.dpo.adapter_source import load_adapter  # with transformers and PEFT, which take seconds to import
     from tasks.dpo.policy import load_base
+    from tasks.dpo.sharding import is_wanted
 
-    model = load_base(BaseModel.open(base), device)
+    model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime) and device.num_processes > 1)
     if adapter is None:
         return model
     with tempfile.TemporaryDirectory() as folder:

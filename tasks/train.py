@@ -25,6 +25,7 @@ from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_j
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
+from tasks.dpo import sharding
 from tasks.dpo.adapter_files import FOLDER, AdapterFiles
 from tasks.dpo.adapter_source import load_adapter
 from tasks.dpo.devices import accelerator, all_done
@@ -73,7 +74,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     }
     checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
     device = accelerator(runtime)
-    model = load_base(pinned, device.device)
+    model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime) and device.num_processes > 1)
     policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
     asked, resumes = dataclasses.asdict(config), checkpoints.is_dir()
     trackers = open_trackers(device, runtime, checkpoints.name, asked, folders.runs / "trackers", resumes)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
+from typing import Any
 
 from tasks.core import paths
 from tasks.core.errors import GateRefused, PipelineError, Preempted
@@ -17,6 +19,7 @@ from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
+RESTARTS = 3  # of a stage one of whose ranks was killed
 
 
 def rank() -> int:
@@ -62,14 +65,35 @@ def launch(stage: str, count: int) -> int:
 
     torchrun's launcher passes SIGTERM and SIGINT on and waits for a checkpoint. Rank 0 has told the
     user of an expected error in one line, so the launcher's own account of it is left out: the
-    receipt says how the stage ended.
+    receipt says how the stage ended. When a rank is killed, all are started again, at most
+    ``RESTARTS`` times, and go on from the newest checkpoint; an error of the work itself would only come again.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    began = time.time()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    for restarts_left in range(RESTARTS, -1, -1):
+        began = time.time()
+        try:
+            _run_ranks(stage, count)
+            return 0
+        except (ChildFailedError, SignalException) as error:
+            status = _status_of_receipt(stage, began)
+            killed = _killed(error) if isinstance(error, ChildFailedError) and status in (None, "bug") else ""
+            if killed and restarts_left:
+                print(f"[{stage}] {killed}: starting again from the newest checkpoint", file=sys.stderr)
+                continue
+            if status is None:
+                print(f"[{stage}] the ranks ended without a receipt: {error}", file=sys.stderr)
+                return 1
+            return {kind.kind: kind.exit_code for kind in (Preempted, GateRefused)}.get(status, 1)
+    return 1
+
+
+def _run_ranks(stage: str, count: int) -> None:
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,18 +101,19 @@ def launch(stage: str, count: int) -> int:
         run_id=stage,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=0,  # torchrun's own would also do again what failed for good
         shutdown_timeout=SECONDS_TO_STOP,
     )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
-    try:
-        elastic_launch(config, sys.executable)("-m", f"tasks.{stage}")
-    except (ChildFailedError, SignalException) as error:
-        if (code := _exit_code_of_receipt(stage, began)) is None:
-            print(f"[{stage}] the ranks ended without a receipt: {error}", file=sys.stderr)
-            return 1
-        return code
-    return 0
+    elastic_launch(config, sys.executable)("-m", f"tasks.{stage}")
+
+
+def _killed(error: Any) -> str:
+    """Say which ranks a signal ended that asks for nothing, as the kernel's does when memory runs out."""
+    asked = (0, signal.SIGTERM, signal.SIGINT)
+    lost = {rank: -failure.exitcode for rank, failure in sorted(error.failures.items()) if failure.exitcode < 0}
+    return ", ".join(
+        f"rank {rank} was killed by signal {number}" for rank, number in lost.items() if number not in asked
+    )
 
 
 def _wants_gpus() -> bool:
@@ -99,11 +124,9 @@ def _wants_gpus() -> bool:
         return False
 
 
-def _exit_code_of_receipt(stage: str, since: float) -> int | None:
-    """Return the exit code that rank 0's receipt stands for; None if it wrote none since then."""
+def _status_of_receipt(stage: str, since: float) -> str | None:
+    """Return how rank 0's receipt says that the stage ended; None if it wrote none since then."""
     path = paths.RECEIPTS / f"{stage}.json"
     if not path.is_file() or path.stat().st_mtime < since:
         return None
-    status = read_json(path).get("status")
-    kinds = {kind.kind: kind.exit_code for kind in (Preempted, GateRefused)}
-    return kinds.get(status, 1)
+    return str(read_json(path).get("status"))

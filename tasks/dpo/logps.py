@@ -20,10 +20,10 @@ from torch import Tensor
 
 from tasks.core import log
 from tasks.dpo import attention
+from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.head import FrozenHead, GeneralHead, LogitShape, TokenScores, collision_of, log_softmax_of
 from tasks.dpo.layout import Batch, lay_out_plain, lay_out_shared
 from tasks.dpo.lora import make_lean, make_plain
-from tasks.dpo.modes import evaluation_mode
 from tasks.pairs.cache import TokenPairs, TokenRow
 
 # Largest difference of a token's log-probability between two ways to compute it that is put down to rounding. A token

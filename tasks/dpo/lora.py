@@ -36,8 +36,8 @@ def make_lean(policy: torch.nn.Module) -> int:
     for module in policy.modules():
         if isinstance(module, lora.LoraLayer):
             if _is_plain(module):
-                module.forward = functools.partial(_forward, module)
-            else:
+                module.__class__ = _lean(type(module))  # type: ignore[arg-type]
+            elif not isinstance(module, _Lean):
                 kept += 1
     return kept
 
@@ -45,8 +45,8 @@ def make_lean(policy: torch.nn.Module) -> int:
 def make_plain(policy: torch.nn.Module) -> None:
     """Give every layer PEFT's own forward back."""
     for module in policy.modules():
-        if isinstance(module, lora.LoraLayer):
-            vars(module).pop("forward", None)
+        if isinstance(module, _Lean):
+            module.__class__ = type(module).__bases__[1]
 
 
 def keep_results(policy: torch.nn.Module, is_kept: bool) -> None:
@@ -67,26 +67,38 @@ def _is_plain(module: Any) -> bool:
     )
 
 
-def _forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    names = [name for name in module.active_adapters if name in module.lora_A]
-    if module.disable_adapters or not names:
-        if not module.merged:
-            bare: Tensor = module.base_layer(x)
-            return bare
-    elif len(names) == 1 and not (module.merged or args or kwargs):
-        dropout = module.lora_dropout[names[0]]
-        if not (dropout.training and getattr(dropout, "p", 0.0)):
-            a, b = module.lora_A[names[0]].weight, module.lora_B[names[0]].weight
-            base, scale = module.base_layer, module.scaling[names[0]]
-            out: Tensor
-            if type(module) is lora.Linear:
-                in_place = not getattr(module, "results_are_kept", False)
-                out = _apply(LoraLinear)(x, base.weight, base.bias, a, b, scale, in_place)
-            else:
-                out = _apply(LoraUpdate)(base(x), x, a, b, scale)
-            return out
-    own: Tensor = type(module).forward(module, x, *args, **kwargs)
-    return own
+class _Lean:
+    """The lean forward, mixed into a class of PEFT's: of a class, for torch.compile makes one graph for all layers."""
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        out: Tensor
+        if self.disable_adapters or not names:
+            if not self.merged:
+                out = self.base_layer(x)
+                return out
+        elif len(names) == 1 and not (self.merged or args or kwargs):
+            dropout = self.lora_dropout[names[0]]
+            if not (dropout.training and getattr(dropout, "p", 0.0)):
+                out = _added(self, names[0], x)
+                return out
+        out = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        return out
+
+
+def _added(module: Any, name: str, x: Tensor) -> Any:
+    """Return what the base and the adapter ``name`` give together."""
+    base, scale = module.base_layer, module.scaling[name]
+    a, b = module.lora_A[name].weight, module.lora_B[name].weight
+    if not isinstance(module, lora.Linear):
+        return _apply(LoraUpdate)(base(x), x, a, b, scale)
+    in_place = not getattr(module, "results_are_kept", False)
+    return _apply(LoraLinear)(x, base.weight, base.bias, a, b, scale, in_place)
+
+
+@functools.cache
+def _lean(plain: type) -> type:
+    return type(f"Lean{plain.__name__}", (_Lean, plain), {})
 
 
 def _apply(function: type[torch.autograd.Function]) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from tasks.dpo.lora import keep_results
@@ -49,15 +47,3 @@ def _recompute_activations(policy: Any, level: Recompute) -> None:
             module.training = True
             for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
                 setattr(module, name, 0.0)
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Put every module in evaluation mode for a block, then each back in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.layout import Batch
 from tasks.dpo.logps import Scorer
-from tasks.dpo.modes import evaluation_mode
 from tasks.dpo.settings import ReferenceUpdate
 
 

@@ -6,6 +6,7 @@ the same ones. bitsandbytes does it, an optional package: nothing else here need
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -47,10 +48,11 @@ def _refuse_unless_it_works(kind: str, device: torch.device) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"`base.quantise` is {kind}, and bitsandbytes is not installed", f"{_INSTALL}, or set none")
     try:
-        from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # type: ignore[import-not-found]
-
+        functional = importlib.import_module("bitsandbytes.functional")
         numbers = torch.linspace(-1, 1, 256, device=device)
-        found = dequantize_4bit(*quantize_4bit(numbers, quant_type=kind, compress_statistics=True))
+        found = functional.dequantize_4bit(
+            *functional.quantize_4bit(numbers, quant_type=kind, compress_statistics=True)
+        )
         is_right = float((found - numbers).abs().max()) < 0.2  # half the widest gap between two levels of nf4 is 0.15
         told = "" if is_right else "what comes back is not what went in"
     except (ImportError, OSError, RuntimeError, AttributeError, AssertionError) as error:

@@ -22,8 +22,8 @@ from tasks.core.files import verify_manifest
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.blocks import Block, Logps, Mask, Rows, completion_tokens, cuts, part
 from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
-from tasks.dpo.modes import evaluation_mode
-from tasks.dpo.plan import Sizes, micro_batches, share
+from tasks.dpo.evaluation import evaluation_mode
+from tasks.dpo.plan import Sizes, micro_batches
 from tasks.dpo.rowkeys import ReferenceIdentity, row_keys
 from tasks.dpo.stopping import StopRequest, listen_for_stop
 from tasks.dpo.threads import suited_threads
@@ -185,6 +185,7 @@ class Scoring:
         self._load, self._runtime, self._known, self._with_adapter = load, runtime, known, with_adapter
         self._device: Accelerator = accelerator(runtime)
         self._model: Any = None
+        self._budget = 0
 
     def blocks(self, tokens: TokenPairs) -> Iterator[Logps]:
         """Yield the log-probabilities of all rows in their order, a bounded number at a time, on every rank.
@@ -226,11 +227,11 @@ class Scoring:
         """Score the rows of a block that are ``missing``, shared out over the ranks, and keep them."""
         kept, kept_at = block.is_done.copy(), time.monotonic()
         with self._ready():
-            for row, values in _score_share(scorer, block.tokens, missing, self._runtime, self._device):
+            for row, values in _score_share(scorer, block.tokens, missing, self._budget, self._device):
                 block.put(np.array([row]), values)
                 if stop.is_set or time.monotonic() - kept_at > self._runtime.checkpoint_every_s:
                     kept, kept_at = self._keep(block, kept), time.monotonic()
-                if stop.is_set:
+                if stop.is_set and self._runtime.sharding == "none":  # sharded, all ranks have to end the block
                     break
         must_stop = self._gather(block, stop.is_set)
         if self._device.is_main_process:
@@ -263,16 +264,24 @@ class Scoring:
     @contextlib.contextmanager
     def _open_scorer(self, tokens: TokenPairs) -> Iterator[Scorer]:
         from tasks.dpo.logps import Scorer, sample_rows  # with transformers and PEFT, which take seconds to import
+        from tasks.dpo.sharding import place
 
         if self._model is None:
-            self._model = self._load()
-            if next(self._model.parameters()).device.type != self._device.device.type:
-                self._model.to(self._device.device)
+            self._model = place(self._load(), self._device, self._runtime)
         _check_vocabulary(self._model, tokens)
         with contextlib.ExitStack() as stack:
             with self._ready():
                 scorer = stack.enter_context(Scorer(self._model, sample_rows(tokens)))
+                self._budget = self._choose_budget(scorer, tokens)
             yield scorer
+
+    def _choose_budget(self, scorer: Scorer, tokens: TokenPairs) -> int:
+        if self._runtime.tokens_per_micro_batch != "auto":
+            return self._runtime.tokens_per_micro_batch
+        from tasks.dpo.preflight import Work, preflight  # with transformers
+
+        work = Work(Sizes.of(tokens, scorer.is_shared), len(tokens), trains=False)
+        return preflight(scorer, work, self._runtime, self._device).tokens
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
@@ -293,14 +302,20 @@ def _check_vocabulary(model: Any, tokens: TokenPairs) -> None:
 
 
 def _score_share(
-    scorer: Scorer, tokens: TokenPairs, rows: Rows, runtime: RuntimeConfig, device: Accelerator
+    scorer: Scorer, tokens: TokenPairs, rows: Rows, budget: int, device: Accelerator
 ) -> Iterator[tuple[int, Logps]]:
     """Score this rank's micro-batches of ``rows``: each row with its values, chosen before rejected."""
+    from tasks.dpo.sharding import evened, is_sharded  # with transformers
+
     spans, sizes = completion_tokens(tokens), Sizes.of(tokens, scorer.is_shared)
-    budget = runtime.tokens_per_micro_batch if runtime.tokens_per_micro_batch != "auto" else 8192
     batches = micro_batches(rows, sizes, budget, device.num_processes)
-    mine = share(batches, sizes, device.process_index, device.num_processes)
-    for batch in log.progress(mine, "reference", unit="batch"):
+    passes = evened(batches, sizes, device.process_index, device.num_processes)
+    is_even = is_sharded(scorer.model)
+    for batch, counts in log.progress(passes, "reference", unit="batch"):
+        if not (counts or is_even):
+            continue
         values = scorer.logps(scorer.lay_out([tokens.row(int(row)) for row in batch])).float().cpu()
-        for row, own in zip(batch.tolist(), torch.split(values, spans[batch].tolist()), strict=True):
+        for row, own in zip(
+            batch.tolist() if counts else [], torch.split(values, spans[batch].tolist()), strict=counts
+        ):
             yield row, own.numpy()

@@ -18,7 +18,18 @@ from tasks.core.files import digest_of, sha256_file
 from tasks.pairs.cache import TokenPairs
 
 KIND = "reference/1"  # the kind of rows, and the version of what a key covers
-CODE = ("adapter_source", "attention", "head", "layout", "logps", "lora", "modes", "policy", "quantised", "threads")
+CODE = (
+    "adapter_source",
+    "attention",
+    "evaluation",
+    "head",
+    "layout",
+    "logps",
+    "lora",
+    "policy",
+    "quantised",
+    "threads",
+)
 _LIBRARIES = ("bitsandbytes", "flash-attn", "peft", "torch", "transformers")
 
 

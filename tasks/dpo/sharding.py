@@ -33,7 +33,7 @@ _log = log.get_logger(__name__)
 
 def is_wanted(runtime: RuntimeConfig) -> bool:
     """Tell whether `runtime.sharding` asks for sharding; the base then has to be loaded on the CPU."""
-    return getattr(runtime, "sharding", "none") == "fsdp"
+    return runtime.sharding == "fsdp"
 
 
 def place(model: Any, accelerator: Accelerator, runtime: RuntimeConfig) -> Any:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from tasks.dpo.budget import Budget, within
 from tasks.dpo.devices import sum_over_ranks
+from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.forward import Forward, PairForward, gathered
 from tasks.dpo.logps import Scorer
 from tasks.dpo.metrics import PairSums
-from tasks.dpo.modes import evaluation_mode
 from tasks.dpo.moving import MovingReference
+from tasks.dpo.offload import offloading
 from tasks.dpo.plan import Rows, Sizes, micro_batches, share
 from tasks.dpo.preference import PairLoss, PairScores
 from tasks.dpo.preflight import Work
@@ -60,6 +61,10 @@ class StepGradients:
         tokens: How many fit at once, the same on every rank.
         accelerator: This rank and the others.
         reference: The reference, where it moves.
+
+    Attributes:
+        budget: The tokens that this rank takes at once.
+        offloads: Whether what backward needs is kept in the host's memory.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class StepGradients:
         has = [(bool((part.weights != 1).any()), bool((part.margins != 0).any())) for part in columns]
         self.loss.check_columns(any(weights for weights, _ in has), any(margins for _, margins in has))
         self._sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
-        self._planned = tokens
+        self._planned, self.offloads = tokens, False
         longest = max(Work(sizes, 1).longest_pair for sizes in self._sizes)
         self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest)
 
@@ -114,7 +119,8 @@ class StepGradients:
         beta, device = self._config.objective.beta, self._accelerator.device
         sums, nll = PairSums.zero(device), torch.zeros((), dtype=torch.float64, device=device)
         for part, counts in self._cut(self._train, rows):
-            found = self._score(step, part)
+            with offloading(self.offloads, device):
+                found = self._score(step, part)
             if not counts:  # the other ranks need this one's part of the weights, forward and backward
                 (0 * found.nll_n.sum()).backward()  # type: ignore[no-untyped-call]
                 continue

@@ -20,11 +20,12 @@ from transformers import get_scheduler
 from tasks.core import log
 from tasks.core.errors import ConfigError, DataError, Preempted
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo import compiled
 from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, optimizer_moments, restore_moments, save_checkpoint
 from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
 from tasks.dpo.flops import ModelShape, matmul_rate, training_flops
 from tasks.dpo.logps import Mechanisms, Scorer, sample_rows
-from tasks.dpo.memory import Recompute
+from tasks.dpo.memory import Recompute, release_free_memory
 from tasks.dpo.metrics import PairSums
 from tasks.dpo.modes import set_modes
 from tasks.dpo.moving import MovingReference
@@ -34,6 +35,7 @@ from tasks.dpo.preflight import Work, compute_type, preflight
 from tasks.dpo.progress import Meter
 from tasks.dpo.refcache import ScoredPairs
 from tasks.dpo.settings import TrainConfig
+from tasks.dpo.sharding import is_sharded, place
 from tasks.dpo.step import StepGradients
 from tasks.dpo.stopping import StopRequest, listen_for_stop
 from tasks.dpo.threads import suited_threads
@@ -106,16 +108,21 @@ def train(
         if len(part) == 0:
             raise DataError(f"there are no {name} pairs", "give at least one")
     device = accelerator(runtime)
-    policy.to(device.device)
-    set_modes(policy, gradient_checkpointing=False)
+    place(policy, device, runtime)
+    set_modes(policy, Recompute.NONE)
     with (
         suited_threads(policy),
         Scorer(policy, sample_rows(train_set.tokens), mechanisms) as scorer,
         listen_for_stop() as stop,
     ):
         work = Work(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
-        choice = preflight(scorer, work, runtime, device)
-        set_modes(policy, choice.recompute is not Recompute.NONE)
+        is_compiled = compiled.is_wanted(runtime, device.device) and not is_sharded(policy)
+        # compiled layers keep nothing selectively
+        levels = tuple(level for level in Recompute if not (is_compiled and level is Recompute.SELECTIVE))
+        choice = preflight(scorer, work, runtime, device, levels)
+        set_modes(policy, choice.recompute)
+        if is_compiled:
+            compiled.compile_layers(policy)
         trainer = Trainer(scorer, train_set, test_set, config, runtime, choice.tokens, checkpoints)
         trainer.trackers = trackers or trainer.trackers
         return trainer.run(stop)
@@ -141,6 +148,7 @@ class Trainer:
         self.plan = Plan(len(train_set), config.pairs_per_step, config.epochs, config.seed)
         self.reference = MovingReference(self.parameters, config.reference_update, self.plan.steps_per_epoch)
         self.work = StepGradients(scorer, (train_set, test_set), config, tokens, self.accelerator, self.reference)
+        self.work.offloads = runtime.offload_activations
         self.state = self.work.loss.state0().to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -208,6 +216,8 @@ class Trainer:
         self.optimizer.param_groups[0]["lr"] = self._rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cpu":
+            release_free_memory()
         self._pending.append((step, torch.cat([found.pairs.values, found.nll[None], norm.double()[None]])))
         return must_stop, must_save
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from tests.bench.job import ROOT, ArmFailed, Job, run_arm, save_pairs, utilisation
-from tests.bench.measure import machine, versions
+from tests.bench.measure import machine, matmul_rate, versions
 from tests.bench.shapes import PROFILES, SHAPES, SIGMA, Pairs, draw
 
 RESULTS = ROOT / "tests" / "bench" / "results"
@@ -68,6 +69,8 @@ def options(description: str) -> argparse.ArgumentParser:
 def settle(told: argparse.Namespace) -> argparse.Namespace:
     """Fill in what depends on other options, and refuse in one line what cannot be measured."""
     told.model = told.model or USUAL_MODEL[told.device]
+    if told.threads:
+        torch.set_num_threads(told.threads)  # the rate of matrix products is measured here
     if told.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here: give --device cpu")
     if told.pairs % told.pairs_per_step or told.pairs < 2 * told.pairs_per_step:
@@ -100,6 +103,8 @@ class Campaign:
     folder: Path
     arms: dict[str, Any] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    rates: list[tuple[float, str]] = dataclasses.field(default_factory=list)
+    load: float = dataclasses.field(default_factory=lambda: os.getloadavg()[0])
     versions: dict[str, Any] = dataclasses.field(default_factory=lambda: {"ours": versions()})
 
     def job(self, arm: str, **more: Any) -> Job:
@@ -135,6 +140,7 @@ class Campaign:
         """
         rounds: dict[str, list[dict[str, Any]]] = {}
         for number in range(self.told.repeats):
+            self.rates.append(matmul_rate(self.told.device))
             for arm in arms:
                 say(f"round {number + 1} of {self.told.repeats}: {arm.name} …")
                 outcomes = self._outcomes(arm)
@@ -167,10 +173,10 @@ class Campaign:
     def write(self, **more: Any) -> Path:
         """Write the result and return where."""
         told, usual = self.told, self.told.model == USUAL_MODEL[self.told.device]
-        about = machine(told.device)
+        rate, how = max([*self.rates, matmul_rate(told.device)])
+        about = {**machine(told.device), "matmul_flops_per_s": rate, "matmul": how, "load_before": self.load}
         for arm in self.arms.values():
             if lengths := arm.pop("measured_lengths", None):
-                rate = about["matmul_flops_per_s"]
                 arm["utilisation"] = utilisation(told.model, lengths, arm["pairs_per_s"], rate)
         shape = SHAPES[told.model]
         found = {
@@ -190,7 +196,7 @@ class Campaign:
         name = f"{self.bench}-{told.device}-{told.profile}{'' if usual else f'-{told.model}'}.json"
         told.out.mkdir(parents=True, exist_ok=True)
         path: Path = told.out / name
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         say(f"written: {path}")
         return path
 

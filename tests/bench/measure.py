@@ -6,6 +6,7 @@ Runs in the peers' environment too: it needs torch and the standard library only
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -88,7 +89,7 @@ def matmul_rate(device: str) -> tuple[float, str]:
         if device == "cpu" and m * k * n > 2**37:
             continue
         left, right = (torch.randn(size, device=device).to(dtype) for size in ((m, k), (k, n)))
-        rate = 2.0 * m * k * n / _best_seconds(lambda left=left, right=right: left @ right, device)
+        rate = 2.0 * m * k * n / _best_seconds(functools.partial(torch.matmul, left, right), device)
         if rate > best:
             best, how = rate, f"{str(dtype).removeprefix('torch.')} [{m}x{k}]·[{k}x{n}]"
     return best, how
@@ -108,16 +109,13 @@ def _best_seconds(work: Callable[[], Any], device: str) -> float:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what this machine is, without its name, and its rate of matrix products."""
-    rate, how = matmul_rate(device)
+    """Return what this machine is, without its name."""
     about = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.system(),
-        "matmul_flops_per_s": rate,
-        "matmul": how,
     }
     if device == "cuda":
         about["gpu"] = torch.cuda.get_device_name()

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.logps import Scorer
-from tasks.dpo.modes import evaluation_mode, set_modes
+from tasks.dpo.modes import set_modes
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import reference_logps
 from tests.dpo import tiny

@@ -107,8 +107,7 @@ def test_length_truncation_template_and_tokenizer_change_the_key_if_and_only_if_
     assert key(encoded(words("? how are you very well go away user : new"), "user : {}", 9, "end")) == first
 
 
-# they read files, and settle what is computed again in a backward pass, which a reference has none of
-SCORE_NOTHING = {"adapter_files", "flops", "memory", "recompute"}
+SCORE_NOTHING = {"adapter_files"}  # it reads files
 
 
 def test_every_module_that_scores_is_in_the_key():

@@ -47,7 +47,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_alibi": ("Falcon", {"alibi": True, "new_decoder_architecture": False}),
     "bloom": ("Bloom", {"n_head": 4, "n_layer": 2}),
     "mamba": ("Mamba", {"state_size": 4}),
-    "recurrent_gemma": ("RecurrentGemma", {**_GROUPED, "head_dim": 8, "lru_width": 32, "attention_window_size": 64, "num_hidden_layers": 3}),
+    "recurrent_gemma": (
+        "RecurrentGemma",
+        {**_GROUPED, "head_dim": 8, "lru_width": 32, "attention_window_size": 64, "num_hidden_layers": 3},
+    ),
 }
 
 
