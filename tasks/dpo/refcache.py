@@ -315,7 +315,6 @@ def _score_share(
         if not (counts or is_even):
             continue
         values = scorer.logps(scorer.lay_out([tokens.row(int(row)) for row in batch])).float().cpu()
-        for row, own in zip(
-            batch.tolist() if counts else [], torch.split(values, spans[batch].tolist()), strict=counts
-        ):
-            yield row, own.numpy()
+        if counts:
+            for row, own in zip(batch.tolist(), torch.split(values, spans[batch].tolist()), strict=True):
+                yield row, own.numpy()
