@@ -93,10 +93,43 @@ class FrozenHead:
         logp_N, collision_N = apply(hidden_NH, label_N, self, needs_grad, with_collision)
         return TokenScores(logp_N, collision_N)
 
-    def logits(self, hidden_CH: Tensor) -> Tensor:
-        """Return a chunk's raw logits, float32 [C, V]: before scale and cap."""
-        logits_CV = product_in_float32(hidden_CH, self.weight_VH.t())
-        return logits_CV if self.bias_V is None else logits_CV.add_(self.bias_V)
+    def logits(self, hidden_CH: Tensor, space_CV: Tensor) -> Tensor:
+        """Return a chunk's logits, float32 [C, V]; they may lie in ``space_CV``."""
+        if hidden_CH.dtype == torch.float32:
+            logits_CV = torch.mm(hidden_CH, self.weight_VH.t(), out=space_CV[: len(hidden_CH)])
+        else:
+            logits_CV = product_in_float32(hidden_CH, self.weight_VH.t())
+        if self.bias_V is not None:
+            logits_CV.add_(self.bias_V)
+        return self.shape.apply(logits_CV)
+
+    @torch.no_grad()
+    def score_chunk(
+        self, hidden_CH: Tensor, label_C: Tensor, space_CV: Tensor, needs_slope: bool, with_collision: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return log p(label) [C], d log p(label) / d hidden [C, H] and log Σ p² [C]; the latter two where asked for.
+
+        One pass makes e = exp(z - max z); what remains is divided by Σ e only where it is small again.
+        """
+        logits_CV, label_C1 = self.logits(hidden_CH, space_CV), label_C[:, None]
+        slope_of_cap_CV = None
+        if needs_slope and self.shape.cap:
+            slope_of_cap_CV = 1 - (logits_CV / self.shape.cap).square_()
+        picked_C1, top_C1 = logits_CV.gather(-1, label_C1), logits_CV.amax(-1, keepdim=True)
+        e_CV = logits_CV.sub_(top_C1).exp_()
+        total_C1 = e_CV.sum(-1, keepdim=True)
+        logp_C = (picked_C1 - top_C1 - total_C1.log()).squeeze(-1)
+        collision_C = None
+        if with_collision:
+            collision_C = (e_CV.square().sum(-1, keepdim=True) / total_C1.square()).log().squeeze(-1)
+        if not needs_slope:
+            return logp_C, None, collision_C
+        own_CH = self.weight_VH[label_C]
+        if slope_of_cap_CV is not None:
+            e_CV.mul_(slope_of_cap_CV)
+            own_CH = own_CH * slope_of_cap_CV.gather(-1, label_C1).to(own_CH.dtype)
+        slope_CH = own_CH - (e_CV.to(self.weight_VH.dtype) @ self.weight_VH) / total_C1.to(self.weight_VH.dtype)
+        return logp_C, slope_CH.mul_(self.shape.scale) if self.shape.scale != 1.0 else slope_CH, collision_C
 
 
 class _TwoProducts(torch.autograd.Function):
@@ -107,16 +140,18 @@ class _TwoProducts(torch.autograd.Function):
         logp_N = torch.empty(len(hidden_NH), dtype=torch.float32, device=hidden_NH.device)
         collision_N = torch.empty_like(logp_N) if with_collision else None
         slope_NH = torch.empty_like(hidden_NH) if needs_grad else None
+        rows = min(head.chunk, len(hidden_NH)) if hidden_NH.dtype == torch.float32 else 0
+        space_CV = torch.empty(rows, len(head.weight_VH), dtype=torch.float32, device=hidden_NH.device)
         for start in range(0, len(hidden_NH), head.chunk):
             part = slice(start, start + head.chunk)
-            raw_CV = head.logits(hidden_NH[part])
-            logits_CV = head.shape.apply(raw_CV)
-            probability_CV = torch.softmax(logits_CV, -1)
-            logp_N[part] = _picked(logits_CV, probability_CV, label_N[part])
-            if collision_N is not None:
-                collision_N[part] = probability_CV.square().sum(-1).log()
-            if slope_NH is not None:
-                slope_NH[part] = _slope(probability_CV, raw_CV, label_N[part], head)
+            logp_C, slope_CH, collision_C = head.score_chunk(
+                hidden_NH[part], label_N[part], space_CV, needs_grad, with_collision
+            )
+            logp_N[part] = logp_C
+            if slope_NH is not None and slope_CH is not None:
+                slope_NH[part] = slope_CH
+            if collision_N is not None and collision_C is not None:
+                collision_N[part] = collision_C
         ctx.save_for_backward(slope_NH)
         if collision_N is not None:
             ctx.mark_non_differentiable(collision_N)
@@ -126,23 +161,6 @@ class _TwoProducts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slope_NH,) = ctx.saved_tensors
         return (grads[0][:, None] * slope_NH).to(slope_NH.dtype), None, None, None, None
-
-
-def _picked(logits_CV: Tensor, probability_CV: Tensor, label_C: Tensor) -> Tensor:
-    """Return log softmax(logits)[label]: log Σ exp z = max z - log max p, which has no small p to lose."""
-    log_total_C = logits_CV.amax(-1) - probability_CV.amax(-1).log()
-    return logits_CV.gather(-1, label_C[:, None]).squeeze(-1) - log_total_C
-
-
-def _slope(probability_CV: Tensor, raw_CV: Tensor, label_C: Tensor, head: FrozenHead) -> Tensor:
-    """Return d log p(label) / d hidden, [C, H]; overwrites the probabilities."""
-    weight_VH, scale, cap = head.weight_VH, head.shape.scale, head.shape.cap
-    d_logits_CV = probability_CV.neg_()
-    d_logits_CV.scatter_add_(-1, label_C[:, None], torch.ones_like(d_logits_CV[:, :1]))
-    if cap:
-        d_logits_CV.mul_(1 - torch.tanh(raw_CV * (scale / cap)).square())
-    slope_CH = d_logits_CV.to(weight_VH.dtype) @ weight_VH
-    return slope_CH.mul_(scale) if scale != 1.0 else slope_CH
 
 
 class GeneralHead:
