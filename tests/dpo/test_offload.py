@@ -43,10 +43,10 @@ def copies(monkeypatch: pytest.MonkeyPatch, level: str, is_on: bool = True) -> l
     found: list[tuple[int, ...]] = []
     whole = torch.empty
 
-    def empty(shape: Any, **options: Any) -> torch.Tensor:
+    def empty(*shape: Any, **options: Any) -> torch.Tensor:
         if "pin_memory" in options:
-            found.append(tuple(shape))
-        return whole(shape, **options)
+            found.append(tuple(shape[0]))
+        return whole(*shape, **options)
 
     monkeypatch.setattr(torch, "empty", empty)
     gradients(tiny.moved(tiny.policy()), is_on, level)

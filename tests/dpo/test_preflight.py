@@ -53,9 +53,9 @@ def test_budgets_are_powers_of_two_or_half_again_as_much(tokens: int, rounded: i
 
 
 def test_a_cpu_takes_the_same_number_wherever_it_fits():
-    for free in (free_for(2048, NONE), 10 * free_for(2048, NONE)):
+    for free in (free_for(CPU_TOKENS, NONE), 10 * free_for(CPU_TOKENS, NONE)):
         assert choose(MEMORY, free, longest_pair=100).tokens == CPU_TOKENS
-    assert choose(MEMORY, free_for(2047, NONE), longest_pair=100).tokens == 1536
+    assert choose(MEMORY, free_for(CPU_TOKENS - 1, NONE), longest_pair=100).tokens == CPU_TOKENS * 3 // 4
 
 
 def test_a_gpu_takes_what_memory_allows_up_to_65_536():
@@ -159,7 +159,7 @@ def test_the_preflight_of_a_small_model_chooses_and_says_so_in_two_lines(
     assert 0 < choice.need_bytes < choice.free_bytes
     memory, time = [record.getMessage() for record in caplog.records]
     assert memory.startswith("memory: ")
-    assert "2,048 tokens at once" in memory
+    assert f"{CPU_TOKENS:,} tokens at once" in memory
     assert "nothing recomputed" in memory
     assert time.startswith("work: ")
     assert "40% of the measured" in time
