@@ -14,9 +14,11 @@ T = TypeVar("T")
 
 
 def accelerator(runtime: RuntimeConfig) -> Accelerator:
-    """Return accelerate's view of this process: its device, its ranks, bfloat16 autocast on CUDA."""
-    on_cuda = runtime.device == "auto" and torch.cuda.is_available()
-    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if on_cuda else "no")
+    """Return accelerate's view of this process: its device and its ranks.
+
+    Without mixed precision: models are loaded in the type that they compute in, so there is nothing to cast.
+    """
+    return Accelerator(cpu=not (runtime.device == "auto" and torch.cuda.is_available()))
 
 
 def sum_over_ranks(device: Accelerator, tensor: Tensor) -> Tensor:

@@ -41,53 +41,57 @@ class PairForward:
     Args:
         scorer: Of the policy.
         objective: Whose needs are met: token weights, WPO's means.
-        moving_reference: Gives a batch's log-probabilities under a reference that moves, [N]; None for the fixed one.
     """
 
-    def __init__(
-        self, scorer: Scorer, objective: ObjectiveConfig, moving_reference: Callable[[Batch], Tensor] | None = None
-    ) -> None:
-        self._scorer, self._objective, self._moving = scorer, objective, moving_reference
+    def __init__(self, scorer: Scorer, objective: ObjectiveConfig) -> None:
+        self._scorer, self._objective = scorer, objective
 
-    def __call__(self, data: ScoredPairs, rows: Rows, is_reference_fixed: bool = True) -> Forward:
-        """Score ``rows`` of ``data``; differentiable with respect to the adapters, when gradients are on."""
+    def __call__(
+        self, data: ScoredPairs, rows: Rows, moved_reference: Callable[[Batch], Tensor] | None = None
+    ) -> Forward:
+        """Score ``rows`` of ``data``; differentiable with respect to the adapters, when gradients are on.
+
+        Args:
+            data: The pairs with the fixed reference's log-probabilities.
+            rows: Which of them.
+            moved_reference: Gives a batch's log-probabilities under a reference that moved, [N]; None for the
+                fixed one.
+        """
         batch = self._scorer.lay_out([data.tokens.row(int(row)) for row in rows])
         found = self._scorer.score(batch, self._objective.wpo)
-        weights_N = self._token_weights(batch)
-        chosen_n, rejected_n = sum_by_branch(found.logp_N, batch, weights_N)
-        if self._moving is not None and not is_reference_fixed:
-            reference = sum_by_branch(self._moving(batch), batch, weights_N)
+        weights_N = self._token_weights(data, rows)
+        policy = sum_by_branch(found.logp_N, batch, weights_N)
+        device = policy[0].device
+        if moved_reference is not None:
+            reference = sum_by_branch(moved_reference(batch), batch, weights_N)
         elif weights_N is not None:
-            logps_N = torch.from_numpy(data.token_logps(rows)).to(chosen_n.device)
-            reference = sum_by_branch(logps_N, batch, weights_N)
+            reference = sum_by_branch(torch.from_numpy(data.token_logps(rows)).to(device), batch, weights_N)
         else:
-            reference = tuple_of(*(sums.to(chosen_n.device) for sums in data.sums(rows)))
+            chosen_n, rejected_n = data.sums(rows)
+            reference = chosen_n.to(device), rejected_n.to(device)
         wpo = None
         if found.collision_N is not None:
-            totals = sum_by_branch(found.logp_N.detach() - found.collision_N, batch)
-            wpo = tuple_of(*(total / count for total, count in zip(totals, token_counts(data, rows), strict=True)))
-        scores = pair_scores(data, rows, (chosen_n, rejected_n), reference, wpo)
+            chosen_n, rejected_n = sum_by_branch(found.logp_N.detach() - found.collision_N, batch)
+            chosen_tokens, rejected_tokens = token_counts(data, rows, device)
+            wpo = chosen_n / chosen_tokens, rejected_n / rejected_tokens
         is_chosen_N = (batch.branch_N % 2 == 0).double()
-        return Forward(scores, -sum_by_branch(found.logp_N, batch, is_chosen_N)[0])
+        nll_n = -sum_by_branch(found.logp_N, batch, is_chosen_N)[0]
+        return Forward(pair_scores(data, rows, policy, reference, wpo), nll_n)
 
-    def _token_weights(self, batch: Batch) -> Tensor | None:
+    def _token_weights(self, data: ScoredPairs, rows: Rows) -> Tensor | None:
+        """Return LD-DPO's token weights, [N]; made from lengths on the host, so no device is waited for."""
         if self._objective.ld_alpha == 1.0:
             return None
-        lengths = torch.bincount(batch.branch_N, minlength=2 * batch.pairs)
-        return length_desensitised_weights(lengths, self._objective.ld_alpha)
+        lengths_2n = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.int64).reshape(-1))
+        return length_desensitised_weights(lengths_2n, self._objective.ld_alpha).to(self._scorer.device)
 
 
 Two = tuple[Tensor, Tensor]
 
 
-def tuple_of(first: Tensor, second: Tensor) -> Two:
-    """Return the two as a pair."""
-    return first, second
-
-
-def token_counts(data: ScoredPairs, rows: Rows) -> Two:
+def token_counts(data: ScoredPairs, rows: Rows, device: torch.device) -> Two:
     """Return the tokens of chosen and of rejected, float64 [n] each."""
-    counts = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.float64))
+    counts = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.float64)).to(device)
     return counts[:, 0], counts[:, 1]
 
 
@@ -96,9 +100,8 @@ def pair_scores(data: ScoredPairs, rows: Rows, policy: Two, reference: Two, wpo:
     device = policy[0].device
     columns = (data.tokens.weights[rows], data.tokens.margins[rows])
     weight, margin = (torch.from_numpy(column.astype(np.float64)).to(device) for column in columns)
-    chosen_tokens, rejected_tokens = (count.to(device) for count in token_counts(data, rows))
-    wpo_chosen, wpo_rejected = (None, None) if wpo is None else wpo
-    return PairScores(*policy, *reference, chosen_tokens, rejected_tokens, weight, margin, wpo_chosen, wpo_rejected)
+    counts = token_counts(data, rows, device)
+    return PairScores(*policy, *reference, *counts, weight, margin, *(wpo or (None, None)))
 
 
 def gathered(

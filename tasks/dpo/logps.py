@@ -92,6 +92,12 @@ class Scorer:
         self._inner.set_attn_implementation(self._own_attention)
         make_plain(self.model)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = self._parameter.device
+        return found
+
     def lay_out(self, rows: Sequence[TokenRow]) -> Batch:
         """Lay pairs out for :meth:`score`, on the model's device.
 
@@ -99,7 +105,7 @@ class Scorer:
             DataError: A prompt, chosen or rejected has no tokens.
         """
         batch = lay_out_shared(rows) if self.is_shared else lay_out_plain(rows)
-        return batch.to(self._parameter.device)
+        return batch.to(self.device)
 
     def logps(self, batch: Batch) -> Tensor:
         """Return log π(token | what stands before it), [N], float32.
@@ -135,7 +141,7 @@ class Scorer:
         """Return the head to score through, or None where only the whole model gives the right logits."""
         module = self._inner.get_output_embeddings()
         shape = LogitShape.of(self._inner.config)
-        ids_BL = lay_out_plain(rows).ids_BL.to(self._parameter.device)
+        ids_BL = lay_out_plain(rows).ids_BL.to(self.device)
         with self._trial():
             whole_BLV = self.model(input_ids=ids_BL, use_cache=False).logits.float()
             hidden_BLH = self._body(input_ids=ids_BL, use_cache=False).last_hidden_state
@@ -154,10 +160,10 @@ class Scorer:
         if self.head is None:
             return
         with self._trial():
-            plain_N = self.logps(lay_out_plain(rows).to(self._parameter.device))
-            shared = lay_out_shared(rows).to(self._parameter.device)
+            plain_N = self.logps(lay_out_plain(rows).to(self.device))
+            shared = lay_out_shared(rows).to(self.device)
             reasons = []
-            for kernel in attention.kernels_for(self._parameter.device, self._parameter.dtype):
+            for kernel in attention.kernels_for(self.device, self._parameter.dtype):
                 try:
                     self._take_attention()
                     self.kernel = kernel

@@ -17,16 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def log_ratio_margin(
-    policy_chosen_n: Tensor, policy_rejected_n: Tensor, reference_chosen_n: Tensor, reference_rejected_n: Tensor
-) -> Tensor:
-    """Return h = (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x)), shape [n], in nats.
-
-    The term inside the sigmoid of Eq. 7 of arXiv:2305.18290, before β.
-    """
-    return (policy_chosen_n - reference_chosen_n) - (policy_rejected_n - reference_rejected_n)
-
-
 def token_mean_margin(
     chosen_n: Tensor, rejected_n: Tensor, chosen_tokens_n: Tensor, rejected_tokens_n: Tensor
 ) -> Tensor:
@@ -49,7 +39,7 @@ def sigmoid(margin_n: Tensor, beta: float | Tensor, label_smoothing: float = 0.0
     :func:`token_mean_margin` it is `sigmoid_norm`, the length-normalised DPO of arXiv:2411.15124.
 
     Args:
-        margin_n: h of :func:`log_ratio_margin`, in nats.
+        margin_n: h, in nats: the term inside the sigmoid of Eq. 7 of arXiv:2305.18290, before β.
         beta: β, the strength of the pull towards the reference.
         label_smoothing: ε, the assumed share of wrong labels, in [0, 0.5).
     """
@@ -184,14 +174,6 @@ def aot_unpaired(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor, lab
 
 def _sorted(values_n: Tensor) -> Tensor:
     return torch.sort(values_n, stable=True).values
-
-
-def negative_log_likelihood(chosen_logps_t: Tensor) -> Tensor:
-    """Return -Σ log π over the chosen completions' tokens, a scalar; divide by the global token count.
-
-    The regulariser of Eq. 1 of arXiv:2404.19733, which keeps the chosen answers likely in themselves.
-    """
-    return -chosen_logps_t.double().sum()
 
 
 def accuracy(margin_n: Tensor, tie: float = 1e-4) -> Tensor:

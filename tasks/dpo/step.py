@@ -9,6 +9,7 @@ is taken, and a second pass over the micro-batches carries it on into the adapte
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -64,6 +65,7 @@ class StepGradients:
 
     Attributes:
         budget: The tokens that this rank takes at once.
+        sizes: What the training pairs take, every prompt once.
         offloads: Whether what backward needs is kept in the host's memory.
     """
 
@@ -79,12 +81,13 @@ class StepGradients:
         self._train, self._test = data
         self._config, self._accelerator = config, accelerator
         self._scorer, self._reference, self._is_sharded = scorer, reference, is_sharded(scorer.model)
-        self._forward = PairForward(scorer, config.objective, lambda batch: reference.logps(scorer, batch))
+        self._forward = PairForward(scorer, config.objective)
         self.loss = PairLoss(config.objective)
         columns = (part.tokens for part in data)
         has = [(bool((part.weights != 1).any()), bool((part.margins != 0).any())) for part in columns]
         self.loss.check_columns(any(weights for weights, _ in has), any(margins for _, margins in has))
-        self._sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
+        self._sizes = sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
+        self.sizes = dataclasses.replace(sizes[0], is_shared=True)
         self._planned, self.offloads = tokens, False
         longest = max(Work(sizes, 1).longest_pair for sizes in self._sizes)
         self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest)
@@ -158,7 +161,8 @@ class StepGradients:
     def _score(self, step: int, part: Rows) -> Forward:
         if self._config.lora.dropout:
             torch.manual_seed(int(np.random.SeedSequence([self._config.seed, step, int(part[0])]).generate_state(1)[0]))
-        return self._forward(self._train, part, not self._reference.has_moved)
+        moved = functools.partial(self._reference.logps, self._scorer) if self._reference.has_moved else None
+        return self._forward(self._train, part, moved)
 
     def _gathered(self, passes: list[Scored], data: ScoredPairs, rows: Rows) -> Forward:
         parts = [(part, found) for part, found, counts in passes if counts]

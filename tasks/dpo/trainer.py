@@ -154,7 +154,7 @@ class Trainer:
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.shape = ModelShape.of(scorer.model)
-        self.sizes = Sizes.of(train_set.tokens, is_shared=True)
+        self.sizes = self.work.sizes
         self.trackers = Trackers({})
         self.meter = Meter(self.device, matmul_rate(self.device, compute_type(scorer.model)) * self.ranks)
         self.steps: Curve = []

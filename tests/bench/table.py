@@ -72,8 +72,9 @@ def _subject(bench: str, result: Result) -> str:
     return "; ".join(words) + "."
 
 
-def _speed(arm: Result, _: Result) -> str:
-    return f"{arm['pairs_per_s']:.2f}"
+def _field(name: str, form: str, times: float = 1.0) -> Callable[[Result, Result], str]:
+    """Return what writes one number of an arm, ``times`` as large."""
+    return lambda arm, _: form.format(times * arm[name])
 
 
 def _times(arm: Result, first: Result) -> str:
@@ -84,48 +85,21 @@ def _relative(arm: Result, first: Result) -> str:
     return f"{arm['pairs_per_s'] / first['pairs_per_s']:.2f}x"
 
 
-def _peak(arm: Result, _: Result) -> str:
-    return f"{arm['peak_bytes'] / 1e9:.2f} GB"
-
-
-def _utilisation(arm: Result, _: Result) -> str:
-    return f"{100 * arm['utilisation']:.0f} %"
-
-
-def _curve(arm: Result, _: Result) -> str:
-    return f"{arm['largest_loss_difference']:.0e}"
-
-
 def _settings(arm: Result, _: Result) -> str:
     return str(arm["settings"]) or "as it comes"
-
-
-def _tokens(arm: Result, _: Result) -> str:
-    return f"{arm['tokens_per_s']:,.0f}"
-
-
-def _sums(arm: Result, _: Result) -> str:
-    return f"{arm['largest_logp_difference']:.0e}"
-
-
-def _milliseconds(arm: Result, _: Result) -> str:
-    return f"{1e3 * arm['seconds']:.0f}"
 
 
 def _own_peak(arm: Result, _: Result) -> str:
     return f"{(arm['peak_bytes'] - arm['start_bytes']) / 1e6:,.0f} MB"
 
 
-def _off(arm: Result, _: Result) -> str:
-    return f"{arm['largest_difference']:.0e}"
-
-
+_speed, _peak = _field("pairs_per_s", "{:.2f}"), _field("peak_bytes", "{:.2f} GB", 1e-9)
 TRAINING: list[Column] = [
     ("pairs/s", _speed),
     ("the first arm is faster by", _times),
     ("peak memory", _peak),
-    ("utilisation", _utilisation),
-    ("loss curve off by", _curve),
+    ("utilisation", _field("utilisation", "{:.0f} %", 100)),
+    ("loss curve off by", _field("largest_loss_difference", "{:.0e}")),
     ("settings", _settings),
 ]
 COLUMNS: dict[str, list[Column]] = {
@@ -134,17 +108,17 @@ COLUMNS: dict[str, list[Column]] = {
     "ablation": [TRAINING[0], ("of the whole", _relative), *TRAINING[2:5]],
     "reference": [
         ("pairs/s", _speed),
-        ("unique tokens/s", _tokens),
+        ("unique tokens/s", _field("tokens_per_s", "{:,.0f}")),
         ("ours is faster by", _times),
         ("peak memory", _peak),
-        ("sums off by", _sums),
+        ("sums off by", _field("largest_logp_difference", "{:.0e}")),
         ("settings", _settings),
     ],
     "head": [
-        ("ms", _milliseconds),
+        ("ms", _field("seconds", "{:.0f}", 1e3)),
         ("of the first arm", _relative),
         ("memory above start", _own_peak),
-        ("off by", _off),
+        ("off by", _field("largest_difference", "{:.0e}")),
     ],
 }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow.parquet as _  # noqa: F401 the first append shall not have to wait for it
 
 from tasks.core import rowstore
-from tasks.core.rowstore import RowStore
+from tasks.core.rowstore import Found, RowStore
 
 Numbers = npt.NDArray[np.int64]
 
@@ -40,6 +40,15 @@ def values_of(numbers: Numbers) -> npt.NDArray[np.float32]:
 def append(store: RowStore, numbers: Numbers) -> None:
     """Append the rows of ``numbers``."""
     store.append(keys_of(numbers), values_of(numbers), lengths_of(numbers))
+
+
+def holds(found: Found, numbers: Numbers, known: set[int]) -> None:
+    """Check that exactly the rows ``known`` are found among ``numbers``, each with its own values."""
+    assert found.mask.tolist() == [number in known for number in numbers.tolist()]
+    own = numbers[found.mask]
+    assert found.lengths[found.mask].tolist() == lengths_of(own).tolist()
+    assert found.lengths[~found.mask].sum() == 0
+    assert np.array_equal(found.flat, values_of(own))
 
 
 def main(folder: Path, first: int, last: int, rows: int) -> None:

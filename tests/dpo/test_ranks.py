@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.dpo import ranks_script
+from tests.dpo import ranks_script, tiny
 
 SCENES = ("plain", "one batch", "checkpointing", "unreached", "head", "stopped")
 
@@ -40,29 +40,18 @@ def found(folders: tuple[Path, Path]) -> tuple[Any, Any, Any]:
     return one, first, second
 
 
-def gap(one: Any, other: Any) -> float:
-    """Return the largest difference of two nests of numbers, relative for numbers above 1."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        return max(gap(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        assert len(one) == len(other)
-        return max(map(gap, one, other), default=0.0)
-    return abs(one - other) / max(1.0, abs(one))
-
-
 @pytest.mark.parametrize("scene", SCENES)
 def test_two_ranks_give_the_training_curve_of_one(found: tuple[Any, Any, Any], scene: str):
     one, first, _ = found
     assert len(one[scene]["steps"]) == 6
-    assert gap(one[scene]["steps"], first[scene]["steps"]) < 1e-5
+    assert tiny.nest_gap(one[scene]["steps"], first[scene]["steps"]) < 1e-5
 
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_seven_held_out_pairs_give_the_same_metrics_on_two_ranks(found: tuple[Any, Any, Any], scene: str):
     one, first, _ = found
-    assert gap(one[scene]["evals"][0], first[scene]["evals"][0]) < 1e-6
-    assert gap(one[scene]["evals"], first[scene]["evals"]) < 1e-5
+    assert tiny.nest_gap(one[scene]["evals"][0], first[scene]["evals"][0]) < 1e-6
+    assert tiny.nest_gap(one[scene]["evals"], first[scene]["evals"]) < 1e-5
     for a, b in zip(one[scene]["evals"], first[scene]["evals"], strict=True):
         assert a["accuracy"] == b["accuracy"], "a pair counted twice, or not at all, would show"
 
@@ -77,12 +66,12 @@ def test_every_rank_knows_the_same_numbers(found: tuple[Any, Any, Any], scene: s
 def test_adapters_are_equal_on_both_ranks_and_near_those_of_one(found: tuple[Any, Any, Any], scene: str):
     one, first, second = (part[scene]["adapter"] for part in found)
     assert first == second
-    assert gap(one, first) < 1e-4
+    assert tiny.nest_gap(one, first) < 1e-4
 
 
 def test_gradient_checkpointing_changes_nothing_on_either(found: tuple[Any, Any, Any]):
     for part in found:
-        assert gap(part["plain"], part["checkpointing"]) < 1e-5
+        assert tiny.nest_gap(part["plain"], part["checkpointing"]) < 1e-5
 
 
 def test_the_reference_is_complete_and_the_same_on_every_rank(folders: tuple[Path, Path]):

@@ -40,23 +40,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     return one, first, second
 
 
-def gap(one: Any, other: Any) -> float:
-    """Return the largest difference of two nests of numbers, relative for numbers above 1."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        return max(gap(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        assert len(one) == len(other)
-        return max(map(gap, one, other), default=0.0)
-    return abs(one - other) / max(1.0, abs(one))
-
-
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_sharded_base_gives_the_curves_of_a_whole_one(found: tuple[Any, Any, Any], scene: str):
     one, first, second = (part[scene] for part in found)
     assert len(one["steps"]) == 3
-    assert gap(one["steps"], first["steps"]) < 1e-5
-    assert gap(one["evals"], first["evals"]) < 1e-5
+    assert tiny.nest_gap(one["steps"], first["steps"]) < 1e-5
+    assert tiny.nest_gap(one["evals"], first["evals"]) < 1e-5
     assert (first["steps"], first["evals"]) == (second["steps"], second["evals"])
 
 
@@ -64,7 +53,7 @@ def test_a_sharded_base_gives_the_curves_of_a_whole_one(found: tuple[Any, Any, A
 def test_a_sharded_base_gives_the_adapter_of_a_whole_one(found: tuple[Any, Any, Any], scene: str):
     one, first, second = (part[scene]["adapter"] for part in found)
     assert first == second
-    assert gap(one, first) < 1e-5
+    assert tiny.nest_gap(one, first) < 1e-5
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -129,6 +129,17 @@ def gap(one: TrainResult, other: TrainResult) -> float:
     return worst
 
 
+def nest_gap(one: Any, other: Any) -> float:
+    """Return the largest difference of two nests of numbers, relative for numbers above 1."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return max(nest_gap(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        return max(map(nest_gap, one, other), default=0.0)
+    return abs(one - other) / max(1.0, abs(one))
+
+
 def adapter_bytes(model: Any, folder: Path) -> tuple[str, str]:
     """Save the adapter and return the hashes of its two files."""
     folder.mkdir(parents=True, exist_ok=True)
