@@ -1,11 +1,12 @@
 """Attention over a shared row: each segment's queries see its own keys and nothing else.
 
 Registered with transformers as `shared_prefix`; the segments and the kernel come through the model's forward
-as the keywords `segments` and `kernel`. Four kernels compute the same:
+as the keywords `segments` and `kernel`. Five kernels compute the same:
 
 - `varlen`: torch's variable-length flash attention, one call a layer (CUDA, half precision);
 - `flash`: the same of the package flash-attn, where it is installed; it also knows soft caps;
 - `flex`: FlexAttention, one call a layer (CUDA);
+- `row`: torch's CPU kernel, a segment at a time, as one operation (CPU, see `cpu_attention`);
 - `pieces`: one scaled_dot_product_attention a segment, anywhere.
 
 Shapes: query [1, heads, T, d], key and value [1, key heads, T, d]; the result is [1, T, heads, d].
@@ -25,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from tasks.dpo import cpu_attention
+from tasks.dpo.last_layer import is_for_scored, widened
 from tasks.dpo.layout import Segments
 
 NAME = "shared_prefix"
@@ -32,7 +35,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Segments, float, int, float], Tensor]
 
 
 def shared_prefix_attention(
-    _module: torch.nn.Module,
+    module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -53,7 +56,11 @@ def shared_prefix_attention(
     if segments is None or attention_mask is not None or dropout:
         raise ValueError("attention over a shared row takes segments, and neither a mask nor dropout")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return KERNELS[kernel](query, key, value, segments, scale, sliding_window or 0, softcap or 0.0), None
+    options = (scale, sliding_window or 0, softcap or 0.0)
+    if kernel == "flex" or not is_for_scored(module):  # flex takes its mask from all tokens
+        return KERNELS[kernel](query, key, value, segments, *options), None
+    scored = KERNELS[kernel](query.index_select(2, segments.scored_Q), key, value, segments.of_scored, *options)
+    return widened(scored, 1, segments.scored_Q, query.shape[2]), None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
@@ -62,7 +69,7 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 def kernels_for(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return the kernels that may work here, the fastest first; the last one always does."""
     if device.type != "cuda":
-        return ["pieces"]
+        return ["row", "pieces"] if device.type == "cpu" and cpu_attention.is_known() else ["pieces"]
     half = dtype in (torch.bfloat16, torch.float16)
     found = ["varlen"] if half and importlib.util.find_spec("torch.nn.attention.varlen") else []
     found += ["flash"] if half and importlib.util.find_spec("flash_attn") else []
@@ -164,6 +171,16 @@ def _block_mask(segments: Segments, window: int) -> Any:
     return segments.masks["flex", window]
 
 
+def _row(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+) -> Tensor:
+    if softcap:
+        raise ValueError("torch's attention has no soft cap")
+    apply: Any = cpu_attention.RowAttention.apply
+    out: Tensor = apply(query, key, value, segments, _masks(segments, window, query.dtype), scale)
+    return out
+
+
 def _pieces(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
 ) -> Tensor:
@@ -208,4 +225,4 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, 
     return torch.softmax((scores + mask).float(), -1).to(q.dtype) @ v
 
 
-KERNELS: dict[str, Kernel] = {"varlen": _varlen, "flash": _flash, "flex": _flex, "pieces": _pieces}
+KERNELS: dict[str, Kernel] = {"varlen": _varlen, "flash": _flash, "flex": _flex, "row": _row, "pieces": _pieces}

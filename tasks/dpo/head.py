@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Of one chunk's float32 logits, the largest tensor here: on a CPU what the last cache level holds, so that the passes
-# over it do not wait for memory.
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
+# The largest tensor here is a tile of float32 logits. On a CPU it is no larger than what the last cache level holds, so
+# that the passes over it do not wait for memory, with enough tokens for products near the machine's rate; and its words
+# are the same for any number of tokens, so that these are summed in the same order when scored in another batch.
+_CPU_TILE = 1024, 8192
+_CUDA_TILE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +67,11 @@ class LogitShape:
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
 
-def chunk_of(vocabulary: int, device: torch.device) -> int:
-    """Return how many tokens meet a head of so many rows at once."""
-    return max(16, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+def tile_of(tokens: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
+    """Return how many of ``tokens`` meet how many words at once: on a CPU a part of the vocabulary, else all of it."""
+    if device.type == "cpu":
+        return max(1, min(tokens, _CPU_TILE[0])), min(vocabulary, _CPU_TILE[1])
+    return max(1, min(tokens, max(16, _CUDA_TILE_BYTES // (4 * vocabulary)))), vocabulary
 
 
 class FrozenHead:
@@ -77,14 +81,17 @@ class FrozenHead:
         weight_VH: The head's weight.
         bias_V: Its bias, if it has one.
         shape: What happens to its logits.
-        chunk: Tokens at once; by default what suits the device.
+        tile: Tokens and words at once; by default what suits the device.
     """
 
     def __init__(
-        self, weight_VH: Tensor, bias_V: Tensor | None = None, shape: LogitShape | None = None, chunk: int | None = None
+        self,
+        weight_VH: Tensor,
+        bias_V: Tensor | None = None,
+        shape: LogitShape | None = None,
+        tile: tuple[int, int] | None = None,
     ) -> None:
-        self.weight_VH, self.bias_V, self.shape = weight_VH, bias_V, shape or LogitShape()
-        self.chunk = chunk or chunk_of(len(weight_VH), weight_VH.device)
+        self.weight_VH, self.bias_V, self.shape, self.tile = weight_VH, bias_V, shape or LogitShape(), tile
 
     def score(self, hidden_NH: Tensor, label_N: Tensor, with_collision: bool = False) -> TokenScores:
         """Score tokens; differentiable with respect to ``hidden_NH``."""
@@ -93,43 +100,106 @@ class FrozenHead:
         logp_N, collision_N = apply(hidden_NH, label_N, self, needs_grad, with_collision)
         return TokenScores(logp_N, collision_N)
 
-    def logits(self, hidden_CH: Tensor, space_CV: Tensor) -> Tensor:
-        """Return a chunk's logits, float32 [C, V]; they may lie in ``space_CV``."""
+    def logits(self, hidden_CH: Tensor, words: slice, space: Tensor) -> Tensor:
+        """Return the logits of a tile, float32 [C, W]; they may lie in ``space``."""
+        weight_WH = self.weight_VH[words]
         if hidden_CH.dtype == torch.float32:
-            logits_CV = torch.mm(hidden_CH, self.weight_VH.t(), out=space_CV[: len(hidden_CH)])
+            size = len(hidden_CH) * len(weight_WH)
+            logits_CW = torch.mm(hidden_CH, weight_WH.t(), out=space[:size].view(len(hidden_CH), len(weight_WH)))
         else:
-            logits_CV = product_in_float32(hidden_CH, self.weight_VH.t())
+            logits_CW = product_in_float32(hidden_CH, weight_WH.t())
         if self.bias_V is not None:
-            logits_CV.add_(self.bias_V)
-        return self.shape.apply(logits_CV)
+            logits_CW.add_(self.bias_V[words])
+        return self.shape.apply(logits_CW)
 
     @torch.no_grad()
     def score_chunk(
-        self, hidden_CH: Tensor, label_C: Tensor, space_CV: Tensor, needs_slope: bool, with_collision: bool
+        self, hidden_CH: Tensor, label_C: Tensor, words: int, space: Tensor, needs_slope: bool, with_collision: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return log p(label) [C], d log p(label) / d hidden [C, H] and log Σ p² [C]; the latter two where asked for.
 
-        One pass makes e = exp(z - max z); what remains is divided by Σ e only where it is small again.
+        The vocabulary goes by ``words`` at a time, after arXiv:1805.02867: of the words so far are kept the largest
+        logit, Σ e and Σ e W with e = exp(z - largest), scaled down whenever a larger one comes.
         """
-        logits_CV, label_C1 = self.logits(hidden_CH, space_CV), label_C[:, None]
-        slope_of_cap_CV = None
-        if needs_slope and self.shape.cap:
-            slope_of_cap_CV = 1 - (logits_CV / self.shape.cap).square_()
-        picked_C1, top_C1 = logits_CV.gather(-1, label_C1), logits_CV.amax(-1, keepdim=True)
-        e_CV = logits_CV.sub_(top_C1).exp_()
-        total_C1 = e_CV.sum(-1, keepdim=True)
-        logp_C = (picked_C1 - top_C1 - total_C1.log()).squeeze(-1)
-        collision_C = None
-        if with_collision:
-            collision_C = (e_CV.square().sum(-1, keepdim=True) / total_C1.square()).log().squeeze(-1)
-        if not needs_slope:
-            return logp_C, None, collision_C
-        own_CH = self.weight_VH[label_C]
-        if slope_of_cap_CV is not None:
-            e_CV.mul_(slope_of_cap_CV)
-            own_CH = own_CH * slope_of_cap_CV.gather(-1, label_C1).to(own_CH.dtype)
-        slope_CH = own_CH - (e_CV.to(self.weight_VH.dtype) @ self.weight_VH) / total_C1.to(self.weight_VH.dtype)
-        return logp_C, slope_CH.mul_(self.shape.scale) if self.shape.scale != 1.0 else slope_CH, collision_C
+        sums = _RunningSums(self, hidden_CH, label_C, needs_slope, with_collision)
+        for start in range(0, len(self.weight_VH), words):
+            part = slice(start, start + words)
+            sums.add(self.logits(hidden_CH, part, space), part)
+        return sums.log_probability(), sums.slope(), sums.log_collision()
+
+
+class _RunningSums:
+    """What is known of C tokens after some words of the vocabulary.
+
+    Attributes (W words of a tile):
+        top_C1: The largest logit so far.
+        total_C1: Σ e.
+        picked_C1: The label's logit.
+        pull_CH: Σ e W, each word's part times the slope of the soft cap.
+        square_C1: Σ e².
+    """
+
+    def __init__(
+        self, head: FrozenHead, hidden_CH: Tensor, label_C: Tensor, needs_slope: bool, with_collision: bool
+    ) -> None:
+        self._head, self._label_C1 = head, label_C[:, None]
+        column = torch.zeros(len(hidden_CH), 1, dtype=torch.float32, device=hidden_CH.device)
+        self.top_C1, self.total_C1, self.picked_C1 = column - float("inf"), column, column.clone()
+        self.square_C1 = column.clone() if with_collision else None
+        self.pull_CH: Tensor | None = None
+        self._needs_slope, self._type = needs_slope, hidden_CH.dtype
+
+    def add(self, logits_CW: Tensor, words: slice) -> None:
+        """Add a tile; its memory is used up."""
+        cap, first = self._head.shape.cap, words.start == 0
+        inside = self._label_C1 - words.start
+        is_here = (inside >= 0) & (inside < logits_CW.shape[1])
+        picked_C1 = logits_CW.gather(-1, inside.clamp(0, logits_CW.shape[1] - 1))
+        self.picked_C1 = torch.where(is_here, picked_C1, self.picked_C1)
+        slope_of_cap_CW = 1 - (logits_CW / cap).square_() if cap and self._needs_slope else None
+        top_C1 = logits_CW.amax(-1, keepdim=True)
+        if not first:
+            top_C1 = torch.maximum(top_C1, self.top_C1)
+            shrink_C1 = (self.top_C1 - top_C1).exp_()
+            self.total_C1 *= shrink_C1
+            if self.square_C1 is not None:
+                self.square_C1 *= shrink_C1.square()
+            if self.pull_CH is not None:
+                self.pull_CH *= shrink_C1
+        self.top_C1 = top_C1
+        e_CW = logits_CW.sub_(top_C1).exp_()
+        self.total_C1 = self.total_C1 + e_CW.sum(-1, keepdim=True)
+        if self.square_C1 is not None:
+            self.square_C1 += e_CW.square().sum(-1, keepdim=True)
+        if self._needs_slope:
+            self._pull(e_CW if slope_of_cap_CW is None else e_CW.mul_(slope_of_cap_CW), self._head.weight_VH[words])
+
+    def _pull(self, e_CW: Tensor, weight_WH: Tensor) -> None:
+        if self.pull_CH is None:
+            self.pull_CH = product_in_float32(e_CW.to(weight_WH.dtype), weight_WH)
+        elif weight_WH.dtype == torch.float32:
+            self.pull_CH.addmm_(e_CW, weight_WH)
+        else:
+            self.pull_CH += product_in_float32(e_CW.to(weight_WH.dtype), weight_WH)
+
+    def log_probability(self) -> Tensor:
+        """Return log p(label), [C]."""
+        return (self.picked_C1 - self.top_C1 - self.total_C1.log()).squeeze(-1)
+
+    def slope(self) -> Tensor | None:
+        """Return d log p(label) / d hidden, [C, H], in the type of the hidden states."""
+        if self.pull_CH is None:
+            return None
+        shape = self._head.shape
+        own_CH = self._head.weight_VH[self._label_C1.squeeze(-1)].float()
+        if shape.cap:
+            own_CH *= 1 - (self.picked_C1 / shape.cap).square()
+        slope_CH = self.pull_CH.div_(self.total_C1).neg_().add_(own_CH)
+        return (slope_CH.mul_(shape.scale) if shape.scale != 1.0 else slope_CH).to(self._type)
+
+    def log_collision(self) -> Tensor | None:
+        """Return log Σ p², [C]."""
+        return None if self.square_C1 is None else (self.square_C1 / self.total_C1.square()).log().squeeze(-1)
 
 
 class _TwoProducts(torch.autograd.Function):
@@ -140,12 +210,13 @@ class _TwoProducts(torch.autograd.Function):
         logp_N = torch.empty(len(hidden_NH), dtype=torch.float32, device=hidden_NH.device)
         collision_N = torch.empty_like(logp_N) if with_collision else None
         slope_NH = torch.empty_like(hidden_NH) if needs_grad else None
-        rows = min(head.chunk, len(hidden_NH)) if hidden_NH.dtype == torch.float32 else 0
-        space_CV = torch.empty(rows, len(head.weight_VH), dtype=torch.float32, device=hidden_NH.device)
-        for start in range(0, len(hidden_NH), head.chunk):
-            part = slice(start, start + head.chunk)
+        tokens, words = head.tile or tile_of(len(hidden_NH), len(head.weight_VH), hidden_NH.device)
+        size = min(tokens, len(hidden_NH)) * words if hidden_NH.dtype == torch.float32 else 0
+        space = torch.empty(size, dtype=torch.float32, device=hidden_NH.device)
+        for start in range(0, len(hidden_NH), tokens):
+            part = slice(start, start + tokens)
             logp_C, slope_CH, collision_C = head.score_chunk(
-                hidden_NH[part], label_N[part], space_CV, needs_grad, with_collision
+                hidden_NH[part], label_N[part], words, space, needs_grad, with_collision
             )
             logp_N[part] = logp_C
             if slope_NH is not None and slope_CH is not None:

@@ -1,14 +1,14 @@
 """How pairs are laid out for one forward: every prompt once, or plain padded rows.
 
 Shape suffixes: B rows, L tokens of a row, T = B·L, N completion tokens, K keys that all segments see,
-S segments, n pairs.
+S segments, Q tokens that predict one, n pairs.
 
 Shared: one row of groups [prompt | completion | completion | …]. Positions of each completion go on from
 its prompt, so every token has the position that it would have alone. What a token may see is told by
 segments, each a run of queries with its own keys: the first is the prompt with its first completion,
 every further completion has the prompt's keys and its own. Queries stand at the end of their keys, so
 "causal, aligned at the bottom right" is the whole rule. The first token of every completion is predicted
-by the prompt's last token.
+by the prompt's last token; a completion's last token predicts nothing, so it is a label and not in the row.
 
 Plain: a row for each completion with its own copy of the prompt, padded on the right. A causal model's
 token never sees what stands behind it, so no mask is needed; this is right for every family.
@@ -43,6 +43,9 @@ class Segments:
         group_T: The group (prompt) of each token.
         branch_T: The completion of each token within its group, counted from 1; 0 for the prompt.
         position_T: The place of each token in its own sequence.
+        scored_lengths: Of each segment's queries those that predict a completion token, its last ones; S numbers.
+        scored_Q: Their places in the row, ascending.
+        key_runs: Places of each segment's keys as runs, S tuples; together they are ``key_K``.
     """
 
     query_lengths: tuple[int, ...]
@@ -51,12 +54,19 @@ class Segments:
     group_T: Tensor
     branch_T: Tensor
     position_T: Tensor
+    scored_lengths: tuple[int, ...]
+    scored_Q: Tensor
+    key_runs: tuple[tuple[slice, ...], ...]
 
     def to(self, device: torch.device | str) -> Segments:
         """Return the segments with their tensors on ``device``."""
-        tensors = (self.key_K, self.group_T, self.branch_T, self.position_T)
-        moved = (tensor.to(device, non_blocking=True) for tensor in tensors)
-        return Segments(self.query_lengths, self.key_lengths, *moved)
+        names = ("key_K", "group_T", "branch_T", "position_T", "scored_Q")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    @functools.cached_property
+    def of_scored(self) -> Segments:
+        """The same keys for the queries alone that predict a completion token."""
+        return dataclasses.replace(self, query_lengths=self.scored_lengths)
 
     @functools.cached_property
     def query_offsets(self) -> Tensor:
@@ -122,8 +132,17 @@ def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
     plan = _Row()
     for members in groups.values():
         plan.add(rows[members[0]].prompt, [(2 * i + side, part) for i in members for side, part in _replies(rows[i])])
-    tensors = [_tensor(parts) for parts in (plan.keys, plan.groups, plan.branches, plan.positions)]
-    segments = Segments(tuple(plan.query_lengths), tuple(plan.key_lengths), *tensors)
+    segments = Segments(
+        query_lengths=tuple(plan.query_lengths),
+        key_lengths=tuple(plan.key_lengths),
+        key_K=_tensor(plan.keys),
+        group_T=_tensor(plan.groups),
+        branch_T=_tensor(plan.branches),
+        position_T=_tensor(plan.positions),
+        scored_lengths=tuple(plan.scored_lengths),
+        scored_Q=_tensor(plan.scored),
+        key_runs=tuple(plan.key_runs),
+    )
     source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
     return Batch(_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows), len(rows))
 
@@ -144,6 +163,9 @@ class _Row:
     sources: dict[int, Array] = dataclasses.field(default_factory=dict)
     query_lengths: list[int] = dataclasses.field(default_factory=list)
     key_lengths: list[int] = dataclasses.field(default_factory=list)
+    key_runs: list[tuple[slice, ...]] = dataclasses.field(default_factory=list)
+    scored: list[Array] = dataclasses.field(default_factory=list)
+    scored_lengths: list[int] = dataclasses.field(default_factory=list)
     size: int = 0
 
     def add(self, prompt: npt.NDArray[np.int32], completions: Sequence[tuple[int, npt.NDArray[np.int32]]]) -> None:
@@ -152,11 +174,18 @@ class _Row:
         begin = self.size
         prompt_places = self._append(prompt, 0, 0)
         for number, (branch, completion) in enumerate(completions):
-            places = self._append(completion, len(prompt), number + 1)
+            places = self._append(completion[:-1], len(prompt), number + 1)
+            self.sources[branch] = np.concatenate([prompt_places[-1:], places])
+            if number and not len(places):
+                continue
             self.keys += [prompt_places, places]
-            self.sources[branch] = np.concatenate([prompt_places[-1:], places[:-1]])
-            self.query_lengths.append(len(completion) + (0 if number else len(prompt)))
-            self.key_lengths.append(len(prompt) + len(completion))
+            self.query_lengths.append(len(places) + (0 if number else len(prompt)))
+            self.key_lengths.append(len(prompt) + len(places))
+            own = slice(self.size - len(places), self.size)
+            prompts = slice(begin, begin + len(prompt))
+            self.key_runs.append((prompts, own) if number else (slice(begin, own.stop),))
+            self.scored.append(places if number else self.sources[branch])
+            self.scored_lengths.append(len(self.scored[-1]))
         self.groups.append(np.full(self.size - begin, group))
 
     def _append(self, ids: npt.NDArray[np.int32], position: int, branch: int) -> Array:

@@ -21,7 +21,9 @@ from torch import Tensor
 from tasks.core import log
 from tasks.dpo import attention
 from tasks.dpo.evaluation import evaluation_mode
+from tasks.dpo.fused import fuse, unfuse
 from tasks.dpo.head import FrozenHead, GeneralHead, LogitShape, TokenScores, collision_of, log_softmax_of
+from tasks.dpo.last_layer import LastLayer
 from tasks.dpo.layout import Batch, lay_out_plain, lay_out_shared
 from tasks.dpo.lora import make_lean, make_plain
 from tasks.pairs.cache import TokenPairs, TokenRow
@@ -38,13 +40,17 @@ class Mechanisms:
 
     Attributes:
         shared_prefix: Lay every prompt out once, pairs packed without padding.
+        last_layer: In the last layer of shared rows, work for the scored tokens alone.
         two_products: Compute a frozen head's gradient with its forward.
         lean_lora: Replace PEFT's forward of plain LoRA layers.
+        fused: On a CPU, norms and gated parts in few passes.
     """
 
     shared_prefix: bool = True
+    last_layer: bool = True
     two_products: bool = True
     lean_lora: bool = True
+    fused: bool = True
 
 
 class Scorer:
@@ -69,11 +75,14 @@ class Scorer:
         self._own_attention = self._inner.config._attn_implementation
         self._parameter = next(self._inner.parameters())
         self.is_shared, self.kernel = False, ""
+        self._last_layer: LastLayer | None = None
         self.peft_layers = 0
         rows = list(sample) or _made_up_rows(self._inner.get_input_embeddings().weight.shape[0])
         try:
             if self.mechanisms.lean_lora:
                 self.peft_layers = make_lean(model)
+            if self.mechanisms.fused:
+                fuse(model)
             self.head = self._choose_head(rows)
             if self.mechanisms.shared_prefix:
                 self._choose_layout(rows)
@@ -88,8 +97,10 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
-        """Give the model its own attention and LoRA layers back."""
+        """Give the model its own attention and layers back."""
+        self._use_last_layer(False)
         self._inner.set_attn_implementation(self._own_attention)
+        unfuse(self.model)
         make_plain(self.model)
 
     @property
@@ -125,6 +136,8 @@ class Scorer:
         return self.head.score(hidden_NH, batch.label_N, with_collision)
 
     def _hidden(self, batch: Batch) -> Tensor:
+        if self._last_layer is not None:
+            self._last_layer.follow(batch.segments)
         if batch.segments is None:
             hidden: Tensor = self._body(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
         else:
@@ -164,22 +177,26 @@ class Scorer:
             shared = lay_out_shared(rows).to(self.device)
             reasons = []
             for kernel in attention.kernels_for(self.device, self._parameter.dtype):
-                try:
-                    self._take_attention()
-                    self.kernel = kernel
-                    worst = _worst(self.logps(shared), plain_N)
-                except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-                    reasons.append(f"{kernel}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-                    continue
-                if worst <= self._tolerance:
-                    self.is_shared = True
-                    return
-                reasons.append(f"{kernel}: log-probabilities off by {worst:.2g}")
+                for scored_alone in (True, False) if self.mechanisms.last_layer else (False,):
+                    try:
+                        self._take_attention()
+                        self._use_last_layer(scored_alone)
+                        self.kernel = kernel
+                        worst = _worst(self.logps(shared), plain_N)
+                    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+                        reasons.append(f"{kernel}: {what}")
+                        continue
+                    if worst <= self._tolerance:
+                        self.is_shared = True
+                        return
+                    reasons.append(f"{kernel}: log-probabilities off by {worst:.2g}")
         self.kernel = ""
+        self._use_last_layer(False)
         self._inner.set_attn_implementation(self._own_attention)
         _log.info(
             "this model cannot share prompts in one row (%s): plain padded rows, about %.1f times the tokens",
-            "; ".join(reasons),
+            "; ".join(dict.fromkeys(reasons)),
             _tokens_apart(rows) / sum(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)),
         )
 
@@ -187,6 +204,11 @@ class Scorer:
         if not getattr(self._inner, "_supports_attention_backend", False):
             raise ValueError("its attention cannot be replaced")
         self._inner.set_attn_implementation(attention.NAME)
+
+    def _use_last_layer(self, is_used: bool) -> None:
+        if self._last_layer is not None:
+            self._last_layer.close()
+        self._last_layer = LastLayer(self._inner) if is_used else None
 
     @property
     def _tolerance(self) -> float:

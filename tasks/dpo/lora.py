@@ -6,6 +6,8 @@ are cast to the activations' type (they are small), the update is added in place
 
     dx = dy W + s (dy B) A      dA = s (dy B)ᵀ x      dB = s dyᵀ (x Aᵀ)
 
+The way down of a gated feed-forward part makes its x = silu(gate) ∘ up again in backward, and keeps the two instead.
+
 A quantised base computes x Wᵀ + b and its part of dx by itself; the update is added to what it gives.
 
 Shapes: x [T, in], W [out, in], A [r, in], B [out, r], y [T, out].
@@ -71,29 +73,51 @@ class _Lean:
     """The lean forward, mixed into a class of PEFT's: of a class, for torch.compile makes one graph for all layers."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        names = [name for name in self.active_adapters if name in self.lora_A]
+        name = None if args or kwargs else _only_adapter(self)
         out: Tensor
-        if self.disable_adapters or not names:
-            if not self.merged:
-                out = self.base_layer(x)
-                return out
-        elif len(names) == 1 and not (self.merged or args or kwargs):
-            dropout = self.lora_dropout[names[0]]
-            if not (dropout.training and getattr(dropout, "p", 0.0)):
-                out = _added(self, names[0], x)
-                return out
-        out = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        if name is not None:
+            out = _added(self, name, x)
+        elif (self.disable_adapters or not _active(self)) and not self.merged:
+            out = self.base_layer(x)
+        else:
+            out = super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return out
+
+
+def _active(module: Any) -> list[str]:
+    return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def _only_adapter(module: Any) -> str | None:
+    """Return the adapter whose update is added, None where there is not exactly one or its dropout trains."""
+    names = [] if module.disable_adapters or module.merged else _active(module)
+    if len(names) != 1:
+        return None
+    dropout = module.lora_dropout[names[0]]
+    return None if dropout.training and getattr(dropout, "p", 0.0) else names[0]
 
 
 def _added(module: Any, name: str, x: Tensor) -> Any:
     """Return what the base and the adapter ``name`` give together."""
-    base, scale = module.base_layer, module.scaling[name]
+    if isinstance(module, lora.Linear):
+        return _apply(LoraLinear)(x, *_operands(module, name))
     a, b = module.lora_A[name].weight, module.lora_B[name].weight
-    if not isinstance(module, lora.Linear):
-        return _apply(LoraUpdate)(base(x), x, a, b, scale)
-    in_place = not getattr(module, "results_are_kept", False)
-    return _apply(LoraLinear)(x, base.weight, base.bias, a, b, scale, in_place)
+    return _apply(LoraUpdate)(module.base_layer(x), x, a, b, module.scaling[name])
+
+
+def _operands(module: Any, name: str) -> tuple[Any, ...]:
+    """Return weight, bias, A, B, s, and whether the update may be added in place."""
+    base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    return base.weight, base.bias, a, b, module.scaling[name], not getattr(module, "results_are_kept", False)
+
+
+def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module) -> Tensor:
+    """Return down(silu(gate) ∘ up) for gate and up [.., I]; a lean ``down`` keeps the two and not their product."""
+    name = _only_adapter(down) if isinstance(down, _Lean) and isinstance(down, lora.Linear) else None
+    found: Tensor = (
+        down(F.silu(gate) * up) if name is None else _apply(GatedLoraLinear)(gate, up, *_operands(down, name))
+    )
+    return found
 
 
 @functools.cache
@@ -121,9 +145,7 @@ class LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         """Return y [.., out] in the type of x [.., in]."""
         rows = x.reshape(-1, x.shape[-1])
-        low = rows @ a.to(x.dtype).t()
-        y = F.linear(rows, weight, bias)
-        y = (y.addmm_ if in_place else y.addmm)(low, b.to(x.dtype).t(), alpha=scale)
+        y, low = _products(rows, weight, bias, a, b, scale, in_place)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -132,14 +154,75 @@ class LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A and B, the latter two in float32."""
         rows, low, weight, a, b = ctx.saved_tensors
+        wants_x, _, _, *wants = ctx.needs_input_grad[:5]
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        d_low = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(*grads[0].shape[:-1], weight.shape[1])
-        da = product_in_float32(d_low.t(), rows) if ctx.needs_input_grad[3] else None
-        db = product_in_float32(dy.t(), low).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
+        d_rows, da, db = _slopes(dy, rows, low, (weight, a, b), ctx.scale, (wants_x, *wants))
+        dx = None if d_rows is None else d_rows.view(*grads[0].shape[:-1], weight.shape[1])
         return dx, None, None, da, db, None, None
+
+
+class GatedLoraLinear(torch.autograd.Function):
+    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ of x = silu(gate) ∘ up; gradients for gate, up, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gate: Tensor,
+        up: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        in_place: bool = True,
+    ) -> Tensor:
+        """Return y [.., out] in the type of gate and up [.., in]."""
+        rows = (F.silu(gate) * up).reshape(-1, up.shape[-1])
+        y, low = _products(rows, weight, bias, a, b, scale, in_place)
+        ctx.save_for_backward(gate, up, low, weight, a, b)
+        ctx.scale = scale
+        return y.view(*up.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of gate, up, A and B, the latter two in float32."""
+        gate, up, low, weight, a, b = ctx.saved_tensors
+        dy = grads[0].reshape(-1, grads[0].shape[-1])
+        opened = F.silu(gate)
+        rows = (opened * up).reshape(-1, up.shape[-1])
+        d_rows, da, db = _slopes(dy, rows, low, (weight, a, b), ctx.scale, (True, *ctx.needs_input_grad[4:6]))
+        if d_rows is None:
+            raise AssertionError("the gradient of x was asked for")
+        dx = d_rows.view(up.shape)
+        d_up = opened.mul_(dx)
+        d_gate = torch.ops.aten.silu_backward(dx.mul_(up), gate)
+        return d_gate, d_up, None, None, da, db, None, None
+
+
+def _products(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, in_place: bool
+) -> tuple[Tensor, Tensor]:
+    """Return y [T, out], and x Aᵀ [T, r], for x [T, in]."""
+    low = rows @ a.to(rows.dtype).t()
+    y = F.linear(rows, weight, bias)
+    return (y.addmm_ if in_place else y.addmm)(low, b.to(rows.dtype).t(), alpha=scale), low
+
+
+def _slopes(
+    dy: Tensor,
+    rows: Tensor,
+    low: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of x [T, in], A and B that are wanted, from that of y and what forward gave."""
+    weight, a, b = weights
+    d_low = (dy @ b.to(dy.dtype)).mul_(scale)
+    dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)) if wanted[0] else None
+    da = product_in_float32(d_low.t(), rows) if wanted[1] else None
+    db = product_in_float32(dy.t(), low).mul_(scale) if wanted[2] else None
+    return dx, da, db
 
 
 class LoraUpdate(torch.autograd.Function):

@@ -8,6 +8,7 @@ size, I width of the feed-forward part; a lean LoRA linear keeps its input, see 
                          3 A             queries, attention's result by segment, the same in one piece
                          2 K + 2 K       keys and values; at most as many again where segments repeat a prompt
                          (2 + 2 g) I     the ways up, the activation's result, the product (g = 1 with a gate)
+    the same, fused      2 H of float32, 2 H, 2 A, 2 K, 2 I: on a CPU, see `tasks/dpo/fused.py` and `cpu_attention.py`
     selective            2 A + 2 K + (1 + g) I + 2 H: results of matrix products and attention; norms, activation
                          functions and products are computed again in backward
     full                 H: what enters the layer; all else is computed again
@@ -33,6 +34,7 @@ from typing import Any
 import torch
 
 from tasks.dpo.flops import ModelShape
+from tasks.dpo.fused import keeps_gates
 
 _FLOAT32 = 4
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -52,7 +54,7 @@ class MemoryModel:
 
     Attributes:
         held: Bytes of weights and adapters, which are there already.
-        fixed: Bytes still to come whatever the batch: gradients, AdamW's moments, one chunk of the head.
+        fixed: Bytes still to come whatever the batch: gradients, AdamW's moments, one tile of the head.
         per_token: Bytes of activations for each packed token, by what is recomputed.
     """
 
@@ -66,7 +68,7 @@ class MemoryModel:
         model: Any,
         shape: ModelShape,
         compute: torch.dtype,
-        chunk: int,
+        tile: int,
         trains: bool = True,
         whole_logits: bool = False,
     ) -> MemoryModel:
@@ -76,16 +78,19 @@ class MemoryModel:
             model: The policy; what of it requires gradients is trained.
             shape: Its shape.
             compute: What activations are held in.
-            chunk: Completion tokens that meet the head at once.
+            tile: Logits that the head holds at once.
             trains: False for scoring alone, which keeps no activations and no gradients.
             whole_logits: Every token meets the head, with its logits held whole.
         """
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if trains else 0
-        logits = shape.vocabulary * (2 * _FLOAT32 + (compute.itemsize if compute != torch.float32 else 0))
+        logit = 2 * _FLOAT32 + (compute.itemsize if compute != torch.float32 else 0)
         # gradients, both moments, and a copy of the gradients while ranks sum them
-        fixed = trained * 4 * _FLOAT32 + (0 if whole_logits else chunk * logits)
-        working = layer_bytes(shape, compute, Recompute.NONE) + (logits if whole_logits else 0)
-        kept = {level: saved_bytes(shape, compute, level) if trains else 0 for level in Recompute}
+        fixed = trained * 4 * _FLOAT32 + (0 if whole_logits else tile * logit)
+        is_fused = keeps_gates(model)
+        working = layer_bytes(shape, compute, Recompute.NONE, is_fused) + (
+            shape.vocabulary * logit if whole_logits else 0
+        )
+        kept = {level: saved_bytes(shape, compute, level, is_fused) if trains else 0 for level in Recompute}
         return cls(bytes_of(model), fixed, {level: kept[level] + working for level in Recompute})
 
     def need(self, tokens: int, recompute: Recompute) -> int:
@@ -104,7 +109,7 @@ class MemoryModel:
         )
 
 
-def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute) -> int:
+def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, is_fused: bool = False) -> int:
     """Return the bytes that one layer keeps for backward for each packed token; the formula is the module's."""
     queries, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
     ways_up = 2 if shape.is_gated else 1
@@ -113,14 +118,17 @@ def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute) -
     if recompute is Recompute.SELECTIVE:
         kept = 2 * queries + 2 * keys + ways_up * shape.intermediate + 2 * shape.hidden
         return kept * compute.itemsize
-    kept = 2 * shape.hidden + 3 * queries + 4 * keys + 2 * ways_up * shape.intermediate
+    if is_fused:
+        kept = 2 * shape.hidden + 2 * queries + 2 * keys + 2 * shape.intermediate
+    else:
+        kept = 2 * shape.hidden + 3 * queries + 4 * keys + 2 * ways_up * shape.intermediate
     return 2 * shape.hidden * _FLOAT32 + kept * compute.itemsize
 
 
-def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute) -> int:
+def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, is_fused: bool = False) -> int:
     """Return the bytes that a whole forward keeps for backward for each packed token."""
     outside = shape.hidden * (3 * compute.itemsize + 2 * _FLOAT32)
-    return shape.layers * layer_bytes(shape, compute, recompute) + outside
+    return shape.layers * layer_bytes(shape, compute, recompute, is_fused) + outside
 
 
 def bytes_of(model: Any) -> int:

@@ -22,7 +22,7 @@ from tasks.core import log
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.flops import ModelShape, matmul_rate, training_flops
-from tasks.dpo.head import chunk_of
+from tasks.dpo.head import tile_of
 from tasks.dpo.logps import Scorer
 from tasks.dpo.memory import MemoryModel, Recompute, free_bytes, in_words
 from tasks.dpo.plan import Sizes
@@ -121,8 +121,8 @@ def preflight(
     """
     device, shape = accelerator.device, ModelShape.of(scorer.model)
     compute = compute_type(scorer.model)
-    chunk = min(chunk_of(shape.vocabulary, device), work.longest_step)
-    memory = MemoryModel.of(scorer.model, shape, compute, chunk, work.trains, whole_logits=scorer.head is None)
+    tokens, words = tile_of(work.longest_step, shape.vocabulary, device)
+    memory = MemoryModel.of(scorer.model, shape, compute, tokens * words, work.trains, whole_logits=scorer.head is None)
     per_token = memory.per_token[Recompute.NONE]
     if device.type == "cuda":
         with contextlib.suppress(torch.OutOfMemoryError):  # then the formula has to do

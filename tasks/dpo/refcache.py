@@ -225,13 +225,15 @@ class Scoring:
 
     def _score(self, scorer: Scorer, block: Block, missing: Rows, stop: StopRequest) -> None:
         """Score the rows of a block that are ``missing``, shared out over the ranks, and keep them."""
+        from tasks.dpo.sharding import is_sharded  # with transformers
+
         kept, kept_at = block.is_done.copy(), time.monotonic()
         with self._ready():
             for row, values in _score_share(scorer, block.tokens, missing, self._budget, self._device):
                 block.put(np.array([row]), values)
                 if stop.is_set or time.monotonic() - kept_at > self._runtime.checkpoint_every_s:
                     kept, kept_at = self._keep(block, kept), time.monotonic()
-                if stop.is_set and self._runtime.sharding == "none":  # sharded, all ranks have to end the block
+                if stop.is_set and not is_sharded(scorer.model):  # sharded, all ranks have to end the block
                     break
         must_stop = self._gather(block, stop.is_set)
         if self._device.is_main_process:

@@ -21,8 +21,12 @@ KIND = "reference/1"  # the kind of rows, and the version of what a key covers
 CODE = (
     "adapter_source",
     "attention",
+    "cpu_attention",
     "evaluation",
+    "fused",
     "head",
+    "last_layer",
+    "layers",
     "layout",
     "logps",
     "lora",

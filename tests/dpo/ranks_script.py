@@ -1,6 +1,7 @@
-"""What is compared between one process and two: run by hand, or under torchrun, with a folder to write to.
+"""What is compared between one process and several: run by hand, or under torchrun, with a folder to write to.
 
 python -m torch.distributed.run --standalone --nproc_per_node=2 tests/dpo/ranks_script.py FOLDER
+python tests/dpo/ranks_script.py FOLDER 4    # forks as many ranks, which share one start
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ SMALL = tiny.budget(96)
 def trained(name: str, folder: Path, **options: Any) -> dict[str, Any]:
     """Train with ``options`` and return the curves and the adapter's numbers."""
     config = tiny.changed(CONFIG, **options.pop("config", {}))
-    result, model = tiny.run(PAIRS, config, test_pairs=HELD_OUT, **options)
-    return {name: {**told(result), "adapter": {k: v.tolist() for k, v in tiny.adapter_state(model).items()}}}
+    return {name: told(*tiny.run(PAIRS, config, test_pairs=HELD_OUT, **options))}
 
 
-def told(result: TrainResult) -> dict[str, Any]:
-    return {"steps": result.steps, "evals": result.evals}
+def told(result: TrainResult, model: Any) -> dict[str, Any]:
+    adapter = {name: tensor.tolist() for name, tensor in tiny.adapter_state(model).items()}
+    return {"steps": result.steps, "evals": result.evals, "adapter": adapter}
 
 
 def stopped(folder: Path, rank: int) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def stopped(folder: Path, rank: int) -> dict[str, Any]:
             stops += 1
             continue
         found = newest_checkpoint(folder / f"disk{rank}")
-        return {"stopped": {**told(result), "stops": stops, "checkpoint": found.step if found else None}}
+        return {"stopped": {**told(result, model), "stops": stops, "checkpoint": found.step if found else None}}
 
 
 def diverged() -> dict[str, Any]:
@@ -99,5 +100,18 @@ def half_dead() -> Any:
     return model
 
 
+def forked(rank: int, ranks: int, folder: Path) -> None:
+    """Run everything as one of several ranks, forked from a process that has imported what they need."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+    meet = f"file://{folder.resolve() / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=ranks)
+    main(folder)
+    torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        count = int(sys.argv[2])
+        torch.multiprocessing.start_processes(forked, (count, Path(sys.argv[1])), count, start_method="fork")
+    else:
+        main(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from typing import Any
@@ -14,12 +15,13 @@ from torch import Tensor
 from tasks.dpo import attention
 from tasks.dpo.layout import lay_out_shared
 from tasks.dpo.logps import Mechanisms, Scorer, sum_by_branch
+from tasks.dpo.lora import make_plain
 from tasks.dpo.objectives import sigmoid
 from tasks.dpo.policy import LoraSettings, adapter_parameters
 from tasks.pairs.cache import TokenRow
 from tests.dpo import tiny
 
-NOTHING = Mechanisms(shared_prefix=False, two_products=False, lean_lora=False)
+NOTHING = Mechanisms(shared_prefix=False, last_layer=False, two_products=False, lean_lora=False, fused=False)
 SHARING = tuple(family for family in tiny.KINDS if family not in ("falcon_alibi", "bloom", "mamba", "recurrent_gemma"))
 PAIRS = tiny.pairs(5)
 
@@ -47,8 +49,8 @@ def scored(model: Any, rows: list[TokenRow], mechanisms: Mechanisms | None = Non
 
 
 def apart(model: Any, rows: list[TokenRow]) -> tuple[Tensor, list[Tensor]]:
-    """Return the same from one plain forward a completion, with PEFT's own layers and whole logits."""
-    model.zero_grad(set_to_none=True)
+    """Return the same from one plain forward a completion, with PEFT's own layers and whole logits, in float64."""
+    model = copy.deepcopy(model).double()
     logps, margins = [], []
     for each in rows:
         sums = []
@@ -56,7 +58,7 @@ def apart(model: Any, rows: list[TokenRow]) -> tuple[Tensor, list[Tensor]]:
             ids = torch.from_numpy(np.concatenate([each.prompt, completion]).astype(np.int64))[None]
             logits = model(input_ids=ids, use_cache=False).logits[0, len(each.prompt) - 1 : -1]
             labels = ids[0, len(each.prompt) :, None]
-            logps.append(torch.log_softmax(logits.float(), -1).gather(-1, labels).squeeze(-1))
+            logps.append(torch.log_softmax(logits, -1).gather(-1, labels).squeeze(-1))
             sums.append(logps[-1].double().sum())
         margins.append(sums[0] - sums[1])
     sigmoid(torch.stack(margins) + 0.3, 0.1).mean().backward()
@@ -100,25 +102,79 @@ def test_permuting_packed_pairs_changes_nothing():
 def test_every_distinct_prompt_stands_in_the_row_once():
     batch = lay_out_shared(SAME_PROMPT)
     prompts = sum(len(each.prompt) for each in ROWS)
-    completions = sum(len(each.chosen) + len(each.rejected) for each in SAME_PROMPT)
-    assert batch.ids_BL.shape == (1, prompts + completions)
-    assert len(batch.segments.query_lengths) == 2 * len(SAME_PROMPT)
+    completions = [len(part) for each in SAME_PROMPT for part in (each.chosen, each.rejected)]
+    # the last token of a completion is predicted and predicts nothing
+    assert batch.ids_BL.shape == (1, prompts + sum(completions) - len(completions))
     assert sum(batch.segments.query_lengths) == batch.ids_BL.numel()
+    assert len(batch.label_N) == sum(completions)
 
 
 def test_the_layout_of_two_pairs_by_hand():
-    one = TokenRow(*(np.array(part, np.int32) for part in ([5, 6], [7], [8, 9])))
-    two = TokenRow(*(np.array(part, np.int32) for part in ([5, 6], [10], [11])))
+    one = TokenRow(*(np.array(part, np.int32) for part in ([5, 6], [7, 12], [8, 9, 13])))
+    two = TokenRow(*(np.array(part, np.int32) for part in ([5, 6], [10], [11, 14])))
     batch = lay_out_shared([one, two])
-    assert batch.ids_BL.tolist() == [[5, 6, 7, 8, 9, 10, 11]]
-    assert batch.position_BL.tolist() == [[0, 1, 2, 2, 3, 2, 2]]
-    assert batch.segments.query_lengths == (3, 2, 1, 1)
-    assert batch.segments.key_lengths == (3, 4, 3, 3)
-    assert batch.segments.key_K.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 5, 0, 1, 6]
-    # 7, 8, 10 and 11 are predicted by the prompt's last token, 9 by 8
-    assert batch.label_N.tolist() == [7, 8, 9, 10, 11]
-    assert batch.source_N.tolist() == [1, 1, 3, 1, 1]
-    assert batch.branch_N.tolist() == [0, 1, 1, 2, 3]
+    assert batch.ids_BL.tolist() == [[5, 6, 7, 8, 9, 11]]
+    assert batch.position_BL.tolist() == [[0, 1, 2, 2, 3, 2]]
+    # [5 6 7], [8 9] and [11]: nothing of 10 stands in the row, the prompt's last token predicts it
+    assert batch.segments.query_lengths == (3, 2, 1)
+    assert batch.segments.key_lengths == (3, 4, 3)
+    assert batch.segments.key_K.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 5]
+    assert batch.label_N.tolist() == [7, 12, 8, 9, 13, 10, 11, 14]
+    assert batch.source_N.tolist() == [1, 2, 1, 3, 4, 1, 1, 5]
+    assert batch.branch_N.tolist() == [0, 0, 1, 1, 1, 2, 3, 3]
+    assert batch.segments.scored_Q.tolist() == [1, 2, 3, 4, 5]
+    assert batch.segments.scored_lengths == batch.segments.of_scored.query_lengths == (2, 2, 1)
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_the_last_layer_works_for_scored_tokens_alone(family: str):
+    model = tiny.policy(family)
+    widths: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        return lambda _module, _inputs, result: widths.update({name: result.shape[-2]})
+
+    linears = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    numbers = [re.search(r"layers\.(\d+)\.", name) for name, _ in linears]
+    last = max(int(found[1]) for found in numbers if found)
+    with Scorer(model, ROWS) as scorer:
+        handles = [part.register_forward_hook(note(name)) for name, part in linears if "lora" not in name]
+        lean = [part.__class__ for part in model.modules()]
+        batch = scorer.lay_out(ROWS)
+        scored_tokens = len(batch.segments.scored_Q)
+        make_plain(model)  # PEFT's own forward calls the base layer, which then tells its width
+        scorer.logps(batch)
+        for part, kind in zip(model.modules(), lean, strict=True):
+            part.__class__ = kind
+    for handle in handles:
+        handle.remove()
+    keys = ("k_proj", "v_proj", "qkv_proj", "query_key_value")
+    for name, width in widths.items():
+        is_narrow = f"layers.{last}." in name and not any(key in name for key in keys)
+        assert width == (scored_tokens if is_narrow else batch.ids_BL.shape[1]), name
+
+
+class WantsAll(torch.nn.Module):
+    """A feed-forward part that cannot do with the scored tokens alone."""
+
+    def __init__(self, inner: torch.nn.Module, refused: int) -> None:
+        super().__init__()
+        self.inner, self.refused = inner, refused
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.shape[1] == self.refused:
+            raise ValueError("where are the others?")
+        return self.inner(hidden)
+
+
+def test_a_layer_that_needs_all_tokens_gets_them_and_prompts_are_shared_all_the_same():
+    model = tiny.moved(tiny.policy())
+    expected, slopes = apart(model, ROWS)
+    layer = model.get_base_model().model.layers[-1]
+    layer.mlp = WantsAll(layer.mlp, len(lay_out_shared(ROWS).segments.scored_Q))
+    found, gradients = scored(model, ROWS)
+    assert float((found - expected).abs().max()) < 1e-4
+    assert relative(gradients, slopes) < 1e-5
 
 
 def test_rejected_sees_its_prompt_and_never_chosen():
@@ -193,7 +249,7 @@ def test_the_model_gets_its_own_attention_and_layers_back():
     before = inner.config._attn_implementation
     with Scorer(model, ROWS) as scorer:
         assert inner.config._attn_implementation == attention.NAME
-        assert scorer.kernel == "pieces"
+        assert scorer.kernel == "row"
     assert inner.config._attn_implementation == before
     assert not any("forward" in vars(module) for module in model.modules())
 

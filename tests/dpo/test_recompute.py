@@ -18,6 +18,8 @@ from tests.dpo import tiny
 
 ROWS = [tiny.pairs(3).row(i) for i in range(3)]
 LONG = [tiny.pairs(4, longest=200).row(i) for i in range(4)]
+# what is computed again is told operation by operation, so it is counted and weighed where nothing is fused
+UNFUSED = Mechanisms(fused=False)
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt_neox", "olmo2", "falcon_alibi", "opt", "phi3")
 
 
@@ -75,7 +77,7 @@ def done_again(level: str) -> dict[str, int]:
     for each in ("none", level):
         model = tiny.moved(tiny.policy())
         with Counted() as counted:
-            gradients(model, each)
+            gradients(model, each, mechanisms=UNFUSED)
         found.append(counted.counts)
     none, counts = found
     wanted = {"products": "aten.mm.default", "norms": "aten.rsqrt.default"}
@@ -99,7 +101,7 @@ def test_the_middle_level_does_norms_again_and_neither_products_nor_attention():
 def kept_bytes(model: Any, level: Recompute) -> int:
     """Return what a forward leaves allocated for its backward."""
     set_modes(model, level)
-    with Scorer(model, ROWS) as scorer:
+    with Scorer(model, ROWS, UNFUSED) as scorer:
         batch = scorer.lay_out(LONG)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             logps = scorer.logps(batch)

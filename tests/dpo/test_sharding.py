@@ -1,4 +1,4 @@
-"""A sharded base (gloo, two ranks on the CPU) trains the adapter that a whole one trains in one process."""
+"""A sharded base (gloo, two ranks on the CPU) scores and trains as a whole one does in one process."""
 
 from __future__ import annotations
 
@@ -66,6 +66,51 @@ def test_a_rank_holds_its_half_of_the_layers_weights_and_whole_adapters(found: t
     model = tiny.policy(sharding_script.SCENES[scene][0])
     frozen = [p for n, p in model.named_parameters() if ".layers." in n and "lora_" not in n]
     assert first["whole"] == sum(parameter.numel() for parameter in frozen), "every frozen weight of a layer is cut"
+
+
+@pytest.mark.parametrize("name", sharding_script.REFERENCES)
+def test_a_sharded_reference_scores_as_a_whole_one_in_one_process(found: tuple[Any, Any, Any], name: str):
+    one, first, second = (part["references"][name] for part in found)
+    count = sharding_script.REFERENCES[name][1]
+    assert len(one["logps"]) == int(sharding_script.PAIRS.lengths[:count, 1:].sum())
+    assert first["logps"] == second["logps"]
+    assert tiny.nest_gap(one["logps"], first["logps"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", sharding_script.REFERENCES)
+def test_a_rank_without_rows_to_score_passes_as_often_as_the_other(found: tuple[Any, Any, Any], name: str):
+    one, first, second = (part["references"][name] for part in found)
+    assert one["cut"] == []
+    assert first["own"] + second["own"] == first["whole"] > 0, "the weights were shared out while it scored"
+    assert first["passes"] == second["passes"] > 0
+
+
+def test_a_sharded_reference_scores_only_what_the_store_lacks(found: tuple[Any, Any, Any]):
+    whole = found[0]["references"]["many passes"]["logps"]
+    for part in found:
+        counts = {name: told["counts"] for name, told in part["store"].items() if name != "stopped"}
+        assert counts == {"eight": [8, 0, 1], "sixteen": [8, 8, 1], "seventeen": [1, 16, 1], "all": [0, 17, 0]}
+    for name in ("eight", "sixteen", "seventeen", "all"):
+        one, first, second = (part["store"][name]["logps"] for part in found)
+        assert first == second
+        assert tiny.nest_gap(one, first) < 1e-5
+    for part in found:
+        sixteen, seventeen, every = (part["store"][name]["logps"] for name in ("sixteen", "seventeen", "all"))
+        assert seventeen[: len(sixteen)] == sixteen, "what was known keeps its bits"
+        assert every == seventeen
+        assert tiny.nest_gap(whole, every) < 1e-5
+
+
+def test_a_stop_that_reaches_one_rank_of_a_sharded_reference_ends_all_and_loses_nothing(found: tuple[Any, Any, Any]):
+    one, first, second = (part["store"]["stopped"] for part in found)
+    for told in (one, first, second):
+        assert "told to stop — run again to go on: what was scored is kept" in told["said"]
+        scored, recalled, _ = told["counts"]
+        assert recalled >= (1 if told is one else 2), "one process stops at once, ranks end the block that they began"
+        assert scored + recalled == 17
+    assert first["counts"] == second["counts"]
+    assert first["logps"] == second["logps"]
+    assert tiny.nest_gap(one["logps"], first["logps"]) < 1e-5
 
 
 def test_a_sharded_policy_saves_the_same_files(found: tuple[Any, Any, Any]):

@@ -137,8 +137,8 @@ class Overflowing(torch.nn.Module):
 def overflowing(most: int) -> tuple[Any, Overflowing]:
     model = tiny.policy(seed=CONFIG.seed)
     layers = model.get_base_model().model.layers
-    layers[1].mlp = Overflowing(layers[1].mlp, most)
-    return model, layers[1].mlp
+    layers[0].mlp = Overflowing(layers[0].mlp, most)
+    return model, layers[0].mlp
 
 
 @pytest.mark.parametrize("options", [{}, {"loss": "aot"}], ids=["sigmoid", "aot"])
