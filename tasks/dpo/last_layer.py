@@ -68,8 +68,12 @@ class LastLayer:
             raise ValueError(f"a layer of {self._width} tokens gives a part of it {tuple(hidden.shape)}")
         return (hidden.index_select(-2, self._scored_Q),)
 
-    def _widen(self, _module: torch.nn.Module, _inputs: tuple[Any, ...], result: Tensor) -> Tensor | None:
-        return None if self._scored_Q is None else widened(result, -2, self._scored_Q, self._width)
+    def _widen(self, module: torch.nn.Module, _inputs: tuple[Any, ...], result: Any) -> Tensor | None:
+        if self._scored_Q is None:
+            return None
+        if not isinstance(result, Tensor):
+            raise TypeError(f"a {type(module).__name__} gives a {type(result).__name__}")
+        return widened(result, -2, self._scored_Q, self._width)
 
 
 def works_for_scored(layer: torch.nn.Module) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from tasks.core.errors import DataError
 from tasks.pairs.cache import TokenRow
 
 Array = npt.NDArray[np.int64]
+Names = npt.NDArray[np.int32]
+_ODD = 0x9E3779B1  # multiples of it differ in all bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Batch:
         source_N: Place in T of the token that predicts each completion token.
         label_N: The completion token itself; in the order of the pairs, chosen before rejected.
         branch_N: Its completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
+        name_T: A hash of each token's text up to the end of its part and of its place there, int32; 0 for padding.
         pairs: n.
     """
 
@@ -104,6 +108,7 @@ class Batch:
     source_N: Tensor
     label_N: Tensor
     branch_N: Tensor
+    name_T: Tensor
     pairs: int
 
     def to(self, device: torch.device | str) -> Batch:
@@ -115,6 +120,7 @@ class Batch:
             self.source_N.to(device, non_blocking=True),
             self.label_N.to(device, non_blocking=True),
             self.branch_N.to(device, non_blocking=True),
+            self.name_T.to(device, non_blocking=True),
             self.pairs,
         )
 
@@ -144,7 +150,8 @@ def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
         key_runs=tuple(plan.key_runs),
     )
     source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
-    return Batch(_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows), len(rows))
+    tensors = (_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows))
+    return Batch(*tensors, torch.from_numpy(np.concatenate(plan.names)), len(rows))
 
 
 def _replies(row: TokenRow) -> Sequence[tuple[int, npt.NDArray[np.int32]]]:
@@ -156,6 +163,7 @@ class _Row:
     """A shared row while it is built: parts of each of its arrays, in order."""
 
     ids: list[npt.NDArray[np.int32]] = dataclasses.field(default_factory=list)
+    names: list[Names] = dataclasses.field(default_factory=list)
     positions: list[Array] = dataclasses.field(default_factory=list)
     groups: list[Array] = dataclasses.field(default_factory=list)
     branches: list[Array] = dataclasses.field(default_factory=list)
@@ -172,9 +180,12 @@ class _Row:
         """Add a prompt and its completions, each with its number in the batch."""
         group = len(self.groups)
         begin = self.size
+        text = zlib.crc32(prompt.tobytes())
         prompt_places = self._append(prompt, 0, 0)
+        self.names.append(_names(text, 0, len(prompt)))
         for number, (branch, completion) in enumerate(completions):
             places = self._append(completion[:-1], len(prompt), number + 1)
+            self.names.append(_names(zlib.crc32(completion.tobytes(), text), len(prompt), len(places)))
             self.sources[branch] = np.concatenate([prompt_places[-1:], places])
             if number and not len(places):
                 continue
@@ -206,18 +217,27 @@ def lay_out_plain(rows: Sequence[TokenRow]) -> Batch:
     _refuse_empty(rows)
     branches = [(row.prompt, completion) for row in rows for completion in (row.chosen, row.rejected)]
     width = max(len(prompt) + len(completion) for prompt, completion in branches)
-    ids = np.zeros((len(branches), width), dtype=np.int64)
+    ids, names = np.zeros((len(branches), width), dtype=np.int64), np.zeros((len(branches), width), dtype=np.int32)
     for i, (prompt, completion) in enumerate(branches):
-        ids[i, : len(prompt)] = prompt
-        ids[i, len(prompt) : len(prompt) + len(completion)] = completion
+        text, own = zlib.crc32(prompt.tobytes()), slice(len(prompt), len(prompt) + len(completion))
+        ids[i, : len(prompt)], names[i, : len(prompt)] = prompt, _names(text, 0, len(prompt))
+        ids[i, own] = completion
+        names[i, own] = _names(zlib.crc32(completion.tobytes(), text), len(prompt), len(completion))
     source_N = _tensor([i * width + len(p) - 1 + np.arange(len(c)) for i, (p, c) in enumerate(branches)])
     position_BL = torch.arange(width).expand(len(branches), width)
-    return Batch(torch.from_numpy(ids), position_BL, None, source_N, *_labels(rows), len(rows))
+    tensors = (torch.from_numpy(ids), position_BL, None, source_N, *_labels(rows))
+    return Batch(*tensors, torch.from_numpy(names.reshape(-1)), len(rows))
 
 
 def _labels(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
     completions = [completion for row in rows for completion in (row.chosen, row.rejected)]
     return _tensor(completions), torch.from_numpy(np.repeat(np.arange(len(completions)), [len(c) for c in completions]))
+
+
+def _names(text: int, first: int, count: int) -> Names:
+    """Return a name for each of ``count`` tokens from place ``first`` of a text that hashes to ``text``."""
+    places = np.arange(first + 1, first + count + 1, dtype=np.uint32) * np.uint32(_ODD)
+    return (places ^ np.uint32(text)).view(np.int32)
 
 
 def _tensor(parts: Sequence[npt.NDArray[np.integer]]) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tasks.core import log
 from tasks.dpo import attention
+from tasks.dpo.dropout import TokenDropout
 from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.fused import fuse, unfuse
 from tasks.dpo.head import FrozenHead, GeneralHead, LogitShape, TokenScores, collision_of, log_softmax_of
@@ -31,6 +32,7 @@ from tasks.pairs.cache import TokenPairs, TokenRow
 # Largest difference of a token's log-probability between two ways to compute it that is put down to rounding. A token
 # that saw too much or too little differs by more wherever the model has learnt anything.
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+_TRIED_TOKENS = 32
 _log = log.get_logger(__name__)
 
 
@@ -65,6 +67,7 @@ class Scorer:
         is_shared: Whether rows are shared; else they are plain and padded.
         kernel: The attention kernel in use.
         head: What hidden states are scored through; None for the whole model.
+        dropout: What the adapters drop of each token.
     """
 
     def __init__(self, model: Any, sample: Sequence[TokenRow] = (), mechanisms: Mechanisms | None = None) -> None:
@@ -76,11 +79,12 @@ class Scorer:
         self._parameter = next(self._inner.parameters())
         self.is_shared, self.kernel = False, ""
         self._last_layer: LastLayer | None = None
+        self.dropout = TokenDropout()
         self.peft_layers = 0
         rows = list(sample) or _made_up_rows(self._inner.get_input_embeddings().weight.shape[0])
         try:
             if self.mechanisms.lean_lora:
-                self.peft_layers = make_lean(model)
+                self.peft_layers = make_lean(model, self.dropout)
             if self.mechanisms.fused:
                 fuse(model)
             self.head = self._choose_head(rows)
@@ -127,6 +131,7 @@ class Scorer:
 
     def score(self, batch: Batch, with_collision: bool = False) -> TokenScores:
         """Return each completion token's log-probability, and log Σ_v π(v)² where asked for, [N] each."""
+        self.dropout.follow(batch.name_T, None if batch.segments is None else batch.segments.scored_Q)
         if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
             logits_NV = logits_BLV.flatten(0, 1)[batch.source_N]
@@ -154,7 +159,7 @@ class Scorer:
         """Return the head to score through, or None where only the whole model gives the right logits."""
         module = self._inner.get_output_embeddings()
         shape = LogitShape.of(self._inner.config)
-        ids_BL = lay_out_plain(rows).ids_BL.to(self.device)
+        ids_BL = lay_out_plain(rows[:2]).ids_BL[:, :_TRIED_TOKENS].to(self.device)  # whole logits, so of few tokens
         with self._trial():
             whole_BLV = self.model(input_ids=ids_BL, use_cache=False).logits.float()
             hidden_BLH = self._body(input_ids=ids_BL, use_cache=False).last_hidden_state

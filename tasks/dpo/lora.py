@@ -23,21 +23,28 @@ import torch.nn.functional as F
 from peft.tuners import lora
 from torch import Tensor
 
+from tasks.dpo.dropout import TokenDropout, dropped
 from tasks.dpo.head import product_in_float32
 
+_outside_graphs: Any = torch.compiler.disable  # what a batch's tokens are called is no part of a compiled layer
 _QUANTISED = "peft.tuners.lora.bnb"  # only imported by PEFT where bitsandbytes is installed
 
 
-def make_lean(policy: torch.nn.Module) -> int:
+def make_lean(policy: torch.nn.Module, dropout: TokenDropout | None = None) -> int:
     """Give every plain LoRA layer of ``policy`` the lean forward; return how many keep PEFT's own.
 
     Kept are layers whose base is neither an ``nn.Linear`` nor one of bitsandbytes, or that have a variant (DoRA)
-    or a bias of their own; and any layer for as long as its dropout trains.
+    or a bias of their own; and, without ``dropout``, any layer for as long as its dropout trains.
+
+    Args:
+        policy: A model with adapters.
+        dropout: What tells of each token what is dropped of it.
     """
     kept = 0
-    for module in policy.modules():
+    for number, module in enumerate(policy.modules()):
         if isinstance(module, lora.LoraLayer):
             if _is_plain(module):
+                module.token_dropout = None if dropout is None else (dropout, number)
                 module.__class__ = _lean(type(module))  # type: ignore[arg-type]
             elif not isinstance(module, _Lean):
                 kept += 1
@@ -49,6 +56,7 @@ def make_plain(policy: torch.nn.Module) -> None:
     for module in policy.modules():
         if isinstance(module, _Lean):
             module.__class__ = type(module).__bases__[1]
+            del module.token_dropout
 
 
 def keep_results(policy: torch.nn.Module, is_kept: bool) -> None:
@@ -74,9 +82,13 @@ class _Lean:
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = None if args or kwargs else _only_adapter(self)
+        share = 0.0 if name is None else _share_dropped(self, name)
         out: Tensor
-        if name is not None:
+        if name is not None and not share:
             out = _added(self, name, x)
+        elif name is not None and (left := _dropped(self, x, share)) is not None:
+            a, b = self.lora_A[name].weight, self.lora_B[name].weight
+            out = _apply(LoraUpdate)(self.base_layer(x), left, a, b, self.scaling[name])
         elif (self.disable_adapters or not _active(self)) and not self.merged:
             out = self.base_layer(x)
         else:
@@ -89,12 +101,29 @@ def _active(module: Any) -> list[str]:
 
 
 def _only_adapter(module: Any) -> str | None:
-    """Return the adapter whose update is added, None where there is not exactly one or its dropout trains."""
+    """Return the adapter whose update is added, None where there is not exactly one."""
     names = [] if module.disable_adapters or module.merged else _active(module)
-    if len(names) != 1:
+    return names[0] if len(names) == 1 else None
+
+
+def _share_dropped(module: Any, name: str) -> float:
+    """Return the share of an adapter's input that is dropped now."""
+    dropout = module.lora_dropout[name]
+    return float(getattr(dropout, "p", 0.0)) if dropout.training else 0.0
+
+
+def _dropped(module: Any, x: Tensor, share: float) -> Tensor | None:
+    """Return what is left of a layer's input, None where its tokens have no names."""
+    found: Tensor | None = _outside_graphs(_left_of)(module, x, share)
+    return found
+
+
+def _left_of(module: Any, x: Tensor, share: float) -> Tensor | None:
+    if module.token_dropout is None:
         return None
-    dropout = module.lora_dropout[names[0]]
-    return None if dropout.training and getattr(dropout, "p", 0.0) else names[0]
+    source, number = module.token_dropout
+    names_T = source.names(x.numel() // x.shape[-1])
+    return None if names_T is None else dropped(x, names_T, number, share)
 
 
 def _added(module: Any, name: str, x: Tensor) -> Any:
@@ -114,6 +143,8 @@ def _operands(module: Any, name: str) -> tuple[Any, ...]:
 def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module) -> Tensor:
     """Return down(silu(gate) ∘ up) for gate and up [.., I]; a lean ``down`` keeps the two and not their product."""
     name = _only_adapter(down) if isinstance(down, _Lean) and isinstance(down, lora.Linear) else None
+    if name is not None and _share_dropped(down, name):
+        name = None
     found: Tensor = (
         down(F.silu(gate) * up) if name is None else _apply(GatedLoraLinear)(gate, up, *_operands(down, name))
     )

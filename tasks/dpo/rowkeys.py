@@ -22,6 +22,7 @@ CODE = (
     "adapter_source",
     "attention",
     "cpu_attention",
+    "dropout",
     "evaluation",
     "fused",
     "head",

@@ -160,6 +160,8 @@ class StepGradients:
 
     def _score(self, step: int, part: Rows) -> Forward:
         if self._config.lora.dropout:
+            self._scorer.dropout.begin(self._config.seed, step)
+            # layers that keep PEFT's forward (DoRA) draw from torch's generator, by micro-batch
             torch.manual_seed(int(np.random.SeedSequence([self._config.seed, step, int(part[0])]).generate_state(1)[0]))
         moved = functools.partial(self._reference.logps, self._scorer) if self._reference.has_moved else None
         return self._forward(self._train, part, moved)

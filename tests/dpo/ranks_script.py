@@ -81,6 +81,7 @@ def main(folder: Path) -> None:
         **trained("one batch", folder, runtime=tiny.budget(65536)),
         **trained("checkpointing", folder, runtime=tiny.budget(96, gradient_checkpointing=True)),
         **trained("unreached", folder, runtime=SMALL, config={"weight_decay": 0.5}, model=half_dead()),
+        **trained("dropout", folder, runtime=SMALL, config={"lora": DROPPED}),
         **trained("head", folder, runtime=SMALL, config={"lora": HEAD}),
         **stopped(folder, rank),
         **diverged(),
@@ -90,6 +91,7 @@ def main(folder: Path) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
 
 
+DROPPED = LoraSettings(rank=4, alpha=8, dropout=0.3)
 HEAD = LoraSettings(rank=4, alpha=8, target_modules=("lm_head", "v_proj"))
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.dpo import ranks_script, tiny
 
-SCENES = ("plain", "one batch", "checkpointing", "unreached", "head", "stopped")
+SCENES = ("plain", "one batch", "checkpointing", "unreached", "dropout", "head", "stopped")
 Folders = dict[int, Path]  # by the number of ranks
 Findings = dict[int, list[Any]]  # likewise, one for each rank
 several = pytest.mark.parametrize("ranks", [2, 4])
