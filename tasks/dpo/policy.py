@@ -17,10 +17,8 @@ from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import pretty_json, write_bytes, write_text
 from tasks.core.params import check
+from tasks.dpo.adapter_files import CONFIG, WEIGHTS
 from tasks.dpo.quantised import loading_options, quantised_and_sharded
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,6 +239,7 @@ class BaseFacts:
     name: str
     revision: str | None
     digest: str
+    quantise: str = "none"
 
     @property
     def is_demo(self) -> bool:

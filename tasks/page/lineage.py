@@ -19,7 +19,7 @@ def read_base(folder: Path) -> BaseFacts:
     """Read `data/base/`, naming a folder by its last part: a machine's path says nothing to others."""
     base = BaseModel.open(folder, check_files=False)
     name = base.source if base.kind == "hub" else PurePath(base.source).name
-    return BaseFacts(base.kind, name, base.revision, base.digest)
+    return BaseFacts(base.kind, name, base.revision, base.digest, base.quantise)
 
 
 def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], params: Mapping[str, Any]) -> Lineage:

@@ -6,20 +6,37 @@ from tasks.page.facts import BaseFacts
 
 _TEMPLATE = """\
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer{more}
 
-base = AutoModelForCausalLM.from_pretrained({base})
+{before}base = AutoModelForCausalLM.from_pretrained({base}{options})
 tokenizer = AutoTokenizer.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "models/adapter")  # or where you pulled the version to
+"""
+# as tasks/dpo/quantised.py loads it
+_FOUR_BITS = """\
+four_bits = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="{kind}",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype="bfloat16",
+)
 """
 
 
 def loading_snippet(base: BaseFacts) -> str:
     """Return the lines that load base, tokenizer and adapter; a local folder's path is left to the reader."""
+    before = name = ""
     if base.kind == "hub":
-        return _TEMPLATE.format(base=f"{base.name!r}, revision={base.revision!r}".replace("'", '"'))
-    if base.kind == "demo":
-        return _TEMPLATE.format(base='"data/base"')
-    return f"# the folder {base.name!r} whose files have the digest {base.digest}\n" + _TEMPLATE.format(
-        base='"path/to/base"'
+        name = f"{base.name!r}, revision={base.revision!r}".replace("'", '"')
+    elif base.kind == "demo":
+        name = '"data/base"'
+    else:
+        before, name = f"# the folder {base.name!r} whose files have the digest {base.digest}\n", '"path/to/base"'
+    if base.quantise == "none":
+        return before + _TEMPLATE.format(base=name, more="", before="", options="")
+    return before + _TEMPLATE.format(
+        base=name,
+        more=", BitsAndBytesConfig",
+        before=_FOUR_BITS.format(kind=base.quantise),
+        options=", quantization_config=four_bits",
     )

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 
 from tasks.page.card import model_card
 from tasks.page.facts import Facts
+from tasks.page.snippet import loading_snippet
 from tasks.report import collect
 from tests.page.samples import CONFIG, PARAMS, make_folders
 
@@ -62,6 +63,14 @@ def test_the_snippet_loads_the_pinned_base_and_is_python(facts):
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "snippet", "exec")
     assert f'from_pretrained("Qwen/Qwen2.5-3B", revision="{"3a" * 20}")' in code
+
+
+def test_the_snippet_of_a_quantised_base_holds_it_in_four_bits_too(facts):
+    base = dataclasses.replace(_hub(facts).base, quantise="nf4")
+    code = loading_snippet(base)
+    compile(code, "snippet", "exec")
+    assert 'bnb_4bit_quant_type="nf4"' in code
+    assert f'revision="{"3a" * 20}", quantization_config=four_bits)' in code
 
 
 def test_a_hostile_title_changes_neither_metadata_nor_markup(facts):
