@@ -30,7 +30,7 @@ from tasks.pairs.cache import TokenRow
 
 # Tokens at once when the machine may decide. A CPU's matrix products run at full speed from a few hundred rows on and
 # lose it again where activations outgrow the caches: hidden size 512 on one thread takes 1.32, 1.41, 1.37, 1.67 and
-# 1.83 ms a token at 256, 512, 2,048, 4,096 and 8,192 tokens; 1,024 leave memory to others.
+# 1.83 ms a token at 256, 512, 2,048, 4,096 and 8,192 tokens; 768 leave memory to others.
 CPU_TOKENS = 768
 CUDA_TOKENS = 65536
 # With fewer tokens at once, recomputing costs less than the idle half of the machine.

@@ -55,7 +55,7 @@ def test_budgets_are_powers_of_two_or_half_again_as_much(tokens: int, rounded: i
 def test_a_cpu_takes_the_same_number_wherever_it_fits():
     for free in (free_for(CPU_TOKENS, NONE), 10 * free_for(CPU_TOKENS, NONE)):
         assert choose(MEMORY, free, longest_pair=100).tokens == CPU_TOKENS
-    assert choose(MEMORY, free_for(CPU_TOKENS - 1, NONE), longest_pair=100).tokens == CPU_TOKENS * 3 // 4
+    assert choose(MEMORY, free_for(CPU_TOKENS - 1, NONE), longest_pair=100).tokens == CPU_TOKENS * 2 // 3
 
 
 def test_a_gpu_takes_what_memory_allows_up_to_65_536():
