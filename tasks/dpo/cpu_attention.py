@@ -4,7 +4,7 @@ torch's own attention, called a segment at a time by way of autograd, copies key
 out of them, keeps both, and copies as much again in backward. Here only the row's queries, keys, values and result
 are kept, and gradients are added up in place. The kernels are torch's, forward and backward.
 
-Shapes: query [1, heads, T, d], key and value [1, key heads, K', d] with K' tokens of the row; result [1, T, heads, d].
+Shapes: query [1, heads, Q, d], key and value [1, key heads, T, d] for a row of T tokens; result [1, Q, heads, d].
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ class TokenDropout:
         """Drop by this seed and step from now on."""
         self._step = zlib.crc32(f"{seed} {step}".encode())
 
-    def follow(self, names_T: Tensor | None, scored_Q: Tensor | None = None) -> None:
+    def follow(self, names_T: Tensor, scored_Q: Tensor | None = None) -> None:
         """Drop for these tokens from now on, backward's second forward of them included.
 
         Args:
-            names_T: What each token is called, see :func:`names_of`; None switches off.
+            names_T: What each token is called, `layout.Batch.name_T`.
             scored_Q: The places of those that a layer may be given alone.
         """
         self._names_T, self._scored_Q = names_T, scored_Q

@@ -61,7 +61,8 @@ class _Norm:
 
     def forward(self: Any, x: Tensor) -> Tensor:
         scale = self.weight + self.weight_offset if self.weight_offset else self.weight
-        found: Tensor = _apply(RmsNorm)(x, scale, _epsilon(self))
+        apply: Any = RmsNorm.apply
+        found: Tensor = apply(x, scale, _epsilon(self))
         return found
 
 
@@ -69,10 +70,6 @@ class _Gated:
     def forward(self: Any, x: Tensor) -> Tensor:
         found: Tensor = gated_down(self.gate_proj(x), self.up_proj(x), self.down_proj)
         return found
-
-
-def _apply(function: type[torch.autograd.Function]) -> Any:
-    return function.apply
 
 
 class RmsNorm(torch.autograd.Function):

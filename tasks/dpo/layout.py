@@ -140,8 +140,8 @@ def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
         plan.add(rows[members[0]].prompt, [(2 * i + side, part) for i in members for side, part in _replies(rows[i])])
     segments = Segments(
         query_lengths=tuple(plan.query_lengths),
-        key_lengths=tuple(plan.key_lengths),
-        key_K=_tensor(plan.keys),
+        key_lengths=tuple(sum(run.stop - run.start for run in runs) for runs in plan.key_runs),
+        key_K=_tensor([np.arange(run.start, run.stop) for runs in plan.key_runs for run in runs]),
         group_T=_tensor(plan.groups),
         branch_T=_tensor(plan.branches),
         position_T=_tensor(plan.positions),
@@ -167,10 +167,8 @@ class _Row:
     positions: list[Array] = dataclasses.field(default_factory=list)
     groups: list[Array] = dataclasses.field(default_factory=list)
     branches: list[Array] = dataclasses.field(default_factory=list)
-    keys: list[Array] = dataclasses.field(default_factory=list)
     sources: dict[int, Array] = dataclasses.field(default_factory=dict)
     query_lengths: list[int] = dataclasses.field(default_factory=list)
-    key_lengths: list[int] = dataclasses.field(default_factory=list)
     key_runs: list[tuple[slice, ...]] = dataclasses.field(default_factory=list)
     scored: list[Array] = dataclasses.field(default_factory=list)
     scored_lengths: list[int] = dataclasses.field(default_factory=list)
@@ -189,9 +187,7 @@ class _Row:
             self.sources[branch] = np.concatenate([prompt_places[-1:], places])
             if number and not len(places):
                 continue
-            self.keys += [prompt_places, places]
             self.query_lengths.append(len(places) + (0 if number else len(prompt)))
-            self.key_lengths.append(len(prompt) + len(places))
             own = slice(self.size - len(places), self.size)
             prompts = slice(begin, begin + len(prompt))
             self.key_runs.append((prompts, own) if number else (slice(begin, own.stop),))

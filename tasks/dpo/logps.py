@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -181,21 +182,21 @@ class Scorer:
             plain_N = self.logps(lay_out_plain(rows).to(self.device))
             shared = lay_out_shared(rows).to(self.device)
             reasons = []
-            for kernel in attention.kernels_for(self.device, self._parameter.dtype):
-                for scored_alone in (True, False) if self.mechanisms.last_layer else (False,):
-                    try:
-                        self._take_attention()
-                        self._use_last_layer(scored_alone)
-                        self.kernel = kernel
-                        worst = _worst(self.logps(shared), plain_N)
-                    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-                        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-                        reasons.append(f"{kernel}: {what}")
-                        continue
-                    if worst <= self._tolerance:
-                        self.is_shared = True
-                        return
-                    reasons.append(f"{kernel}: log-probabilities off by {worst:.2g}")
+            kernels = attention.kernels_for(self.device, self._parameter.dtype)
+            last_layers = (True, False) if self.mechanisms.last_layer else (False,)
+            for kernel, scored_alone in itertools.product(kernels, last_layers):
+                try:
+                    self._take_attention()
+                    self._use_last_layer(scored_alone)
+                    self.kernel = kernel
+                    worst = _worst(self.logps(shared), plain_N)
+                except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                    reasons.append(f"{kernel}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+                    continue
+                if worst <= self._tolerance:
+                    self.is_shared = True
+                    return
+                reasons.append(f"{kernel}: log-probabilities off by {worst:.2g}")
         self.kernel = ""
         self._use_last_layer(False)
         self._inner.set_attn_implementation(self._own_attention)

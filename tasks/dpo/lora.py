@@ -16,6 +16,7 @@ Shapes: x [T, in], W [out, in], A [r, in], B [out, r], y [T, out].
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -185,10 +186,11 @@ class LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A and B, the latter two in float32."""
         rows, low, weight, a, b = ctx.saved_tensors
-        wants_x, _, _, *wants = ctx.needs_input_grad[:5]
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        d_rows, da, db = _slopes(dy, rows, low, (weight, a, b), ctx.scale, (wants_x, *wants))
-        dx = None if d_rows is None else d_rows.view(*grads[0].shape[:-1], weight.shape[1])
+        d_low, da, db = _adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[3:5])
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(*grads[0].shape[:-1], weight.shape[1])
         return dx, None, None, da, db, None, None
 
 
@@ -196,22 +198,11 @@ class GatedLoraLinear(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ of x = silu(gate) ∘ up; gradients for gate, up, A and B."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        gate: Tensor,
-        up: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-        in_place: bool = True,
-    ) -> Tensor:
-        """Return y [.., out] in the type of gate and up [.., in]."""
-        rows = (F.silu(gate) * up).reshape(-1, up.shape[-1])
-        y, low = _products(rows, weight, bias, a, b, scale, in_place)
+    def forward(ctx: Any, gate: Tensor, up: Tensor, *operands: Any) -> Tensor:
+        """Return y [.., out] in the type of gate and up [.., in]; ``operands`` are those of :class:`LoraLinear`."""
+        weight, _, a, b, ctx.scale, _ = operands
+        y, low = _products((F.silu(gate) * up).reshape(-1, up.shape[-1]), *operands)
         ctx.save_for_backward(gate, up, low, weight, a, b)
-        ctx.scale = scale
         return y.view(*up.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -221,10 +212,8 @@ class GatedLoraLinear(torch.autograd.Function):
         dy = grads[0].reshape(-1, grads[0].shape[-1])
         opened = F.silu(gate)
         rows = (opened * up).reshape(-1, up.shape[-1])
-        d_rows, da, db = _slopes(dy, rows, low, (weight, a, b), ctx.scale, (True, *ctx.needs_input_grad[4:6]))
-        if d_rows is None:
-            raise AssertionError("the gradient of x was asked for")
-        dx = d_rows.view(up.shape)
+        d_low, da, db = _adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[4:6])
+        dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(up.shape)
         d_up = opened.mul_(dx)
         d_gate = torch.ops.aten.silu_backward(dx.mul_(up), gate)
         return d_gate, d_up, None, None, da, db, None, None
@@ -239,21 +228,14 @@ def _products(
     return (y.addmm_ if in_place else y.addmm)(low, b.to(rows.dtype).t(), alpha=scale), low
 
 
-def _slopes(
-    dy: Tensor,
-    rows: Tensor,
-    low: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-    wanted: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of x [T, in], A and B that are wanted, from that of y and what forward gave."""
-    weight, a, b = weights
+def _adapter_slopes(
+    dy: Tensor, rows: Tensor, low: Tensor, b: Tensor, scale: float, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return s dy B, which dx is made of, and the gradients of A and B that are wanted, in float32."""
     d_low = (dy @ b.to(dy.dtype)).mul_(scale)
-    dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)) if wanted[0] else None
-    da = product_in_float32(d_low.t(), rows) if wanted[1] else None
-    db = product_in_float32(dy.t(), low).mul_(scale) if wanted[2] else None
-    return dx, da, db
+    da = product_in_float32(d_low.t(), rows) if wanted[0] else None
+    db = product_in_float32(dy.t(), low).mul_(scale) if wanted[1] else None
+    return d_low, da, db
 
 
 class LoraUpdate(torch.autograd.Function):
@@ -273,8 +255,6 @@ class LoraUpdate(torch.autograd.Function):
         """Return the gradients of base, x, A and B, the latter two in float32."""
         rows, low, a, b = ctx.saved_tensors
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        d_low = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
+        d_low, da, db = _adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[2:4])
         dx = (d_low @ a.to(dy.dtype)).view(*grads[0].shape[:-1], -1) if ctx.needs_input_grad[1] else None
-        da = product_in_float32(d_low.t(), rows) if ctx.needs_input_grad[2] else None
-        db = product_in_float32(dy.t(), low).mul_(ctx.scale) if ctx.needs_input_grad[3] else None
         return grads[0], dx, da, db, None

@@ -8,7 +8,7 @@ size, I width of the feed-forward part; a lean LoRA linear keeps its input, see 
                          3 A             queries, attention's result by segment, the same in one piece
                          2 K + 2 K       keys and values; at most as many again where segments repeat a prompt
                          (2 + 2 g) I     the ways up, the activation's result, the product (g = 1 with a gate)
-    the same, fused      2 H of float32, 2 H, 2 A, 2 K, 2 I: on a CPU, see `tasks/dpo/fused.py` and `cpu_attention.py`
+      on a CPU           2 A + 2 K of attention (`cpu_attention.py`), 2 I of gated parts that are fused (`fused.py`)
     selective            2 A + 2 K + (1 + g) I + 2 H: results of matrix products and attention; norms, activation
                          functions and products are computed again in backward
     full                 H: what enters the layer; all else is computed again
@@ -49,6 +49,24 @@ class Recompute(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
+class Fusion:
+    """Which parts of a layer are one operation, and keep only what they need.
+
+    Attributes:
+        attention: All segments of a row together.
+        gates: Gated feed-forward parts with their way down.
+    """
+
+    attention: bool = False
+    gates: bool = False
+
+    @classmethod
+    def of(cls, model: Any) -> Fusion:
+        """Look at a model that a scorer has prepared."""
+        return cls(next(model.parameters()).device.type == "cpu", keeps_gates(model))
+
+
+@dataclasses.dataclass(frozen=True)
 class MemoryModel:
     """What a training step needs on one device.
 
@@ -86,11 +104,11 @@ class MemoryModel:
         logit = 2 * _FLOAT32 + (compute.itemsize if compute != torch.float32 else 0)
         # gradients, both moments, and a copy of the gradients while ranks sum them
         fixed = trained * 4 * _FLOAT32 + (0 if whole_logits else tile * logit)
-        is_fused = keeps_gates(model)
-        working = layer_bytes(shape, compute, Recompute.NONE, is_fused) + (
+        fusion = Fusion.of(model)
+        working = layer_bytes(shape, compute, Recompute.NONE, fusion) + (
             shape.vocabulary * logit if whole_logits else 0
         )
-        kept = {level: saved_bytes(shape, compute, level, is_fused) if trains else 0 for level in Recompute}
+        kept = {level: saved_bytes(shape, compute, level, fusion) if trains else 0 for level in Recompute}
         return cls(bytes_of(model), fixed, {level: kept[level] + working for level in Recompute})
 
     def need(self, tokens: int, recompute: Recompute) -> int:
@@ -109,7 +127,7 @@ class MemoryModel:
         )
 
 
-def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, is_fused: bool = False) -> int:
+def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, fusion: Fusion = Fusion()) -> int:
     """Return the bytes that one layer keeps for backward for each packed token; the formula is the module's."""
     queries, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
     ways_up = 2 if shape.is_gated else 1
@@ -118,17 +136,16 @@ def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, i
     if recompute is Recompute.SELECTIVE:
         kept = 2 * queries + 2 * keys + ways_up * shape.intermediate + 2 * shape.hidden
         return kept * compute.itemsize
-    if is_fused:
-        kept = 2 * shape.hidden + 2 * queries + 2 * keys + 2 * shape.intermediate
-    else:
-        kept = 2 * shape.hidden + 3 * queries + 4 * keys + 2 * ways_up * shape.intermediate
+    attention = 2 * queries + 2 * keys if fusion.attention else 3 * queries + 4 * keys
+    widths = 2 if fusion.gates else 2 * ways_up
+    kept = 2 * shape.hidden + attention + widths * shape.intermediate
     return 2 * shape.hidden * _FLOAT32 + kept * compute.itemsize
 
 
-def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, is_fused: bool = False) -> int:
+def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, fusion: Fusion = Fusion()) -> int:
     """Return the bytes that a whole forward keeps for backward for each packed token."""
     outside = shape.hidden * (3 * compute.itemsize + 2 * _FLOAT32)
-    return shape.layers * layer_bytes(shape, compute, recompute, is_fused) + outside
+    return shape.layers * layer_bytes(shape, compute, recompute, fusion) + outside
 
 
 def bytes_of(model: Any) -> int:

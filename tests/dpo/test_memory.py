@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tasks.dpo.flops import ModelShape
-from tasks.dpo.fused import keeps_gates
 from tasks.dpo.logps import Scorer
 from tasks.dpo.memory import (
+    Fusion,
     MemoryModel,
     Recompute,
     bytes_of,
@@ -72,7 +72,7 @@ def live_bytes() -> int:
 def test_a_layer_by_hand():
     none = 2 * 10 * 4 + (2 * 10 + 3 * 10 + 4 * 5 + 4 * 40) * 4
     assert layer_bytes(SHAPE, torch.float32, Recompute.NONE) == none
-    assert layer_bytes(SHAPE, torch.float32, Recompute.NONE, is_fused=True) == 2 * 10 * 4 + (20 + 20 + 10 + 80) * 4
+    assert layer_bytes(SHAPE, torch.float32, Recompute.NONE, Fusion(True, True)) == 2 * 10 * 4 + (20 + 20 + 10 + 80) * 4
     assert layer_bytes(SHAPE, torch.bfloat16, Recompute.NONE) == 2 * 10 * 4 + (20 + 30 + 20 + 160) * 2
     assert layer_bytes(SHAPE, torch.bfloat16, Recompute.SELECTIVE) == (20 + 10 + 2 * 40 + 20) * 2
     assert layer_bytes(SHAPE, torch.bfloat16, Recompute.FULL) == 10 * 2
@@ -85,9 +85,9 @@ def test_the_formula_is_near_what_autograd_keeps(family: str, dtype: torch.dtype
     model = attach_lora(tiny.base(family, **WIDE).to(dtype), LORA, 0)
     with Scorer(model) as scorer:
         kept = (kept_by_autograd(scorer, 8) - kept_by_autograd(scorer, 4)) / (4 * 16)
-        is_fused = keeps_gates(model)
-    assert is_fused == (family in ("llama", "qwen3") and dtype == torch.float32)
-    assert 0.7 < saved_bytes(ModelShape.of(model), dtype, Recompute.NONE, is_fused) / kept < 1.7
+        fusion = Fusion.of(model)
+    assert fusion == Fusion(attention=True, gates=family in ("llama", "qwen3") and dtype == torch.float32)
+    assert 0.7 < saved_bytes(ModelShape.of(model), dtype, Recompute.NONE, fusion) / kept < 1.5
 
 
 def test_with_every_layer_recomputed_a_layers_input_stays():
@@ -109,7 +109,8 @@ def test_a_model_needs_weights_gradients_moments_and_a_tile_of_the_head():
     assert memory.held == bytes_of(model)
     assert memory.fixed == adapters * 16 + 100 * tiny.VOCABULARY * 8
     assert memory.need(7, Recompute.FULL) == memory.fixed + 7 * (
-        saved_bytes(shape, torch.float32, Recompute.FULL) + layer_bytes(shape, torch.float32, Recompute.NONE)
+        saved_bytes(shape, torch.float32, Recompute.FULL)
+        + layer_bytes(shape, torch.float32, Recompute.NONE, Fusion(attention=True))
     )
 
 
@@ -130,7 +131,9 @@ def test_scoring_keeps_one_layer_and_no_gradients():
         model, shape := ModelShape.of(model), torch.bfloat16, tile=100 * tiny.VOCABULARY, trains=False
     )
     assert memory.fixed == 100 * tiny.VOCABULARY * 10
-    assert memory.per_token[Recompute.NONE] == layer_bytes(shape, torch.bfloat16, Recompute.NONE)
+    assert memory.per_token[Recompute.NONE] == layer_bytes(
+        shape, torch.bfloat16, Recompute.NONE, Fusion(attention=True)
+    )
 
 
 def test_a_measured_number_moves_the_other_levels_in_proportion():
