@@ -40,6 +40,7 @@ from tasks.registry.registry import Registry, names_in
 from tasks.registry.store import open_store
 
 SPLITS = ("train", "test")
+_REGISTRY = "registry:"
 _log = log.get_logger(__name__)
 
 
@@ -178,12 +179,12 @@ def find_adapter(params: Path) -> AdapterFiles | None:
     if not isinstance(word, str) or not word:
         raise ConfigError(f"`{KEY}` is {word!r}", "give a folder, `name@digest` of the registry, or null")
     folder = Path(word)
-    if folder.is_dir():
+    if folder.is_dir() and not word.startswith(_REGISTRY):
         if folder.resolve() == WRITTEN_BY_TRAIN.resolve():
             told = f"`{KEY}` is {word}, which the train stage itself writes"
             raise ConfigError(told, "name the registry's version of it, or copy it to another folder")
         return AdapterFiles.read(folder, word)
-    if "/" in word and "@" not in word:
+    if "/" in word and "@" not in word and not word.startswith(_REGISTRY):
         raise ConfigError(f"`{KEY}`: there is no folder {word}", "mend the path")
     return _from_registry(word, str((document.get("register") or {}).get("root", "models/registry")))
 
@@ -191,7 +192,7 @@ def find_adapter(params: Path) -> AdapterFiles | None:
 def _from_registry(word: str, root: str) -> AdapterFiles:
     """Read a version's adapter; its whole digest must be given, for all else may name another one tomorrow."""
     store = open_store(root)
-    name, _, selector = word.rpartition("@")
+    name, _, selector = word.removeprefix(_REGISTRY).rpartition("@")
     lines = [name] if name else names_in(store)
     if names.is_digest(selector):
         for line in lines:

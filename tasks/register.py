@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.core import paths
+from tasks.core.bucket import SCHEME
 from tasks.core.errors import GateRefused
 from tasks.core.files import atomic_folder, pretty_json, write_text
 from tasks.core.log import get_logger
@@ -25,6 +26,7 @@ from tasks.core.stage import door, note
 from tasks.registry import collect, lineage, names, release
 from tasks.registry.collect import Sources
 from tasks.registry.gate import GateConfig
+from tasks.registry.lineage import Origin
 from tasks.registry.registry import Registry
 from tasks.registry.release import Release
 from tasks.registry.store import open_store
@@ -38,7 +40,9 @@ class RegisterConfig:
 
     Attributes:
         name: The line of versions that it belongs to.
-        root: The registry's folder.
+        root: The registry: a folder, or `s3://bucket/prefix`.
+        encryption: How the server of a bucket shall encrypt; its own way when empty.
+        kms_key: The key for `aws:kms`; the account's own when empty.
         alias: What the promoted version is called.
         require_promotion: Whether a refusal by the gate ends the stage with exit status 3.
         gate: The conditions.
@@ -46,46 +50,41 @@ class RegisterConfig:
 
     name: str
     root: str = "models/registry"
+    encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
+    kms_key: str = ""
     alias: str = names.CHAMPION
     require_promotion: bool = False
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
-        is_path = bool(self.root) and "://" not in self.root
+        is_place = bool(self.root) and ("://" not in self.root or self.root.startswith(SCHEME))
         check(names.is_name(self.name), "register.name", self.name, "use a-z, 0-9 and single . _ - between them")
-        check(is_path, "register.root", self.root, "give the path of a folder, as models/registry")
+        check(is_place, "register.root", self.root, "give a folder, as models/registry, or s3://bucket/prefix")
+        is_used = not self.kms_key or self.encryption.startswith("aws:kms")
+        check(is_used, "register.kms_key", self.kms_key, "set `register.encryption: aws:kms`, or leave the key empty")
         check(names.is_alias(self.alias), "register.alias", self.alias, "use a word, as champion or candidate")
 
 
-def run(
-    sources: Sources,
-    out: Path,
-    root: Path,
-    config: RegisterConfig,
-    params: str = "",
-    lock: Path = paths.LOCK,
-    checkout: Path = Path(),
-) -> Release:
+def run(sources: Sources, out: Path, config: RegisterConfig, origin: Origin, params: str = "") -> Release:
     """Register the adapter that lies in ``sources``, apply the gate, and write ``out``.
 
     Args:
         sources: The folders of the earlier stages.
         out: The folder to write; its bytes depend on the inputs and the registry's log alone.
-        root: The registry's folder.
         config: The stage's params.
+        origin: Where the lineage is read.
         params: Text of params.yaml, kept with the version.
-        lock: dvc.lock, for the lineage.
-        checkout: A folder in the git checkout, for the lineage.
 
     Raises:
         ArtifactError: An input is missing, unfinished or altered.
         RegistryError: The registry is damaged, or a file may not be held by a version.
+        StorageError: The registry's disk or bucket refuses.
+        NetworkError: The registry's server does not answer; run again.
         GateRefused: Promotion is required and was refused; version and ``out`` are written.
     """
     identity, evidence = collect.identify(sources)
-    facts = lineage.trace(sources.base, sources.pairs, sources.train_results, lock, checkout)
-    candidate = collect.gather(sources, identity, params, facts)
-    registry = Registry(open_store(str(root)), config.name)
+    candidate = collect.gather(sources, identity, params, lineage.trace(origin, params))
+    registry = Registry(open_store(config.root, config.encryption, config.kms_key), config.name)
     done = release.register(registry, candidate, evidence, config.alias, config.gate)
     _write(out, config, done, dataclasses.asdict(identity))
     _tell(config, done)
@@ -135,7 +134,9 @@ def _tell(config: RegisterConfig, done: Release) -> None:
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("register", RegisterConfig) as config:
-        run(Sources(), paths.REGISTER, Path(config.root), config, paths.PARAMS.read_text(encoding="utf-8"))
+        sources = Sources()
+        origin = Origin(sources.base, sources.pairs, sources.reference, sources.train_results)
+        run(sources, paths.REGISTER, config, origin, paths.PARAMS.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

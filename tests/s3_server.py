@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.request import Request, urlopen
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -27,21 +29,41 @@ class Server:
         return sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
 
 
+class _Quiet(WSGIRequestHandler):
+    def log(self, *_: object) -> None:
+        """Say nothing of single requests."""
+
+
 @contextlib.contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch, *buckets: str) -> Iterator[Server]:
     """Serve empty buckets; the environment of this process and its children leads there, with made-up keys."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    app = one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        url = f"http://127.0.0.1:{server.server_port}"
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
             monkeypatch.setenv(name, value)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
             monkeypatch.delenv(name, raising=False)
-        found = Server(f"http://{host}:{port}")
+        found = Server(url)
         urlopen(Request(f"{found.url}/moto-api/reset", method="POST")).close()  # its memory is the process's
         for bucket in buckets:
             found.client.create_bucket(Bucket=bucket)
         yield found
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def one_at_a_time(app: Callable[..., Any]) -> Callable[..., Any]:
+    """Serve one request after the other: moto looks whether a key is there and then writes it, in two steps."""
+    lock = threading.Lock()
+
+    def serve(environ: Any, start: Any) -> list[bytes]:
+        with lock:
+            return list(app(environ, start))
+
+    return serve

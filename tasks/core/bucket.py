@@ -18,6 +18,8 @@ SCHEME = "s3://"
 _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 _ATTEMPTS = 5
 _SECONDS_TO_CONNECT, _SECONDS_TO_READ = 10, 60
+_CONNECTIONS = 32
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _PASSING = {"SlowDown", "RequestTimeout", "Throttling", "InternalError", "ServiceUnavailable"}
 
 
@@ -26,6 +28,8 @@ class Bucket:
 
     Attributes:
         label: The address, for messages.
+        name: The bucket.
+        prefix: What every key begins with; empty, or with a slash at its end.
     """
 
     def __init__(self, address: str) -> None:
@@ -38,8 +42,8 @@ class Bucket:
         if match is None:
             raise ConfigError(f"{address!r} is no address in S3", "write s3://bucket/prefix")
         self.label = address.rstrip("/")
-        self._bucket = match[1]
-        self._prefix = f"{match[2].strip('/')}/" if (match[2] or "").strip("/") else ""
+        self.name = match[1]
+        self.prefix = f"{match[2].strip('/')}/" if (match[2] or "").strip("/") else ""
         self._held: Any = None
 
     def names(self, folder: str) -> dict[str, int]:
@@ -49,9 +53,9 @@ class Bucket:
             StorageError: The bucket is missing, or refuses.
             NetworkError: The server does not answer.
         """
-        prefix = f"{self._prefix}{folder}/"
-        with self._asking("listing"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        prefix = f"{self.prefix}{folder}/"
+        with self.asking("listing"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             entries = [entry for page in pages for entry in page.get("Contents", [])]
         found = {entry["Key"].removeprefix(prefix): entry["Size"] for entry in entries}
         return {name: size for name, size in found.items() if name and "/" not in name}
@@ -65,11 +69,11 @@ class Bucket:
         """
         from botocore.exceptions import ClientError
 
-        with self._asking("reading"):
+        with self.asking("reading"):
             try:
-                self._client.download_file(self._bucket, self._prefix + name, str(target))
+                self.client.download_file(self.name, self.prefix + name, str(target))
             except ClientError as error:
-                if _code(error) in ("404", "NoSuchKey"):
+                if code_of(error) in ("404", "NoSuchKey"):
                     return False
                 raise
         return True
@@ -81,8 +85,8 @@ class Bucket:
             StorageError: The bucket is missing, or refuses.
             NetworkError: The server does not answer.
         """
-        with self._asking("writing"):
-            self._client.upload_file(str(source), self._bucket, self._prefix + name)
+        with self.asking("writing"):
+            self.client.upload_file(str(source), self.name, self.prefix + name)
 
     def remove(self, name: str) -> None:
         """Remove an object; one that is gone already is no fault.
@@ -91,11 +95,11 @@ class Bucket:
             StorageError: The bucket is missing, or refuses.
             NetworkError: The server does not answer.
         """
-        with self._asking("removing from"):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+        with self.asking("removing from"):
+            self.client.delete_object(Bucket=self.name, Key=self.prefix + name)
 
     @property
-    def _client(self) -> Any:
+    def client(self) -> Any:
         """The client, made when it is first needed: boto3 is slow to import."""
         if self._held is None:
             import boto3
@@ -105,16 +109,19 @@ class Bucket:
                 retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
                 connect_timeout=_SECONDS_TO_CONNECT,
                 read_timeout=_SECONDS_TO_READ,
+                max_pool_connections=_CONNECTIONS,
+                request_checksum_calculation="when_required",  # many servers know no others than what is sent by name
+                response_checksum_validation="when_required",
             )
             try:
                 self._held = boto3.session.Session().client("s3", config=config)
             except ValueError as error:
-                raise StorageError(f"{self.label}: {error}", "mend AWS_ENDPOINT_URL") from None
+                raise StorageError(f"{self.label}: {_safe(error)}", "mend AWS_ENDPOINT_URL") from None
         return self._held
 
     @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Turn boto3's errors into those of :mod:`tasks.core.errors`."""
+    def asking(self, what: str) -> Iterator[None]:
+        """Turn boto3's errors into those of :mod:`tasks.core.errors`; none of them tells a credential."""
         from boto3.exceptions import Boto3Error
         from botocore import exceptions as theirs
 
@@ -122,28 +129,35 @@ class Bucket:
         try:
             yield
         except (theirs.NoCredentialsError, theirs.PartialCredentialsError, theirs.ProfileNotFound) as error:
-            raise StorageError(f"{where}: {error}", "set AWS_ACCESS_KEY_ID, or AWS_PROFILE") from None
+            raise StorageError(f"{where}: {_safe(error)}", "set AWS_ACCESS_KEY_ID, or AWS_PROFILE") from None
         except (theirs.NoRegionError, theirs.ParamValidationError) as error:
-            raise StorageError(f"{where}: {error}", "mend the address, or AWS's settings") from None
+            raise StorageError(f"{where}: {_safe(error)}", "mend the address, or AWS's settings") from None
         except (theirs.ClientError, Boto3Error) as error:
             raise _explained(where, error) from None
         except (theirs.HTTPClientError, theirs.ConnectionError, theirs.IncompleteReadError) as error:
-            raise NetworkError(f"{where}: {error}", "check AWS_ENDPOINT_URL and the network, and run again") from None
+            raise NetworkError(
+                f"{where}: {_safe(error)}", "check AWS_ENDPOINT_URL and the network, and run again"
+            ) from None
 
 
 def _explained(where: str, error: Exception) -> StorageError | NetworkError:
     """Tell apart what a person must mend from what may pass."""
-    code = _code(error)
+    code = code_of(error)
     if code in _PASSING or code.startswith("5"):
-        return NetworkError(f"{where}: {error}", "run again later")
+        return NetworkError(f"{where}: {_safe(error)}", "run again later")
     advice = {
         "NoSuchBucket": "make the bucket, or mend the address",
         "AccessDenied": "give these credentials leave to list, read, write and delete there",
     }
-    return StorageError(f"{where}: {error}", advice.get(code, "check the address and the credentials"))
+    return StorageError(f"{where}: {_safe(error)}", advice.get(code, "check the address and the credentials"))
 
 
-def _code(error: Exception) -> str:
+def _safe(error: Exception) -> str:
+    """Return an error's words without the user and password that an address may hold."""
+    return _USERINFO.sub("", str(error))
+
+
+def code_of(error: Exception) -> str:
     """Return S3's word for what went wrong; an upload's error holds it in its text alone."""
     response = getattr(error, "response", None)
     if response is not None:

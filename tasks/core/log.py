@@ -41,6 +41,7 @@ def bar(
         total=total,
         initial=done,
         unit=unit,
+        unit_scale=unit == "B",
         disable=os.environ.get("RANK", "0") != "0",
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         file=sys.stderr,

@@ -37,17 +37,29 @@ def load_params(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing or is not a YAML mapping.
     """
+    try:
+        return parse_params(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing", "run from the checkout's root, or copy a recipe there") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}", "mend that line") from None
+
+
+def parse_params(text: str, name: str) -> dict[str, Any]:
+    """Read the text of a params file, whose ``name`` is for messages.
+
+    Raises:
+        ConfigError: It is not a YAML mapping.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} is missing", "run from the checkout's root, or copy a recipe there") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}", "mend that line") from None
+        document = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}", "mend that line") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} is not a mapping of sections", "copy the repository's params.yaml")
+        raise ConfigError(f"{name} is not a mapping of sections", "copy the repository's params.yaml")
     return document
 
 

@@ -1,6 +1,6 @@
-"""The registry on the command line: list, show, verify, pull, log, promote, rollback, decide.
+"""The registry on the command line: look, take, release, and clean up.
 
-run as: python -m tasks.registry <command> [--root FOLDER] [--json]
+run as: python -m tasks.registry <command> [--root FOLDER or s3://BUCKET/PREFIX] [--json]
 
 Exit status: 0 done, 1 refused or damaged, 2 wrong words; of `decide` and `promote` also 3 when the
 gate keeps what stands, and of `decide` 4 when the evidence is inconclusive.
@@ -16,6 +16,7 @@ import sys
 from tasks.core.errors import PipelineError
 from tasks.core.files import explain_os_error
 from tasks.registry.commands import COMMANDS
+from tasks.registry.keeping import DAYS
 from tasks.registry.names import CHAMPION
 
 _VERSION = "NAME@champion, NAME@v3, NAME@<8 or more digits of the digest>; NAME alone is NAME@champion"
@@ -24,7 +25,11 @@ _VERSION = "NAME@champion, NAME@v3, NAME@<8 or more digits of the digest>; NAME 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the registry's commands."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--root", metavar="FOLDER", help="the registry (default: params.yaml, register.root)")
+    shared.add_argument(
+        "--root",
+        metavar="PLACE",
+        help="the registry: a folder or s3://bucket/prefix (default: params.yaml, register.root)",
+    )
     shared.add_argument("--json", action="store_true", help="answer in JSON on standard output")
     top = argparse.ArgumentParser(prog="python -m tasks.registry", description="What was released, and why.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -35,17 +40,35 @@ def parser() -> argparse.ArgumentParser:
 
     add("list").add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
     add("show").add_argument("version", metavar="VERSION", help=_VERSION)
-    add("verify").add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
-    pull = add("pull")
-    pull.add_argument("version", metavar="VERSION", help=_VERSION)
-    pull.add_argument("to", metavar="FOLDER", help="a folder that is absent or empty")
     add("log").add_argument("name", metavar="NAME")
-    promote = add("promote")
-    promote.add_argument("version", metavar="VERSION", help=_VERSION)
+    diff = add("diff")
+    diff.add_argument("one", metavar="A", help=_VERSION)
+    diff.add_argument("other", metavar="B", help=_VERSION)
+    lineage = add("lineage").add_mutually_exclusive_group(required=True)
+    lineage.add_argument("version", nargs="?", metavar="VERSION", help=_VERSION)
+    lineage.add_argument("--data", metavar="DIGEST", help="the versions trained on this data instead")
+    add("verify").add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
+    pull, hub, merged, vllm = add("pull"), add("export-hub"), add("export-merged"), add("export-vllm")
+    promote, deprecate, rollback = add("promote"), add("deprecate"), add("rollback")
+    for command in (pull, hub, merged, vllm, promote, deprecate):
+        command.add_argument("version", metavar="VERSION", help=_VERSION)
+    for command in (pull, merged, vllm):
+        command.add_argument("to", metavar="FOLDER", help="a folder that is absent or empty")
+    hub.add_argument("repository", metavar="OWNER/NAME", help="made if it is not there; the token is HF_TOKEN")
+    hub.add_argument("--private", action="store_true", help="if the repository is made now")
+    merged.add_argument("--base", metavar="FOLDER", help="output of the base stage (default: data/base)")
     promote.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
-    rollback = add("rollback")
+    deprecate.add_argument("--undo", action="store_true", help="take a deprecation back")
     rollback.add_argument("name", metavar="NAME")
-    rollback.add_argument("--reason", metavar="WHY", help="kept in the log")
+    rollback.add_argument(
+        "--from", dest="left", metavar="VERSION", help="only if it names this one: champion, v3, digest"
+    )
+    for command in (deprecate, rollback):
+        command.add_argument("--reason", metavar="WHY", help="kept in the log")
+    gc = add("gc")
+    gc.add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
+    gc.add_argument("--days", type=float, default=DAYS, help=f"a log entry keeps its version so long (default: {DAYS})")
+    gc.add_argument("--apply", action="store_true", help="do it; without this it is only shown")
     decide = add("decide")
     decide.add_argument("name", nargs="?", metavar="NAME", help="default: params.yaml, register.name")
     for command in (promote, rollback):

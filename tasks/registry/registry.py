@@ -2,7 +2,7 @@
 
 <name>/versions/<digest>/...    files first, manifest.json last: a version exists if and only if
                                 its manifest does
-<name>/log/00000007.json        one numbered entry for each register, promote, roll back
+<name>/log/00000007.json        one numbered entry for each register, promote, roll back; see `journal.py`
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import difflib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from tasks.core.errors import RegistryError
 from tasks.core.files import MANIFEST, sha256_bytes
-from tasks.core.log import progress
+from tasks.core.log import bar
 from tasks.registry import entry as entries
 from tasks.registry import names
 from tasks.registry.entry import Candidate, StoredFile, Version
-from tasks.registry.history import History, Log
-from tasks.registry.store import MissingKey, Store
+from tasks.registry.history import History
+from tasks.registry.journal import Log
+from tasks.registry.store import BLOCK, MissingKey, Moved, Store, in_lanes
 
 _HEAD = 64  # bytes that tell a file's kind
 _BAR_FROM = 1 << 28  # bytes from which copying takes long enough to watch
@@ -42,10 +43,11 @@ class Registry:
         return self.log.read()
 
     def digests(self) -> list[str]:
-        """Return the digests of all versions, in the order of their registration."""
-        found = [digest for digest in self.store.children(f"{self.name}/versions") if self.has(digest)]
-        serials = self.history().serials()
-        return sorted(found, key=lambda digest: (serials.get(digest, len(serials) + 1), digest))
+        """Return the digests of all versions: those of the log in its order, then any cut short before it."""
+        history = self.history()
+        unknown = [name for name in self.store.children(f"{self.name}/versions") if name not in history.registered]
+        whole = in_lanes(self.store, self.has, unknown)
+        return history.kept() + [digest for digest, is_whole in zip(unknown, whole, strict=True) if is_whole]
 
     def has(self, digest: str) -> bool:
         """Tell whether the version exists, that is: whether its manifest does."""
@@ -58,18 +60,18 @@ class Registry:
             RegistryError: It names no version, or more than one; the message says what there is.
         """
         word = selector or names.CHAMPION
-        history, digests = self.history(), self.digests()
-        if not digests:
-            self.refuse_unknown()
+        history = self.history()
         if names.is_alias(word):
-            named = history.holder(word)
-            found = [named] if named else []
+            found = [digest for digest in [history.holder(word)] if digest]
         elif serial := names.serial_of(word):
             found = [digest for digest, number in history.serials().items() if number == serial]
         else:
-            found = [digest for digest in digests if names.is_prefix(word) and digest.startswith(word)]
+            found = [digest for digest in self.digests() if names.is_prefix(word) and digest.startswith(word)]
         if len(found) == 1:
             return found[0]
+        digests = self.digests()
+        if not digests:
+            self.refuse_unknown()
         count = f"{len(found)} versions" if found else "no version"
         raise RegistryError(f"`{self.name}@{word}` names {count}", self._near_words(word, history, digests))
 
@@ -125,11 +127,16 @@ class Registry:
             entries.check_file_name(name)
             _check_source(name, content)
         size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in candidate.files.values())
-        for name in _with_bar(sorted(candidate.files), size, "storing the version"):
-            self.store.put(self._key(digest, name), candidate.files[name])
+        everything = sorted(candidate.files)
+        with _moving(size, "storing the version") as moved:
+            in_lanes(
+                self.store,
+                lambda name: self.store.put(self._key(digest, name), candidate.files[name], moved),
+                everything,
+            )
         self._refuse_strangers(digest, set(candidate.files))
-        stored = {name: self._stored(digest, name) for name in sorted(candidate.files)}
-        version = Version(candidate.identity, stored)
+        stored = in_lanes(self.store, lambda name: self._stored(digest, name), everything)
+        version = Version(candidate.identity, dict(zip(everything, stored, strict=True)))
         entries.check_identity(version, f"version {names.short(digest)}")
         self.store.put(self._key(digest, MANIFEST), version.manifest())
         return self.read(digest)
@@ -142,9 +149,7 @@ class Registry:
         """
         version = self.read(digest)
         self._refuse_strangers(digest, set(version.files))
-        for name in version.files:
-            for _ in self._verified(version, name):
-                pass
+        in_lanes(self.store, lambda name: sum(map(len, self._verified(version, name))), version.files)
         return version
 
     def pull(self, digest: str, target: Path) -> Version:
@@ -160,11 +165,8 @@ class Registry:
         draft = target.absolute().parent / f".{target.name}.{os.getpid()}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            size = sum(entry.size for entry in version.files.values())
-            for name in _with_bar(sorted(version.files), size, "pulling the version"):
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                with (draft / name).open("wb") as sink:
-                    sink.writelines(self._verified(version, name))
+            with _moving(sum(entry.size for entry in version.files.values()), "pulling the version") as moved:
+                in_lanes(self.store, lambda name: self._fetch(version, name, draft / name, moved), version.files)
             (draft / MANIFEST).write_bytes(version.manifest())
             draft.rename(target)
         finally:
@@ -174,24 +176,23 @@ class Registry:
     def _key(self, digest: str, name: str) -> str:
         return f"{self.name}/versions/{digest}/{name}"
 
+    def _fetch(self, version: Version, name: str, target: Path, moved: Moved) -> None:
+        """Copy a file of a version to ``target``, and hold what came against the manifest."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.store.fetch(self._key(version.digest, name), target, moved)
+        except MissingKey:
+            raise _damaged(version, name, "is missing") from None
+        with target.open("rb") as file:
+            for _ in _held_against(version, name, iter(lambda: file.read(BLOCK), b"")):
+                pass
+
     def _verified(self, version: Version, name: str) -> Iterator[bytes]:
         """Yield a file's bytes; the last block is followed by an error if they were not those registered."""
-        expected, hashed, size, head = version.files[name], hashlib.sha256(), 0, b""
-        where = f"{name} of version {names.short(version.digest)}"
-        advice = "do not use this version; restore it from a copy"
         try:
-            for block in self.store.stream(self._key(version.digest, name)):
-                hashed.update(block)
-                size += len(block)
-                head = head or block[:_HEAD]
-                yield block
+            yield from _held_against(version, name, self.store.stream(self._key(version.digest, name)))
         except MissingKey:
-            raise RegistryError(f"{where} is missing", advice) from None
-        if size != expected.size:
-            raise RegistryError(f"{where} has {size} bytes, its manifest says {expected.size}", advice)
-        if hashed.hexdigest() != expected.sha256:
-            raise RegistryError(f"{where} does not have the SHA-256 of its manifest", advice)
-        entries.check_content(name, head, size)
+            raise _damaged(version, name, "is missing") from None
 
     def _stored(self, digest: str, name: str) -> StoredFile:
         """Hash what the store holds under a file's name, reading it back."""
@@ -204,7 +205,7 @@ class Registry:
     def _refuse_strangers(self, digest: str, expected: set[str]) -> None:
         """Refuse a version's folder that holds what nobody registered."""
         prefix = f"{self.name}/versions/{digest}"
-        for key in self.store.list_keys(prefix):
+        for key in sorted(self.store.ages(prefix)):
             name = key.removeprefix(prefix + "/")
             if name != MANIFEST and name not in expected:
                 what = f"version {names.short(digest)} holds {name}, which is not among its files"
@@ -224,9 +225,34 @@ def names_in(store: Store) -> list[str]:
     return [name for name in store.children("") if names.is_name(name)]
 
 
-def _with_bar(files: list[str], size: int, what: str) -> Iterable[str]:
-    """Iterate over files, with a progress bar where their ``size`` in bytes makes it worth one."""
-    return progress(files, what, unit="file") if size >= _BAR_FROM else files
+@contextlib.contextmanager
+def _moving(size: int, what: str) -> Iterator[Moved]:
+    """Give what counts the bytes that went over, on a progress bar where ``size`` makes it worth one."""
+    if size < _BAR_FROM:
+        yield lambda _: None
+        return
+    with bar(what, total=size, unit="B") as shown:
+        yield shown.update
+
+
+def _held_against(version: Version, name: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass a file's blocks on; the last is followed by an error if they are not what the manifest says."""
+    expected, hashed, size, head = version.files[name], hashlib.sha256(), 0, b""
+    for block in blocks:
+        hashed.update(block)
+        size += len(block)
+        head = head or block[:_HEAD]
+        yield block
+    if size != expected.size:
+        raise _damaged(version, name, f"has {size} bytes, its manifest says {expected.size}")
+    if hashed.hexdigest() != expected.sha256:
+        raise _damaged(version, name, "does not have the SHA-256 of its manifest")
+    entries.check_content(name, head, size)
+
+
+def _damaged(version: Version, name: str, how: str) -> RegistryError:
+    advice = "do not use this version; restore it from a copy"
+    return RegistryError(f"{name} of version {names.short(version.digest)} {how}", advice)
 
 
 def _check_source(name: str, content: bytes | Path) -> None:

@@ -1,4 +1,4 @@
-"""The deeds: register a candidate, promote by the gate or by a person's word, roll back.
+"""The deeds: register a candidate, promote by the gate or by a person's word, roll back, deprecate.
 
 Every deed is one log entry, decided upon the log as it stood, so it can be repeated after a crash
 at any point and then ends as if done once.
@@ -12,11 +12,12 @@ import json
 from tasks.core.errors import GateRefused, RegistryError
 from tasks.core.files import pretty_json, sha256_bytes
 from tasks.registry import evidence as evidences
+from tasks.registry.deeds import DEPRECATE, REGISTER, RESTORE, ROLLBACK, Deed
+from tasks.registry.deeds import PROMOTE as PROMOTED
 from tasks.registry.entry import DECISION, EVIDENCE, Candidate, Version
 from tasks.registry.evidence import Evidence
 from tasks.registry.gate import PROMOTE, Decision, GateConfig, decide
-from tasks.registry.history import PROMOTE as PROMOTED
-from tasks.registry.history import REGISTER, ROLLBACK, Deed, History
+from tasks.registry.history import History
 from tasks.registry.names import check_alias, short
 from tasks.registry.registry import Registry
 
@@ -53,7 +54,7 @@ def weigh(registry: Registry, history: History, evidence: Evidence, alias: str, 
 
     A version that the alias names already is weighed against what it named before.
     """
-    line = [digest for digest in history.line(alias) if digest != evidence.version]
+    line = [d for d in history.line(alias) if d != evidence.version and d not in history.collected]
     champion = evidence_of(registry, line[-1]) if line else None
     return decide(evidence, champion, history.attempt(evidence.prompt_set, evidence.version), gate)
 
@@ -95,8 +96,7 @@ def promote(registry: Registry, digest: str, alias: str, override: str | None = 
         holder = history.holder(alias)
         if holder == digest:
             return None
-        if digest not in history.registered:
-            raise RegistryError(f"the registration of {short(digest)} was cut short", "finish it: `dvc repro register`")
+        _check_may_be_named(history, digest)
         decision = weigh(registry, history, evidence, alias, gate)
         if decision.outcome != PROMOTE and override is None:
             what = f"the gate says `{decision.outcome}` to {short(digest)}: {'; '.join(decision.reasons)}"
@@ -108,14 +108,23 @@ def promote(registry: Registry, digest: str, alias: str, override: str | None = 
     return registry.log.append(deed) is not None
 
 
-def rollback(registry: Registry, alias: str, reason: str | None = None) -> tuple[str, str]:
+def rollback(registry: Registry, alias: str, reason: str | None = None, left: str | None = None) -> tuple[str, str]:
     """Move ``alias`` back to the version that it named before; return (from, to).
+
+    Args:
+        registry: Where.
+        alias: What is moved.
+        reason: A person's words, for the log.
+        left: The version that ``alias`` shall no longer name. With it, doing the same again changes nothing: what
+            was rolled back already is told once more.
 
     Raises:
         RegistryError: It never named another version, or another process moved it meanwhile.
     """
     check_alias(alias)
     seen = registry.history().line(alias)
+    if left and (not seen or seen[-1] != left):
+        return left, _rolled_back_to(registry, alias, left)
 
     def deed(history: History) -> Deed:
         line = history.line(alias)
@@ -123,6 +132,9 @@ def rollback(registry: Registry, alias: str, reason: str | None = None) -> tuple
             raise RegistryError(f"`{registry.name}@{alias}` was moved by another process meanwhile", "look, then retry")
         if len(line) < 2:
             raise RegistryError(f"`{registry.name}@{alias}` never named another version", "see `log`")
+        if line[-2] in history.collected:
+            told = f"{short(line[-2])}, which `{registry.name}@{alias}` named before, is no longer kept"
+            raise RegistryError(told, "promote another version")
         return Deed(ROLLBACK, line[-2], alias, line[-1], reason=reason)
 
     done = registry.log.append(deed)
@@ -130,11 +142,64 @@ def rollback(registry: Registry, alias: str, reason: str | None = None) -> tuple
     return seen[-1], done.deed.version
 
 
+def deprecate(registry: Registry, digest: str, reason: str) -> bool:
+    """Mark a version as one not to be used or promoted any more; False when it is marked already.
+
+    Raises:
+        RegistryError: An alias names it, or it is no registered version.
+    """
+
+    def deed(history: History) -> Deed | None:
+        if digest in history.deprecated:
+            return None
+        _check_kept(history, digest)
+        if holders := [alias for alias, holder in history.aliases().items() if holder == digest]:
+            told = f"`{registry.name}@{holders[0]}` names {short(digest)}"
+            raise RegistryError(told, "roll back, or promote another version, and deprecate it then")
+        return Deed(DEPRECATE, digest, reason=reason)
+
+    return registry.log.append(deed) is not None
+
+
+def restore(registry: Registry, digest: str, reason: str | None = None) -> bool:
+    """Take a deprecation back; False when there is none."""
+
+    def deed(history: History) -> Deed | None:
+        return Deed(RESTORE, digest, reason=reason) if digest in history.deprecated else None
+
+    return registry.log.append(deed) is not None
+
+
+def _rolled_back_to(registry: Registry, alias: str, left: str) -> str:
+    """Return where the newest move of ``alias`` led, if it was a rollback from ``left``."""
+    moves = [entry.deed for entry in registry.log.entries() if entry.deed.alias == alias]
+    if moves and moves[-1].action == ROLLBACK and moves[-1].previous == left:
+        return moves[-1].version
+    holder = moves[-1].version if moves else None
+    told = f"`{registry.name}@{alias}` names {short(holder) if holder else 'nothing'}, not {short(left)}"
+    raise RegistryError(told, "see `log` for what moved it")
+
+
+def _check_kept(history: History, digest: str) -> None:
+    if digest in history.collected:
+        raise RegistryError(f"version {short(digest)} is no longer kept", "register it again: `dvc repro -f register`")
+    if digest not in history.registered:
+        raise RegistryError(f"the registration of {short(digest)} was cut short", "finish it: `dvc repro register`")
+
+
+def _check_may_be_named(history: History, digest: str) -> None:
+    """Refuse to let an alias name a version that is not registered, not kept or deprecated."""
+    _check_kept(history, digest)
+    if entry := history.deprecated.get(digest):
+        told = f"version {short(digest)} is deprecated: {entry.deed.reason}"
+        raise RegistryError(told, "take that back first: `deprecate --undo`")
+
+
 def _log_registration(registry: Registry, version: Version, evidence: Evidence, alias: str, gate: GateConfig) -> bool:
     """Write the entry that registers a version, with the decision at that moment; False if there."""
 
     def deed(history: History) -> Deed | None:
-        if version.digest in history.registered:
+        if version.digest in history.registered and version.digest not in history.collected:
             return None
         decision = weigh(registry, history, evidence, alias, gate).as_json()
         pin = sha256_bytes(version.manifest())
@@ -154,7 +219,8 @@ def _promote_if_decided(
 
     def deed(history: History) -> Deed | None:
         holder = history.holder(alias)
-        if decided[-1].outcome != PROMOTE or holder == digest or history.was_promoted(digest, alias):
+        is_settled = holder == digest or history.was_promoted(digest, alias) or digest in history.deprecated
+        if decided[-1].outcome != PROMOTE or is_settled:
             return None
         if holder != decided[-1].champion:
             decided.append(weigh(registry, history, evidence, alias, gate))

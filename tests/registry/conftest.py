@@ -1,14 +1,21 @@
-"""A registry in a folder, and the command line."""
+"""A registry in a folder and in a bucket, and the command line."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tasks.registry.folder import FolderStore
 from tasks.registry.registry import Registry
-from tasks.registry.store import FolderStore
+from tasks.registry.store import Store, open_store
+from tests import s3_server
+from tests.s3_server import Server
+
+BUCKET = "releases"
+ROOT = f"s3://{BUCKET}/team"
 
 
 @pytest.fixture
@@ -17,12 +24,29 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A real S3 server with one empty bucket; retries do not wait."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    with s3_server.serving(monkeypatch, BUCKET) as running:
+        yield running
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Both kinds of store, empty."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "registry")
+    request.getfixturevalue("server")
+    return open_store(ROOT)
+
+
+@pytest.fixture
 def command(registry: Registry, capsys: pytest.CaptureFixture[str]):
     """Run a command in this process: status, output (JSON where asked for) and errors."""
     from tasks.registry.__main__ import main
 
-    def call(*words: str):
-        status = main([*words, "--root", registry.store.label])
+    def call(*words: str, root: str = registry.store.label):
+        status = main([*words, "--root", root])
         told = capsys.readouterr()
         is_json = "--json" in words and told.out
         return status, json.loads(told.out) if is_json else told.out, told.err

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tasks.registry.entry import Candidate
 from tasks.registry.evidence import Evidence
+from tasks.registry.folder import FolderStore
 from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import register
-from tasks.registry.store import FolderStore
+from tasks.registry.store import Moved
 from tests.registry.samples import sample
 
 
@@ -32,12 +33,12 @@ class DyingStore(FolderStore):
         if self.fuse < 0:
             os._exit(9)
 
-    def _fill(self, draft: Path, content: bytes | Path) -> None:
+    def _fill(self, draft: Path, content: bytes | Path, moved: Moved | None) -> None:
         self.step()
         if self.fuse == 0 and isinstance(content, bytes):
             draft.write_bytes(content[: len(content) // 2])  # died with half a file written
         self.step()
-        super()._fill(draft, content)
+        super()._fill(draft, content, moved)
 
     def _link(self, draft: Path, path: Path) -> bool:
         self.step()
@@ -75,7 +76,7 @@ def look(root: Path) -> dict[str, object]:
     return {
         "versions": versions,
         "aliases": history.aliases(),
-        "deeds": [entry.deed.action for entry in history.entries],
+        "deeds": [entry.deed.action for entry in registry.log.entries()],
     }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tasks.registry.folder import FolderStore
 from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import promote, register
-from tasks.registry.store import FolderStore
 from tests.registry.samples import sample, scores_of
 
 OWN = 3  # versions that nobody else registers

@@ -111,13 +111,6 @@ def test_a_registry_that_is_not_there_is_named(command):
     assert "there is no registry in" in error
 
 
-def test_an_address_in_the_cloud_is_refused_before_s3_is_there(capsys: pytest.CaptureFixture[str]):
-    from tasks.registry.__main__ import main
-
-    assert main(["list", "--root", "s3://bucket/registry"]) == 1
-    assert "is not a folder" in capsys.readouterr().err
-
-
 def test_wrong_words_end_with_2():
     done = subprocess.run([sys.executable, "-m", "tasks.registry", "lst"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tasks.registry.folder import FolderStore
 from tasks.registry.registry import Registry
-from tasks.registry.store import FolderStore
 from tests.registry.rival import EVEN, OWN
 from tests.registry.samples import sample
 
@@ -32,7 +32,7 @@ def test_eight_processes_write_one_log_and_a_reader_never_sees_a_part(registry: 
         reader = Registry(FolderStore(root), "demo")
         for digest in reader.digests():
             reader.check(digest)  # raises on anything missing, altered or torn
-        length = len(reader.history().entries)
+        length = reader.history().count
         assert length >= longest
         polls, longest = polls + 1, length
         time.sleep(0.05)  # the writers need the processors too
@@ -40,14 +40,14 @@ def test_eight_processes_write_one_log_and_a_reader_never_sees_a_part(registry: 
     assert [rival.returncode for rival in rivals] == [0] * RIVALS, errors
     assert polls > 3
 
-    history = Registry(FolderStore(root), "demo").history()
-    assert [entry.number for entry in history.entries] == list(range(1, len(history.entries) + 1))
-    versions = Counter(entry.deed.version for entry in history.entries if entry.deed.action == "register")
+    entries = Registry(FolderStore(root), "demo").log.entries()
+    assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
+    versions = Counter(entry.deed.version for entry in entries if entry.deed.action == "register")
     shared = {sample(own, EVEN)[0].digest for own in range(OWN)}
     assert set(versions.values()) == {1}  # a version that all register is registered once
     assert len(versions) == RIVALS * OWN + len(shared)
     assert shared <= set(versions)
-    moves = Counter((e.deed.alias, e.deed.reason) for e in history.entries if e.deed.action == "promote")
+    moves = Counter((e.deed.alias, e.deed.reason) for e in entries if e.deed.action == "promote")
     wanted = {(alias, f"{n}/{own}") for n in range(RIVALS) for own in range(OWN) for alias in ("champion", f"of-{n}")}
     assert set(moves) == wanted  # none lost
     assert set(moves.values()) == {1}  # none twice

@@ -15,10 +15,10 @@ import pytest
 from tasks.core.errors import RegistryError
 from tasks.core.files import MANIFEST, sha256_bytes
 from tasks.registry.entry import WEIGHTS, Candidate
+from tasks.registry.folder import FolderStore
 from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import Release, register
-from tasks.registry.store import FolderStore
 from tests.registry.samples import sample, scores_of
 
 GATE = GateConfig()

@@ -17,10 +17,10 @@ from tasks import reference, train
 from tasks.core.errors import ConfigError, RegistryError
 from tasks.core.files import read_json, sha256_file
 from tasks.dpo.adapter_files import CONFIG, WEIGHTS, AdapterFiles
+from tasks.registry.folder import FolderStore
 from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import register
-from tasks.registry.store import FolderStore
 from tests.dpo import tiny
 from tests.registry.samples import sample, sha
 from tests.stages import project

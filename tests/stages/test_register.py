@@ -17,8 +17,9 @@ from tasks.core.files import pretty_json, write_manifest, write_text
 from tasks.core.params import build, load_section
 from tasks.register import RegisterConfig, run
 from tasks.registry.collect import Sources
+from tasks.registry.folder import FolderStore
+from tasks.registry.lineage import Origin
 from tasks.registry.registry import Registry
-from tasks.registry.store import FolderStore
 from tests.registry.samples import evidence_files, sample, scores_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -71,7 +72,11 @@ def lay(root: Path, wins: int = 80, seed: int = 0) -> Sources:
 def run_at(root: Path, sources: Sources, config: RegisterConfig = CONFIG, registry: str = "registry"):
     lock = root / "dvc.lock"
     lock.write_text(LOCK)
-    return run(sources, root / "out", root / registry, config, "train: {}\n", lock, root)
+    origin = Origin(
+        sources.base, sources.pairs, sources.reference, sources.train_results, lock, root / "receipts", root
+    )
+    config = dataclasses.replace(config, root=str(root / registry))
+    return run(sources, root / "out", config, origin, "train: {seed: 7}\n")
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -203,7 +208,8 @@ def test_a_lock_that_dvc_did_not_write_is_refused(tmp_path: Path):
     [
         ({"name": "Demo"}, r"`register\.name` is 'Demo'"),
         ({"name": "demo", "alias": "v1"}, r"`register\.alias` is 'v1'"),
-        ({"name": "demo", "root": "s3://bucket"}, r"`register\.root`"),
+        ({"name": "demo", "root": "gs://bucket"}, r"`register\.root`.*or s3://bucket/prefix"),
+        ({"name": "demo", "kms_key": "k"}, r"`register\.kms_key` is 'k'.*set `register\.encryption: aws:kms`"),
         ({"name": "demo", "gate": {"alfa": 0.1}}, r"unknown key `register\.gate\.alfa`.*did you mean `alpha`"),
         ({}, r"`register\.name` is missing"),
     ],
