@@ -46,6 +46,13 @@ def between(upstream: str) -> Iterator[tuple[Proxy, str]]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1  # an answer goes out in one piece
+
+        def handle_expect_100(self) -> bool:
+            is_good = super().handle_expect_100()
+            self.wfile.flush()
+            return is_good
 
         def handle_any(self) -> None:
             fault = proxy.next_fault()
@@ -85,6 +92,7 @@ def between(upstream: str) -> Iterator[tuple[Proxy, str]]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(data[: len(data) // 2] if is_cut else data)
+            self.wfile.flush()
             self.close_connection |= is_cut
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any

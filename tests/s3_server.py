@@ -30,6 +30,8 @@ class Server:
 
 
 class _Quiet(WSGIRequestHandler):
+    disable_nagle_algorithm = True
+
     def log(self, *_: object) -> None:
         """Say nothing of single requests."""
 

@@ -20,7 +20,9 @@ _ATTEMPTS = 5
 _SECONDS_TO_CONNECT, _SECONDS_TO_READ = 10, 60
 _CONNECTIONS = 32
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
-_PASSING = {"SlowDown", "RequestTimeout", "Throttling", "InternalError", "ServiceUnavailable"}
+_PASSING = {"SlowDown", "RequestTimeout", "Throttling", "InternalError", "ServiceUnavailable"} | {
+    *("OperationAborted", "ConditionalRequestConflict", "409", "PreconditionFailed", "412")  # another was at it
+}
 
 
 class Bucket:

@@ -37,6 +37,7 @@ class Registry:
         self.store = store
         self.name = names.check_name(name)
         self.log = Log(store, name)
+        self._known: dict[str, Version] = {}  # what was once read of registered versions: they never change
 
     def history(self) -> History:
         """Read the log."""
@@ -88,6 +89,8 @@ class Registry:
         Raises:
             RegistryError: There is no such version, or its manifest was altered.
         """
+        if digest in self._known:
+            return self._known[digest]
         try:
             data = self.store.get(self._key(digest, MANIFEST))
         except MissingKey:
@@ -96,7 +99,10 @@ class Registry:
         if logged and logged.deed.manifest and logged.deed.manifest != sha256_bytes(data):
             what = f"{MANIFEST} of version {names.short(digest)} is not the one that was registered"
             raise RegistryError(what, "restore it from a copy")
-        return entries.parse_manifest(data, digest)
+        version = entries.parse_manifest(data, digest)
+        if logged:
+            self._known[digest] = version
+        return version
 
     def read_file(self, digest: str, name: str) -> bytes:
         """Return one small file of a version, its bytes verified.
@@ -147,6 +153,7 @@ class Registry:
         Raises:
             RegistryError: Naming the first file that is missing, altered or does not belong there.
         """
+        self._known.pop(digest, None)
         version = self.read(digest)
         self._refuse_strangers(digest, set(version.files))
         in_lanes(self.store, lambda name: sum(map(len, self._verified(version, name))), version.files)

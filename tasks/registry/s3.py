@@ -22,7 +22,7 @@ from typing import Any
 
 from tasks.core.bucket import Bucket, code_of
 from tasks.core.errors import NetworkError, StorageError
-from tasks.registry.store import BLOCK, MissingKey, Moved, key_parts, refuse_stranger
+from tasks.registry.store import BLOCK, A, MissingKey, Moved, key_parts, refuse_stranger
 
 PART_BYTES = 16 << 20  # files above it go over in parts, several at once
 _MOST_PARTS = 10_000
@@ -153,18 +153,20 @@ class S3Store:
         """Ask the server one thing about ``key``."""
         from botocore.exceptions import ClientError
 
+        place = {"Bucket": self._bucket.name, "Key": self._name(key)}
         with self._bucket.asking(what):
             try:
-                return getattr(self._bucket.client, operation)(Bucket=self._bucket.name, Key=self._name(key), **words)
+                return _settled(lambda: getattr(self._bucket.client, operation)(**place, **words))
             except ClientError as error:
                 if code_of(error) in _ABSENT:
                     raise self._missing(key) from None
                 raise
 
-    def _pages(self, start: str, **words: str) -> Iterator[Any]:
+    def _pages(self, start: str, **words: str) -> list[Any]:
+        place = {"Bucket": self._bucket.name, "Prefix": start}
         with self._bucket.asking("listing"):
             lister = self._bucket.client.get_paginator("list_objects_v2")
-            yield from lister.paginate(Bucket=self._bucket.name, Prefix=start, **words)
+            return _settled(lambda: list(lister.paginate(**place, **words)))
 
     def _create(self, key: str, send: Callable[[], None], data: bytes | None) -> bool:
         """Send an object until the server has said whether it was absent; ``data`` it is, where that is small."""
@@ -252,6 +254,19 @@ class S3Store:
     def _unfit(self, why: str) -> StorageError:
         advice = "keep the registry in a folder, or on a server that does: S3, MinIO, Ceph, R2, Swift"
         return StorageError(f"the server of {self.label} {why}, so two writers could undo each other", advice)
+
+
+def _settled(ask: Callable[[], A]) -> A:
+    """Ask again while the server says that another is at it this moment: reading knows no such condition."""
+    from botocore.exceptions import ClientError
+
+    for _ in range(_TRIES - 1):
+        try:
+            return ask()
+        except ClientError as error:
+            if code_of(error) not in _TAKEN | _CONFLICT:
+                raise
+    return ask()
 
 
 def _checksum(data: bytes) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from tasks.registry.folder import FolderStore
 from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import promote, register
+from tasks.registry.store import open_store
 from tests.registry.samples import sample, scores_of
 
 OWN = 3  # versions that nobody else registers
@@ -16,8 +15,8 @@ EVEN = scores_of(30, losses=30)  # as good as the reference: the gate itself pro
 
 
 def main() -> None:
-    root, number = Path(sys.argv[1]), int(sys.argv[2])
-    registry = Registry(FolderStore(root), "demo")
+    number = int(sys.argv[2])
+    registry = Registry(open_store(sys.argv[1]), "demo")
     for own in range(OWN):
         shared = register(registry, *sample(own, EVEN, note=f"of {number}"), "champion", GateConfig())
         mine = register(registry, *sample(100 * number + 10 + own, EVEN), "champion", GateConfig())
