@@ -27,7 +27,8 @@ def to_hub(registry: Registry, digest: str, repository: str, is_private: bool) -
         NetworkError: The Hub does not answer.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
 
     api, told = HfApi(), f"{registry.name} {short(digest)}"
     try:
@@ -45,7 +46,9 @@ def to_hub(registry: Registry, digest: str, repository: str, is_private: bool) -
         if status in (401, 403, 404):
             raise StorageError(what, "set HF_TOKEN to a token that may write there") from None
         raise NetworkError(what, "run again later") from None
-    except OSError as error:
+    except OfflineModeIsEnabled:
+        raise NetworkError("the Hub is switched off by HF_HUB_OFFLINE", "unset it, and run again") from None
+    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
         raise NetworkError(f"the Hub does not answer: {error}", "check HF_ENDPOINT and the network") from None
     return str(done.commit_url)
 

@@ -30,13 +30,17 @@ _TRIES = 1000
 
 
 class Log:
-    """The log of one name in a store. Entries never change, so what was once read is remembered."""
+    """The log of one name in a store. Entries never change, so what was once read is remembered.
+
+    Attributes:
+        last: What followed from the log when it was last read.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
         self._folder, self._snapshots = f"{name}/log", f"{name}/snapshots"
         self._where = f"{store.label}/{self._folder}"
-        self._history = History()
+        self.last = History()
 
     def read(self) -> History:
         """Read the log up to its newest entry.
@@ -47,8 +51,8 @@ class Log:
         history = self._from_snapshot()
         fresh = in_lanes(self._store, self._entry, self._listed(history.count))
         history = history.followed_by(fresh, self._where)
-        self._history = history.followed_by(self._unlisted(history.count), self._where)
-        return self._history
+        self.last = history.followed_by(self._unlisted(history.count), self._where)
+        return self.last
 
     def entries(self) -> list[LogEntry]:
         """Read every entry from the first on, and follow them all.
@@ -86,25 +90,25 @@ class Log:
             entry = LogEntry(history.count + 1, deed, now(), _who(), history.tip, secrets.token_hex(8))
             data = entry.as_bytes()
             if self._store.put(_key(self._folder, entry.number), data):
-                self._history = history.followed_by([(entry, sha256_bytes(data))], self._where)
+                self.last = history.followed_by([(entry, sha256_bytes(data))], self._where)
                 self._keep_snapshot()
                 return entry
         raise StorageError(f"{_TRIES} others were first to write into {self._folder}", "run it again when it is calm")
 
     def _keep_snapshot(self) -> None:
         """Keep what follows from the log when it is time; the deed is done, whatever comes of it."""
-        if self._history.count % EVERY == 0:
+        if self.last.count % EVERY == 0:
             with contextlib.suppress(StorageError, NetworkError, OSError):
-                self._store.put(_key(self._snapshots, self._history.count), self._history.snapshot())
+                self._store.put(_key(self._snapshots, self.last.count), self.last.snapshot())
 
     def _from_snapshot(self) -> History:
         """Return the newest state that is known: the one read before, or a snapshot's."""
         newest = max(self._numbers(self._snapshots), default=0)
-        if newest <= self._history.count:
-            return self._history
+        if newest <= self.last.count:
+            return self.last
         found = History.from_snapshot(self._store.get(_key(self._snapshots, newest)))
         if found is None:
-            return self._history
+            return self.last
         if found.count != newest or self._entry(newest)[1] != found.tip:
             what = f"{self._store.label}/{_key(self._snapshots, newest)} is not a snapshot of this log"
             raise RegistryError(what, "remove that file: it is only a shortcut")

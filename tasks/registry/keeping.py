@@ -135,4 +135,4 @@ def _folder(registry: Registry, digest: str) -> str:
 
 
 def _days(entry: LogEntry, now: datetime.datetime) -> float:
-    return (now - datetime.datetime.fromisoformat(entry.when)).total_seconds() / 86_400
+    return max((now - datetime.datetime.fromisoformat(entry.when)).total_seconds() / 86_400, 0.0)

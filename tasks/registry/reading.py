@@ -28,7 +28,7 @@ def list_versions(words: Namespace) -> Answer:
         [
             f"{row['name']}@v{row['serial']}" if row["serial"] else f"{row['name']}@{short(row['digest'])}",
             short(row["digest"]),
-            ",".join(row["aliases"]) or "-",
+            ",".join(row["aliases"] + (["(deprecated)"] if row["deprecated"] else [])) or "-",
             rate(row["win_rate"]),
             rate(row["lower_bound"]),
             row["when"] or "registration cut short",
@@ -51,6 +51,7 @@ def show(words: Namespace) -> Answer:
     lines = [
         f"{registry.name} v{row['serial'] or '?'}  {digest}",
         f"aliases      {', '.join(row['aliases']) or '-'}",
+        *([f"deprecated   {row['deprecated']}"] if row["deprecated"] else []),
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
         f"win rate     {rate(row['win_rate'])}, lower bound {rate(row['lower_bound'])}",
         f"gate         {decision['outcome']}",
@@ -183,6 +184,7 @@ def _rows(registry: Registry) -> list[dict[str, Any]]:
 
 def _row(name: str, digest: str, history: History) -> dict[str, Any]:
     entry = history.registered.get(digest)
+    deprecation = history.deprecated.get(digest)
     recorded = entry.deed.decision if entry else None
     numbers = Decision.from_json(recorded).numbers if recorded else {}
     return {
@@ -190,6 +192,7 @@ def _row(name: str, digest: str, history: History) -> dict[str, Any]:
         "digest": digest,
         "serial": history.serials().get(digest),
         "aliases": [alias for alias, holder in history.aliases().items() if holder == digest],
+        "deprecated": deprecation.deed.reason if deprecation else None,
         "win_rate": numbers.get("win_rate"),
         "lower_bound": numbers.get("lower_bound"),
         "outcome": recorded["outcome"] if recorded else None,

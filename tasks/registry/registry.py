@@ -89,13 +89,14 @@ class Registry:
         Raises:
             RegistryError: There is no such version, or its manifest was altered.
         """
-        if digest in self._known:
+        if digest in self._known and digest not in self.log.last.collected:
             return self._known[digest]
         try:
             data = self.store.get(self._key(digest, MANIFEST))
         except MissingKey:
             raise RegistryError(f"`{self.name}` has no version {names.short(digest)}", "see `list`") from None
-        logged = self.history().registered.get(digest)
+        history = self.history()
+        logged = None if digest in history.collected else history.registered.get(digest)
         if logged and logged.deed.manifest and logged.deed.manifest != sha256_bytes(data):
             what = f"{MANIFEST} of version {names.short(digest)} is not the one that was registered"
             raise RegistryError(what, "restore it from a copy")
