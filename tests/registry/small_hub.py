@@ -47,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"error": "refused"}, hub.status)
         elif self.path == "/api/repos/create":
             told = json.loads(body)
-            hub.created.append({key: told.get(key) for key in ("name", "organization", "private")})
+            is_private = told.get("private") or told.get("visibility") == "private"
+            hub.created.append({"name": told["name"], "organization": told["organization"], "private": is_private})
             self._answer({"url": f"{hub.url}/team/demo-adapter", "id": "team/demo-adapter"})
         elif "/preupload/" in self.path:
             asked = [file["path"] for file in json.loads(body)["files"]]
