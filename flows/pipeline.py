@@ -28,7 +28,7 @@ from prefect.settings import (
 )
 from prefect.states import Completed, Failed
 
-from flows import stages, status
+from flows import pins, stages, status
 from flows.graph import Stage, stages_in_order
 from flows.status import Outcome
 from tasks.core.errors import PipelineError
@@ -68,6 +68,8 @@ def pipeline(
     workspace: Path = Path(),
     force: bool = False,
     stage_timeout_minutes: float | None = None,
+    opponent: str | None = None,
+    continue_from: str | None = None,
 ) -> State[Any]:
     """From preference data to a registered adapter: run what is not up to date, stage by stage.
 
@@ -75,20 +77,36 @@ def pipeline(
         workspace: The checkout to work in; the current folder by default.
         force: Run every stage even if nothing changed.
         stage_timeout_minutes: Stop a stage that takes longer; it may first write a checkpoint.
+        opponent: Version that a new adapter is to beat head to head, as demo@champion: the digest that it names once
+            the adapter is trained is written into params.yaml. Where it names nothing yet there is no opponent.
+        continue_from: Version that training goes on from, as demo@champion; its digest is written there, too.
     """
     timeout_s = None if stage_timeout_minutes is None else stage_timeout_minutes * 60
     try:
         order = stages_in_order(workspace)
+        if continue_from:
+            get_run_logger().info(pins.pin(workspace, pins.INIT_ADAPTER, continue_from))
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
     outcomes: list[Outcome] = []
     for stage in order:
+        if opponent and stage.name == pins.RESPOND and not any(outcome.is_failed for outcome in outcomes):
+            outcomes += _pinned(workspace, opponent)
         if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
             outcomes.append(Outcome(stage.name, "skipped", f"{failure.stage} failed"))
             continue
         named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
         outcomes.append(outcome_of(stage, named(stage, workspace, force, timeout_s, return_state=True)))
     return close(outcomes)
+
+
+def _pinned(workspace: Path, opponent: str) -> list[Outcome]:
+    """Write the opponent's digest into params.yaml; return an outcome where that failed."""
+    try:
+        get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
+    except PipelineError as error:
+        return [Outcome("pin", "failed", str(error), kind=error.kind)]
+    return []
 
 
 def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
@@ -116,6 +134,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.description)
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
     parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
+    parser.add_argument("--opponent", metavar="VERSION", help="that a new adapter is to beat, as demo@champion")
+    parser.add_argument("--continue-from", metavar="VERSION", help="that training goes on from, as demo@champion")
     parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
     arguments = parser.parse_args()
     # Prefect hands SIGTERM on when it has closed the run; leaving by the door stops a temporary server, too
@@ -123,7 +143,14 @@ def main() -> int:
     # a temporary server takes half a minute to start on two cores; Prefect's default gives up before
     patient = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180, PREFECT_SERVER_ANALYTICS_ENABLED: False}
     with temporary_settings(set_defaults=patient):
-        state = pipeline(arguments.workspace, arguments.force, arguments.timeout_minutes, return_state=True)
+        state = pipeline(
+            arguments.workspace,
+            arguments.force,
+            arguments.timeout_minutes,
+            arguments.opponent,
+            arguments.continue_from,
+            return_state=True,
+        )
     return 0 if state.is_completed() else 1
 
 

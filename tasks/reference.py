@@ -29,18 +29,16 @@ from tasks.core.paths import ADAPTER as WRITTEN_BY_TRAIN  # refused as an input,
 from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
-from tasks.dpo.adapter_files import CONFIG, FOLDER, KEY, WEIGHTS, AdapterFiles
+from tasks.dpo.adapter_files import FOLDER, KEY, AdapterFiles
 from tasks.dpo.blocks import completion_tokens
 from tasks.dpo.devices import accelerator, all_done
 from tasks.dpo.refcache import Known, ScoredPairs, Scoring
 from tasks.dpo.rowkeys import ReferenceIdentity, compute_identity
 from tasks.pairs.cache import TokenPairs, open_tokens
-from tasks.registry import names
-from tasks.registry.registry import Registry, names_in
+from tasks.registry.pinned import PREFIX, read_pinned
 from tasks.registry.store import open_store
 
 SPLITS = ("train", "test")
-_REGISTRY = "registry:"
 _log = log.get_logger(__name__)
 
 
@@ -179,35 +177,17 @@ def find_adapter(params: Path) -> AdapterFiles | None:
     if not isinstance(word, str) or not word:
         raise ConfigError(f"`{KEY}` is {word!r}", "give a folder, `name@digest` of the registry, or null")
     folder = Path(word)
-    if folder.is_dir() and not word.startswith(_REGISTRY):
+    if folder.is_dir() and not word.startswith(PREFIX):
         if folder.resolve() == WRITTEN_BY_TRAIN.resolve():
             told = f"`{KEY}` is {word}, which the train stage itself writes"
             raise ConfigError(told, "name the registry's version of it, or copy it to another folder")
         return AdapterFiles.read(folder, word)
-    if "/" in word and "@" not in word and not word.startswith(_REGISTRY):
+    if "/" in word and "@" not in word and not word.startswith(PREFIX):
         raise ConfigError(f"`{KEY}`: there is no folder {word}", "mend the path")
-    return _from_registry(word, str((document.get("register") or {}).get("root", "models/registry")))
-
-
-def _from_registry(word: str, root: str) -> AdapterFiles:
-    """Read a version's adapter; its whole digest must be given, for all else may name another one tomorrow."""
-    store = open_store(root)
-    name, _, selector = word.removeprefix(_REGISTRY).rpartition("@")
-    lines = [name] if name else names_in(store)
-    if names.is_digest(selector):
-        for line in lines:
-            registry = Registry(store, line)
-            if registry.has(selector):
-                weights, config = (registry.read_file(selector, file) for file in (WEIGHTS, CONFIG))
-                return AdapterFiles(word, weights, config, registry.read(selector).identity.base)
-        raise ConfigError(f"`{KEY}`: {root} holds no version {word}", "see `python -m tasks.registry list`")
-    if not name and selector in lines:
-        name, selector = selector, ""
-    if name:
-        digest = Registry(store, name).find(selector or None)
-        raise ConfigError(f"`{KEY}` is {word}, which may name another version tomorrow", f"write {name}@{digest}")
-    told = f"`{KEY}` is {word}, which is no folder and no version of the registry {root}"
-    raise ConfigError(told, "give a folder, or `name@digest`; `python -m tasks.registry list` shows them")
+    section = document.get("register") or {}
+    store = open_store(str(section.get("root", "models/registry")))
+    found = read_pinned(word, store, KEY)
+    return AdapterFiles(word, found.weights, found.config, found.base)
 
 
 def main() -> None:

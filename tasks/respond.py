@@ -1,6 +1,7 @@
-"""Let the policy and its reference answer the held-out prompts, under the same conditions.
+"""Let the policy, its reference and the champion answer the held-out prompts, under the same conditions.
 
-reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/reference/ (whose it is)
+reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/reference/ (whose it is), and
+        the champion that `respond.champion` names, from the registry
 writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
 params: `respond` in params.yaml; `runtime.device`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
@@ -13,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +39,18 @@ from tasks.core.files import (
     sha256_file,
     write_text,
 )
-from tasks.core.params import check, load_section
+from tasks.core.params import check, load_params, load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
 from tasks.dpo import generate
 from tasks.dpo.adapter_files import FOLDER
 from tasks.dpo.devices import accelerator, all_done
-from tasks.dpo.generate import SIDES, Completion, Request, Sampling
+from tasks.dpo.generate import SIDES, Completion, Request, Sampling, Side
 from tasks.dpo.policy import load_base
+from tasks.registry.pinned import PinnedAdapter, read_pinned
+from tasks.registry.store import open_store
 
+CHAMPION_KEY = "respond.champion"
 GUARD_PROMPTS = 8  # on which the adapter's effect on the logits is measured
 Row = dict[str, Any]
 _log = log.get_logger(__name__)
@@ -63,6 +69,7 @@ class RespondConfig:
         max_new_tokens: Tokens after which an answer is cut.
         batch_tokens: Padded tokens (prompt and answer) of a batch; part of the result, as rounding is.
         seed: Of all draws.
+        champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
     """
 
     max_prompts: int | None
@@ -73,6 +80,7 @@ class RespondConfig:
     max_new_tokens: int
     batch_tokens: int
     seed: int
+    champion: str | None = None
 
     def __post_init__(self) -> None:
         many = "write 1 or more"
@@ -98,12 +106,21 @@ class Folders:
     runs: Path = paths.RUNS / "respond"
 
 
-def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict[str, Any]:
+def run(
+    folders: Folders, config: RespondConfig, runtime: RuntimeConfig, champion: PinnedAdapter | None = None
+) -> dict[str, Any]:
     """Sample every side's answers, write them under ``folders.out`` and return the metrics (on rank 0).
+
+    Args:
+        folders: What is read and written.
+        config: The stage's params.
+        runtime: This machine.
+        champion: The version that `respond.champion` names.
 
     Raises:
         ArtifactError: An input is missing, damaged or made for another base.
-        ConfigError: `respond.max_new_tokens` does not fit the model's context behind some prompt.
+        ConfigError: `respond.max_new_tokens` does not fit the model's context behind some prompt, or the champion
+            is of another base.
         DataError: There is no held-out prompt.
     """
     pinned = BaseModel.open(folders.base)
@@ -113,10 +130,14 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
         "adapter": manifest_digest(folders.adapter, "train"),
         "reference": manifest_digest(folders.reference, "reference"),
     }
+    if champion:
+        champion.refuse_other_base(pinned.digest, CHAMPION_KEY)
+        inputs["champion"] = champion.digest
+    sides = (*SIDES, generate.CHAMPION) if champion else SIDES
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
     sampling = _sampling(config, read_json(folders.tokens / "template.json"))
     device = accelerator(runtime)
-    policy = _load_policy(pinned, folders, device.device)
+    policy = _load_policy(pinned, folders, device.device, champion)
     _check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
     requests = [
         Request(row["prompt_id"], sample, tuple(row["ids"]))
@@ -125,13 +146,15 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
     ]
     batches = generate.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
     work = folders.runs / _fingerprint(inputs, config, str(device.device.type))
-    own = _answer(policy, batches, sampling, pinned.load_tokenizer(), work)
+    own = _answer(policy, batches, sampling, sides, pinned.load_tokenizer(), work)
     shards = _gather_on_main(own)
     metrics: dict[str, Any] = {}
     if shards is not None:
-        answers = merge([row for shard in shards for row in shard], prompts, config.samples_per_prompt)
+        rows = [row for shard in shards for row in shard]
+        answers = merge(rows, prompts, sides, config.samples_per_prompt)
         delta = generate.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
-        metrics = _write(folders.out, inputs, answers, len(prompts), config.samples_per_prompt, delta)
+        metrics = _describe(answers, sides, len(prompts), config.samples_per_prompt, delta)
+        _write(folders.out, inputs, answers, metrics)
         shutil.rmtree(work, ignore_errors=True)
     all_done(device)
     return metrics
@@ -175,12 +198,16 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
     )
 
 
-def _load_policy(pinned: BaseModel, folders: Folders, device: Any) -> Any:
-    """Load the policy, and beside it the adapter that training went on from, if it did: then that is the reference."""
+def _load_policy(pinned: BaseModel, folders: Folders, device: Any, champion: PinnedAdapter | None) -> Any:
+    """Load the policy, and beside it the champion, and the adapter that training went on from, the reference then."""
     try:
         policy = PeftModel.from_pretrained(load_base(pinned, device), str(folders.adapter))
         if (folders.reference / FOLDER).is_dir():
             policy.load_adapter(str(folders.reference / FOLDER), generate.REFERENCE)
+        if champion:
+            with tempfile.TemporaryDirectory() as folder:
+                champion.write(Path(folder))
+                policy.load_adapter(folder, generate.CHAMPION)
         return policy.eval()
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         reason = f"the adapter in {folders.adapter} does not fit the base model ({error})"
@@ -203,7 +230,14 @@ def _fingerprint(inputs: Row, config: RespondConfig, device: str) -> str:
     return digest_of([inputs, dataclasses.asdict(config), device, code, provenance.versions()])[:16]
 
 
-def _answer(policy: Any, batches: list[list[Request]], sampling: Sampling, tokenizer: Any, work: Path) -> list[Row]:
+def _answer(
+    policy: Any,
+    batches: list[list[Request]],
+    sampling: Sampling,
+    sides: Sequence[Side],
+    tokenizer: Any,
+    work: Path,
+) -> list[Row]:
     """Answer this rank's share of the batches, each side in turn; take what an earlier run finished from ``work``."""
     mine = list(enumerate(batches))[ranks.rank() :: ranks.world_size()]
     rows: list[Row] = []
@@ -211,7 +245,7 @@ def _answer(policy: Any, batches: list[list[Request]], sampling: Sampling, token
     for number, batch in log.progress(mine, "answering", total=len(mine), unit="batch"):
         done = work / f"batch-{number:05d}.json"
         if not done.is_file():
-            completions = [c for side in SIDES for c in generate.generate_batch(policy, batch, sampling, side)]
+            completions = [c for side in sides for c in generate.generate_batch(policy, batch, sampling, side)]
             tokens += sum(len(completion.ids) for completion in completions)
             write_text(done, canonical_json([_row(completion, tokenizer) for completion in completions]))
         rows.extend(read_json(done))
@@ -239,13 +273,13 @@ def _row(completion: Completion, tokenizer: Any) -> Row:
     }
 
 
-def merge(rows: list[Row], prompts: list[Row], samples: int) -> list[Row]:
+def merge(rows: list[Row], prompts: list[Row], sides: Sequence[Side], samples: int) -> list[Row]:
     """Order answers by prompt, side, sample, and check that each is there exactly once.
 
     Raises:
         ArtifactError: An answer is missing, doubled or of no prompt.
     """
-    wanted = [(row["prompt_id"], side, sample) for row in prompts for side in SIDES for sample in range(samples)]
+    wanted = [(row["prompt_id"], side, sample) for row in prompts for side in sides for sample in range(samples)]
     counts, once = Counter((row["prompt_id"], row["side"], row["sample"]) for row in rows), Counter(wanted)
     wrong = [key for key in counts | once if counts[key] != once[key]]
     if wrong:
@@ -258,19 +292,21 @@ def merge(rows: list[Row], prompts: list[Row], samples: int) -> list[Row]:
     return [by_key[key] for key in wanted]
 
 
-def _write(out: Path, inputs: Row, answers: list[Row], prompts: int, samples: int, delta: float) -> dict[str, Any]:
-    metrics = {
+def _describe(answers: list[Row], sides: Sequence[Side], prompts: int, samples: int, delta: float) -> dict[str, Any]:
+    _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", prompts, ", ".join(sides), delta)
+    return {
         "prompts": prompts,
         "samples": samples,
-        "sides": {side: describe([row for row in answers if row["side"] == side]) for side in SIDES},
+        "sides": {side: describe([row for row in answers if row["side"] == side]) for side in sides},
         "adapter_max_abs_delta_logit": float(f"{delta:.6g}"),
     }
+
+
+def _write(out: Path, inputs: Row, answers: list[Row], metrics: dict[str, Any]) -> None:
     with atomic_folder(out, {"stage": "respond", "inputs": inputs}) as draft:
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in answers)
         write_text(draft / "responses.jsonl", "".join(lines))
         write_text(draft / "metrics.json", pretty_json(metrics))
-    _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", prompts, ", ".join(SIDES), delta)
-    return metrics
 
 
 def describe(answers: list[Row]) -> dict[str, float]:
@@ -284,11 +320,24 @@ def describe(answers: list[Row]) -> dict[str, float]:
     }
 
 
+def find_champion(config: RespondConfig) -> PinnedAdapter | None:
+    """Read the version that `respond.champion` names from the registry of params.yaml; None where it names none.
+
+    Raises:
+        ConfigError: It names nothing, or something that may be another adapter tomorrow.
+        RegistryError: The version is damaged.
+    """
+    if config.champion is None:
+        return None
+    section = load_params(paths.PARAMS).get("register") or {}
+    return read_pinned(config.champion, open_store(str(section.get("root", "models/registry"))), CHAMPION_KEY)
+
+
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
     ranks.relaunch_on_all_gpus("respond")
     with door("respond", RespondConfig) as config:
-        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
+        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig), find_champion(config))
 
 
 if __name__ == "__main__":

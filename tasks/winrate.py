@@ -1,7 +1,8 @@
-"""Judge the policy's answers against the reference's, in both orders, and say how sure the result is.
+"""Judge the policy's answers against the reference's and the champion's, in both orders, and say how sure that is.
 
 reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (for guards)
-writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv
+writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
+        champion, champion_scores.jsonl
 params: `winrate` in params.yaml
 run as: python -m tasks.winrate
 """
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import log, paths
-from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, write_text
+from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
 from tasks.core.params import check
 from tasks.core.stage import door, note
-from tasks.judges.answers import Answers, read_answers
+from tasks.judges.answers import CHAMPION, Answers, read_answers
 from tasks.judges.choice import JudgeKind, build_judge
 from tasks.judges.estimates import consistency, first_position_share, per_prompt, win_rate
 from tasks.judges.evidence import Judged, columns, rounded, write_evidence
@@ -27,6 +28,7 @@ from tasks.judges.metric import load_metric
 from tasks.judges.power import smallest_detectable_win_rate
 from tasks.judges.rules import RulesConfig
 
+_DUEL = ("win_rate", "se", "low", "high", "lower_bound", "wins", "ties", "losses", "coverage")
 _log = log.get_logger(__name__)
 
 
@@ -83,6 +85,8 @@ def run(responses: Path, tokens: Path, pairs: Path, out: Path, config: WinrateCo
         control_se=judged.metrics["control"]["se"],
     )
     guards = check_guards(measured, config.guards)
+    if judged.duel is not None:
+        judged.metrics["champion"]["digest"] = read_manifest(responses, "respond")["inputs"]["champion"]
     metrics = {
         **judged.metrics,
         "smallest_detectable_win_rate": smallest,
@@ -108,9 +112,14 @@ def judge_answers(answers: Answers, config: WinrateConfig) -> Judged:
     """Play policy and control against the reference, and put numbers on it."""
     judge = build_judge(config.judge, config.rules, config.tie_margin, config.seed)
     metric = load_metric()
-    verdicts = {side: play(judge, answers.pairs(side), f"judging {side}") for side in ("policy", "control")}
+    games_of = [("policy", "reference"), ("control", "reference")]
+    games_of += [("policy", CHAMPION)] if CHAMPION in answers.sides else []
+    verdicts = {
+        (side, opponent): play(judge, answers.pairs(side, opponent), f"judging {side} against {opponent}")
+        for side, opponent in games_of
+    }
     note(verdicts=sum(map(len, verdicts.values())))
-    games, control_games = pair_up(verdicts["policy"]), pair_up(verdicts["control"])
+    games, control_games = pair_up(verdicts["policy", "reference"]), pair_up(verdicts["control", "reference"])
     settings = {"alpha": config.alpha, "seed": config.seed}
     differences = answers.length_differences(games)
     result = metric.compute(**columns(games), **settings, length_differences=differences)
@@ -128,7 +137,12 @@ def judge_answers(answers: Answers, config: WinrateConfig) -> Judged:
         "control": {key: control[key] for key in ("win_rate", "se", "low", "high")},
         "slices": _slices(answers, scores, config),
     }
-    return Judged(verdicts, scores, metrics)
+    if ("policy", CHAMPION) not in verdicts:
+        return Judged(verdicts, scores, metrics)
+    duels = columns(pair_up(verdicts["policy", CHAMPION]))
+    found = metric.compute(**duels, **settings)
+    metrics["champion"] = {key: found[key] for key in _DUEL}
+    return Judged(verdicts, scores, metrics, per_prompt(**duels))
 
 
 def _slices(answers: Answers, scores: dict[str, float], config: WinrateConfig) -> dict[str, dict[str, Any]]:
@@ -159,6 +173,9 @@ def _tell(metrics: dict[str, Any], failed: list[str]) -> None:
         *(metrics[key] for key in ("win_rate", "low", "high", "wins", "ties", "losses")),
         metrics["control"]["win_rate"],
     )
+    if duel := metrics.get("champion"):
+        shown = [duel[key] for key in ("win_rate", "low", "high")]
+        _log.info("against the champion %s: %.3f (%.3f to %.3f)", duel["digest"][:12], *shown)
     if failed:
         _log.info("guards not passed: %s", ", ".join(failed))
 

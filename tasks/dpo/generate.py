@@ -27,13 +27,15 @@ from transformers import (
 
 from tasks.dpo.threads import suited_threads
 
-Side = Literal["policy", "reference", "control"]
+Side = Literal["policy", "reference", "control", "champion"]
 Finish = Literal["stop", "length"]
 
 # The control is the reference once more with draws of its own: against the reference it must score one half.
 SIDES: tuple[Side, ...] = ("policy", "reference", "control")
 REFERENCE = "reference"
 """PEFT's name of the adapter that is the reference, where training went on from one; else it is the bare base."""
+CHAMPION: Side = "champion"
+"""PEFT's name of the adapter that the policy is compared with besides, where there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +188,12 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 def _adapter(model: Any, side: Side) -> Iterator[None]:
     if side == "policy":
         yield
-    elif REFERENCE not in model.peft_config:
+    elif (name := CHAMPION if side == CHAMPION else REFERENCE) not in model.peft_config:
         with model.disable_adapter():
             yield
     else:
         own = model.active_adapter
-        model.set_adapter(REFERENCE, inference_mode=True)
+        model.set_adapter(name, inference_mode=True)
         try:
             yield
         finally:

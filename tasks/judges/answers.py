@@ -13,6 +13,7 @@ from tasks.judges.games import Comparison, Game
 from tasks.judges.protocol import Answer
 
 SIDES = ("policy", "reference", "control")
+CHAMPION = "champion"  # answers, too, where the policy has to beat one
 Row = dict[str, Any]
 
 
@@ -23,15 +24,15 @@ class Answers:
     prompts: dict[str, Row]
     sides: dict[str, dict[tuple[str, int], Answer]]
 
-    def pairs(self, candidate: str) -> list[Comparison]:
-        """Set a side's answers against the reference's, sample by sample."""
+    def pairs(self, candidate: str, opponent: str = "reference") -> list[Comparison]:
+        """Set a side's answers against an opponent's, sample by sample."""
         return [
             Comparison(
                 prompt_id,
                 sample,
                 self.prompts[prompt_id]["question"],
                 candidate=answer,
-                opponent=self.sides["reference"][prompt_id, sample],
+                opponent=self.sides[opponent][prompt_id, sample],
                 gold=self.prompts[prompt_id].get("gold_chosen"),
             )
             for (prompt_id, sample), answer in self.sides[candidate].items()
@@ -54,6 +55,8 @@ def read_answers(responses: Path, tokens: Path) -> Answers:
     sides: dict[str, dict[tuple[str, int], Answer]] = {side: {} for side in SIDES}
     keys = ("prompt_id", "side", "sample", "text", "n_tokens", "finish")
     for row in _lines(responses / "responses.jsonl", "respond", keys):
+        if row["side"] == CHAMPION:
+            sides.setdefault(CHAMPION, {})
         if row["side"] in sides:
             answer = Answer(row["text"], row["finish"], row["n_tokens"])
             sides[row["side"]][row["prompt_id"], row["sample"]] = answer

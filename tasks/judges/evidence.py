@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.files import sha256_bytes, write_text
-from tasks.judges.answers import Answers
+from tasks.judges.answers import CHAMPION, Answers
 from tasks.judges.games import Game, Verdict
 
 DIGITS = 6
@@ -23,14 +23,17 @@ class Judged:
     """What came of judging.
 
     Attributes:
-        verdicts: Of `policy` and of `control`, each against the reference.
-        scores: The policy's credit by prompt, NaN where no verdict is.
+        verdicts: By candidate and opponent: of policy and control against the reference, of the policy against the
+            champion where there is one.
+        scores: The policy's credit against the reference by prompt, NaN where no verdict is.
         metrics: The numbers drawn from them.
+        duel: The policy's credit against the champion, as ``scores``; None without one.
     """
 
-    verdicts: dict[str, list[Verdict]]
+    verdicts: dict[tuple[str, str], list[Verdict]]
     scores: dict[str, float]
     metrics: dict[str, Any]
+    duel: dict[str, float] | None = None
 
 
 def columns(games: Iterable[Game]) -> dict[str, list[Any]]:
@@ -52,13 +55,17 @@ def rounded(value: Any) -> Any:
 def write_evidence(folder: Path, answers: Answers, judged: Judged) -> None:
     """Write verdicts, scores and the tables for plots into ``folder``."""
     verdicts = [
-        {"candidate_side": side, "opponent_side": "reference", **dataclasses.asdict(verdict)}
-        for side, own in judged.verdicts.items()
+        {"candidate_side": side, "opponent_side": opponent, **dataclasses.asdict(verdict)}
+        for (side, opponent), own in judged.verdicts.items()
         for verdict in own
     ]
     _write_lines(folder / "verdicts.jsonl", verdicts)
     _write_lines(folder / "scores.jsonl", [_score(answers, *pair) for pair in judged.scores.items()])
-    totals = {verdict.prompt_id: _totals(verdict) for verdict in reversed(judged.verdicts["policy"])}
+    if judged.duel is not None:
+        lines = [_score(answers, *pair, opponent=CHAMPION) for pair in judged.duel.items()]
+        _write_lines(folder / "champion_scores.jsonl", lines)
+    ours = judged.verdicts["policy", "reference"]
+    totals = {verdict.prompt_id: _totals(verdict) for verdict in reversed(ours)}
     table = [[name, _or_none(score), *totals[name]] for name, score in judged.scores.items()]
     _write_table(folder / "scores.csv", ["prompt_id", "score", "policy_total", "reference_total"], table)
     lengths = [[*key, *_tokens(answers, key)] for key in answers.sides["policy"]]
@@ -69,10 +76,9 @@ def _or_none(score: float) -> float | None:
     return score if score == score else None
 
 
-def _score(answers: Answers, prompt_id: str, score: float) -> Row:
+def _score(answers: Answers, prompt_id: str, score: float, opponent: str = "reference") -> Row:
     digests = {
-        f"{side}_text": sha256_bytes(answers.sides[side][prompt_id, 0].text.encode())
-        for side in ("policy", "reference")
+        f"{side}_text": sha256_bytes(answers.sides[side][prompt_id, 0].text.encode()) for side in ("policy", opponent)
     }
     return {
         "prompt_id": prompt_id,

@@ -21,6 +21,7 @@ def read_evidence(winrate: Path) -> EvidenceFacts:
     metrics = read_node(winrate / "metrics.json", "winrate")
     controlled, refusal = _length_controlled(metrics.node("length_controlled"))
     control = metrics.maybe("control")
+    champion = metrics.node("champion") if "champion" in metrics.values else None
     return EvidenceFacts(
         prompts=metrics.count("prompts"),
         confidence=1 - (metrics.number("alpha") if "alpha" in metrics.values else 0.05),
@@ -42,6 +43,8 @@ def read_evidence(winrate: Path) -> EvidenceFacts:
         length_ratio=metrics.node("lengths").optional("ratio"),
         guards=tuple(_guard(name, node) for name, node in sorted(metrics.node("guards").nodes().items())),
         slices=_slices(metrics.node("slices")),
+        champion=None if champion is None else _rate(champion),
+        champion_digest="" if champion is None else champion.text("digest"),
     )
 
 

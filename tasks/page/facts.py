@@ -170,6 +170,8 @@ class EvidenceFacts:
         confidence: Level of every interval and bound, 0.95 unless `winrate.alpha` says otherwise.
         judge: Which kind of judge gave the verdicts; empty where the metrics do not say.
         length_refusal: Why there is no length-controlled rate; empty where there is one.
+        champion: Win rate head to head with the champion of the registry, where one answered.
+        champion_digest: Which version that is.
     """
 
     prompts: int
@@ -192,6 +194,8 @@ class EvidenceFacts:
     length_ratio: float | None
     guards: tuple[Guard, ...]
     slices: tuple[SliceRate, ...]
+    champion: Rate | None = None
+    champion_digest: str = ""
 
     @property
     def failed_guards(self) -> tuple[Guard, ...]:

@@ -19,6 +19,7 @@ from tasks.registry.commands import COMMANDS
 from tasks.registry.keeping import DAYS
 from tasks.registry.names import CHAMPION
 
+PINNED = ("respond.champion", "train.init_adapter")
 _VERSION = "NAME@champion, NAME@v3, NAME@<8 or more digits of the digest>; NAME alone is NAME@champion"
 
 
@@ -49,6 +50,11 @@ def parser() -> argparse.ArgumentParser:
     lineage.add_argument("--data", metavar="DIGEST", help="the versions trained on this data instead")
     add("verify").add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
     pull, hub, merged, vllm = add("pull"), add("export-hub"), add("export-merged"), add("export-vllm")
+    pin = add("pin")
+    pin.add_argument("key", metavar="KEY", choices=PINNED, help=" or ".join(PINNED))
+    pin.add_argument("version", metavar="VERSION", help=_VERSION)
+    pin.add_argument("--or-none", action="store_true", help="write null where it names nothing yet")
+    pin.add_argument("--unless-same", metavar="FOLDER", help="leave params.yaml if the adapter there is that version")
     promote, deprecate, rollback = add("promote"), add("deprecate"), add("rollback")
     for command in (pull, hub, merged, vllm, promote, deprecate):
         command.add_argument("version", metavar="VERSION", help=_VERSION)
@@ -58,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     hub.add_argument("--private", action="store_true", help="if the repository is made now")
     merged.add_argument("--base", metavar="FOLDER", help="output of the base stage (default: data/base)")
     promote.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
+    promote.add_argument("--tag", action="store_true", help="tag this checkout's HEAD for `dvc artifacts get` (GTO)")
     deprecate.add_argument("--undo", action="store_true", help="take a deprecation back")
     rollback.add_argument("name", metavar="NAME")
     rollback.add_argument(

@@ -6,7 +6,7 @@ import datetime
 from argparse import Namespace
 
 from tasks.core.errors import RegistryError
-from tasks.registry import keeping, release
+from tasks.registry import keeping, release, tagging
 from tasks.registry.answer import Answer, find, registry_of, store_of, table
 from tasks.registry.names import Address, short
 from tasks.registry.registry import names_in
@@ -19,10 +19,15 @@ def promote(words: Namespace) -> Answer:
     if words.override is not None and not words.override.strip():
         raise RegistryError("--override without a reason", 'say why: --override "..."; the log keeps it')
     registry, digest = find(words)
+    if words.tag:
+        tagging.check(registry, digest)  # before anything is changed
     is_moved = release.promote(registry, digest, words.alias, words.override)
     said = "now names" if is_moved else "named already, and still names,"
-    values = {"name": registry.name, "alias": words.alias, "digest": digest, "moved": is_moved}
-    return Answer(values, [f"{registry.name}@{words.alias} {said} {short(digest)}"])
+    tags = tagging.tag(registry, digest, words.alias) if words.tag else []
+    values = {"name": registry.name, "alias": words.alias, "digest": digest, "moved": is_moved, "tags": tags}
+    lines = [f"{registry.name}@{words.alias} {said} {short(digest)}"]
+    lines += [f"tagged {', '.join(tags)}: publish them with `git push --tags`"] if tags else []
+    return Answer(values, lines)
 
 
 def rollback(words: Namespace) -> Answer:

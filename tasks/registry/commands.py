@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.core import paths
-from tasks.core.errors import ConfigError
+from tasks.core.errors import ConfigError, RegistryError
+from tasks.core.files import sha256_file
 from tasks.core.params import build
-from tasks.registry import changing, collect, reading, release
+from tasks.registry import changing, collect, pinned, reading, release
 from tasks.registry.answer import Answer, find, named_store, params_section
+from tasks.registry.entry import WEIGHTS
 from tasks.registry.gate import INCONCLUSIVE, KEEP, PROMOTE, GateConfig
 from tasks.registry.names import CHAMPION, Address, short
+from tasks.registry.pinned import PREFIX
 from tasks.registry.registry import Registry
 
 STATUS = {PROMOTE: 0, KEEP: 3, INCONCLUSIVE: 4}
@@ -28,6 +31,29 @@ def pull(words: Namespace) -> Answer:
     registry.pull(digest, target)
     lines = [f"{registry.name} {short(digest)} is in {target}: PeftModel.from_pretrained(base, {str(target)!r})"]
     return Answer({"name": registry.name, "digest": digest, "folder": str(target)}, lines)
+
+
+def pin(words: Namespace) -> Answer:
+    """Write the digest that a name means now into params.yaml, as the champion to beat or the adapter to go on from."""
+    word: str | None = None
+    try:
+        registry, digest = find(words)
+        word = f"{PREFIX}{registry.name}@{digest}"
+        if words.unless_same and _holds(Path(words.unless_same), registry, digest):
+            told = {"key": words.key, "value": None, "changed": False}
+            return Answer(told, [f"{words.unless_same} is {registry.name} {short(digest)} itself: nothing is pinned"])
+    except RegistryError:
+        if not words.or_none:
+            raise
+    is_changed = pinned.pin(paths.PARAMS, words.key, word)
+    said = "is" if is_changed else "was already"
+    return Answer({"key": words.key, "value": word, "changed": is_changed}, [f"{words.key} {said} {word or 'null'}"])
+
+
+def _holds(folder: Path, registry: Registry, digest: str) -> bool:
+    """Tell whether the adapter in ``folder`` is that of a version."""
+    path = folder / WEIGHTS
+    return path.is_file() and sha256_file(path) == registry.read(digest).identity.weights
 
 
 def export_hub(words: Namespace) -> Answer:
@@ -86,6 +112,7 @@ COMMANDS: dict[str, Callable[[Namespace], Answer]] = {
     "lineage": reading.lineage,
     "verify": reading.verify,
     "pull": pull,
+    "pin": pin,
     "export-hub": export_hub,
     "export-merged": export_merged,
     "export-vllm": export_vllm,

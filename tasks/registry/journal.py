@@ -75,7 +75,8 @@ class Log:
             found = History.from_snapshot(self._store.get(key))
             if history.count != number or (found is not None and found != history):
                 raise RegistryError(f"{self._store.label}/{key} says otherwise than the log", "remove that file")
-        return history.followed_by(rest[history.count :], self._where)
+        self.last = history.followed_by(rest[history.count :], self._where)
+        return self.last
 
     def append(self, decide: Callable[[History], Deed | None]) -> LogEntry | None:
         """Add the deed that ``decide`` makes of the log as it stands; None adds nothing.

@@ -93,20 +93,32 @@ def stage_hashes(lock: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: The file is no lock file of DVC.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     if not lock.is_file():
         return {}
     try:
-        stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+        return hashes_of(lock.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ArtifactError(f"{lock} is no lock file of DVC", "restore it with git, or run `dvc repro`") from None
+
+
+def hashes_of(text: str) -> dict[str, Any]:
+    """Return what :func:`stage_hashes` does, of the text of a lock file.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        stages = YAML(typ="safe", pure=True).load(text)["stages"]
         return {
             stage: {side: _hashes(record.get(side) or []) for side in ("deps", "outs")}
             for stage, record in sorted(stages.items())
             if stage != "register"  # its entry is that of the run before this one
         }
-    except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{lock} is no lock file of DVC", "restore it with git, or run `dvc repro`") from None
+    except (YAMLError, KeyError, TypeError, AttributeError):
+        raise ValueError("not a lock file of DVC") from None
 
 
 def _hashes(items: list[Mapping[str, Any]]) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 from tasks.core.errors import PipelineError, RegistryError
@@ -119,16 +120,21 @@ def lineage(words: Namespace) -> Answer:
 
 
 def verify(words: Namespace) -> Answer:
-    """Read every byte of one version, of one name's versions, or of all."""
+    """Read every byte of one version, of one name's versions and log, or of all."""
     store = store_of(words)
     address = Address.parse(words.version) if words.version else None
     checks: list[dict[str, Any]] = []
     for name in [address.name] if address else names_in(store):
         registry = registry_of(store, name)
-        chosen = [registry.find(address.selector)] if address and address.selector else registry.digests()
-        checks += [_check(registry, digest) for digest in chosen]
+        if address and address.selector:
+            checks.append(_check(registry, registry.find(address.selector)))
+            continue
+        checks.append(_check_log(registry))
+        digests = [] if checks[-1]["fault"] else registry.digests()  # without a log nobody can say what there is
+        checks += [_check(registry, digest) for digest in digests]
     lines = [
-        f"{'ok     ' if not c['fault'] else 'DAMAGED'} {c['name']} {short(c['digest'])}  {c['said']}" for c in checks
+        f"{'ok     ' if not c['fault'] else 'DAMAGED'} {c['name']} {short(c['digest'] or 'log'):12}  {c['said']}"
+        for c in checks
     ]
     return Answer(checks, lines or ["no versions"], int(any(check["fault"] for check in checks)))
 
@@ -202,10 +208,22 @@ def _row(name: str, digest: str, history: History) -> dict[str, Any]:
 
 
 def _check(registry: Registry, digest: str) -> dict[str, Any]:
+    def read() -> str:
+        version = registry.check(digest)
+        return f"{len(version.files)} files, {sum(entry.size for entry in version.files.values()):,} bytes"
+
+    return _checked(registry, digest, read)
+
+
+def _check_log(registry: Registry) -> dict[str, Any]:
+    return _checked(registry, None, lambda: f"{registry.log.check().count} entries")
+
+
+def _checked(registry: Registry, digest: str | None, read: Callable[[], str]) -> dict[str, Any]:
+    """Do one check; its fault is part of the answer."""
     fault: PipelineError | None = None
     try:
-        version = registry.check(digest)
-        said = f"{len(version.files)} files, {sum(entry.size for entry in version.files.values()):,} bytes"
+        said = read()
     except PipelineError as error:
         fault, said = error, str(error)
     return {"name": registry.name, "digest": digest, "fault": None if fault is None else str(fault), "said": said}

@@ -137,7 +137,7 @@ def test_no_key_null_and_no_section_are_the_base(root: Path):
         ("adapters", r"adapters holds no adapter_model.safetensors"),
         (3, "`train.init_adapter` is 3 — give a folder"),
         ("", "`train.init_adapter` is ''"),
-        ("nobody", "is nobody, which is no folder and no version of the registry registry"),
+        ("nobody", "is nobody, which is no version of the registry registry"),
     ],
 )
 def test_a_word_that_names_no_adapter_is_one_clear_error(root: Path, word: object, said: str):

@@ -16,11 +16,20 @@ import torch
 from tasks import respond
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError
-from tasks.core.files import digest_of, pretty_json, sha256_file, verify_manifest, write_manifest, write_text
+from tasks.core.files import (
+    digest_of,
+    pretty_json,
+    read_manifest,
+    sha256_file,
+    verify_manifest,
+    write_manifest,
+    write_text,
+)
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.generate import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
 from tasks.dpo.policy import LoraSettings, attach_lora, load_base, save_adapter
+from tasks.registry.pinned import PinnedAdapter
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
 
@@ -50,9 +59,9 @@ class Inputs:
     out: Path
     work: Path
 
-    def run(self, config: RespondConfig = CONFIG) -> dict[str, Any]:
+    def run(self, config: RespondConfig = CONFIG, champion: PinnedAdapter | None = None) -> dict[str, Any]:
         folders = respond.Folders(self.tokens, self.base, self.adapter, self.reference, self.out, self.work)
-        return respond.run(folders, config, RUNTIME)
+        return respond.run(folders, config, RUNTIME, champion)
 
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.out / "responses.jsonl").read_text().split("\n") if line]
@@ -162,6 +171,40 @@ def test_the_reference_is_the_adapter_that_training_went_on_from(adapter, inputs
     texts = {(row["prompt_id"], row["side"]): row["text"] for row in same.rows()}
     assert all(len({texts[f"id{i}", side] for side in ("policy", "reference", "control")}) == 1 for i in range(5))
     assert json.loads((finished.out / "metrics.json").read_text())["adapter_max_abs_delta_logit"] > 0.1
+
+
+def as_champion(adapter: Path, pinned: Path, base: str | None = None) -> PinnedAdapter:
+    weights, config = ((adapter / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json"))
+    return PinnedAdapter("demo", "c" * 64, weights, config, base or BaseModel.open(pinned).digest)
+
+
+def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned, inputs, finished, tmp_path):
+    greedy = dataclasses.replace(CONFIG, do_sample=False)
+    metrics = inputs.run(greedy, as_champion(adapter, pinned))
+    sides = ("policy", "reference", "control", "champion")
+    assert [(row["prompt_id"], row["side"]) for row in inputs.rows()] == [
+        (f"id{i}", side) for i in range(5) for side in sides
+    ]
+    texts = {(row["prompt_id"], row["side"]): row["text"] for row in inputs.rows()}
+    assert all(texts[f"id{i}", "champion"] == texts[f"id{i}", "policy"] for i in range(5)), "the same adapter"
+    assert any(texts[f"id{i}", "champion"] != texts[f"id{i}", "reference"] for i in range(5))
+    assert metrics["sides"]["champion"] == metrics["sides"]["policy"]
+    assert read_manifest(inputs.out, "respond")["inputs"]["champion"] == "c" * 64
+
+    idle = tmp_path / "idle"
+    idle.mkdir()
+    does_nothing = attach_lora(load_base(BaseModel.open(pinned)), LoraSettings(rank=4, alpha=8), seed=0)
+    save_adapter(does_nothing, idle, BaseModel.open(pinned))
+    other = dataclasses.replace(inputs, out=tmp_path / "other")
+    other.run(CONFIG, as_champion(idle, pinned))
+    rows = [row for row in other.rows() if row["side"] != "champion"]
+    assert rows == finished.rows(), "nobody else's answers change because a champion answers, too"
+
+
+def test_a_champion_of_another_base_is_refused(adapter, pinned, inputs):
+    with pytest.raises(ConfigError, match=r"`respond.champion`: demo@cccccccccccc was trained on another base"):
+        inputs.run(CONFIG, as_champion(adapter, pinned, base="9" * 64))
+    assert not inputs.out.exists()
 
 
 def test_two_runs_give_the_same_bytes(finished, inputs):
@@ -290,10 +333,10 @@ def test_prompts_are_chosen_by_hash_and_stay_chosen_when_data_grows():
 
 def test_a_missing_or_doubled_answer_is_refused():
     rows = [{"prompt_id": "p", "side": side, "sample": 0} for side in ("policy", "reference", "control")]
-    assert respond.merge(list(reversed(rows)), [{"prompt_id": "p"}], 1) == rows
+    assert respond.merge(list(reversed(rows)), [{"prompt_id": "p"}], ("policy", "reference", "control"), 1) == rows
     for wrong in (rows[1:], [*rows, rows[0]], [*rows, {**rows[0], "prompt_id": "q"}]):
         with pytest.raises(ArtifactError, match="1 answers are missing, doubled or unasked for"):
-            respond.merge(wrong, [{"prompt_id": "p"}], 1)
+            respond.merge(wrong, [{"prompt_id": "p"}], ("policy", "reference", "control"), 1)
 
 
 def test_a_prompt_too_long_for_the_model_is_refused_by_id(inputs):

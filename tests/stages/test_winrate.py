@@ -142,6 +142,39 @@ def test_the_evidence_holds_every_verdict_score_and_table(better, config):
     assert told["smallest_detectable_win_rate"] == pytest.approx(0.5 + 2.4865 * 0.5 / 40**0.5, abs=1e-4)
 
 
+@pytest.fixture
+def challenged(tmp_path) -> Inputs:
+    """A policy that beats its reference by far, and ties with the champion on all but four prompts, which it wins."""
+    n = 40
+    champion = [(COLD if i < 4 else WARM).format(i=i) for i in range(n)]
+    texts = _texts([WARM.format(i=i) for i in range(n)], _mixed(n, 0), _mixed(n, 1)) | {"champion": champion}
+    inputs = _inputs(tmp_path, texts)
+    (inputs.responses / "manifest.json").unlink()
+    write_manifest(inputs.responses, {"stage": "respond", "inputs": {"champion": "c" * 64}})
+    return inputs
+
+
+def test_a_champion_is_met_head_to_head_and_the_gate_can_weigh_it(challenged, config):
+    from tasks.registry import evidence
+    from tasks.registry.gate import GateConfig, decide
+
+    metrics = challenged.run(config)
+    duel = metrics["champion"]
+    assert (duel["digest"], duel["wins"], duel["ties"], duel["losses"]) == ("c" * 64, 4, 36, 0)
+    assert duel["win_rate"] == 0.55
+    assert metrics["win_rate"] == 0.75, "the rate against the reference is what it is without a champion"
+    rows = challenged.lines("champion_scores.jsonl")
+    assert [row["prompt_id"] for row in rows] == [f"p{i}" for i in range(40)]
+    assert [row["score"] for row in rows] == [1.0] * 4 + [0.5] * 36
+    opponents = {(row["candidate_side"], row["opponent_side"]) for row in challenged.lines("verdicts.jsonl")}
+    assert opponents == {("policy", "reference"), ("control", "reference"), ("policy", "champion")}
+    found = evidence.read_folder(challenged.out, "b" * 64, "d" * 64)
+    assert found.credits_against("c" * 64) == [1.0] * 4 + [0.5] * 36
+    champion = dataclasses.replace(found, version="c" * 64, duel_with=None, duel={})
+    decision = decide(found, champion, 1, GateConfig(min_shared_prompts=30))
+    assert "win rate against the champion cccccccccccc 0.5500 on 40 prompts" in decision.reasons[0]
+
+
 def test_the_same_answers_give_the_same_bytes(better, config, tmp_path):
     better.run(config)
     again = dataclasses.replace(better, out=tmp_path / "again")
