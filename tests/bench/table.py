@@ -29,13 +29,21 @@ Result = dict[str, Any]
 Column = tuple[str, Callable[[Result, Result], str]]  # its head; a cell from an arm and the arm it is compared with
 
 
+_MORE = "Other lengths, the reference, the head, ranks and budgets, each mechanism switched off"
+
+
 def draw(folder: Path) -> str:
     """Return the tables of all results in ``folder`` as Markdown; a sentence where there are none."""
     blocks = []
     for bench in TITLES:
         paths = sorted(folder.glob(f"{bench}-*.json"))
         blocks += [_block(bench, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    return "\n\n".join(blocks) if blocks else "Nothing has been measured yet."
+    if not blocks:
+        return "Nothing has been measured yet."
+    first, *others = blocks
+    if not others:
+        return first
+    return "\n\n".join([first, f"<details><summary>{_MORE}</summary>", *others, "</details>"])
 
 
 def _block(bench: str, result: Result) -> str:
