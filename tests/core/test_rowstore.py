@@ -297,6 +297,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_the_store_as_it_was(tmp_path: Pa
         holds(opened(disk).get(keys_of(np.arange(60))), np.arange(60), set(range(54)))
 
 
+@pytest.mark.e2e
 def test_memory_is_that_of_the_answer_not_of_the_store(tmp_path: Path):
     script = """
 import sys

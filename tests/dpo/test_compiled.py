@@ -61,13 +61,15 @@ def check(family: str, level: str, backend: str, **shape: Any) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("family", [pytest.param("gemma2", marks=SLOW), "gpt_neox"])
+@SLOW
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
 def test_compiled_layers_give_the_same_for_every_batch_size_with_the_same_graphs(family: str):
     counts = check(family, "none", "aot_eager")
     assert counts[0] == counts[1] == counts[2] > 0
 
 
-@pytest.mark.parametrize("level", [pytest.param("selective", marks=SLOW), "full"])
+@SLOW
+@pytest.mark.parametrize("level", ["selective", "full"])
 def test_parts_of_layers_that_are_computed_again_are_compiled_too(level: str):
     counts = check("llama", level, "aot_eager")
     assert counts[0] == counts[1] == counts[2] > 0

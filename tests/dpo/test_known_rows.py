@@ -202,6 +202,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.e2e
 def test_ranks_without_a_shared_disk_share_the_work_and_know_the_same_values(ranks: Path):
     one, other = (json.loads((ranks / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert one["counts"] == other["counts"]

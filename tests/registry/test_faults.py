@@ -92,7 +92,9 @@ def life(store: S3Store) -> None:
     twice(lambda: deprecate(Registry(store, "demo"), second, "it swears"))
 
 
-@pytest.mark.parametrize("rounds", [range(0, _STRIDE, 6), pytest.param(range(_STRIDE), marks=pytest.mark.e2e)], ids=str)
+@pytest.mark.parametrize(
+    "rounds", [range(0, _STRIDE, 10), pytest.param(range(_STRIDE), marks=pytest.mark.e2e)], ids=str
+)
 def test_a_fault_at_any_request_leaves_the_state_as_if_there_was_none(bench: Bench, rounds: range):
     bench.start(lambda _: None)
     life(bench.spoilt)
@@ -131,7 +133,7 @@ def test_a_download_that_breaks_is_gone_on_with_and_verified(bench: Bench, tmp_p
     life(bench.direct)
     candidate, _ = few(0)
     for number, fault in enumerate(FAULTS):
-        for start in range(number % 3, 24, 7):
+        for start in range(number % 4, 20, 9):
             bench.proxy.count, bench.proxy.plan = 0, lambda n, f=fault, start=start: f if n == start else None
             target = tmp_path / f"{number}-{start}"
             twice(lambda target=target: Registry(bench.spoilt, "demo").pull(candidate.digest, target))

@@ -223,6 +223,7 @@ def test_batches_do_not_change_the_answers(finished, inputs):
     assert inputs.rows() == finished.rows()
 
 
+@pytest.mark.e2e
 def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(
