@@ -1,8 +1,11 @@
 """A bucket as the registry's store: S3, or any server that speaks its protocol and honours ``If-None-Match: *``.
 
-That the server does is tried once by every process before it writes: one that ignores the condition would let two
-writers overwrite each other, and is refused. Every upload carries its SHA-256 for the server to check; what was
-stored is read back and compared before a version exists, whatever the server checks.
+That the server does is tried before anything is written, once for a bucket: one that ignores the condition would let
+two writers overwrite each other, and is refused. One that honours it, but looks and writes in two steps (OpenStack
+Swift), tells writers that meet all the same that they were first; there each waits until what was under way has
+settled, and then looks whose object stands. What that lets pass, for an object that took longer to arrive, breaks the
+chain of the log and is seen. Every upload carries its SHA-256 for the server to check; what was stored is read back
+and compared before a version exists, whatever the server checks.
 
 Requests that fail in passing are repeated a bounded number of times. An answer can be lost on its way, so a writer
 that is told "there is something already" looks whether it is what it wrote itself.
@@ -14,12 +17,16 @@ import base64
 import contextlib
 import datetime
 import hashlib
+import json
+import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tasks.core import log
 from tasks.core.bucket import Bucket, code_of
 from tasks.core.errors import NetworkError, StorageError
 from tasks.registry.store import BLOCK, A, MissingKey, Moved, key_parts, refuse_stranger
@@ -28,11 +35,16 @@ PART_BYTES = 16 << 20  # files above it go over in parts, several at once
 _MOST_PARTS = 10_000
 _LANES = 8
 _TRIES = 5
-_PROBE = ".probe"  # no key can begin with a dot
+_PROBE, _TRIALS = ".probe", ".trials"  # no key can begin with a dot
+_ROUNDS, _RIVALS = 4, 8  # of the trial whether one of many writers at once wins
+_SETTLE_S = 5.0
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _TAKEN = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}  # another writer is at it this moment
 _UNKNOWN = {"501", "NotImplemented", "InvalidArgument", "400"}
+
+
+_log = log.get_logger(__name__)
 
 
 class S3Store:
@@ -49,7 +61,8 @@ class S3Store:
         self.lanes = _LANES
         told = {"ServerSideEncryption": encryption, "SSEKMSKeyId": kms_key}
         self._encryption = {name: value for name, value in told.items() if value}
-        self._lock, self._is_probed = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._settle_s: float | None = None  # how long to wait after a creation; None until the server was tried
 
     def put(self, key: str, content: bytes | Path, moved: Moved | None = None) -> bool:
         """Create ``key`` if it is absent; equal bytes that stand there count as created. See :class:`Store`."""
@@ -176,7 +189,7 @@ class S3Store:
             with self._bucket.asking("writing"):
                 try:
                     send()
-                    return True
+                    return data is None or self._stands(key, data)
                 except ClientError as error:
                     if code_of(error) not in _TAKEN | _CONFLICT | {"NoSuchUpload"}:
                         raise
@@ -224,32 +237,74 @@ class S3Store:
                 client.abort_multipart_upload(**place)
             raise
 
+    def _stands(self, key: str, data: bytes) -> bool:
+        """Tell whether what was just created is there to stay."""
+        if not self._settle_s:
+            return True
+        time.sleep(self._settle_s)
+        return self.get(key) == data
+
     def _probe(self) -> None:
-        """Refuse a server that overwrites what it was told not to.
+        """Find out once how the server creates; the finding is kept in the bucket.
 
         Raises:
-            StorageError: It does, or does not know the condition.
+            StorageError: It overwrites what it was told not to, or does not know the condition.
         """
+        with self._lock:
+            if self._settle_s is not None:
+                return
+            found = self._finding() or self._tried()
+            if self._is_created(_PROBE, found):  # a server that has one already must say so
+                found = self._finding() or found
+                if self._is_created(_PROBE, found):
+                    raise self._unfit("overwrites what `If-None-Match: *` tells it to leave")
+            self._settle_s = float(json.loads(found)["settle_s"])
+            if self._settle_s:
+                told = (
+                    "%s: writers that meet may overwrite each other there, so every deed waits %g s to see who stands"
+                )
+                _log.warning(told, self.label, self._settle_s)
+
+    def _finding(self) -> bytes | None:
+        """Return what an earlier trial found, if there was one."""
         from botocore.exceptions import ClientError
 
-        with self._lock:
-            if self._is_probed:
-                return
-            name, taken = self._bucket.prefix + _PROBE, False
-            for _ in range(2):
-                with self._bucket.asking("writing"):
-                    try:
-                        self._send(name, b"whether this server honours If-None-Match was tried with this object\n")
-                    except ClientError as error:
-                        if code_of(error) in _UNKNOWN:
-                            raise self._unfit(f"does not know `If-None-Match: *` ({code_of(error)})") from None
-                        if code_of(error) not in _TAKEN:
-                            raise
-                        taken = True
-                        break
-            if not taken:
-                raise self._unfit("overwrites what `If-None-Match: *` tells it to leave")
-            self._is_probed = True
+        place = {"Bucket": self._bucket.name, "Key": self._bucket.prefix + _PROBE}
+        with self._bucket.asking("reading"):
+            try:
+                return _settled(lambda: bytes(self._bucket.client.get_object(**place)["Body"].read()))
+            except ClientError as error:
+                if code_of(error) in _ABSENT:
+                    return None
+                raise
+
+    def _tried(self) -> bytes:
+        """Let several writers create one object at once, a few times; return the finding."""
+        is_atomic = True
+        for _ in range(_ROUNDS):
+            name = f"{_TRIALS}/{secrets.token_hex(8)}"
+            rivals = [f"rival {number}".encode() for number in range(_RIVALS)]
+            with ThreadPoolExecutor(_RIVALS) as pool:
+                won = sum(pool.map(lambda data, name=name: self._is_created(name, data), rivals))
+            is_atomic &= won <= 1  # none, where an answer was lost and the request repeated
+            with contextlib.suppress(StorageError, NetworkError), self._bucket.asking("removing from"):
+                self._bucket.client.delete_object(Bucket=self._bucket.name, Key=self._bucket.prefix + name)
+        return json.dumps({"settle_s": 0.0 if is_atomic else _SETTLE_S}).encode()
+
+    def _is_created(self, name: str, data: bytes) -> bool:
+        """Create an object of the trial; False when the server says that there is one."""
+        from botocore.exceptions import ClientError
+
+        with self._bucket.asking("writing"):
+            try:
+                self._send(self._bucket.prefix + name, data)
+            except ClientError as error:
+                if code_of(error) in _UNKNOWN:
+                    raise self._unfit(f"does not know `If-None-Match: *` ({code_of(error)})") from None
+                if code_of(error) not in _TAKEN | _CONFLICT:
+                    raise
+                return False
+        return True
 
     def _unfit(self, why: str) -> StorageError:
         advice = "keep the registry in a folder, or on a server that does: S3, MinIO, Ceph, R2, Swift"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.registry import s3
 from tasks.registry.folder import FolderStore
 from tasks.registry.registry import Registry
 from tasks.registry.store import Store, open_store
-from tests import s3_server
+from tests import s3_server, swift_server
 from tests.s3_server import Server
 
 BUCKET = "releases"
@@ -31,12 +32,25 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(scope="session")
+def swift_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with swift_server.running(tmp_path_factory.mktemp("swift")) as url:
+        yield url
+
+
+@pytest.fixture
+def swift(swift_url: str, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Another real S3 server with one empty bucket, whose creations have to settle."""
+    monkeypatch.setattr(s3, "_SETTLE_S", 1.0)
+    return swift_server.emptied(swift_url, monkeypatch, BUCKET)
+
+
+@pytest.fixture(params=["folder", "bucket", pytest.param("swift", marks=pytest.mark.e2e)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Both kinds of store, empty."""
+    """Each kind of store, empty."""
     if request.param == "folder":
         return FolderStore(tmp_path / "registry")
-    request.getfixturevalue("server")
+    request.getfixturevalue("server" if request.param == "bucket" else "swift")
     return open_store(ROOT)
 
 

@@ -18,7 +18,9 @@ from tasks.registry.store import Store
 from tests.registry.rival import EVEN, OWN
 from tests.registry.samples import sample
 
-RIVALS = 16
+# On Swift every deed waits until it is sure to stand, so many would take long.
+RIVALS = {"folder": 16, "bucket": 16, "swift": 2}
+E2E = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -27,9 +29,16 @@ def start(root: str, number: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("store", ["folder", pytest.param("bucket", marks=pytest.mark.e2e)], indirect=True)
-def test_sixteen_processes_write_one_log_and_a_reader_never_sees_a_part(store: Store):
-    rivals = [start(store.label, number) for number in range(RIVALS)]
+@pytest.mark.parametrize(
+    ("store", "count"),
+    [
+        pytest.param(kind, count, marks=[] if kind == "folder" else [E2E, pytest.mark.timeout(400)], id=kind)
+        for kind, count in RIVALS.items()
+    ],
+    indirect=["store"],
+)
+def test_many_processes_write_one_log_and_a_reader_never_sees_a_part(store: Store, count: int):
+    rivals = [start(store.label, number) for number in range(count)]
     polls, longest, seen = 0, 0, set[str]()
     while any(rival.poll() is None for rival in rivals):
         reader = Registry(store, "demo")
@@ -41,21 +50,21 @@ def test_sixteen_processes_write_one_log_and_a_reader_never_sees_a_part(store: S
         polls, longest = polls + 1, length
         time.sleep(0.05)  # the writers need the processors too
     errors = [rival.communicate()[1] for rival in rivals]
-    assert [rival.returncode for rival in rivals] == [0] * RIVALS, errors
+    assert [rival.returncode for rival in rivals] == [0] * count, errors
     assert polls > 3
 
     registry = Registry(store, "demo")
     entries = registry.log.entries()
     assert registry.log.check() == registry.history()
-    assert len(entries) > 100
+    assert len(entries) > 6 * count
     assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
     versions = Counter(entry.deed.version for entry in entries if entry.deed.action == "register")
     shared = {sample(own, EVEN)[0].digest for own in range(OWN)}
     assert set(versions.values()) == {1}  # a version that all register is registered once
-    assert len(versions) == RIVALS * OWN + len(shared)
+    assert len(versions) == count * OWN + len(shared)
     assert shared <= set(versions)
     moves = Counter((e.deed.alias, e.deed.reason) for e in entries if e.deed.action == "promote")
-    wanted = {(alias, f"{n}/{own}") for n in range(RIVALS) for own in range(OWN) for alias in ("champion", f"of-{n}")}
+    wanted = {(alias, f"{n}/{own}") for n in range(count) for own in range(OWN) for alias in ("champion", f"of-{n}")}
     assert set(moves) == wanted  # none lost
     assert set(moves.values()) == {1}  # none twice
     if isinstance(store, FolderStore):

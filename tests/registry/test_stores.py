@@ -141,6 +141,40 @@ def test_a_server_that_ignores_the_condition_is_refused(server: Server, monkeypa
         store.put("demo/a.json", b"{}")
     assert "keep the registry in a folder" in str(caught.value)
     assert server.names(BUCKET) == ["team/.probe"]
+    with pytest.raises(StorageError, match="overwrites what `If-None-Match"):
+        store.put("demo/a.json", b"{}")
+
+
+def test_a_server_is_tried_once_and_the_finding_is_kept(server: Server):
+    sent: list[str] = []
+    for number in range(2):
+        store = open_store(ROOT)
+        assert isinstance(store, s3.S3Store)
+        store._bucket.client.meta.events.register(
+            "before-send.s3.PutObject", lambda request, **_: sent.append(request.url)
+        )
+        assert store.put(f"demo/{number}.json", b"{}")
+        assert store._settle_s == 0.0
+    assert len([url for url in sent if "/.trials/" in url]) == 32
+    assert server.names(BUCKET) == ["team/.probe", "team/demo/0.json", "team/demo/1.json"], "nothing of the trial stays"
+
+
+def test_where_writers_that_meet_overwrite_each_other_the_one_that_stands_wins(server: Server, caplog):
+    server.client.put_object(Bucket=BUCKET, Key="team/.probe", Body=b'{"settle_s": 0.2}')
+    one, other = open_store(ROOT), open_store(ROOT)
+    assert isinstance(other, s3.S3Store)
+    assert other.put("demo/first.json", b"{}")
+    assert "every deed waits 0.2 s to see who stands" in caplog.text
+    other._bucket.client.meta.events.register(  # as a server does that looked before the first one's object was there
+        "before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__("If-None-Match")
+    )
+    told: dict[str, bool] = {}
+    late = threading.Timer(0.1, lambda: told.update(other=other.put("demo/log.json", b"the other")))
+    late.start()
+    told["one"] = one.put("demo/log.json", b"one")
+    late.join()
+    assert told == {"one": False, "other": True}
+    assert one.get("demo/log.json") == b"the other"
 
 
 FOREIGN = ["team/demo/versions/x y", "team/demo/versions/ü", "team/demo/versions/-rf"]
