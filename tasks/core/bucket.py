@@ -118,7 +118,7 @@ class Bucket:
             try:
                 self._held = boto3.session.Session().client("s3", config=config)
             except ValueError as error:
-                raise StorageError(f"{self.label}: {_safe(error)}", "mend AWS_ENDPOINT_URL") from None
+                raise StorageError(f"{self.label}: {safe_words(error)}", "mend AWS_ENDPOINT_URL") from None
         return self._held
 
     @contextlib.contextmanager
@@ -131,14 +131,14 @@ class Bucket:
         try:
             yield
         except (theirs.NoCredentialsError, theirs.PartialCredentialsError, theirs.ProfileNotFound) as error:
-            raise StorageError(f"{where}: {_safe(error)}", "set AWS_ACCESS_KEY_ID, or AWS_PROFILE") from None
+            raise StorageError(f"{where}: {safe_words(error)}", "set AWS_ACCESS_KEY_ID, or AWS_PROFILE") from None
         except (theirs.NoRegionError, theirs.ParamValidationError) as error:
-            raise StorageError(f"{where}: {_safe(error)}", "mend the address, or AWS's settings") from None
+            raise StorageError(f"{where}: {safe_words(error)}", "mend the address, or AWS's settings") from None
         except (theirs.ClientError, Boto3Error) as error:
             raise _explained(where, error) from None
         except (theirs.HTTPClientError, theirs.ConnectionError, theirs.IncompleteReadError) as error:
             raise NetworkError(
-                f"{where}: {_safe(error)}", "check AWS_ENDPOINT_URL and the network, and run again"
+                f"{where}: {safe_words(error)}", "check AWS_ENDPOINT_URL and the network, and run again"
             ) from None
 
 
@@ -146,15 +146,15 @@ def _explained(where: str, error: Exception) -> StorageError | NetworkError:
     """Tell apart what a person must mend from what may pass."""
     code = code_of(error)
     if code in _PASSING or code.startswith("5"):
-        return NetworkError(f"{where}: {_safe(error)}", "run again later")
+        return NetworkError(f"{where}: {safe_words(error)}", "run again later")
     advice = {
         "NoSuchBucket": "make the bucket, or mend the address",
         "AccessDenied": "give these credentials leave to list, read, write and delete there",
     }
-    return StorageError(f"{where}: {_safe(error)}", advice.get(code, "check the address and the credentials"))
+    return StorageError(f"{where}: {safe_words(error)}", advice.get(code, "check the address and the credentials"))
 
 
-def _safe(error: Exception) -> str:
+def safe_words(error: Exception) -> str:
     """Return an error's words without the user and password that an address may hold."""
     return _USERINFO.sub("", str(error))
 

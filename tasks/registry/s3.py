@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import log
-from tasks.core.bucket import Bucket, code_of
+from tasks.core.bucket import Bucket, code_of, safe_words
 from tasks.core.errors import NetworkError, StorageError
 from tasks.registry.store import BLOCK, A, MissingKey, Moved, key_parts, refuse_stranger
 
@@ -94,7 +94,7 @@ class S3Store:
                 return
             except (theirs.HTTPClientError, theirs.IncompleteReadError) as error:
                 if not left:
-                    raise NetworkError(f"reading {self.label}/{key}: {error}", "run again") from None
+                    raise NetworkError(f"reading {self.label}/{key}: {safe_words(error)}", "run again") from None
                 condition = {"Range": f"bytes={done}-", "IfMatch": found["ETag"]} if done else {}
 
     def fetch(self, key: str, target: Path, moved: Moved | None = None) -> None:

@@ -230,6 +230,36 @@ def test_nothing_stored_holds_a_credential(server: Server):
         assert b"secret" not in data
 
 
+TAMPERED = {
+    "another byte": ("adapter_model.safetensors", lambda data: data[:-1] + b"!", "does not have the SHA-256"),
+    "another size": ("README.md", lambda data: data + b"more", "bytes, its manifest says"),
+    "a file of another": ("README.md", lambda _: b"<html></html>\n", "bytes, its manifest says"),
+    "another manifest": (
+        "manifest.json",
+        lambda data: data.replace(b'"size": 9', b'"size": 8'),
+        "is not the one that was",
+    ),
+    "a planted file": ("evil.pkl", lambda _: b"\x80\x04", "evil.pkl, which is not among its files"),
+}
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_an_object_that_was_tampered_with_is_refused(server: Server, case: str, tmp_path: Path, command):
+    name, damage, said = TAMPERED[case]
+    digest = register(Registry(open_store(ROOT), "demo"), *sample(), "champion", GateConfig()).digest
+    key = f"team/demo/versions/{digest}/{name}"
+    before = server.client.get_object(Bucket=BUCKET, Key=key)["Body"].read() if "planted" not in case else b""
+    assert damage(before) != before
+    server.client.put_object(Bucket=BUCKET, Key=key, Body=damage(before))
+    status, out, _ = command("verify", root=ROOT)
+    assert status == 1
+    assert said in out
+    if "planted" not in case:
+        with pytest.raises(RegistryError, match=said):
+            Registry(open_store(ROOT), "demo").pull(digest, tmp_path / "pulled")
+        assert not (tmp_path / "pulled").exists()
+
+
 def test_a_network_error_says_to_run_again(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match="run again"):

@@ -21,6 +21,7 @@ from tasks.registry.folder import FolderStore
 from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import register
+from tests import s3_server
 from tests.dpo import tiny
 from tests.registry.samples import sample, sha
 from tests.stages import project
@@ -169,7 +170,7 @@ def version(root: Path) -> str:
     return released(root, read_json(root / "data/base/manifest.json")["digest"])
 
 
-@pytest.mark.parametrize("form", ["demo@{}", "{}"])
+@pytest.mark.parametrize("form", ["registry:demo@{}", "demo@{}", "{}"])
 def test_a_version_of_the_registry_is_named_by_its_whole_digest(root: Path, version: str, form: str):
     found = find(root, form.format(version))
     assert found.digest == AdapterFiles.read(root / "adapters/sft", "x").digest
@@ -180,6 +181,21 @@ def test_a_version_of_the_registry_is_named_by_its_whole_digest(root: Path, vers
     shutil.move(root / "registry", root / "elsewhere")  # training needs no registry
     train.main()
     assert read_json(root / "results/train/metrics.json")["before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_a_version_in_a_bucket_is_trained_on_from(root: Path, version: str, monkeypatch: pytest.MonkeyPatch):
+    with s3_server.serving(monkeypatch, "releases") as server:
+        for path in (root / "registry").rglob("*.*"):
+            if path.is_file():
+                key = path.relative_to(root / "registry").as_posix()
+                server.client.put_object(Bucket="releases", Key=f"team/{key}", Body=path.read_bytes())
+        shutil.rmtree(root / "registry")
+        settle(root, f"registry:demo@{version}")
+        text = (root / "params.yaml").read_text()
+        (root / "params.yaml").write_text(text.replace("root: registry", "root: s3://releases/team"))
+        found = reference.find_adapter(root / "params.yaml")
+        assert found is not None
+        assert found.digest == AdapterFiles.read(root / "adapters/sft", "x").digest
 
 
 @pytest.mark.parametrize("selector", ["champion", "v1", "", "prefix"])

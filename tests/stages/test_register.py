@@ -122,6 +122,23 @@ def test_lineage_names_code_data_base_and_every_stages_hashes(tmp_path: Path):
     assert lineage["data"]["pairs_used"] == {"train": 90, "test": 10}
     assert set(lineage["git"]) == {"commit", "dirty"}
     assert {"python", "torch", "peft"} <= set(lineage["packages"])
+    assert lineage["parent"] is None
+    assert lineage["hardware"] is None, "no receipt, as in a run by hand"
+
+
+def test_lineage_names_the_parent_the_seeds_and_the_hardware_without_the_hosts_name(tmp_path: Path):
+    sources = lay(tmp_path)
+    (sources.reference / "manifest.json").unlink()
+    write_manifest(sources.reference, {"stage": "reference", "init_adapter": f"registry:demo@{'a' * 64}"})
+    (tmp_path / "receipts").mkdir()
+    machine = {"host": "secret-host", "cpus": 16, "gpus": ["NVIDIA H100"]}
+    (tmp_path / "receipts/train.json").write_text(json.dumps({"machine": machine, "ranks": 8}))
+    done = run_at(tmp_path, sources)
+    registry = Registry(FolderStore(tmp_path / "registry"), "demo")
+    lineage = json.loads(registry.read_file(done.digest, "lineage.json"))
+    assert lineage["parent"] == {"name": "demo", "digest": "a" * 64}
+    assert lineage["hardware"] == {"cpus": 16, "gpus": ["NVIDIA H100"], "ranks": 8}
+    assert lineage["seeds"] == {"train": 7}
 
 
 def test_the_output_is_the_same_bytes_for_every_empty_registry_and_for_a_second_run(tmp_path: Path):
