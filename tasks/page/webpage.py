@@ -140,7 +140,7 @@ def _overall(evidence: EvidenceFacts) -> list[RateRow]:
     if evidence.length_controlled:
         rows.append(_row("Length-controlled", "as if both wrote equally long", evidence.length_controlled))
     if evidence.champion:
-        label = f"against version {words.visible(evidence.champion_digest, 12)}"
+        label = f"against version {words.visible(evidence.champion_digest[:12], 12)}"
         rows.append(_row("Champion", label, evidence.champion))
     if evidence.control:
         rows.append(_row("Control", "the base against itself", evidence.control, "reference"))

@@ -136,6 +136,14 @@ def test_a_refused_length_control_says_why(facts):
     assert "No length-controlled win rate: only 12 prompts." in text
 
 
+def test_a_champion_that_was_met_stands_beside_the_reference(tmp_path):
+    def met(metrics):
+        metrics["champion"] = {"digest": "66805e367a53" + "f" * 52, "win_rate": 0.4975, "low": 0.4926, "high": 0.5024}
+
+    text = Page(_render(_facts(tmp_path, winrate=met))).text
+    assert "Champion against version 66805e367a53 49.8" in text
+
+
 def test_a_guard_stands_with_its_limit_and_how_it_is_meant(page):
     text = Page(page).text
     assert "different answers over all answers 0.93 at least 0.5 passed" in text
