@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
@@ -118,7 +117,8 @@ def running(root: Path) -> Iterator[str]:
             command = [str(programs / f"swift-{name}-server"), str(root / f"{name}.conf")]
             process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
             stack.callback(process.kill)
-        _wait(f"http://127.0.0.1:{ports[3]}/healthcheck", root / "servers.log")
+        for port in ports:
+            _wait(port, root / "servers.log")
         yield f"http://127.0.0.1:{ports[3]}"
 
 
@@ -136,9 +136,10 @@ def emptied(url: str, monkeypatch: pytest.MonkeyPatch, bucket: str) -> Server:
     return found
 
 
-def _wait(url: str, log: Path) -> None:
+def _wait(port: int, log: Path) -> None:
+    """Wait until a server listens."""
     for _ in range(120):
-        with contextlib.suppress(OSError), urlopen(url, timeout=5):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return
         time.sleep(0.5)
     raise AssertionError(log.read_text(errors="replace")[-3000:])

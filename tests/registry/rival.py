@@ -1,4 +1,4 @@
-"""One of several processes that register and promote at once: python -m tests.registry.rival ROOT NUMBER."""
+"""One of several processes that register and promote at once: python -m tests.registry.rival ROOT NUMBER OWN."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from tasks.registry.release import promote, register
 from tasks.registry.store import open_store
 from tests.registry.samples import sample, scores_of
 
-OWN = 3  # versions that nobody else registers
 EVEN = scores_of(30, losses=30)  # as good as the reference: the gate itself promotes none
 
 
 def main() -> None:
     number = int(sys.argv[2])
     registry = Registry(open_store(sys.argv[1]), "demo")
-    for own in range(OWN):
+    for own in range(int(sys.argv[3])):  # versions that nobody else registers, and as many that all do
         shared = register(registry, *sample(own, EVEN, note=f"of {number}"), "champion", GateConfig())
         mine = register(registry, *sample(100 * number + 10 + own, EVEN), "champion", GateConfig())
         promote(registry, mine.digest, "champion", override=f"{number}/{own}")
