@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tasks.core import paths
-from tasks.core.errors import RegistryError
 from tasks.core.params import load_params
 from tasks.registry.names import Address
-from tasks.registry.registry import Registry, names_in
+from tasks.registry.registry import Registry, UnknownVersion, names_in
 from tasks.registry.store import Store, open_store
 
 DEFAULT_ROOT = "models/registry"
@@ -45,12 +44,12 @@ def store_of(words: Namespace) -> Store:
     """Open the registry that `--root` or params.yaml names; it must be there.
 
     Raises:
-        RegistryError: Nothing was ever registered there.
+        UnknownVersion: Nothing was ever registered there.
     """
     store = named_store(words)
     if not names_in(store):
         advice = "register first: `dvc repro register`, or give --root"
-        raise RegistryError(f"there is no registry in {store.label}", advice)
+        raise UnknownVersion(f"there is no registry in {store.label}", advice)
     return store
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.core import paths
-from tasks.core.errors import ConfigError, RegistryError
+from tasks.core.errors import ConfigError
 from tasks.core.files import sha256_file
 from tasks.core.params import build
 from tasks.registry import changing, collect, pinned, reading, release
@@ -19,7 +19,7 @@ from tasks.registry.entry import WEIGHTS
 from tasks.registry.gate import INCONCLUSIVE, KEEP, PROMOTE, GateConfig
 from tasks.registry.names import CHAMPION, Address, short
 from tasks.registry.pinned import PREFIX
-from tasks.registry.registry import Registry
+from tasks.registry.registry import Registry, UnknownVersion
 
 STATUS = {PROMOTE: 0, KEEP: 3, INCONCLUSIVE: 4}
 
@@ -42,7 +42,7 @@ def pin(words: Namespace) -> Answer:
         if words.unless_same and _holds(Path(words.unless_same), registry, digest):
             told = {"key": words.key, "value": None, "changed": False}
             return Answer(told, [f"{words.unless_same} is {registry.name} {short(digest)} itself: nothing is pinned"])
-    except RegistryError:
+    except UnknownVersion:
         if not words.or_none:
             raise
     is_changed = pinned.pin(paths.PARAMS, words.key, word)

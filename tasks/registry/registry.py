@@ -30,6 +30,10 @@ _HEAD = 64  # bytes that tell a file's kind
 _BAR_FROM = 1 << 28  # bytes from which copying takes long enough to watch
 
 
+class UnknownVersion(RegistryError):
+    """A name, alias or digest names nothing there, in a registry that is sound as far as it was read."""
+
+
 class Registry:
     """The versions of one name, and their log."""
 
@@ -74,14 +78,14 @@ class Registry:
         if not digests:
             self.refuse_unknown()
         count = f"{len(found)} versions" if found else "no version"
-        raise RegistryError(f"`{self.name}@{word}` names {count}", self._near_words(word, history, digests))
+        raise UnknownVersion(f"`{self.name}@{word}` names {count}", self._near_words(word, history, digests))
 
     def refuse_unknown(self) -> NoReturn:
         """Raise the error that says that this name has no versions, and which names there are."""
         known = names_in(self.store)
         near = difflib.get_close_matches(self.name, known, n=1, cutoff=0.5)
         advice = f"did you mean `{near[0]}`?" if near else f"names there: {', '.join(known) or 'none yet'}"
-        raise RegistryError(f"`{self.name}` has no versions in {self.store.label}", advice)
+        raise UnknownVersion(f"`{self.name}` has no versions in {self.store.label}", advice)
 
     def read(self, digest: str) -> Version:
         """Read a version's manifest and hold it against its digest and the log.

@@ -88,6 +88,16 @@ def test_the_flow_pins_the_champion_that_there_is_and_none_before_the_first(
         pins.pin(workspace, pins.INIT_ADAPTER, "demo@staging")
 
 
+def test_a_damaged_registry_is_not_taken_for_one_without_a_champion(workspace: Path, registry: Registry, digest: str):
+    shutil.move(registry.store.label, workspace / "models/registry")
+    entry = workspace / "models/registry/demo/log/00000002.json"
+    entry.chmod(0o644)
+    entry.write_text("torn")
+    with pytest.raises(RegistryError, match="is not a log entry"):
+        pins.pin(workspace, pins.CHAMPION, "demo@champion")
+    assert line(workspace, "champion") == "champion: null"
+
+
 def test_the_adapter_that_was_just_released_is_not_its_own_opponent(workspace: Path, registry: Registry, digest: str):
     shutil.move(registry.store.label, workspace / "models/registry")
     (workspace / "models/adapter").mkdir()
