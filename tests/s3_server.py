@@ -21,7 +21,8 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.client: Any = boto3.client("s3", endpoint_url=url)
+        # a session of its own: boto3's default one keeps the keys of whichever server this process met first
+        self.client: Any = boto3.session.Session().client("s3", endpoint_url=url)
 
     def names(self, bucket: str) -> list[str]:
         """Return the keys of all objects of a bucket."""

@@ -264,3 +264,10 @@ def test_a_network_error_says_to_run_again(server: Server, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match="run again"):
         open_store(ROOT).put("demo/a.json", b"")
+
+
+def test_a_servers_client_takes_the_keys_of_now(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """boto3's default session keeps the first keys of a process: a second server would refuse them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    client = Server(server.url).client
+    assert client._request_signer._credentials.access_key == "somebody"
