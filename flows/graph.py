@@ -6,7 +6,7 @@ Only reading, in this process, without DVC's lock; what runs, runs as a `dvc` co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class Stage:
         targets: What `dvc repro --single-item` is given: the data files tracked on their own
             (`data/raw/….dvc`) that the stage reads, then the stage.
         needs: The stages whose outputs it reads.
+        uses_gpu: Whether it works on a GPU where there is one (`meta: {uses: gpu}` in dvc.yaml).
     """
 
     name: str
     targets: tuple[str, ...]
     needs: tuple[str, ...]
+    uses_gpu: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +57,20 @@ def stages_in_order(workspace: Path) -> tuple[Stage, ...]:
     Raises:
         ConfigError: DVC cannot read the project.
     """
-    graph = _index(workspace).graph
-    waiting = [_stage(graph, node) for node in graph if node.cmd]
-    order: list[Stage] = []
+    index = open_index(workspace)
+    return tuple(_stage(index.graph, node) for node in stage_nodes(index))
+
+
+def stage_nodes(index: Any) -> list[Any]:
+    """Return DVC's own stages of an index, each after those that it needs; where there is a choice, as in dvc.yaml."""
+    waiting = [node for node in index.graph if node.cmd]
+    needs = {node: {source for source in index.graph.successors(node) if source.cmd} for node in waiting}
+    order: list[Any] = []
     while waiting:
-        done = {stage.name for stage in order}
-        ready = next(stage for stage in waiting if done.issuperset(stage.needs))  # DVC refuses cycles
+        ready = next(node for node in waiting if needs[node].issubset(order))  # DVC refuses cycles
         waiting.remove(ready)
         order.append(ready)
-    return tuple(order)
+    return order
 
 
 def look_at(workspace: Path, stage: str) -> Look:
@@ -72,18 +79,27 @@ def look_at(workspace: Path, stage: str) -> Look:
     Raises:
         ConfigError: DVC cannot read the project.
     """
-    index = _index(workspace)
+    index = open_index(workspace)
     node = next(node for node in index.stages if getattr(node, "name", "") == stage)
-    reasons = list(_reasons(node))
+    reasons = [*reasons_of(node, node.deps), *_lost_outs(node)]
     is_in_cache = all(out.hash_info and not out.changed_cache() for out in node.outs)
-    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     made = [Path(out.fs_path) for out in index.outs]
-    lost = tuple(str(dep) for dep in node.deps if not dep.exists and not _is_made(Path(dep.fs_path), made))
-    return Look("; ".join(reasons[:_SHOWN]) + more, is_in_cache, lost)
+    lost = tuple(str(dep) for dep in node.deps if not dep.exists and not is_made(Path(dep.fs_path), made))
+    return Look(told(reasons), is_in_cache, lost)
 
 
-def _index(workspace: Path) -> Any:
-    """Return DVC's index of the project as it stands now, its graph checked."""
+def told(reasons: list[str]) -> str:
+    """Return the first reasons in one line, and how many more there are."""
+    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return "; ".join(reasons[:_SHOWN]) + more
+
+
+def open_index(workspace: Path) -> Any:
+    """Return DVC's index of the project as it stands now, its graph checked.
+
+    Raises:
+        ConfigError: DVC cannot read the project.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -99,29 +115,34 @@ def _stage(graph: Any, node: Any) -> Stage:
     sources = list(graph.successors(node))
     files = tuple(sorted(source.path_in_repo for source in sources if not source.cmd))
     needs = tuple(sorted(source.name for source in sources if source.cmd))
-    return Stage(node.name, (*files, node.name), needs)
+    return Stage(node.name, (*files, node.name), needs, (node.meta or {}).get("uses") == "gpu")
 
 
-def _is_made(path: Path, made: list[Path]) -> bool:
+def is_made(path: Path, made: list[Path]) -> bool:
     """Tell whether ``path`` is, holds or lies in something that DVC can bring back."""
     return any(path.is_relative_to(out) or out.is_relative_to(path) for out in made)
 
 
-def _reasons(node: Any) -> Iterator[str]:
-    """Yield what changed, in words; what has no hash in dvc.lock has never run."""
+def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
+    """Yield what changed of a stage and ``deps``, in words; what has no hash in dvc.lock has never run."""
     if not any(dep.hash_info for dep in node.deps):
         yield "it has not run here before"
         return
     if node.changed_stage():
         yield "its command changed"
-    for dep in node.deps:
+    for dep in deps:
         status = dep.status()
         if hasattr(dep, "read_params"):
             yield from _changed_params(dep) if status else ()
         else:
-            yield from (f"{path} {_in_words(change)}" for path, change in status.items())
-    for out in node.outs:
-        yield from (f"{path} {_in_words(change)}" for path, change in out.status().items())
+            yield from (f"{path} {in_words(change)}" for path, change in status.items())
+
+
+def _lost_outs(node: Any) -> Iterator[str]:
+    """Yield which outputs are missing or altered; of a stage that never ran there are none."""
+    if any(dep.hash_info for dep in node.deps):
+        for out in node.outs:
+            yield from (f"{path} {in_words(change)}" for path, change in out.status().items())
 
 
 def _changed_params(dep: Any) -> Iterator[str]:
@@ -141,6 +162,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _in_words(change: str) -> str:
+def in_words(change: str) -> str:
+    """Return DVC's word for a change as people say it."""
     words = {"modified": "changed", "deleted": "is missing", "new": "is new", "not in cache": "is not in the cache"}
     return words.get(change, change)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-from flows.stages import environment
+from flows.released import ask
 from tasks.core import paths
-from tasks.core.errors import RegistryError
 
 CHAMPION, INIT_ADAPTER = "respond.champion", "train.init_adapter"
 RESPOND = "respond"  # the stage that reads the champion
@@ -23,9 +20,4 @@ def pin(workspace: Path, key: str, version: str) -> str:
         RegistryError: The version cannot be found, or the registry cannot be read.
     """
     words = ["--or-none", "--unless-same", str(paths.ADAPTER)] if key == CHAMPION else []
-    command = [sys.executable, "-m", "tasks.registry", "pin", key, version, *words]
-    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["the registry's command failed"]
-        raise RegistryError(said[0].removeprefix("[registry] error: "))
-    return done.stdout.strip()
+    return ask(workspace, "pin", key, version, *words)

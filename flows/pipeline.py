@@ -11,29 +11,35 @@ deploy: the entrypoint is `flows.pipeline.pipeline`
 
 from __future__ import annotations
 
-import argparse
-import signal
+import dataclasses
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.settings import (
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
+from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 
-from flows import pins, stages, status
+from flows import artifacts, command_line, events, names, pins, stages, status, workspaces
 from flows.graph import Stage, stages_in_order
 from flows.status import Outcome
 from tasks.core.errors import PipelineError
 
 RETRY_DELAYS_S = [10.0, 60.0, 300.0]
+LEASE_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """How stages are run, whichever they are: see the parameters of :func:`pipeline`."""
+
+    force: bool = False
+    timeout_s: float | None = None
+    gpu_limit: str = ""
 
 
 def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -49,10 +55,29 @@ def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_DELAYS_S,
     retry_condition_fn=is_worth_a_retry,
 )
-def run_stage(stage: Stage, workspace: Path, force: bool, timeout_s: float | None) -> State[Outcome]:
+def run_stage(stage: Stage, workspace: Path, settings: RunSettings) -> State[Outcome]:
     """Bring one stage up to date; the state says what happened."""
-    outcome = stages.run(stage, workspace, get_run_logger().info, force, timeout_s)
+    progress = artifacts.Progress(stage.name)
+
+    def listen(line: str) -> None:
+        get_run_logger().info(line)
+        progress.feed(line)
+
+    with lease(stage, settings):
+        outcome = stages.run(stage, workspace, listen, settings.force, settings.timeout_s)
+    progress.close(is_done=not outcome.is_failed)
     return as_state(outcome)
+
+
+def lease(stage: Stage, settings: RunSettings) -> AbstractContextManager[None]:
+    """Take a place under the limit `gpu` for a stage that uses one, as long as it runs.
+
+    The lease is renewed while this process lives and falls soon after it died. A server without such a limit
+    limits nothing: `prefect gcl create gpu --limit 1` makes one.
+    """
+    if not stage.uses_gpu or not settings.gpu_limit:
+        return nullcontext()
+    return concurrency(settings.gpu_limit, occupy=1, lease_duration=LEASE_S)
 
 
 def as_state(outcome: Outcome) -> State[Outcome]:
@@ -63,31 +88,42 @@ def as_state(outcome: Outcome) -> State[Outcome]:
     return Completed(name="Cached" if outcome.is_cached else None, message=message, data=outcome)
 
 
-@flow(name="pipeline", persist_result=False)
+@flow(name="pipeline", flow_run_name=names.of_run, persist_result=False)
 def pipeline(
     workspace: Path = Path(),
     force: bool = False,
     stage_timeout_minutes: float | None = None,
     opponent: str | None = None,
     continue_from: str | None = None,
+    gpu_limit: str = "gpu",
 ) -> State[Any]:
     """From preference data to a registered adapter: run what is not up to date, stage by stage.
 
     Args:
-        workspace: The checkout to work in; the current folder by default.
+        workspace: The checkout to work in; the current folder by default. A second run there waits for the first.
         force: Run every stage even if nothing changed.
         stage_timeout_minutes: Stop a stage that takes longer; it may first write a checkpoint.
         opponent: Version that a new adapter is to beat head to head, as demo@champion: the digest that it names once
             the adapter is trained is written into params.yaml. Where it names nothing yet there is no opponent.
         continue_from: Version that training goes on from, as demo@champion; its digest is written there, too.
+        gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
     """
     timeout_s = None if stage_timeout_minutes is None else stage_timeout_minutes * 60
+    settings = RunSettings(force, timeout_s, gpu_limit)
     try:
-        order = stages_in_order(workspace)
-        if continue_from:
-            get_run_logger().info(pins.pin(workspace, pins.INIT_ADAPTER, continue_from))
+        with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+            order = stages_in_order(workspace)
+            if continue_from:
+                get_run_logger().info(pins.pin(workspace, pins.INIT_ADAPTER, continue_from))
+            return close(run_all(order, workspace, settings, opponent), workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
+
+
+def run_all(
+    order: Sequence[Stage], workspace: Path, settings: RunSettings, opponent: str | None = None
+) -> list[Outcome]:
+    """Bring stages up to date in order; behind one that failed, the others are skipped."""
     outcomes: list[Outcome] = []
     for stage in order:
         if opponent and stage.name == pins.RESPOND and not any(outcome.is_failed for outcome in outcomes):
@@ -96,8 +132,8 @@ def pipeline(
             outcomes.append(Outcome(stage.name, "skipped", f"{failure.stage} failed"))
             continue
         named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
-        outcomes.append(outcome_of(stage, named(stage, workspace, force, timeout_s, return_state=True)))
-    return close(outcomes)
+        outcomes.append(outcome_of(stage, named(stage, workspace, settings, return_state=True)))
+    return outcomes
 
 
 def _pinned(workspace: Path, opponent: str) -> list[Outcome]:
@@ -118,31 +154,29 @@ def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
     return Outcome(stage.name, "failed", state.message or str(state.type), kind="flow")
 
 
-def close(outcomes: list[Outcome]) -> State[Any]:
-    """Publish the table of the run, and return the flow's final state."""
-    create_table_artifact(table=status.table(outcomes), key="pipeline", description="What became of each stage")
+def close(outcomes: list[Outcome], workspace: Path) -> State[Any]:
+    """Show what the run found, tell who listens, and return the flow's final state."""
+    artifacts.publish(outcomes, workspace)
     logger = get_run_logger()
     for outcome in outcomes:
         logger.info("%-10s %-9s %6.1f s  %s", outcome.stage, outcome.status, outcome.seconds, outcome.why)
     if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
         return Failed(message=f"stage `{failure.stage}` failed ({failure.kind}): {failure.why}")
+    if any(outcome.stage == "register" and outcome.status == "ran" for outcome in outcomes):
+        events.tell_release(workspace)
     return Completed(message=status.summary(outcomes))
 
 
 def main() -> int:
     """Run the flow once from the command line; the exit code is 1 when a stage failed."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.description)
+    parser = command_line.parser(pipeline)
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
     parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
     parser.add_argument("--opponent", metavar="VERSION", help="that a new adapter is to beat, as demo@champion")
     parser.add_argument("--continue-from", metavar="VERSION", help="that training goes on from, as demo@champion")
     parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
     arguments = parser.parse_args()
-    # Prefect hands SIGTERM on when it has closed the run; leaving by the door stops a temporary server, too
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # a temporary server takes half a minute to start on two cores; Prefect's default gives up before
-    patient = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180, PREFECT_SERVER_ANALYTICS_ENABLED: False}
-    with temporary_settings(set_defaults=patient):
+    with command_line.patience():
         state = pipeline(
             arguments.workspace,
             arguments.force,

@@ -110,6 +110,11 @@ class Transcript:
         return " ".join(self._error)
 
 
+def is_network_fault(words: str) -> bool:
+    """Tell whether an error's words speak of a server that did not answer."""
+    return bool(_NETWORK.search(words))
+
+
 def read_receipt(workspace: Path, stage: str) -> dict[str, Any]:
     """Return the newest receipt of ``stage``, empty when there is none that can be read."""
     try:
@@ -152,7 +157,7 @@ def failed(transcript: Transcript, stage: str, receipt: Mapping[str, Any], code:
         why = f"it ended with exit code {transcript.exit_code} and left no receipt of an error; see its log"
         return Outcome(stage, "failed", why, seconds, kind=kind)
     why = transcript.error or f"dvc ended with exit code {code}; see its log"
-    return Outcome(stage, "failed", why, seconds, kind="network" if _NETWORK.search(why) else "dvc")
+    return Outcome(stage, "failed", why, seconds, kind="network" if is_network_fault(why) else "dvc")
 
 
 def key_metrics(workspace: Path, stage: str) -> dict[str, Any]:

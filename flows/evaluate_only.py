@@ -1,0 +1,80 @@
+"""Judge the adapter that stands anew: other prompts, another judge, another opponent. Trains and registers nothing.
+
+run as: python -m flows.evaluate_only [--opponent demo@champion] [--workspace FOLDER]
+deploy: the entrypoint is `flows.evaluate_only.evaluate_only`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows import command_line, names, pins, workspaces
+from flows.forecast import forecast
+from flows.graph import stages_in_order
+from flows.pipeline import RunSettings, close, run_all
+from tasks.core.errors import ArtifactError, PipelineError
+
+STAGES = (pins.RESPOND, "winrate", "report")
+
+
+@flow(name="evaluate-only", flow_run_name=names.of_run, persist_result=False)
+def evaluate_only(
+    workspace: Path = Path(),
+    opponent: str | None = None,
+    force: bool = False,
+    stage_timeout_minutes: float | None = None,
+    gpu_limit: str = "gpu",
+) -> State[Any]:
+    """Bring answers, win rates and the report up to date for the adapter that stands, and go no further.
+
+    Args:
+        workspace: The checkout to work in; the current folder by default.
+        opponent: Version that the adapter is judged against, head to head, as demo@champion.
+        force: Answer and judge again even if nothing changed.
+        stage_timeout_minutes: Stop a stage that takes longer.
+        gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
+    """
+    settings = RunSettings(force, None if stage_timeout_minutes is None else stage_timeout_minutes * 60, gpu_limit)
+    try:
+        with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+            refuse_stale(workspace)
+            order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
+            return close(run_all(order, workspace, settings, opponent), workspace)
+    except PipelineError as error:
+        return Failed(message=f"{error.kind}: {error}")
+
+
+def refuse_stale(workspace: Path) -> None:
+    """Refuse an adapter that is not that of the checkout's params and data, or that is not here.
+
+    Raises:
+        ArtifactError: A stage before the answers would run, or its output is not here.
+    """
+    for step in forecast(workspace):
+        if step.stage in STAGES:
+            return
+        if step.forecast != "unchanged":
+            told = f"`{step.stage}` is not up to date: {step.why}"
+            raise ArtifactError(told, "run the pipeline, or bring its output with `dvc pull`")
+
+
+def main() -> int:
+    """Evaluate from the command line; the exit code is 1 when a stage failed."""
+    parser = command_line.parser(evaluate_only)
+    parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
+    parser.add_argument("--opponent", metavar="VERSION", help="that the adapter is judged against, as demo@champion")
+    parser.add_argument("--force", action="store_true", help="answer and judge again even if nothing changed")
+    words = parser.parse_args()
+    with command_line.patience():
+        state = evaluate_only(words.workspace, words.opponent, words.force, return_state=True)
+    return int(not state.is_completed())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

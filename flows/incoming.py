@@ -1,0 +1,135 @@
+"""Is there new preference data? What moves is looked up: DVC imports, data sets of the hub, files that were merged.
+
+A prefix of a bucket is an import: `dvc import-url --version-aware s3://bucket/feedback data/raw/feedback`, once.
+All of it happens in a worktree, so that a look changes nothing in the checkout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.graph import open_index
+from flows.stages import environment
+from flows.workspaces import params
+from tasks.core import paths
+from tasks.core.errors import ConfigError, NetworkError
+from tasks.core.files import digest_of
+from tasks.pairs import hub
+
+INGEST = "ingest"  # the stage that reads raw data
+_DIGITS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """The preference data of a checkout as they stand now.
+
+    Attributes:
+        name: 12 digits of the digest of raw data and of the params that choose among them: a run's idempotency key.
+        is_new: Whether dvc.lock was made from others.
+    """
+
+    name: str
+    is_new: bool
+
+
+def look(workspace: Path) -> Version:
+    """Return which data the checkout at ``workspace`` holds.
+
+    Raises:
+        ConfigError: DVC cannot read the project, or it has no stage `ingest`.
+    """
+    node = next((node for node in open_index(workspace).stages if getattr(node, "name", "") == INGEST), None)
+    if node is None:
+        raise ConfigError(f"{workspace / 'dvc.yaml'} has no stage `{INGEST}`", "take it from the repository")
+    is_new, found = not any(dep.hash_info for dep in node.deps), {}
+    for dep in node.deps:
+        if hasattr(dep, "read_params"):
+            now = dep.read_params()
+            is_new |= bool(dep.status())
+        elif str(dep).endswith(".py"):
+            continue  # code is no data
+        else:
+            was = dep.hash_info
+            dep.save()
+            now, is_new = dep.hash_info.value, is_new or dep.hash_info != was
+        found[str(dep)] = now
+    return Version(digest_of(repr(sorted(found.items())))[:_DIGITS], is_new)
+
+
+def update(workspace: Path, say: Callable[[str], None]) -> None:
+    """Bring everything that can move up to date: DVC's imports, and the commits of hub data sets in params.yaml.
+
+    Raises:
+        NetworkError: A source does not answer.
+        ConfigError: DVC cannot read the project.
+    """
+    imports = [node.path_in_repo for node in open_index(workspace).stages if node.is_import]
+    for path in sorted(imports):
+        run_dvc(workspace, "update", "--quiet", path)
+        say(f"looked up {path}")
+    sources = params(workspace).get(INGEST, {}).get("sources") or []
+    for source in sources if isinstance(sources, list) else [sources]:
+        if str(source).startswith(hub.PREFIX):
+            _update_hub(workspace / paths.PARAMS, str(source), say)
+
+
+def _update_hub(path: Path, source: str, say: Callable[[str], None]) -> None:
+    """Write the commit that a data set's `main` stands at now in the place of the one that stands there."""
+    dataset = hub.parse_hub(source)
+    commit = hub.resolve_revision(dataset.name, "main")
+    if commit is None:
+        raise NetworkError(f"the hub does not say where {dataset.name} stands", "check the network and run again")
+    if commit != dataset.revision:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(f"{dataset.name}@{dataset.revision}", f"{dataset.name}@{commit}"), "utf-8")
+        say(f"{dataset.name}: {dataset.revision[:12]} → {commit[:12]}")
+
+
+def pair_ids(workspace: Path) -> set[str]:
+    """Return the ids of the pairs that `ingest` left in ``workspace``, held out or not; none where it left none."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for name in ("train", "test"):
+        path = workspace / paths.PAIRS / f"{name}.parquet"
+        if path.is_file():
+            found.update(pq.read_table(path, columns=["pair_id"]).column(0).to_pylist())
+    return found
+
+
+def known_pair_ids(workspace: Path, say: Callable[[str], None]) -> set[str]:
+    """Return the ids of the pairs that dvc.lock names, brought from the cache or the remote.
+
+    Where neither holds them, all pairs count as new.
+    """
+    try:
+        run_dvc(workspace, "pull", "--quiet", INGEST)
+    except (NetworkError, ConfigError) as error:
+        say(f"the pairs of the last run are not to be had, so all count as new ({error})")
+        return set()
+    return pair_ids(workspace)
+
+
+def run_dvc(workspace: Path, *words: str) -> str:
+    """Run DVC in ``workspace`` and return what it printed.
+
+    Raises:
+        NetworkError: A remote or a source failed or does not answer.
+        ConfigError: DVC refuses.
+    """
+    from flows.status import is_network_fault
+
+    command: list[Any] = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return done.stdout
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()[-1:]
+    said = " ".join(line.removeprefix("ERROR: ") for line in errors) or f"exit code {done.returncode}"
+    kind = NetworkError if is_network_fault(said) else ConfigError
+    raise kind(f"`dvc {' '.join(words)}` in {workspace} failed: {said}", "run it there by hand to see more")

@@ -1,0 +1,64 @@
+"""Promote a version by hand: the gate is asked anew, or a person's reason stands in the log.
+
+run as: python -m flows.promote demo@v3 [--override "why"]
+deploy: the entrypoint is `flows.promote.promote`; a run waits for nobody, so approval needs no suspended process
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import command_line, names
+from flows.released import ask
+from tasks.core.errors import GateRefused, PipelineError
+
+
+@flow(name="promote", flow_run_name=names.of_deed, persist_result=False)
+def promote(version: str, override: str | None = None, tag: bool = False, workspace: Path = Path()) -> State[Any]:
+    """Move the alias `champion` to a version, by the gate or by a person's word.
+
+    Args:
+        version: The version, as demo@v3 or demo@1f0c9a2b.
+        override: Why it is promoted against the gate; the log keeps it. Without one the gate decides.
+        tag: Tag the checkout's commit for `dvc artifacts get`.
+        workspace: The checkout whose params.yaml names the registry; the current folder by default.
+    """
+    words = ["promote", version, *(["--override", override] if override else []), *(["--tag"] if tag else [])]
+    return of_deed(workspace, words)
+
+
+def of_deed(workspace: Path, words: list[str]) -> State[Any]:
+    """Do what ``words`` tell the registry; return the state that says what became of it."""
+    try:
+        said = ask(workspace, *words)
+    except GateRefused as error:
+        return Failed(name="Refused", message=str(error))
+    except PipelineError as error:
+        return Failed(message=f"{error.kind}: {error}")
+    get_run_logger().info(said)
+    create_markdown_artifact(f"```text\n{said}\n```", key="registry", description=said.splitlines()[-1])
+    return Completed(message=said.splitlines()[-1])
+
+
+def main() -> int:
+    """Promote from the command line, as a run that Prefect shows."""
+    parser = command_line.parser(promote)
+    parser.add_argument("version", help="as demo@v3")
+    parser.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
+    parser.add_argument("--tag", action="store_true", help="tag this commit for `dvc artifacts get`")
+    parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout whose registry it is")
+    words = parser.parse_args()
+    with command_line.patience():
+        state = promote(words.version, words.override, words.tag, words.workspace, return_state=True)
+    return int(not state.is_completed())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

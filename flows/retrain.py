@@ -1,0 +1,241 @@
+"""Retrain when there is new preference data: looked up, counted, trained from the champion, judged, committed.
+
+Everything happens in a worktree of its own under runs/worktrees/, which shares cache, row store and registry with
+the checkout. The data's version is the key: one batch is trained once, whoever asks and however often, and a run
+that died goes on where it was. What comes out is a branch with dvc.lock, params.yaml and *.dvc, and the result
+table as its message; the cache is pushed before the branch.
+
+run as: python -m flows.retrain [--repository FOLDER] [--minimum-new-pairs N] [--push] …
+        exit status: 0 done, or nothing to do; 1 failed
+deploy: the entrypoint is `flows.retrain.retrain`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import artifacts, command_line, incoming, names, publish, released, stages, workspaces
+from flows.graph import stages_in_order
+from flows.pipeline import pipeline
+from tasks.core import paths
+from tasks.core.errors import PipelineError
+from tasks.core.files import pretty_json, write_text
+
+LOCK = paths.RUNS / "retrain.lock"
+REPORTS = paths.RUNS / "reports"
+START = Path("runs/retrain.json")  # in a worktree: what a run that goes on must not decide again
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """New data in a worktree.
+
+    Attributes:
+        version: The data's version.
+        worktree: Where it is worked on.
+        new_pairs: How many pairs are new.
+        champion: The version to start from and to beat; None where there is none.
+    """
+
+    version: str
+    worktree: Path
+    new_pairs: int
+    champion: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of a look: `status` is "nothing new" or "trained", and the rest as far as it got."""
+
+    status: str
+    why: str
+    data_version: str = ""
+    branch: str = ""
+    new_pairs: int = 0
+    serial: int | None = None
+    win_rate: float | None = None
+    lower_bound: float | None = None
+    promoted: bool = False
+    report: str = ""
+
+
+@flow(name="retrain", flow_run_name=names.of_run, persist_result=False)
+def retrain(
+    repository: Path = Path(),
+    minimum_new_pairs: int = 100,
+    branch_prefix: str = "retrain",
+    push: bool = True,
+    stage_timeout_minutes: float | None = None,
+    gpu_limit: str = "gpu",
+) -> State[Any]:
+    """Look for new preference data; where there is enough, train from the champion, judge, and commit to a branch.
+
+    Args:
+        repository: The checkout whose HEAD is the start; it is not changed itself.
+        minimum_new_pairs: Do nothing while fewer pairs than this are new.
+        branch_prefix: The branch is called PREFIX/DATA-VERSION.
+        push: Push DVC's cache to its remote and the branch to origin.
+        stage_timeout_minutes: Stop a stage that takes longer; it may first write a checkpoint.
+        gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
+    """
+    say = get_run_logger().info
+    try:
+        with workspaces.held(repository / LOCK, say):
+            batch = find(repository, minimum_new_pairs, branch_prefix)
+            if isinstance(batch, Result):
+                return _close(batch)
+            state = pipeline(
+                batch.worktree,
+                stage_timeout_minutes=stage_timeout_minutes,
+                opponent=batch.champion,
+                continue_from=batch.champion,
+                gpu_limit=gpu_limit,
+                return_state=True,
+            )
+            if not state.is_completed():
+                return Failed(message=f"data {batch.version}: {state.message}")
+            return _close(hand_on(repository, batch, branch_prefix, push))
+    except PipelineError as error:
+        return Failed(message=f"{error.kind}: {error}")
+
+
+def find(repository: Path, minimum: int, prefix: str) -> Batch | Result:
+    """Return the new data in a worktree that is ready to train, or why there is nothing to do.
+
+    Raises:
+        PipelineError: A source, the registry or git does not answer or refuses.
+    """
+    say = get_run_logger().info
+    start = workspaces.git(repository, "rev-parse", "HEAD")
+    fresh = workspaces.worktree(repository, f"look-{start[:12]}", start)
+    incoming.update(fresh, say)
+    version = incoming.look(fresh)
+    why = ""
+    if not version.is_new:
+        why = "the data are those of dvc.lock"
+    elif publish.has_branch(repository, branch := f"{prefix}/{version.name}"):
+        why = f"branch {branch} has them already"
+    if why:
+        workspaces.give_up(repository, fresh)
+        return Result("nothing new", why, version.name)
+    worktree = workspaces.moved(repository, fresh, f"data-{version.name}")
+    if (worktree / START).is_file():
+        say("going on with the run that was begun for data %s", version.name)
+    else:
+        _begin(worktree, minimum)
+    begun = artifacts.read_json(worktree / START)
+    if begun["new_pairs"] < minimum:
+        workspaces.give_up(repository, worktree)
+        return Result("nothing new", f"{begun['new_pairs']} new pairs, {minimum} are asked for", version.name)
+    return Batch(version.name, worktree, begun["new_pairs"], begun["champion"])
+
+
+def _begin(worktree: Path, minimum: int) -> None:
+    """Count the new pairs and find the champion, once for all runs on this data."""
+    say = get_run_logger().info
+    known = incoming.known_pair_ids(worktree, say)
+    for stage in stages_in_order(worktree):
+        if stage.name == incoming.INGEST:
+            if (outcome := stages.run(stage, worktree, say)).is_failed:
+                raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
+            break
+    new = len(incoming.pair_ids(worktree) - known)
+    champion = released.champion(worktree) if new >= minimum else None
+    begun = {"new_pairs": new, "champion": champion.address if champion else None}
+    write_text(worktree / START, pretty_json(begun))
+
+
+def hand_on(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
+    """Push the cache, commit to the branch, push it, keep the report, and give the worktree up.
+
+    Raises:
+        PipelineError: The remote or git does not answer or refuses; what was trained stays in the worktree.
+    """
+    entry = artifacts.read_json(batch.worktree / paths.REGISTER / "registration.json")
+    numbers = artifacts.read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
+    branch = f"{prefix}/{batch.version}"
+    if push:
+        publish.push_cache(batch.worktree)
+    publish.commit(batch.worktree, message(batch))
+    if push and not publish.push_branch(batch.worktree, branch):
+        get_run_logger().info("there is no remote `%s`: the branch %s stays here", publish.ORIGIN, branch)
+    # last, for it says that all is done: a run that died before goes through this again
+    workspaces.git(batch.worktree, "branch", branch)
+    kept = repository.resolve() / REPORTS / batch.version
+    if (batch.worktree / paths.REPORT).is_dir():
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(batch.worktree / paths.REPORT, kept)
+    workspaces.give_up(repository, batch.worktree)
+    return Result(
+        "trained",
+        f"{batch.new_pairs} new pairs",
+        batch.version,
+        branch,
+        batch.new_pairs,
+        entry.get("serial"),
+        numbers.get("win_rate"),
+        numbers.get("lower_bound"),
+        bool(entry.get("promoted")),
+        str(kept),
+    )
+
+
+def message(batch: Batch) -> str:
+    """Return the commit's message: what it was trained on, and what the evidence says."""
+    rows = artifacts.win_rates(artifacts.read_json(batch.worktree / paths.WINRATE / "metrics.json"))
+    lines = [f"Retrain on {batch.new_pairs} new pairs (data {batch.version})", ""]
+    lines += [f"{row['against']}: {row['win rate']:.4f} ({row['low']:.4f} to {row['high']:.4f})" for row in rows]
+    return "\n".join([*lines, "", artifacts.evidence(batch.worktree, with_report=False)])
+
+
+def _close(result: Result) -> State[Any]:
+    """Show what came of it, and return the flow's final state."""
+    values = {key: value for key, value in dataclasses.asdict(result).items() if value not in ("", None)}
+    table = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in values.items())
+    create_markdown_artifact(f"| | |\n|---|---|\n{table}", key="retrain", description=f"{result.status}: {result.why}")
+    name = None if result.status == "trained" else "NothingNew"
+    return Completed(name=name, message=f"{result.status}: {result.why}", data=result)
+
+
+def main() -> int:
+    """Look once from the command line."""
+    parser = command_line.parser(retrain)
+    parser.add_argument("--repository", type=Path, default=Path(), help="the checkout whose HEAD is the start")
+    parser.add_argument("--minimum-new-pairs", type=int, default=100, metavar="N", help="do nothing below (100)")
+    parser.add_argument("--branch-prefix", default="retrain", help="the branch is PREFIX/DATA-VERSION")
+    parser.add_argument("--push", action="store_true", help="push the cache to DVC's remote and the branch to origin")
+    parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write what came of it as JSON")
+    parser.add_argument("--report-dir", type=Path, metavar="FOLDER", help="copy the report there")
+    words = parser.parse_args()
+    with command_line.patience():
+        state = retrain(
+            words.repository,
+            words.minimum_new_pairs,
+            words.branch_prefix,
+            words.push,
+            words.timeout_minutes,
+            return_state=True,
+        )
+    found = state.result(raise_on_failure=False)
+    result = found if isinstance(found, Result) else Result("failed", state.message or "")
+    if words.summary:
+        write_text(words.summary, json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False) + "\n")
+    if words.report_dir and result.report:
+        shutil.copytree(result.report, words.report_dir, dirs_exist_ok=True)
+    print(f"{result.status}: {result.why}")
+    return int(result.status == "failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

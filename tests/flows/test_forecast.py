@@ -1,0 +1,98 @@
+"""What would run and why, and that nothing runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.forecast import forecast
+from flows.plan import markdown, summary
+from tests.flows.conftest import ROOT, dvc, set_param
+
+
+def told(folder: Path) -> list[tuple[str, str, str]]:
+    return [(step.stage, step.forecast, step.why) for step in forecast(folder)]
+
+
+def test_nothing_would_run_where_nothing_changed(project: Path) -> None:
+    assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
+    assert summary(forecast(project)).startswith("nothing would run")
+
+
+def test_staleness_goes_downstream_and_nothing_is_touched(project: Path) -> None:
+    set_param(project, "first", 2)
+    before = (project / "dvc.lock").read_bytes()
+    assert told(project) == [
+        ("first", "run", "first.x: 1 → 2"),
+        ("middle", "may run", "after first"),
+        ("last", "may run", "after middle"),
+    ]
+    assert (project / "dvc.lock").read_bytes() == before
+    assert "| first | would run | first.x: 1 → 2 |" in markdown(forecast(project))
+
+
+def test_a_reason_of_its_own_and_one_from_before_are_both_told(project: Path) -> None:
+    set_param(project, "first", 2)
+    set_param(project, "middle", 2)
+    assert told(project)[1] == ("middle", "run", "middle.x: 1 → 2; after first")
+
+
+def test_a_fresh_clone_without_data_is_not_stale(clone: Path) -> None:
+    assert [step.forecast for step in forecast(clone)] == ["fetch"] * 3
+    assert not any(step.is_stale for step in forecast(clone))
+
+
+def test_a_lost_output_comes_from_the_cache(project: Path) -> None:
+    (project / "out" / "middle" / "data.txt").unlink()
+    assert told(project)[1] == ("middle", "restore", "out/middle changed")
+    assert told(project)[2][:2] == ("last", "unchanged")
+
+
+def test_a_param_that_was_flipped_and_is_flipped_back_comes_from_the_run_cache(project: Path) -> None:
+    set_param(project, "middle", 2)
+    dvc(project, "repro", "--quiet")
+    set_param(project, "middle", 1)
+    assert [step.forecast for step in forecast(project)] == ["unchanged", "restore", "restore"]
+
+
+def test_an_edited_module_makes_every_stage_stale_that_lists_it(clone: Path) -> None:
+    (clone / "stage.py").write_text((clone / "stage.py").read_text() + "# edited\n")
+    assert [step.forecast for step in forecast(clone)] == ["run"] * 3
+
+
+def test_a_stage_that_never_ran_would_run(project: Path) -> None:
+    (project / "dvc.lock").unlink()
+    assert told(project)[0] == ("first", "restore", "it has not run here before")
+    shutil.rmtree(project / ".dvc" / "cache" / "runs")
+    assert told(project)[0] == ("first", "run", "it has not run here before")
+
+
+@pytest.mark.parametrize("case", ["unchanged", "stale", "broken"])
+def test_the_exit_status_says_whether_something_would_run(project: Path, case: str) -> None:
+    if case == "stale":
+        set_param(project, "last", 2)
+    if case == "broken":
+        (project / "dvc.yaml").write_text("stages: [")
+    command = [sys.executable, "-m", "flows.plan", "--json", "--workspace", str(project)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == {"unchanged": 0, "stale": 1, "broken": 2}[case]
+    if case == "broken":
+        assert done.stderr.startswith("error: DVC cannot read")
+        assert "Traceback" not in done.stderr
+    else:
+        assert [step["stage"] for step in json.loads(done.stdout)] == ["first", "middle", "last"]
+
+
+def test_the_plan_and_the_run_agree_on_a_clone_with_the_remote(clone: Path) -> None:
+    from flows import stages
+    from flows.graph import stages_in_order
+
+    set_param(clone, "last", 2)
+    expected = {step.stage: step.is_stale for step in forecast(clone)}
+    ran = {stage.name: stages.run(stage, clone, lambda _: None).status == "ran" for stage in stages_in_order(clone)}
+    assert expected == ran == {"first": False, "middle": False, "last": True}
