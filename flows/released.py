@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from flows.stages import environment
 from flows.workspaces import params
 from tasks.core.errors import GateRefused, RegistryError
+from tasks.registry.answer import DEFAULT_ROOT
+from tasks.registry.names import CHAMPION
+from tasks.registry.registry import Registry, UnknownVersion
+from tasks.registry.store import open_store
 
 _UNDECIDED = (3, 4)  # exit statuses: the gate keeps what stands; it cannot tell yet
-
-
-@dataclasses.dataclass(frozen=True)
-class Champion:
-    """What a registry's alias names: `address` is the version by its whole digest, which never means another."""
-
-    address: str
-    serial: int
 
 
 def ask(workspace: Path, *words: str) -> str:
@@ -40,16 +33,16 @@ def ask(workspace: Path, *words: str) -> str:
     raise kind(said[0].removeprefix("[registry] error: "))
 
 
-def champion(workspace: Path) -> Champion | None:
-    """Return what the registry of ``workspace`` has promoted; None where there is nothing yet.
+def champion(workspace: Path) -> str | None:
+    """Return the version that the registry of ``workspace`` has promoted, as name@digest; None where there is none yet.
 
     Raises:
-        RegistryError: The registry cannot be read.
+        PipelineError: The registry cannot be read, or is damaged.
     """
     section = params(workspace).get("register", {})
-    name, alias = str(section.get("name", "")), str(section.get("alias") or "champion")
-    versions: list[dict[str, Any]] = json.loads(ask(workspace, "list", "--json") or "[]")
-    for version in versions:
-        if version["name"] == name and alias in version["aliases"]:
-            return Champion(f"{name}@{version['digest']}", version["serial"])
-    return None
+    root, name = str(section.get("root") or DEFAULT_ROOT), str(section.get("name") or "")
+    store = open_store(root if "://" in root else str(workspace / root))
+    try:
+        return f"{name}@{Registry(store, name).find(str(section.get('alias') or CHAMPION))}"
+    except UnknownVersion:
+        return None

@@ -77,6 +77,7 @@ def retrain(
     push: bool = True,
     stage_timeout_minutes: float | None = None,
     gpu_limit: str = "gpu",
+    announced_rows: int | None = None,
 ) -> State[Any]:
     """Look for new preference data; where there is enough, train from the champion, judge, and commit to a branch.
 
@@ -87,8 +88,11 @@ def retrain(
         push: Push DVC's cache to its remote and the branch to origin.
         stage_timeout_minutes: Stop a stage that takes longer; it may first write a checkpoint.
         gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
+        announced_rows: How many rows the event that started this run told of; the sources alone are believed.
     """
     say = get_run_logger().info
+    if announced_rows is not None:
+        say("told of %d new rows", announced_rows)
     try:
         with workspaces.held(repository / LOCK, say):
             batch = find(repository, minimum_new_pairs, branch_prefix)
@@ -151,7 +155,7 @@ def _begin(worktree: Path, minimum: int) -> None:
             break
     new = len(incoming.pair_ids(worktree) - known)
     champion = released.champion(worktree) if new >= minimum else None
-    begun = {"new_pairs": new, "champion": champion.address if champion else None}
+    begun = {"new_pairs": new, "champion": champion}
     write_text(worktree / START, pretty_json(begun))
 
 

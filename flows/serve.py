@@ -1,0 +1,60 @@
+"""A single box: pool, GPU limit and deployments are set up, and a worker works on them until it is told to stop.
+
+    prefect server start --background    # or point PREFECT_API_URL to the team's server
+    python -m flows.serve                # in the checkout
+
+run as: python -m flows.serve [--gpus N] [--set-up-only]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.stages import environment
+
+POOL, LIMIT = "box", "gpu"
+LOCAL_SERVER = "http://127.0.0.1:4200/api"
+DEPLOYMENTS = Path(__file__).resolve().parents[1] / "infra" / "prefect.yaml"
+DEPLOY = ["--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+_PREFECT = [sys.executable, "-m", "prefect"]
+_TOLD = "start one with `prefect server start --background`, or set PREFECT_API_URL to the team's"
+
+
+def main() -> int:
+    """Set up, then become the worker; return only where that is not asked for, or cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Set up this box and work.")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="stages on a GPU that may run at once (1)")
+    parser.add_argument("--set-up-only", action="store_true", help="leave the worker to somebody else")
+    words = parser.parse_args()
+    address = PREFECT_API_URL.value() or LOCAL_SERVER
+    with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
+        if fault := client.api_healthcheck():
+            print(f"error: no Prefect server answers at {address} ({fault}) — {_TOLD}", file=sys.stderr)
+            return 1
+        set_up(client, words.gpus)
+    settings = {**environment(), "PREFECT_API_URL": address, "DPO_CHECKOUT": str(Path.cwd())}
+    if subprocess.run([*_PREFECT, *DEPLOY], env=settings, check=False).returncode:
+        print(f"error: {DEPLOYMENTS} could not be deployed — see above", file=sys.stderr)
+        return 1
+    if not words.set_up_only:
+        sys.stdout.flush()
+        os.execve(sys.executable, [*_PREFECT, "worker", "start", "--pool", POOL], settings)
+    return 0
+
+
+def set_up(client: SyncPrefectClient, gpus: int) -> None:
+    """Make the work pool and the limit that stages on a GPU take a place under, or bring them up to date."""
+    client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+    client.upsert_global_concurrency_limit_by_name(LIMIT, gpus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

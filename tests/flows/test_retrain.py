@@ -1,0 +1,210 @@
+"""Retraining on new data: found, counted, trained in a worktree, handed on to a branch, and once only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import State
+
+from flows.retrain import retrain
+from flows.workspaces import WORKTREES
+from tests import s3_server
+from tests.flows.conftest import CONFIG, dvc, git
+
+pytestmark = pytest.mark.e2e
+
+INGEST = """
+import json, pathlib
+import pyarrow as pa, pyarrow.parquet as pq
+
+rows = [json.loads(line) for path in sorted(pathlib.Path("data/raw").rglob("*.jsonl")) for line in open(path)]
+out = pathlib.Path("data/pairs")
+out.mkdir(parents=True)
+ids = sorted({row["id"] for row in rows})
+pq.write_table(pa.table({"pair_id": pa.array(ids[1:], pa.string())}), out / "train.parquet")
+pq.write_table(pa.table({"pair_id": pa.array(ids[:1], pa.string())}), out / "test.parquet")
+"""
+TRAIN = """
+import pathlib, shutil, sys
+
+half, trouble = pathlib.Path("runs/half"), pathlib.Path("../../../trouble")
+if trouble.exists():
+    half.write_text("done so far")
+    trouble.unlink()
+    sys.exit("the machine was taken away")
+out = pathlib.Path("models/adapter")
+out.mkdir(parents=True)
+shutil.copy("data/pairs/train.parquet", out)
+if half.exists():
+    pathlib.Path("runs/rows/resumed").touch()
+"""
+DVC_YAML = """
+stages:
+  ingest:
+    cmd: python ingest.py
+    deps: [ingest.py, data/raw]
+    params: [ingest]
+    outs: [data/pairs]
+  train:
+    cmd: python train.py
+    deps: [train.py, data/pairs]
+    outs: [models/adapter]
+"""
+PARAMS = """\
+ingest:
+  sources: [data/raw/*.jsonl]
+register:
+  name: tiny
+  root: models/registry
+runtime:
+  row_store: runs/rows
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server(prefect_api: str) -> None:
+    """Every test here talks to the one server."""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A clone of a bare repository, up to date, ten pairs in git, DVC's remote beside it."""
+    folder = tmp_path / "work" / "project"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc" / "config").write_text(CONFIG)
+    (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/config.local\n")
+    (folder / ".gitignore").write_text("/data/pairs\n/models/\n/runs/\n/trouble\n")
+    for name, text in {"ingest.py": INGEST, "train.py": TRAIN, "dvc.yaml": DVC_YAML, "params.yaml": PARAMS}.items():
+        (folder / name).write_text(text)
+    add_pairs(folder, "first", 10)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    dvc(folder, "repro", "--quiet")
+    dvc(folder, "push", "--quiet", "--run-cache")
+    save(folder, "One whole run")
+    git(tmp_path, "clone", "--quiet", "--bare", str(folder), str(tmp_path / "origin.git"))
+    git(folder, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    return folder
+
+
+def add_pairs(folder: Path, name: str, count: int) -> None:
+    (folder / "data" / "raw").mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"id": f"{name}-{i}"}) for i in range(count)]
+    (folder / "data" / "raw" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def save(folder: Path, message: str) -> None:
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", message)
+
+
+def look(folder: Path, minimum: int = 5, **more: Any) -> State[Any]:
+    return retrain(folder, minimum_new_pairs=minimum, return_state=True, **more)
+
+
+def said(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def branches(folder: Path) -> list[str]:
+    return [name for name in said(folder, "branch", "--format", "%(refname:short)").split() if name != "main"]
+
+
+def worktrees(folder: Path) -> list[str]:
+    place = folder / WORKTREES
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+
+
+def test_without_new_data_nothing_happens(repository: Path) -> None:
+    state = look(repository)
+    assert (state.name, state.message) == ("NothingNew", "nothing new: the data are those of dvc.lock")
+    assert (branches(repository), worktrees(repository)) == ([], [])
+
+
+def test_too_few_new_pairs_wait_for_more(repository: Path) -> None:
+    add_pairs(repository, "second", 4)
+    save(repository, "Four more pairs")
+    state = look(repository)
+    assert (state.name, state.message) == ("NothingNew", "nothing new: 4 new pairs, 5 are asked for")
+    assert (branches(repository), worktrees(repository)) == ([], [])
+
+
+def test_new_data_are_trained_on_once_and_handed_on(repository: Path, tmp_path: Path) -> None:
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    head = said(repository, "rev-parse", "HEAD")
+    (repository / "untracked.txt").write_text("mine")
+    state = look(repository)
+    assert (state.name, state.message) == ("Completed", "trained: 6 new pairs")
+    (branch,) = branches(repository)
+    assert said(tmp_path / "origin.git", "rev-parse", branch) == said(repository, "rev-parse", branch)
+    assert said(repository, "rev-parse", f"{branch}~1") == head
+    assert said(repository, "show", "--name-only", "--format=%s", branch).split("\n\n") == [
+        f"Retrain on 6 new pairs (data {branch.removeprefix('retrain/')})",
+        "dvc.lock",
+    ]
+    assert said(repository, "rev-parse", "HEAD") == head, "the checkout itself is left alone"
+    assert said(repository, "status", "--porcelain") == "?? untracked.txt"
+    assert worktrees(repository) == []
+    again = look(repository)
+    assert (again.name, again.message) == ("NothingNew", f"nothing new: branch {branch} has them already")
+
+    shutil.rmtree(repository / ".dvc" / "cache")  # another machine has the branch and the remote, nothing else
+    git(tmp_path, "clone", "--quiet", "--branch", branch, str(tmp_path / "origin.git"), str(tmp_path / "work/clone"))
+    dvc(tmp_path / "work/clone", "pull", "--quiet")
+    assert (tmp_path / "work/clone/models/adapter/train.parquet").is_file()
+    merged = look(tmp_path / "work/clone")
+    assert merged.message == "nothing new: the data are those of dvc.lock"
+
+
+def test_a_run_that_failed_goes_on_with_the_newest_code(repository: Path) -> None:
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    (repository / "trouble").touch()
+    assert look(repository).is_failed()
+    assert (branches(repository), len(worktrees(repository))) == ([], 1)
+    (repository / "note.md").write_text("mended\n")
+    save(repository, "Mend something else")
+    assert look(repository).message == "trained: 6 new pairs"
+    assert (repository / "runs/rows/resumed").exists(), "runs/ went along, and the shared row store is the checkout's"
+    assert (len(branches(repository)), worktrees(repository)) == (1, [])
+
+
+def test_rows_appended_to_a_versioned_prefix_are_found(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server.serving(monkeypatch, "feedback") as server:
+        versioned = {"Status": "Enabled"}
+        server.client.put_bucket_versioning(Bucket="feedback", VersioningConfiguration=versioned)
+        put(server, "a", 10)
+        words = ["import-url", "--quiet", "--version-aware", "s3://feedback/pairs", "data/raw/pairs"]
+        dvc(repository, *words)
+        dvc(repository, "repro", "--quiet")
+        dvc(repository, "push", "--quiet", "--run-cache")
+        save(repository, "The bucket's pairs")
+        assert look(repository, push=False).name == "NothingNew"
+        put(server, "b", 100)
+        state = look(repository, push=False)
+        assert state.message == "trained: 100 new pairs"
+        (branch,) = branches(repository)
+        changed = said(repository, "show", "--name-only", "--format=", branch).split()
+        assert changed == ["data/raw/pairs.dvc", "dvc.lock"]
+        assert look(repository, push=False).message == f"nothing new: branch {branch} has them already"
+
+
+def put(server: s3_server.Server, name: str, count: int) -> None:
+    rows = "".join(json.dumps({"id": f"{name}-{i}"}) + "\n" for i in range(count))
+    server.client.put_object(Bucket="feedback", Key=f"pairs/{name}.jsonl", Body=rows.encode())
+
+
+def test_the_command_writes_its_summary_and_ends_well(repository: Path, prefect_api: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.retrain", "--repository", str(repository), "--summary", str(tmp_path / "s")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "s").read_text())["status"] == "nothing new"
+    done = subprocess.run([*command[:-1], str(tmp_path / "t"), "--repository", str(tmp_path)], check=False)
+    assert done.returncode == 1
+    assert json.loads((tmp_path / "t").read_text())["why"].startswith("config: `git rev-parse HEAD`")
