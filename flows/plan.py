@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import names
 from flows.forecast import IN_WORDS, Step, forecast
 from tasks.core.errors import PipelineError
 
@@ -74,6 +73,8 @@ if __name__ != "__main__":  # the command does without Prefect, which takes long
     from prefect.artifacts import create_table_artifact
     from prefect.client.schemas.objects import State
     from prefect.states import Completed, Failed
+
+    from flows import names
 
     @flow(name="plan", flow_run_name=names.of_run, persist_result=False)
     def plan(workspace: Path = Path()) -> State[Any]:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 KILL_WAIT_S = 5.0
 SURVIVORS = 70  # the exit code when something could not be killed
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STDIN, _STDOUT = 0, 1
 
@@ -178,6 +179,12 @@ def processes() -> Iterable[tuple[int, str, int, int]]:
             # the second field is the name in brackets, which may hold spaces and brackets itself
             fields = entry.read_text(errors="replace").rpartition(")")[2].split()
             yield int(entry.parent.name), fields[0], int(fields[1]), int(fields[3])
+
+
+def end_with_parent() -> None:
+    """Have SIGTERM sent to this process when its parent ends, however that ends; elsewhere than on Linux, nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def adopt_orphans() -> None:

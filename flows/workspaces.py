@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from prefect import runtime
+
+from flows.supervisor import end_with_parent
 from tasks.core import paths
 from tasks.core.errors import ConfigError, StorageError
 from tasks.core.files import write_text
@@ -31,11 +34,14 @@ _POLL_S = 0.5
 def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock at ``path``: a second run waits here until the first one is done, or gone.
 
-    The lock is the open file's, so it falls with the process that holds it, however that ends.
+    The lock is the open file's, so it falls with the process that holds it, however that ends. A run that a worker
+    started ends with its worker: nobody else could cancel it, and the next run goes on from its checkpoint.
 
     Raises:
         StorageError: The lock cannot be written.
     """
+    if runtime.deployment.id:
+        end_with_parent()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+", encoding="utf-8")

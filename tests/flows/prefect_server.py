@@ -7,10 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tests.flows.conftest import ROOT, wait_for
@@ -59,9 +60,17 @@ class PrefectServer:
         """Ask the API."""
         data = json.dumps(body or {}).encode()
         request = Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urlopen(request, timeout=30) as answer:
+                    text = answer.read()
+            except HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:  # SQLite was busy
+                    raise
+                time.sleep(1)
+            else:
+                return json.loads(text) if text else None
 
     def deployment(self, name: str) -> dict[str, Any]:
         """Return the deployment `flow/name`."""

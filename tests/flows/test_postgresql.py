@@ -1,0 +1,25 @@
+"""Prefect on PostgreSQL: scheduled runs appear and a worker runs one from start to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.flows import postgresql
+from tests.flows.conftest import set_param, wait_for
+from tests.flows.prefect_server import deploy, running, working
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+def test_deployments_are_scheduled_and_run_on_postgresql(project: Path, tmp_path: Path) -> None:
+    with (
+        postgresql.running() as address,
+        running(tmp_path / "prefect", {"PREFECT_API_DATABASE_CONNECTION_URL": address}) as server,
+    ):
+        deploy(server, project)
+        wait_for(lambda: server.runs("pipeline/nightly"), "scheduled runs", 90)
+        set_param(project, "middle", 7)
+        with working(server):
+            assert server.wait(server.run("pipeline/nightly"))["message"] == "1 unchanged, 2 ran"

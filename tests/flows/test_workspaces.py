@@ -1,0 +1,102 @@
+"""One run at a time in a checkout, many at once in worktrees that share the cache, and nothing shared by accident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from flows import stages, workspaces
+from flows.forecast import forecast
+from flows.graph import stages_in_order
+from tests.flows.conftest import ROOT, git, set_param, wait_for
+
+
+def test_a_second_run_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> None:
+    lock, said, order = tmp_path / "runs/flow.lock", [], []
+
+    def second() -> None:
+        with workspaces.held(lock, said.append):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with workspaces.held(lock, said.append):
+        thread.start()
+        wait_for(lambda: said, "the second to wait", 10)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
+    assert said[0].startswith("waiting: process ")
+
+
+def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from flows.workspaces import held\n"
+    code += f"with held(Path({str(tmp_path / 'lock')!r}), print): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        process.kill()
+    began = time.monotonic()
+    with workspaces.held(tmp_path / "lock", print):
+        assert time.monotonic() - began < 5
+
+
+def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(project: Path) -> None:
+    params = "runtime: {row_store: runs/rows}\nregister: {root: models/registry}\n"
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + params)
+    git(project, "commit", "--all", "--quiet", "--message", "Folders to share")
+    folder = workspaces.worktree(project, "one", "HEAD")
+    assert folder == project / "runs/worktrees/one"
+    assert [step.forecast for step in forecast(folder)] == ["restore"] * 3
+    for place in ("runs/rows", "models/registry"):
+        (folder / place / "mine").touch()
+        assert (project / place / "mine").exists()
+    assert workspaces.worktree(project, "one", "HEAD") == folder, "one that a died run left is taken as it is"
+    assert [stages.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)] == ["restored"] * 3
+    workspaces.give_up(project, folder)
+    assert not folder.exists()
+    assert (project / "models/registry/mine").exists(), "what was shared stays"
+    assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
+
+
+def test_what_a_died_run_left_under_runs_goes_along_to_the_next(project: Path) -> None:
+    died = workspaces.worktree(project, "data-1", "HEAD")
+    (died / "runs/train").mkdir(parents=True)
+    (died / "runs/train/checkpoint").touch()
+    fresh = workspaces.worktree(project, "look", "HEAD")
+    moved = workspaces.moved(project, fresh, "data-1")
+    assert moved == died
+    assert (moved / "runs/train/checkpoint").exists()
+    assert not fresh.exists()
+
+
+@pytest.mark.e2e
+def test_eight_runs_at_once_in_worktrees_of_one_repository_all_end_right(project: Path) -> None:
+    folders = [workspaces.worktree(project, f"tree-{i}", "HEAD") for i in range(8)]
+    for i, folder in enumerate(folders):
+        set_param(folder, "middle", 100 + i // 2)  # two and two want the same
+
+    def run(folder: Path) -> list[str]:
+        return [stages.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(run, folders))
+    for statuses, folder in zip(found, folders, strict=True):
+        assert "failed" not in statuses
+        assert [step.forecast for step in forecast(folder)] == ["unchanged"] * 3
+    texts = [(folder / "out/last/data.txt").read_text() for folder in folders]
+    assert texts[::2] == texts[1::2]
+    assert len(set(texts)) == 4
+    assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
+
+
+def test_a_repository_that_git_refuses_is_told_in_one_line(tmp_path: Path) -> None:
+    from tasks.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="not a git repository"):
+        workspaces.git(tmp_path, "rev-parse", "HEAD")
