@@ -141,7 +141,7 @@ def _share_dvc(repository: Path, folder: Path) -> None:
         raise ConfigError(f"DVC cannot read {repository}: {error}", "`dvc status` shows where") from error
     local = repository / ".dvc" / "config.local"
     lines = [local.read_text(encoding="utf-8")] if local.is_file() else []
-    lines.append(f"[cache]\n    dir = {repo.cache.local.path}\n")
+    lines.append(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n")
     for name, remote in repo.config["remote"].items():
         if "://" not in (url := str(remote["url"])):
             lines.append(f"['remote \"{name}\"']\n    url = {os.path.normpath(repository / '.dvc' / url)}\n")
