@@ -127,7 +127,7 @@ def _load(base: Path, adapter: AdapterFiles | None, device: Any, runtime: Runtim
     from tasks.dpo.policy import load_base
     from tasks.dpo.sharding import is_wanted
 
-    model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime) and device.num_processes > 1)
+    model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime, device))
     if adapter is None:
         return model
     with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     }
     checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
     device = accelerator(runtime)
-    model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime) and device.num_processes > 1)
+    model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime, device))
     policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
     asked, resumes = dataclasses.asdict(config), checkpoints.is_dir()
     trackers = open_trackers(device, runtime, checkpoints.name, asked, folders.runs / "trackers", resumes)
