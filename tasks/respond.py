@@ -145,7 +145,8 @@ def run(
         for sample in range(config.samples_per_prompt)
     ]
     batches = generate.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
-    work = folders.runs / _fingerprint(inputs, config, str(device.device.type))
+    kind = str(device.device.type)
+    work = folders.runs / _fingerprint(inputs, config, f"{pinned.dtype_on(kind)} on {kind}")
     own = _answer(policy, batches, sampling, sides, pinned.load_tokenizer(), work)
     shards = _gather_on_main(own)
     metrics: dict[str, Any] = {}

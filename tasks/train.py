@@ -64,8 +64,9 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     """
     pinned, source = BaseModel.open(folders.base), config.init_adapter
     train_set, test_set = (
-        open_scored(open_tokens(folders.tokens, split), folders.reference, split, pinned.digest, source)
+        open_scored(tokens, folders.reference, split, pinned.digest, source, pinned.compute_dtype)
         for split in ("train", "test")
+        for tokens in [open_tokens(folders.tokens, split)]
     )
     inputs = {
         "base": pinned.digest,
