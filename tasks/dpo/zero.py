@@ -5,7 +5,7 @@ layers: before a layer computes, forward or backward, and no longer than that. I
 hooks stay out, so a step is what it is without: nothing is summed but adapters, once, by the trainer.
 
 Between times a weight is a single NaN that has the weight's shape: whoever reads it too early is found out. One layer
-is whole at a time, and the next one is gathered when its turn comes.
+is whole at a time, and the next one is gathered when its turn comes, where FSDP2 gathers it ahead.
 
 DeepSpeed is an optional package: nothing else here needs it.
 """
@@ -16,6 +16,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from tasks.core.errors import ConfigError
 
-OLDEST = (0, 19)  # what is used of it is no public interface, and was tried with 0.19.8
+OLDEST = (0, 19, 8)  # what is used of it is no public interface, and was tried with 0.19.8
 _INSTALL = "`pip install 'deepspeed>=0.19.8,<0.20'`, or set `runtime.sharding: fsdp`"
 _DEPRECATED = "`torch.distributed.all_gather_into_tensor` is deprecated"  # torch's word to DeepSpeed
 
@@ -64,7 +65,7 @@ def refuse_unless_installed() -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError("`runtime.sharding` is deepspeed, and DeepSpeed is not installed", _INSTALL)
     found = importlib.metadata.version("deepspeed")
-    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:3]) < OLDEST:
         raise ConfigError(f"`runtime.sharding` is deepspeed, and DeepSpeed {found} is too old for it", _INSTALL)
 
 
@@ -93,7 +94,7 @@ class _Turn:
     def __init__(self) -> None:
         self._current: _Layer | None = None
 
-    def take_in(self, layer: torch.nn.Module, weights: list[torch.nn.Parameter]) -> None:
+    def take_in(self, layer: torch.nn.Module, weights: list[Any]) -> None:
         """Let a layer's weights go, and have its hooks bring them back."""
         own = _Layer(weights, self)
         layer.register_forward_pre_hook(own.before_forward)
@@ -123,8 +124,11 @@ class _Turn:
 class _Layer:
     """A decoder layer's weights, which come and go together."""
 
-    def __init__(self, weights: list[torch.nn.Parameter], turn: _Turn) -> None:
-        self._weights: list[Any] = list(weights)
+    def __init__(self, weights: list[Any], turn: _Turn) -> None:
+        self._weights = weights
+        self._away = [
+            torch.full((1,), float("nan"), dtype=w.dtype, device=w.device).expand(w.ds_shape) for w in weights
+        ]
         self._turn, self._is_whole = turn, False
         self._stand_in()
 
@@ -160,9 +164,8 @@ class _Layer:
                 tensor.register_hook(lambda _gradient: self._turn.give(self))
 
     def _stand_in(self) -> None:
-        for weight in self._weights:
-            nan = torch.full((1,), float("nan"), dtype=weight.dtype, device=weight.device)
-            weight.data = nan.expand(weight.ds_shape)
+        for weight, away in zip(self._weights, self._away, strict=True):
+            weight.data = away
 
 
 def keep_no_view(module: Any) -> None:
