@@ -79,7 +79,8 @@ def _ready(device: torch.device) -> Any:
         told = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError(f"`runtime.sharding` is deepspeed, and DeepSpeed does not load ({told})", _INSTALL) from None
     if (kind := deepspeed.accelerator.get_accelerator().device_name()) != device.type:
-        raise ConfigError(f"DeepSpeed works on {kind} here, the model on {device.type}", "unset DS_ACCELERATOR")
+        told = f"DeepSpeed works on {kind} in this process, the model on {device.type}"
+        raise ConfigError(told, f"run again with DS_ACCELERATOR={device.type} in the environment")
     # on a CPU it would compile an operation of its own, for a minute, that only sums and nothing here asks for
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     warnings.filterwarnings("ignore", message=_DEPRECATED, category=FutureWarning)

@@ -36,13 +36,13 @@ from tests.dpo import tiny
 
 PAIRS, HELD_OUT = tiny.pairs(17), tiny.pairs(7, 99)  # the last step is one pair: a rank passes over it for nothing
 CONFIG = tiny.config(label_smoothing=0.1, nll_weight=0.5, learning_rate=5e-3, pairs_per_step=8, lora=tiny.LORA)
+FEW_LAYERS = LoraSettings(rank=4, alpha=8, target_modules=("q_proj", "v_proj"))
 SCENES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "plain": ("llama", {}, {}),
     "checkpointing": ("llama", {}, {"gradient_checkpointing": True}),
-    "a loss over the whole step": ("qwen2", {"loss": "aot", "label_smoothing": 0.0}, {}),
+    "a loss over the whole step": ("qwen2", {"loss": "aot", "label_smoothing": 0.0, "lora": FEW_LAYERS}, {}),
     "a moving reference": ("gemma2", {"reference_update": ReferenceUpdate("moving", every_steps=1)}, {}),
     "scored by the sharded policy": ("llama", {}, {"sharding": "as asked"}),
-    "few layers adapted": ("qwen2", {"lora": LoraSettings(rank=4, alpha=8, target_modules=("q_proj", "v_proj"))}, {}),
 }
 # family, pairs, tokens at once, whether the reference is the base with its adapter on
 REFERENCES = {

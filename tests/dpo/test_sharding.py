@@ -187,6 +187,14 @@ def test_an_old_deepspeed_is_refused_by_its_number(monkeypatch: pytest.MonkeyPat
         zero.refuse_unless_installed()
 
 
+@pytest.mark.e2e
+@needs_deepspeed
+def test_a_deepspeed_that_works_on_another_kind_of_device_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(ConfigError, match=r"the model on meta — run again with DS_ACCELERATOR=meta in the environment"):
+        zero.share_out([], torch.device("meta"))
+
+
 @pytest.mark.parametrize("by", ["none", "fsdp", "deepspeed"])
 def test_one_rank_has_nothing_to_share_out_and_needs_no_deepspeed(by: Any):
     runtime, alone = tiny.budget(96, sharding=by), Accelerator(cpu=True)
