@@ -44,12 +44,15 @@ class BaseConfig:
         source: `demo`, a folder in transformers' format, or a hub id (`organisation/name`).
         revision: The hub commit, 40 hex digits; null for folders and the demo.
         quantise: `none`, or `nf4` to hold the linear layers in four bits wherever the model is loaded.
+        compute_dtype: What the model computes in wherever it is loaded: `float32`, `bfloat16`, or `auto`, which is
+            bfloat16 on CUDA and float32 on a CPU.
         demo: Size and training of the demo's model; only `source: demo` needs it.
     """
 
     source: str = DEMO
     revision: str | None = None
     quantise: Literal["none", "nf4"] = "none"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     demo: DemoModelConfig | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +89,8 @@ def run(out: Path, config: BaseConfig) -> dict[str, Any]:
             metrics = _describe(folder, model_files(folder))
         files = hash_model(folder)
         about.update(_identity(files, config.quantise))
+        if config.compute_dtype != "auto":
+            about["compute_dtype"] = config.compute_dtype
         write_text(draft / "metrics.json", pretty_json(metrics))
     _log.info("%s: %s parameters, pinned as %s", config.source, f"{metrics['parameters']:,}", about["digest"][:12])
     return metrics

@@ -88,9 +88,9 @@ def run(
     device, began = accelerator(runtime), time.monotonic()
     if adapter is not None:
         adapter.refuse_other_base(pinned.digest)
-    identity = ReferenceIdentity(
-        pinned.digest, adapter.digest if adapter else None, compute_identity(device.device.type)
-    )
+    kind = device.device.type
+    compute = compute_identity(kind, pinned.dtype_on(kind))
+    identity = ReferenceIdentity(pinned.digest, adapter.digest if adapter else None, compute)
     load = functools.partial(_load, folders.base, adapter, device, runtime)
     scoring = Scoring(load, runtime, Known(rows, identity) if rows else None, with_adapter=adapter is not None)
     metrics: dict[str, Any] = {}
@@ -116,6 +116,8 @@ def run(
 def _inputs(pinned: BaseModel, adapter: AdapterFiles | None, splits: dict[str, TokenPairs]) -> dict[str, Any]:
     """Return what the manifest says of where the numbers come from."""
     inputs = {"base": pinned.digest, **{f"{split}_tokens": tokens.token_digest() for split, tokens in splits.items()}}
+    if pinned.compute_dtype != "auto":
+        inputs["compute_dtype"] = pinned.compute_dtype
     if adapter is None:
         return {"inputs": inputs}
     return {"inputs": {**inputs, "adapter": adapter.digest}, "init_adapter": adapter.source}
@@ -127,7 +129,7 @@ def _load(base: Path, adapter: AdapterFiles | None, device: Any, runtime: Runtim
     from tasks.dpo.policy import load_base
     from tasks.dpo.sharding import is_wanted
 
-    model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime) and device.num_processes > 1)
+    model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime, device))
     if adapter is None:
         return model
     with tempfile.TemporaryDirectory() as folder:

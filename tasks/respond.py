@@ -3,7 +3,7 @@
 reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/reference/ (whose it is), and
         the champion that `respond.champion` names, from the registry
 writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
-params: `respond` in params.yaml; `runtime.device`
+params: `respond` in params.yaml; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
 
 Finished batches stand under runs/respond/ until all are there, so a run that is killed goes on.
@@ -42,7 +42,7 @@ from tasks.core.files import (
 from tasks.core.params import check, load_params, load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
-from tasks.dpo import generate
+from tasks.dpo import generate, sharding
 from tasks.dpo.adapter_files import FOLDER
 from tasks.dpo.devices import accelerator, all_done
 from tasks.dpo.generate import SIDES, Completion, Request, Sampling, Side
@@ -137,7 +137,8 @@ def run(
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
     sampling = _sampling(config, read_json(folders.tokens / "template.json"))
     device = accelerator(runtime)
-    policy = _load_policy(pinned, folders, device.device, champion)
+    cut = sharding.is_wanted(runtime, device)
+    policy = sharding.place(_load_policy(pinned, folders, device.device, champion, cut), device, runtime)
     _check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
     requests = [
         Request(row["prompt_id"], sample, tuple(row["ids"]))
@@ -145,14 +146,17 @@ def run(
         for sample in range(config.samples_per_prompt)
     ]
     batches = generate.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
-    work = folders.runs / _fingerprint(inputs, config, str(device.device.type))
+    kind = str(device.device.type)
+    work = folders.runs / _fingerprint(inputs, config, f"{pinned.dtype_on(kind)} on {kind}")
     own = _answer(policy, batches, sampling, sides, pinned.load_tokenizer(), work)
     shards = _gather_on_main(own)
     metrics: dict[str, Any] = {}
+    delta = 0.0
+    if shards is not None or cut:
+        delta = generate.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
     if shards is not None:
         rows = [row for shard in shards for row in shard]
         answers = merge(rows, prompts, sides, config.samples_per_prompt)
-        delta = generate.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
         metrics = _describe(answers, sides, len(prompts), config.samples_per_prompt, delta)
         _write(folders.out, inputs, answers, metrics)
         shutil.rmtree(work, ignore_errors=True)
@@ -198,10 +202,12 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
     )
 
 
-def _load_policy(pinned: BaseModel, folders: Folders, device: Any, champion: PinnedAdapter | None) -> Any:
+def _load_policy(
+    pinned: BaseModel, folders: Folders, device: Any, champion: PinnedAdapter | None, is_sharded: bool
+) -> Any:
     """Load the policy, and beside it the champion, and the adapter that training went on from, the reference then."""
     try:
-        policy = PeftModel.from_pretrained(load_base(pinned, device), str(folders.adapter))
+        policy = PeftModel.from_pretrained(load_base(pinned, device, is_sharded), str(folders.adapter))
         if (folders.reference / FOLDER).is_dir():
             policy.load_adapter(str(folders.reference / FOLDER), generate.REFERENCE)
         if champion:
@@ -240,17 +246,26 @@ def _answer(
 ) -> list[Row]:
     """Answer this rank's share of the batches, each side in turn; take what an earlier run finished from ``work``."""
     mine = list(enumerate(batches))[ranks.rank() :: ranks.world_size()]
-    rows: list[Row] = []
+    files = [work / f"batch-{number:05d}.json" for number, _ in mine]
+    left = [(done, batch) for done, (_, batch) in zip(files, mine, strict=True) if not done.is_file()]
+    in_step = sharding.is_sharded(policy)
+    idle = _most_over_ranks(len(left)) - len(left) if in_step else 0
     tokens, began = 0, time.monotonic()
-    for number, batch in log.progress(mine, "answering", total=len(mine), unit="batch"):
-        done = work / f"batch-{number:05d}.json"
-        if not done.is_file():
-            completions = [c for side in sides for c in generate.generate_batch(policy, batch, sampling, side)]
-            tokens += sum(len(completion.ids) for completion in completions)
-            write_text(done, canonical_json([_row(completion, tokenizer) for completion in completions]))
-        rows.extend(read_json(done))
+    for done, batch in log.progress(left, "answering", total=len(left), unit="batch"):
+        completions = [c for side in sides for c in generate.generate_batch(policy, batch, sampling, side, in_step)]
+        tokens += sum(len(completion.ids) for completion in completions)
+        write_text(done, canonical_json([_row(completion, tokenizer) for completion in completions]))
+    for side in list(sides) * idle:  # the other ranks need this one's part of the weights
+        generate.generate_batch(policy, batches[-1][-1:], sampling, side, in_step)
     note(generated_tokens=tokens, generated_tokens_per_s=round(tokens / (time.monotonic() - began), 1))
-    return rows
+    return [row for done in files for row in read_json(done)]
+
+
+def _most_over_ranks(count: int) -> int:
+    """Return the largest ``count`` of all ranks."""
+    counts: list[Any] = [None] * ranks.world_size()
+    torch.distributed.all_gather_object(counts, count)
+    return int(max(counts))
 
 
 def _gather_on_main(rows: list[Row]) -> list[list[Row]] | None:

@@ -64,8 +64,9 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     """
     pinned, source = BaseModel.open(folders.base), config.init_adapter
     train_set, test_set = (
-        open_scored(open_tokens(folders.tokens, split), folders.reference, split, pinned.digest, source)
+        open_scored(tokens, folders.reference, split, pinned.digest, source, pinned.compute_dtype)
         for split in ("train", "test")
+        for tokens in [open_tokens(folders.tokens, split)]
     )
     inputs = {
         "base": pinned.digest,
@@ -74,7 +75,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     }
     checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
     device = accelerator(runtime)
-    model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime) and device.num_processes > 1)
+    model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime, device))
     policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
     asked, resumes = dataclasses.asdict(config), checkpoints.is_dir()
     trackers = open_trackers(device, runtime, checkpoints.name, asked, folders.runs / "trackers", resumes)

@@ -24,6 +24,8 @@ class BaseModel:
             identity of base and tokenizer.
         location: What `from_pretrained` is called with.
         quantise: `none`, or `nf4`: linear layers are held in four bits, for reference, training and answers alike.
+        compute_dtype: What reference, training and answers compute in: `float32`, `bfloat16`, or `auto`. No part of
+            the digest, for an adapter fits the base in either; the reference says which one it was computed in.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class BaseModel:
     digest: str
     location: str
     quantise: str = "none"
+    compute_dtype: str = "auto"
 
     @classmethod
     def open(cls, folder: Path, check_files: bool = True) -> BaseModel:
@@ -47,7 +50,17 @@ class BaseModel:
         if manifest["kind"] == "local" and check_files:
             _check_local(Path(location), manifest["model_files"])
         revision, quantise = manifest.get("revision"), manifest.get("quantise", "none")
-        return cls(manifest["kind"], manifest["source"], revision, manifest["digest"], location, quantise)
+        dtype = manifest.get("compute_dtype", "auto")
+        return cls(manifest["kind"], manifest["source"], revision, manifest["digest"], location, quantise, dtype)
+
+    def dtype_on(self, device_type: str) -> str:
+        """Return what is computed in on a device of a kind, `cuda` or `cpu`, as torch names it.
+
+        `auto` is float32 on a CPU, for most have no bfloat16 products.
+        """
+        if self.compute_dtype != "auto":
+            return self.compute_dtype
+        return "bfloat16" if device_type == "cuda" else "float32"
 
     def load_tokenizer(self) -> Any:
         """Load the tokenizer of the pinned base (a transformers fast tokenizer)."""

@@ -20,7 +20,8 @@ class RuntimeConfig:
         gradient_checkpointing: Recompute activations in backward: up to a half slower, far less memory; `auto` does
             so where memory asks for it.
         compile: Let torch.compile fuse the layers of the model: `auto` does so on CUDA.
-        sharding: Share the base's frozen weights out over all ranks (`fsdp`), for one that does not fit on a GPU.
+        sharding: Share the base's frozen weights out over all ranks, for one that does not fit on a GPU: by torch's own
+            FSDP2 (`fsdp`) or by DeepSpeed's ZeRO (`deepspeed`).
         offload_activations: Keep what backward needs in the host's memory.
         checkpoint_every_s: Seconds between checkpoints of training.
         log_every_steps: Optimizer steps between two updates of the progress line.
@@ -32,7 +33,7 @@ class RuntimeConfig:
     tokens_per_micro_batch: int | Literal["auto"] = 8192
     gradient_checkpointing: bool | Literal["auto"] = False
     compile: Literal["auto", "on", "off"] = "off"
-    sharding: Literal["none", "fsdp"] = "none"
+    sharding: Literal["none", "fsdp", "deepspeed"] = "none"
     offload_activations: bool = False
     checkpoint_every_s: float = 120.0
     log_every_steps: int = 10

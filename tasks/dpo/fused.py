@@ -95,7 +95,8 @@ class RmsNorm(torch.autograd.Function):
 
 def _is_plain(weight: Tensor) -> bool:
     """Tell whether a weight is whole, on a CPU, in float32."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not hasattr(weight, "to_local")
+    is_cut = hasattr(weight, "to_local") or hasattr(weight, "ds_tensor")
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not is_cut
 
 
 def _epsilon(module: Any) -> float:

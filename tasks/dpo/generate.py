@@ -95,8 +95,18 @@ def plan_batches(requests: Sequence[Request], max_new_tokens: int, batch_tokens:
     return batches
 
 
-def generate_batch(model: Any, batch: Sequence[Request], sampling: Sampling, side: Side) -> list[Completion]:
-    """Sample an answer for each request with ``model``, a PEFT model; off the policy's side its adapter is off."""
+def generate_batch(
+    model: Any, batch: Sequence[Request], sampling: Sampling, side: Side, in_step: bool = False
+) -> list[Completion]:
+    """Sample an answer for each request with ``model``, a PEFT model; off the policy's side its adapter is off.
+
+    Args:
+        model: Policy and reference in one.
+        batch: What is answered.
+        sampling: How.
+        side: By whom.
+        in_step: All ranks are here, and go on until the last of them is done: the model is sharded.
+    """
     ids, mask = _left_pad(batch, sampling.eos_token_ids[0], model.device)
     plain = model.get_base_model()  # the base with the adapter's layers in place
     config = _generation_config(sampling)
@@ -107,6 +117,7 @@ def generate_batch(model: Any, batch: Sequence[Request], sampling: Sampling, sid
             attention_mask=mask,
             generation_config=config,
             logits_processor=_processors(batch, sampling, side, ids.shape[1]),
+            synced_gpus=in_step,
         )
     return [
         _cut(request, side, row, sampling.eos_token_ids)

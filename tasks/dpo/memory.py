@@ -150,8 +150,13 @@ def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, f
 
 def bytes_of(model: Any) -> int:
     """Return the bytes of a model's weights and buffers on this rank; tied ones count once."""
-    tensors = (t.to_local() if hasattr(t, "to_local") else t for t in (*model.parameters(), *model.buffers()))
+    tensors = map(_own_part, (*model.parameters(), *model.buffers()))
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def _own_part(tensor: Any) -> Any:
+    """Return what this rank holds of a tensor that FSDP2 or DeepSpeed may have cut."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else getattr(tensor, "ds_tensor", tensor)
 
 
 def free_bytes(device: torch.device) -> int:

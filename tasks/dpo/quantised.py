@@ -67,6 +67,6 @@ def _refuse_unless_it_works(kind: str, device: torch.device) -> None:
 def quantised_and_sharded() -> ConfigError:
     """Say that 4-bit weights cannot be cut into the parts that ranks keep."""
     return ConfigError(
-        "`runtime.sharding` is fsdp, and the base is quantised",
+        "`runtime.sharding` is to cut the base's weights, and the base is quantised",
         "set `base.quantise: none`, or `runtime.sharding: none`",
     )

@@ -103,7 +103,12 @@ class ScoredPairs:
 
 
 def open_scored(
-    tokens: TokenPairs, folder: Path, split: str, base_digest: str, init_adapter: str | None = None
+    tokens: TokenPairs,
+    folder: Path,
+    split: str,
+    base_digest: str,
+    init_adapter: str | None = None,
+    compute_dtype: str = "auto",
 ) -> ScoredPairs:
     """Open `data/reference/` beside ``tokens``, memory-mapped.
 
@@ -113,10 +118,11 @@ def open_scored(
         split: `train` or `test`.
         base_digest: Identity of the pinned base, which the reference must have been computed with.
         init_adapter: `train.init_adapter`, which it must have been computed with too.
+        compute_dtype: What the base stage says is computed in, as it must have been.
 
     Raises:
         ArtifactError: It is missing or damaged, was computed for other tokens, another base or another adapter,
-            or has holes.
+            or in another type, or has holes.
     """
     manifest = verify_manifest(folder, "reference")
     inputs = manifest.get("inputs", {})
@@ -125,6 +131,9 @@ def open_scored(
     if (found := manifest.get("init_adapter")) != init_adapter:
         told = f"{folder} was computed with the adapter {found or 'switched off'}"
         raise ArtifactError(f"{told}, `train.init_adapter` is {init_adapter or 'null'}", "run `dvc repro reference`")
+    if (kind := inputs.get("compute_dtype", "auto")) != compute_dtype:
+        told = f"{folder} was computed with `base.compute_dtype` {kind}, which is {compute_dtype} now"
+        raise ArtifactError(told, "run `dvc repro reference`")
     if inputs.get(f"{split}_tokens") != tokens.token_digest():
         raise ArtifactError(f"{folder} was computed for other {split} tokens than data/tokens holds", _AGAIN)
     try:

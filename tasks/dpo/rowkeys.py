@@ -58,17 +58,17 @@ class ReferenceIdentity:
         return digest_of({"kind": KIND, **dataclasses.asdict(self)})
 
 
-def compute_identity(device_type: str) -> str:
+def compute_identity(device_type: str, dtype: str) -> str:
     """Return what besides weights and tokens decides a log-probability: precision, code and libraries.
 
     An edit of a module that scores, or another version of a library, makes every row anew.
 
     Args:
         device_type: `cuda` or `cpu`, as torch names it.
+        dtype: What the model computes in there, likewise.
     """
     here = Path(__file__).parent
     code = digest_of({name: sha256_file(here / f"{name}.py") for name in CODE})
-    dtype = "bfloat16" if device_type == "cuda" else "float32"
     return "; ".join((f"{dtype} on {device_type}", f"code {code}", *map(_version, _LIBRARIES)))
 
 

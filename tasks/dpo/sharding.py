@@ -1,4 +1,4 @@
-"""A base that does not fit on one GPU: its frozen weights shared out over the ranks (FSDP2).
+"""A base that does not fit on one GPU: its frozen weights shared out over the ranks, by FSDP2 or by DeepSpeed's ZeRO.
 
 Only the decoder layers' own weights are: a rank keeps its part of each and gathers a layer's for as long as the
 layer computes. Embeddings, the last norm and the head stay whole on every rank, for the head is used by its
@@ -12,7 +12,7 @@ memory runs out.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from tasks.core import log
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo import zero
 from tasks.dpo.budget import Budget
 from tasks.dpo.layers import decoder_layers
 from tasks.dpo.plan import Rows, Sizes, share
@@ -31,20 +32,28 @@ from tasks.dpo.quantised import quantised_and_sharded
 _log = log.get_logger(__name__)
 
 
-def is_wanted(runtime: RuntimeConfig) -> bool:
-    """Tell whether `runtime.sharding` asks for sharding; the base then has to be loaded on the CPU."""
-    return runtime.sharding == "fsdp"
+def is_wanted(runtime: RuntimeConfig, accelerator: Accelerator) -> bool:
+    """Tell whether the base is to be shared out; it then has to be loaded on the CPU.
+
+    Raises:
+        ConfigError: DeepSpeed is to do it, and is missing or too old.
+    """
+    if runtime.sharding == "none" or accelerator.num_processes == 1:
+        return False
+    if runtime.sharding == "deepspeed":
+        zero.refuse_unless_installed()
+    return True
 
 
 def place(model: Any, accelerator: Accelerator, runtime: RuntimeConfig) -> Any:
     """Put ``model`` on this rank's device, whole or its part of it; return it.
 
     Raises:
-        ConfigError: It is to be sharded and is quantised.
+        ConfigError: It is to be sharded and is quantised, or DeepSpeed is to do it and is not there.
     """
-    if is_wanted(runtime) and not is_sharded(model):
+    if runtime.sharding != "none" and not is_sharded(model):
         if accelerator.num_processes > 1:
-            shard_frozen(model, accelerator)
+            shard_frozen(model, accelerator, runtime.sharding)
         else:
             _log.info("`runtime.sharding` has nothing to share out: this is the only rank")
     return model.to(accelerator.device)
@@ -52,10 +61,10 @@ def place(model: Any, accelerator: Accelerator, runtime: RuntimeConfig) -> Any:
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Tell whether :func:`shard_frozen` was called for ``model``."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return any(isinstance(module, FSDPModule) for module in model.modules()) or zero.is_shared_out(model)
 
 
-def shard_frozen(model: Any, accelerator: Accelerator) -> None:
+def shard_frozen(model: Any, accelerator: Accelerator, by: Literal["fsdp", "deepspeed"] = "fsdp") -> None:
     """Share the decoder layers' frozen weights out over all ranks, in place; every rank calls it.
 
     A model on the CPU moves to the device layer by layer, so that a device never holds more than one layer whole.
@@ -65,15 +74,24 @@ def shard_frozen(model: Any, accelerator: Accelerator) -> None:
     Args:
         model: A causal language model, bare or with adapters, the same on every rank.
         accelerator: This rank's device and the others.
+        by: Who cuts and gathers.
 
     Raises:
-        ConfigError: The model is quantised: its weights cannot be cut.
+        ConfigError: The model is quantised: its weights cannot be cut. Or DeepSpeed is to do it and is not there.
     """
     if getattr(model, "is_quantized", False):
         raise quantised_and_sharded()
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(inner, inner.base_model_prefix)
     layers = decoder_layers(body)
+    if by == "deepspeed":
+        zero.share_out([(layer, _frozen(layer)) for layer in layers], accelerator.device)
+    else:
+        _by_fsdp(model, body, layers, accelerator)
+    _log.info("the weights of %d layers are shared out over %d ranks", len(layers), accelerator.num_processes)
+
+
+def _by_fsdp(model: Any, body: Any, layers: list[torch.nn.Module], accelerator: Accelerator) -> None:
     ours = {parameter for layer in layers for parameter in _frozen(layer)}
     kept = {parameter for parameter in model.parameters() if parameter not in ours}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
@@ -83,7 +101,6 @@ def shard_frozen(model: Any, accelerator: Accelerator) -> None:
         # the first gathering makes the tensors that all others fill: those of inference mode could not be trained on
         shard.unshard()
         shard.reshard()
-    _log.info("the weights of %d layers are shared out over %d ranks", len(layers), accelerator.num_processes)
 
 
 def _frozen(layer: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -32,6 +32,14 @@ def test_the_demo_s_weights_lie_in_the_stage_s_own_folder(tmp_path: Path):
     assert base == BaseModel("demo", "demo", None, DIGEST, str(tmp_path / "base"))
 
 
+def test_the_type_to_compute_in_is_read_where_the_base_stage_wrote_one(tmp_path: Path):
+    about = {"stage": "base", "kind": "demo", "source": "demo", "revision": None, "digest": DIGEST}
+    for name, more in (("auto", {}), ("bfloat16", {"compute_dtype": "bfloat16"})):
+        with atomic_folder(tmp_path / name, {**about, **more}) as draft:
+            (draft / "config.json").write_text("{}")
+        assert BaseModel.open(tmp_path / name).compute_dtype == name
+
+
 def test_a_hub_base_is_named_by_its_id_and_revision(tmp_path: Path):
     base = BaseModel.open(pinned(tmp_path / "base", "hub", "org/model", "a" * 40))
     assert (base.location, base.revision) == ("org/model", "a" * 40)

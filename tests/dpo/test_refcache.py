@@ -144,6 +144,19 @@ def test_a_reference_of_another_adapter_is_refused(
         open_scored(PAIRS, tmp_path / "reference", "train", "b", wanted)
 
 
+@pytest.mark.parametrize(("recorded", "wanted"), [(None, "bfloat16"), ("bfloat16", "auto"), ("float32", "bfloat16")])
+def test_a_reference_computed_in_another_type_is_refused(
+    scored: ScoredPairs, tmp_path: Path, recorded: str | None, wanted: str
+):
+    inputs = {"base": "b", "train_tokens": PAIRS.token_digest(), **({"compute_dtype": recorded} if recorded else {})}
+    with atomic_folder(tmp_path / "reference", {"inputs": inputs}) as draft:
+        np.save(draft / "train.logps.npy", scored.logps)
+    same = open_scored(PAIRS, tmp_path / "reference", "train", "b", compute_dtype=recorded or "auto")
+    assert len(same) == 9
+    with pytest.raises(ArtifactError, match=r"`base.compute_dtype` .* is .* now — run `dvc repro reference`"):
+        open_scored(PAIRS, tmp_path / "reference", "train", "b", compute_dtype=wanted)
+
+
 def changed(how: str) -> TokenPairs:
     """Return PAIRS with one row changed as a mistake in a cache key would not notice."""
     rows = [PAIRS.row(i) for i in range(9)]

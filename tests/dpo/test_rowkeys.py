@@ -123,12 +123,12 @@ def test_every_module_that_scores_is_in_the_key():
 
 
 def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyPatch):
-    on_cpu = compute_identity("cpu")
-    assert on_cpu == compute_identity("cpu")
+    on_cpu = compute_identity("cpu", "float32")
+    assert on_cpu == compute_identity("cpu", "float32")
     assert on_cpu.startswith("float32 on cpu; code ")
-    assert compute_identity("cuda").startswith("bfloat16 on cuda; code ")
+    assert compute_identity("cuda", "bfloat16").startswith("bfloat16 on cuda; code ")
     monkeypatch.setattr(rowkeys, "CODE", rowkeys.CODE[:-1])
-    assert compute_identity("cpu") != on_cpu
+    assert compute_identity("cpu", "float32") != on_cpu
     monkeypatch.undo()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0")
-    assert compute_identity("cpu") != on_cpu
+    assert compute_identity("cpu", "float32") != on_cpu

@@ -1,7 +1,12 @@
-"""A sharded base (gloo, two ranks on the CPU) scores and trains as a whole one does in one process."""
+"""A sharded base (gloo, two ranks on the CPU) scores and trains as a whole one does in one process.
+
+By DeepSpeed it does so in the `e2e` tier, where DeepSpeed is installed: pip install -e ".[deepspeed]".
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,27 +17,34 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tasks.core.errors import ConfigError
+from tasks.dpo import zero
 from tasks.dpo.budget import within
 from tasks.dpo.layers import decoder_layers
 from tasks.dpo.plan import Sizes, micro_batches
-from tasks.dpo.sharding import FixedBudget, evened, is_sharded, shard_frozen
+from tasks.dpo.sharding import FixedBudget, evened, is_sharded, is_wanted, place, shard_frozen
 from tests.conftest import ROOT
 from tests.dpo import sharding_script, tiny
 
 SCENES = tuple(sharding_script.SCENES)
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(
+    not HAS_DEEPSPEED, reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'"
+)
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+@pytest.fixture(scope="module", params=["fsdp", pytest.param("deepspeed", marks=[pytest.mark.e2e, needs_deepspeed])])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     """Run the scenes whole and on two ranks, which start while this process works; the findings of all three."""
     alone, two = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(ROOT / "tests/dpo/sharding_script.py"), str(two)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command += [str(ROOT / "tests/dpo/sharding_script.py"), str(two), request.param]
+    modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": modules, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=env, cwd=two, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ranks:
-        sharding_script.main(alone)
+        sharding_script.main(alone, request.param)
         said = ranks.communicate(timeout=150)[0]
     assert ranks.returncode == 0, said.decode()
     paths = (alone / "rank0.json", two / "rank0.json", two / "rank1.json")
@@ -63,6 +75,7 @@ def test_a_rank_holds_its_half_of_the_layers_weights_and_whole_adapters(found: t
     assert first["own"] + second["own"] == first["whole"] > 0
     assert abs(first["own"] - second["own"]) <= 0.2 * first["whole"]
     assert all(".layers." in name and "lora_" not in name for name in first["cut"])
+    assert one["bytes"] - first["bytes"] == 4 * second["own"], "the memory that the preflight counts"
     model = tiny.policy(sharding_script.SCENES[scene][0])
     frozen = [p for n, p in model.named_parameters() if ".layers." in n and "lora_" not in n]
     assert first["whole"] == sum(parameter.numel() for parameter in frozen), "every frozen weight of a layer is cut"
@@ -150,12 +163,64 @@ def test_memory_that_runs_out_ends_the_run_with_advice_and_halves_nothing():
     assert tries == [4096]
 
 
-def test_a_quantised_base_is_not_cut():
+@pytest.mark.parametrize("by", ["fsdp", "deepspeed"])
+def test_a_quantised_base_is_not_cut(by: Any):
     model = tiny.policy()
     model.get_base_model().is_quantized = True
     with pytest.raises(ConfigError, match=r"the base is quantised — set `base.quantise: none`"):
-        shard_frozen(model, Accelerator(cpu=True))
+        shard_frozen(model, Accelerator(cpu=True), by)
     assert not is_sharded(model)
+
+
+@pytest.mark.skipif(HAS_DEEPSPEED, reason="DeepSpeed is installed")
+def test_where_deepspeed_is_missing_the_command_that_installs_it_is_told_before_a_weight_is_cut():
+    model = tiny.policy()
+    with pytest.raises(ConfigError, match=r"DeepSpeed is not installed — `pip install 'deepspeed>=0.19.8,<0.20'`"):
+        shard_frozen(model, Accelerator(cpu=True), "deepspeed")
+    assert not is_sharded(model)
+
+
+def test_an_old_deepspeed_is_refused_by_its_number(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.18.2")
+    with pytest.raises(ConfigError, match=r"DeepSpeed 0.18.2 is too old for it — `pip install"):
+        zero.refuse_unless_installed()
+
+
+@pytest.mark.e2e
+@needs_deepspeed
+def test_a_deepspeed_that_works_on_another_kind_of_device_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(ConfigError, match=r"the model on meta — run again with DS_ACCELERATOR=meta in the environment"):
+        zero.share_out([], torch.device("meta"))
+
+
+@pytest.mark.parametrize("by", ["none", "fsdp", "deepspeed"])
+def test_one_rank_has_nothing_to_share_out_and_needs_no_deepspeed(by: Any):
+    runtime, alone = tiny.budget(96, sharding=by), Accelerator(cpu=True)
+    assert not is_wanted(runtime, alone)
+    assert not is_sharded(place(tiny.policy(), alone, runtime))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_leaves_its_weight_and_no_view_of_it_to_backward(bias: bool):
+    torch.manual_seed(0)
+    plain, lean = (torch.nn.Linear(5, 3, bias=bias).requires_grad_(False) for _ in range(2))
+    lean.load_state_dict(plain.state_dict())
+    zero.keep_no_view(lean)
+    gradients = []
+    for layer in (plain, lean):
+        x = torch.arange(20.0).reshape(2, 2, 5).requires_grad_()
+        y = layer(x)
+        if layer is lean:
+            storage, whole = StorageWeakRef(layer.weight.untyped_storage()), layer.weight.data.clone()
+            layer.weight.data = torch.empty(0)  # as it is between forward and backward
+            assert storage.expired()
+            layer.weight.data = whole
+        y.square().sum().backward()
+        gradients.append((y.detach(), x.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    assert torch.equal(gradients[0][1], gradients[1][1])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "bloom", "phi3"])

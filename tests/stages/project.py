@@ -36,12 +36,13 @@ def build(root: Path, pairs: int = 12, base_seed: int = 0) -> Path:
     return root
 
 
-def write_base(root: Path, seed: int = 0) -> None:
-    """Pin a random model in `data/base/`, in the layout of the built-in demo."""
+def write_base(root: Path, seed: int = 0, **more: str) -> None:
+    """Pin a random model in `data/base/`, in the layout of the built-in demo; ``more`` is written to its manifest."""
     model = tiny.base("llama", seed)
     model.save_pretrained(root / "weights")
     files = {path.name: sha256_file(path) for path in sorted((root / "weights").iterdir())}
     about = {"stage": "base", "kind": "demo", "source": "demo", "revision": None, "digest": digest_of(files)}
+    about |= more
     with atomic_folder(root / "data/base", about) as draft:
         for name in files:
             (draft / name).write_bytes((root / "weights" / name).read_bytes())

@@ -114,6 +114,16 @@ def test_a_base_in_four_bits_is_another_base_of_the_same_files(shared: Path, tmp
     assert full.quantise == "none"
 
 
+def test_what_is_computed_in_is_pinned_and_makes_no_other_base(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "models/stories260K"
+    run(tmp_path / "plain", BaseConfig(str(folder)))
+    run(tmp_path / "base", BaseConfig(str(folder), compute_dtype="bfloat16"))
+    (plain, _), (manifest, _) = read(tmp_path / "plain"), read(tmp_path / "base")
+    assert "compute_dtype" not in plain
+    assert manifest["digest"] == plain["digest"], "an adapter fits it in either type"
+    assert BaseModel.open(tmp_path / "base").compute_dtype == "bfloat16"
+
+
 def test_a_local_folder_that_changes_afterwards_is_found_out(model: Path, tmp_path: Path) -> None:
     run(tmp_path / "base", BaseConfig(str(model)))
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")

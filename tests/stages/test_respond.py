@@ -32,6 +32,7 @@ from tasks.dpo.policy import LoraSettings, attach_lora, load_base, save_adapter
 from tasks.registry.pinned import PinnedAdapter
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
+from tests.dpo.test_sharding import needs_deepspeed
 
 CONFIG = RespondConfig(
     max_prompts=None,
@@ -224,17 +225,20 @@ def test_batches_do_not_change_the_answers(finished, inputs):
 
 
 @pytest.mark.e2e
-def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path):
+@pytest.mark.parametrize("sharding", ["none", "fsdp", pytest.param("deepspeed", marks=needs_deepspeed)])
+def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, sharding):
     script = tmp_path / "ranks.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tasks import respond\n"
+        "import dataclasses, sys\nfrom pathlib import Path\nfrom tasks import respond\n"
         "from tasks.core.runtime import RuntimeConfig\nfrom tests.stages.test_respond import CONFIG\n"
-        "respond.run(respond.Folders(*map(Path, sys.argv[1:])), CONFIG, RuntimeConfig(device='cpu'))\n"
+        "config = dataclasses.replace(CONFIG, batch_tokens=1)\n"  # five batches: a rank has one more than the other
+        f"runtime = RuntimeConfig(device='cpu', sharding={sharding!r})\n"
+        "respond.run(respond.Folders(*map(Path, sys.argv[1:])), config, runtime)\n"
     )
     two = inputs
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.reference, two.out, two.work)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([*command, *folders], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (two.out / "responses.jsonl").read_bytes() == (finished.out / "responses.jsonl").read_bytes()

@@ -55,6 +55,18 @@ def ready_files(pairs: int) -> dict[Path, bytes]:
         return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def test_reference_and_training_compute_in_the_type_of_the_base_or_not_at_all(tmp_path: Path) -> None:
+    root = project.build(tmp_path, pairs=6)
+    project.write_base(root, compute_dtype="bfloat16")
+    score(root)
+    metrics = train.run(folders(root), build(TrainConfig, {**project.TRAIN, "epochs": 1}, "train"), RUNTIME)
+    assert metrics["before"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert metrics["before"]["margin"] == 0
+    project.write_base(root)
+    with pytest.raises(ArtifactError, match=r"`base.compute_dtype` bfloat16, which is auto now — run `dvc repro ref"):
+        train.run(folders(root), build(TrainConfig, project.TRAIN, "train"), RUNTIME)
+
+
 def ready(root: Path, pairs: int = 12) -> Path:
     """Write a project whose reference stage has run."""
     for name, data in ready_files(pairs).items():
