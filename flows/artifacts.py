@@ -10,7 +10,6 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -60,8 +59,8 @@ def publish(outcomes: list[Outcome], workspace: Path) -> None:
     """Show what became of each stage and, of those that are up to date, what they found."""
     create_table_artifact(table=status.table(outcomes), key="pipeline", description="What became of each stage")
     done = {outcome.stage for outcome in outcomes if outcome.status in ("ran", "restored", "pulled", "unchanged")}
-    if "train" in done:
-        _publish_curves(workspace / paths.TRAIN_RESULTS)
+    if "train" in done and (drawn := curves(workspace / paths.TRAIN_RESULTS)):
+        create_markdown_artifact(drawn, key="curves", description="The curves of the training")
     if "winrate" in done and (rows := win_rates(read_json(workspace / paths.WINRATE / "metrics.json"))):
         create_table_artifact(table=rows, key="win-rate", description="Win rates on held-out prompts")
     if "report" in done or "register" in done:
@@ -109,8 +108,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _publish_curves(results: Path) -> None:
+def curves(results: Path) -> str:
+    """Return Markdown with the curves as pictures; empty where none were written."""
+    drawn = []
     for column, title in CURVES.items():
         if lines := pictures.curves(results, column):
-            address = pictures.as_address(pictures.picture(title, lines))
-            create_image_artifact(address, key=f"curve-{column}", description=title)
+            drawn.append(f"![{title}]({pictures.as_address(pictures.picture(title, lines))})")
+    return "\n\n".join(drawn)

@@ -130,6 +130,8 @@ def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
         return
     if node.changed_stage():
         yield "its command changed"
+    if node.always_changed or node.is_callback:
+        yield "it runs always"
     for dep in deps:
         status = dep.status()
         if hasattr(dep, "read_params"):

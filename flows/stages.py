@@ -2,8 +2,7 @@
 
 DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`. With `--pull`, outputs that are
 missing here come from the remote where it holds them, and are made where it does not: a remote without
-them, or without anything, is no error. Where nothing changed there is nothing to pull, and without the
-flag a remote that does not answer stops nobody.
+them, or without anything, is no error. Where nothing changed by DVC's own account, it is not started at all.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ def run(
         timeout_s: Seconds after which it is stopped, with time for a checkpoint.
         grace: How much time that is.
     """
+    began = time.monotonic()
     try:
         look = look_at(workspace, stage.name)
     except PipelineError as error:
@@ -55,6 +55,9 @@ def run(
     if look.lost:
         advice = "restore it, or take it out of dvc.yaml"
         return Outcome(stage.name, "failed", f"{', '.join(look.lost)} is missing — {advice}", kind="artifact")
+    if not look.why and not force:
+        on_line(f"Stage '{stage.name}' didn't change, skipping")
+        return status.succeeded(stage.name, set(), look, time.monotonic() - began, workspace)
     before = status.read_receipt(workspace, stage.name)
     transcript = status.Transcript(stage.name)
 
@@ -63,9 +66,8 @@ def run(
         if not line.strip().startswith(_HINTS):
             on_line(line)
 
-    began = time.monotonic()
     try:
-        code = run_watched(command(stage, force, bool(look.why)), workspace, listen, environment(), timeout_s, grace)
+        code = run_watched(command(stage, force), workspace, listen, environment(), timeout_s, grace)
     except TimedOut as error:
         return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
     seconds = time.monotonic() - began
@@ -75,10 +77,10 @@ def run(
     return status.failed(transcript, stage.name, {} if after == before else after, code, seconds)
 
 
-def command(stage: Stage, force: bool = False, pull: bool = True) -> list[str]:
+def command(stage: Stage, force: bool = False) -> list[str]:
     """Return the words that bring ``stage`` up to date, with this very environment's DVC."""
     words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
-    return [*words, *(["--pull"] if pull else []), *(["--force"] if force else []), *stage.targets]
+    return [*words, "--pull", *(["--force"] if force else []), *stage.targets]
 
 
 def environment() -> dict[str, str]:

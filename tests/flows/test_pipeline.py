@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import TaskRunSort
 
 from flows.graph import stages_in_order
-from flows.pipeline import outcome_of, pipeline, run_stage
+from flows.pipeline import RunSettings, outcome_of, pipeline, run_stage
 from tests.flows.conftest import ROOT, living_in, set_param, tell, wait_for
 
 
@@ -88,7 +88,7 @@ def test_a_network_fault_is_retried(project: Path) -> None:
     @flow
     def one_stage() -> str:
         patient = run_stage.with_options(retry_delay_seconds=0)
-        return outcome_of(stage, patient(stage, project, False, None, return_state=True)).status
+        return outcome_of(stage, patient(stage, project, RunSettings(), return_state=True)).status
 
     assert one_stage() == "ran"
 

@@ -161,6 +161,14 @@ def test_a_stopped_stage_keeps_its_checkpoint_leaves_no_process_and_no_lock(proj
 
 
 def test_a_stage_past_its_deadline_fails_as_timed_out(project: Path) -> None:
+    set_param(project, "first", 2)
     (outcome,) = run(project, "first", timeout_s=0.1)
     assert (outcome.status, outcome.kind, outcome.is_worth_a_retry) == ("failed", "timeout", False)
     assert outcome.why == "it was stopped after 0.1 s"
+
+
+def test_a_stage_that_did_not_change_by_dvcs_account_costs_no_dvc(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "run_watched", lambda *_: pytest.fail("DVC was started"))
+    assert statuses(run(project, "first", "middle", "last")) == ["unchanged"] * 3
