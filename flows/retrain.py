@@ -176,9 +176,10 @@ def hand_on(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     # last, for it says that all is done: a run that died before goes through this again
     workspaces.git(batch.worktree, "branch", branch)
     kept = repository.resolve() / REPORTS / batch.version
-    if (batch.worktree / paths.REPORT).is_dir():
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(batch.worktree / paths.REPORT, kept)
+    shutil.rmtree(kept, ignore_errors=True)
+    for folder, name in ((paths.REPORT, ""), (paths.RECEIPTS, "receipts")):
+        if (batch.worktree / folder).is_dir():
+            shutil.copytree(batch.worktree / folder, kept / name, dirs_exist_ok=True)
     workspaces.give_up(repository, batch.worktree)
     return Result(
         "trained",

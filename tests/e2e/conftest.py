@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import shutil
 import subprocess
@@ -45,12 +47,14 @@ class Checkout:
         return self.run("make", target, f"VENV={venv}", "-o", str(stamp))
 
     def set_params(self, **sections: dict[str, object]) -> None:
-        """Change keys of params.yaml, keeping the rest."""
+        """Change keys of params.yaml, keeping the rest; a dotted key reaches into a section, a mapping is replaced."""
         path = self.folder / "params.yaml"
         yaml = YAML()
         document = yaml.load(path.read_text(encoding="utf-8"))
         for section, keys in sections.items():
-            document[section].update(keys)
+            for name, value in keys.items():
+                *outer, last = name.split(".")
+                functools.reduce(operator.getitem, outer, document[section])[last] = value
         with path.open("w", encoding="utf-8") as stream:
             yaml.dump(document, stream)
 
