@@ -173,6 +173,7 @@ def test_the_command_of_the_manifest_brings_two_machines_together(tmp_path: Path
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(900)  # it may be the one that installs the tools
 def test_manifests_hold_to_the_schema_of_kubernetes(tmp_path: Path) -> None:
     """The templates of pods within the two custom kinds are held to it as templates; their own kinds are not in it."""
     native = [

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 from tests.infra import tools
 from tests.infra.files import ACTIONS, INFRA, WORKFLOWS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first one installs the tools
 SCRIPTS = [INFRA / "entrypoint.sh", INFRA / "pin-images", ROOT / ".ci" / "run"]
 
 

@@ -97,6 +97,7 @@ def test_the_cluster_s_template_and_the_manifests_name_the_same_objects() -> Non
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(900)  # it may be the one that installs the tools
 def test_prefect_s_own_workers_make_valid_jobs_of_the_templates() -> None:
     """The server's check of a pool; Docker's arguments; a Job, a task definition and a request by their schemas."""
     said = json.loads(tools.run("python", "-m", "tests.infra.workers_script"))
