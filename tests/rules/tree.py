@@ -23,7 +23,7 @@ OTHERS = {
     "template.html.jinja": "the page",
 }
 TAILS = {
-    "infra/": "recipes (complete params files for real models)",
+    "infra/": "where it runs: image, compose, work pools, Kubernetes, Terraform; recipes/ for real models",
     "tests/": "a folder a room; rules/ holds the house's rules, e2e/ whole runs",
 }
 

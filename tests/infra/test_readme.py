@@ -1,0 +1,41 @@
+"""infra/README.md is true to the files."""
+
+from __future__ import annotations
+
+import re
+
+from tests.conftest import ROOT
+from tests.infra.files import INFRA
+
+README = (INFRA / "README.md").read_text(encoding="utf-8")
+BY_OTHERS = {"infra/.env", "infra/prefect.yaml", "flows/serve.py"}  # filled in by a user; the deployments
+
+
+def test_files_that_are_named_are_there() -> None:
+    named = set(re.findall(r"\b((?:infra|flows|tests)/[\w./-]*\w)", README))
+    named |= {
+        f"infra/{name}" for name in re.findall(r"`((?:pools|kubernetes|terraform|ci|multi-node)/[\w./-]*)`", README)
+    }
+    assert len(named) > 10
+    there = {name for name in named if (ROOT / name).exists() or (INFRA / "kubernetes" / name[6:]).exists()}
+    assert named - there <= BY_OTHERS
+
+
+def test_links_within_the_page_lead_to_headings() -> None:
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", README, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= headings
+
+
+def test_every_pool_is_told_with_the_type_of_its_worker() -> None:
+    told = dict(re.findall(r"work-pool create (\w+) --type (\w+) --base-job-template infra/pools/\1\.json", README))
+    assert told == {"containers": "docker", "cluster": "kubernetes", "ecs": "ecs"}
+    assert {path.stem for path in (INFRA / "pools").glob("*.json")} == set(told)
+
+
+def test_every_output_of_terraform_that_is_named_is_one() -> None:
+    outputs = set(re.findall(r'^output "(\w+)"', (INFRA / "terraform" / "outputs.tf").read_text(), re.MULTILINE))
+    texts = [README, *(path.read_text() for path in sorted((INFRA / "pools").glob("*.json")))]
+    texts += [path.read_text() for path in sorted((INFRA / "kubernetes").glob("*.yaml"))]
+    named = {hit for text in texts for hit in re.findall(r"Terraform's output `?(\w+)", text)}
+    assert named
+    assert named <= outputs
