@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def champion(workspace: Path) -> str | None:
     section = params(workspace).get("register", {})
     root, name = str(section.get("root") or DEFAULT_ROOT), str(section.get("name") or "")
     store = open_store(root if "://" in root else str(workspace / root))
-    try:
-        return f"{name}@{Registry(store, name).find(str(section.get('alias') or CHAMPION))}"
-    except UnknownVersion:
-        return None
+    # where the gate moves an alias of its own (`register.alias: candidate`), people move the champion
+    for alias in (CHAMPION, str(section.get("alias") or CHAMPION)):
+        with contextlib.suppress(UnknownVersion):
+            return f"{name}@{Registry(store, name).find(alias)}"
+    return None

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 from tests.infra.files import INFRA
 
 README = (INFRA / "README.md").read_text(encoding="utf-8")
-BY_OTHERS = {"infra/.env", "infra/prefect.yaml", "flows/serve.py"}  # filled in by a user; the deployments
+BY_OTHERS = {"infra/.env"}  # filled in by a user
 
 
 def test_files_that_are_named_are_there() -> None:
