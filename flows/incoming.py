@@ -7,6 +7,7 @@ All of it happens in a worktree, so that a look changes nothing in the checkout.
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,10 +19,11 @@ from flows.stages import environment
 from flows.workspaces import params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
-from tasks.core.files import digest_of
-from tasks.pairs import hub
+from tasks.core.files import digest_of, write_text
 
 INGEST = "ingest"  # the stage that reads raw data
+HUB = "hub:"
+_PINNED = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<commit>[0-9a-f]{40})")
 _DIGITS = 12
 
 
@@ -75,20 +77,34 @@ def update(workspace: Path, say: Callable[[str], None]) -> None:
         say(f"looked up {path}")
     sources = params(workspace).get(INGEST, {}).get("sources") or []
     for source in sources if isinstance(sources, list) else [sources]:
-        if str(source).startswith(hub.PREFIX):
+        if str(source).startswith(HUB):
             _update_hub(workspace / paths.PARAMS, str(source), say)
 
 
 def _update_hub(path: Path, source: str, say: Callable[[str], None]) -> None:
     """Write the commit that a data set's `main` stands at now in the place of the one that stands there."""
-    dataset = hub.parse_hub(source)
-    commit = hub.resolve_revision(dataset.name, "main")
-    if commit is None:
-        raise NetworkError(f"the hub does not say where {dataset.name} stands", "check the network and run again")
-    if commit != dataset.revision:
+    if not (found := _PINNED.match(source)):
+        return  # the stage says what is wrong with it
+    commit = _newest(found["name"])
+    if commit != found["commit"]:
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(f"{dataset.name}@{dataset.revision}", f"{dataset.name}@{commit}"), "utf-8")
-        say(f"{dataset.name}: {dataset.revision[:12]} → {commit[:12]}")
+        write_text(path, text.replace(found[0], f"{HUB}{found['name']}@{commit}"))
+        say(f"{found['name']}: {found['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
+
+
+def _newest(name: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
+
+    try:
+        commit = HfApi().dataset_info(name, revision="main", timeout=30).sha
+    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        told = f"the hub does not say where {name} stands ({type(error).__name__})"
+        raise NetworkError(told, "check the network, and `ingest.sources`, and run again") from None
+    if not commit:
+        raise NetworkError(f"the hub does not say where {name} stands", "run again")
+    return commit
 
 
 def pair_ids(workspace: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +10,6 @@ from pathlib import Path
 from flows.stages import environment
 from flows.workspaces import params
 from tasks.core.errors import GateRefused, RegistryError
-from tasks.registry.answer import DEFAULT_ROOT
-from tasks.registry.names import CHAMPION
-from tasks.registry.registry import Registry, UnknownVersion
-from tasks.registry.store import open_store
 
 _UNDECIDED = (3, 4)  # exit statuses: the gate keeps what stands; it cannot tell yet
 
@@ -41,10 +37,10 @@ def champion(workspace: Path) -> str | None:
         PipelineError: The registry cannot be read, or is damaged.
     """
     section = params(workspace).get("register", {})
-    root, name = str(section.get("root") or DEFAULT_ROOT), str(section.get("name") or "")
-    store = open_store(root if "://" in root else str(workspace / root))
     # where the gate moves an alias of its own (`register.alias: candidate`), people move the champion
-    for alias in (CHAMPION, str(section.get("alias") or CHAMPION)):
-        with contextlib.suppress(UnknownVersion):
-            return f"{name}@{Registry(store, name).find(alias)}"
+    for alias in ("champion", str(section.get("alias") or "")):
+        word = f"{section.get('name', '')}@{alias}".removesuffix("@")
+        found: str | None = json.loads(ask(workspace, "resolve", word, "--or-none", "--json"))["version"]
+        if found:
+            return found
     return None

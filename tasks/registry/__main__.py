@@ -50,13 +50,13 @@ def parser() -> argparse.ArgumentParser:
     lineage.add_argument("--data", metavar="DIGEST", help="the versions trained on this data instead")
     add("verify").add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
     pull, hub, merged, vllm = add("pull"), add("export-hub"), add("export-merged"), add("export-vllm")
-    pin = add("pin")
+    pin, resolve = add("pin"), add("resolve")
     pin.add_argument("key", metavar="KEY", choices=PINNED, help=" or ".join(PINNED))
-    pin.add_argument("version", metavar="VERSION", help=_VERSION)
-    pin.add_argument("--or-none", action="store_true", help="write null where it names nothing yet")
     pin.add_argument("--unless-same", metavar="FOLDER", help="leave params.yaml if the adapter there is that version")
+    for command in (pin, resolve):
+        command.add_argument("--or-none", action="store_true", help="null where it names nothing yet, and end well")
     promote, deprecate, rollback = add("promote"), add("deprecate"), add("rollback")
-    for command in (pull, hub, merged, vllm, promote, deprecate):
+    for command in (pull, hub, merged, vllm, pin, resolve, promote, deprecate):
         command.add_argument("version", metavar="VERSION", help=_VERSION)
     for command in (pull, merged, vllm):
         command.add_argument("to", metavar="FOLDER", help="a folder that is absent or empty")

@@ -50,6 +50,18 @@ def pin(words: Namespace) -> Answer:
     return Answer({"key": words.key, "value": word, "changed": is_changed}, [f"{words.key} {said} {word or 'null'}"])
 
 
+def resolve(words: Namespace) -> Answer:
+    """Say the whole digest that a name means now; it never means another one."""
+    try:
+        registry, digest = find(words)
+    except UnknownVersion:
+        if not words.or_none:
+            raise
+        return Answer({"version": None}, ["nothing yet"])
+    version = f"{registry.name}@{digest}"
+    return Answer({"version": version}, [version])
+
+
 def _holds(folder: Path, registry: Registry, digest: str) -> bool:
     """Tell whether the adapter in ``folder`` is that of a version."""
     path = folder / WEIGHTS
@@ -113,6 +125,7 @@ COMMANDS: dict[str, Callable[[Namespace], Answer]] = {
     "verify": reading.verify,
     "pull": pull,
     "pin": pin,
+    "resolve": resolve,
     "export-hub": export_hub,
     "export-merged": export_merged,
     "export-vllm": export_vllm,

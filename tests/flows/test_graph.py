@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-from flows.graph import look_at, stages_in_order
-from tests.flows.conftest import ROOT, dvc, set_param
+from flows.graph import look_at, open_index, stages_in_order
+from tests.flows.conftest import ROOT, dvc, git, set_param
 
 
 def test_the_stages_come_in_the_order_of_the_data_not_of_the_file(project: Path) -> None:
@@ -61,3 +62,20 @@ def test_a_stage_that_never_ran_says_so(project: Path) -> None:
 def test_the_cache_is_known_to_hold_the_outputs_or_not(project: Path, clone: Path) -> None:
     assert look_at(project, "first").is_in_cache
     assert not look_at(clone, "first").is_in_cache
+
+
+def test_dvc_sees_a_file_that_is_tracked_in_data_raw_of_this_project(tmp_path: Path) -> None:
+    """A .gitignore that ignores data/* and takes data/raw back hides every .dvc file there from DVC."""
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    git(tmp_path, "init", "--quiet")
+    dvc(tmp_path, "init", "--quiet")
+    (tmp_path / "data/raw/feedback.jsonl").write_text("{}\n")
+    dvc(tmp_path, "add", "--quiet", "data/raw/feedback.jsonl")
+    assert [node.path_in_repo for node in open_index(tmp_path).stages] == ["data/raw/feedback.jsonl.dvc"]
+
+
+def test_git_ignores_every_output_of_this_project() -> None:
+    outs = [str(out) for node in open_index(ROOT).stages for out in node.outs]
+    ignored = subprocess.run(["git", "check-ignore", *outs], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert sorted(ignored.stdout.split()) == sorted(outs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -72,10 +73,10 @@ def _server(prefect_api: str) -> None:
     """Every test here talks to the one server."""
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A clone of a bare repository, up to date, ten pairs in git, DVC's remote beside it."""
-    folder = tmp_path / "work" / "project"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with ten pairs in git, up to date, DVC's remote beside it; only to be copied."""
+    folder = tmp_path_factory.mktemp("built") / "work" / "project"
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc" / "config").write_text(CONFIG)
     (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/config.local\n")
@@ -87,6 +88,14 @@ def repository(tmp_path: Path) -> Path:
     dvc(folder, "repro", "--quiet")
     dvc(folder, "push", "--quiet", "--run-cache")
     save(folder, "One whole run")
+    return folder
+
+
+@pytest.fixture
+def repository(built: Path, tmp_path: Path) -> Path:
+    """A copy of the project that came from a bare repository."""
+    shutil.copytree(built.parent, tmp_path / "work", symlinks=True)
+    folder = tmp_path / "work" / "project"
     git(tmp_path, "clone", "--quiet", "--bare", str(folder), str(tmp_path / "origin.git"))
     git(folder, "remote", "add", "origin", str(tmp_path / "origin.git"))
     return folder
@@ -202,9 +211,10 @@ def put(server: s3_server.Server, name: str, count: int) -> None:
 
 def test_the_command_writes_its_summary_and_ends_well(repository: Path, prefect_api: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flows.retrain", "--repository", str(repository), "--summary", str(tmp_path / "s")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    env = {**os.environ, "PREFECT_API_URL": prefect_api}
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s").read_text())["status"] == "nothing new"
-    done = subprocess.run([*command[:-1], str(tmp_path / "t"), "--repository", str(tmp_path)], check=False)
+    done = subprocess.run([*command[:-1], str(tmp_path / "t"), "--repository", str(tmp_path)], env=env, check=False)
     assert done.returncode == 1
     assert json.loads((tmp_path / "t").read_text())["why"].startswith("config: `git rev-parse HEAD`")

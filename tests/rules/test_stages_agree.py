@@ -54,7 +54,8 @@ def test_every_module_directly_in_tasks_is_a_stage() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_command_is_the_module_and_nothing_else(stage: str) -> None:
     assert entry(stage)["cmd"] == f"python -m tasks.{stage}"
-    assert set(entry(stage)) <= {"cmd", "desc", "deps", "params", "outs"}
+    assert set(entry(stage)) <= {"cmd", "desc", "deps", "params", "outs", "meta"}
+    assert entry(stage).get("meta") == ({"uses": "gpu"} if stage in ("reference", "train", "respond") else None)
 
 
 @pytest.mark.parametrize("stage", STAGES)
