@@ -43,10 +43,11 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     if runtime.deployment.id:
         end_with_parent()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}", "make the checkout writable") from None
+        advice = "name a checkout that is there and may be written to"
+        raise StorageError(f"{path} cannot be written: {error.strerror}", advice) from None
     with stream:
         _wait(stream.fileno(), path, say)
         stream.truncate(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import TaskRunSort
 
 from flows.graph import stages_in_order
-from flows.pipeline import RunSettings, outcome_of, pipeline, run_stage
+from flows.pipeline import RunSettings, lease, outcome_of, pipeline, run_stage
 from tests.flows.conftest import ROOT, living_in, set_param, tell, wait_for
 
 
@@ -91,6 +92,25 @@ def test_a_network_fault_is_retried(project: Path) -> None:
         return outcome_of(stage, patient(stage, project, RunSettings(), return_state=True)).status
 
     assert one_stage() == "ran"
+
+
+def test_a_stage_on_a_gpu_takes_a_place_under_the_limit_as_long_as_it_runs(project: Path) -> None:
+    stage = dataclasses.replace(stages_in_order(project)[0], uses_gpu=True)
+    settings = RunSettings(gpu_limit="gpu-of-the-test")
+
+    def taken() -> int:
+        with get_client(sync_client=True) as client:
+            return client.read_global_concurrency_limit_by_name("gpu-of-the-test").active_slots
+
+    with lease(stage, settings):  # a server without the limit limits nothing
+        pass
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("gpu-of-the-test", 1)
+    with lease(stage, settings):
+        assert taken() == 1
+    assert taken() == 0
+    with lease(stages_in_order(project)[0], settings):
+        assert taken() == 0, "a stage that uses none takes no place"
 
 
 def test_a_project_that_dvc_cannot_read_fails_in_one_line(project: Path) -> None:

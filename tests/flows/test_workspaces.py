@@ -18,7 +18,9 @@ from tests.flows.conftest import ROOT, git, set_param, wait_for
 
 
 def test_a_second_run_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> None:
-    lock, said, order = tmp_path / "runs/flow.lock", [], []
+    lock = tmp_path / "runs/flow.lock"
+    said: list[str] = []
+    order: list[str] = []
 
     def second() -> None:
         with workspaces.held(lock, said.append):
@@ -93,6 +95,14 @@ def test_eight_runs_at_once_in_worktrees_of_one_repository_all_end_right(project
     assert texts[::2] == texts[1::2]
     assert len(set(texts)) == 4
     assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
+
+
+def test_a_checkout_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    from tasks.core.errors import StorageError
+
+    with pytest.raises(StorageError, match="name a checkout"), workspaces.held(tmp_path / "no/runs/flow.lock", print):
+        pytest.fail("it was held")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_repository_that_git_refuses_is_told_in_one_line(tmp_path: Path) -> None:
