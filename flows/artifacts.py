@@ -26,7 +26,10 @@ _UPDATE_EVERY_S = 5.0
 
 
 class Progress:
-    """Moves a progress artifact along with the bar that a stage draws; there is none before the first bar."""
+    """Moves a progress artifact along with the bar that a stage draws, or the JSON lines in its place.
+
+    There is none before the first of them.
+    """
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -36,9 +39,9 @@ class Progress:
 
     def feed(self, line: str) -> None:
         """Take in a line of the stage's output."""
-        if not (found := _BAR.match(line)):
+        if not (found := how_far(line)):
             return
-        percent, now = float(found["percent"]), time.monotonic()
+        (percent, line), now = found, time.monotonic()
         is_due = percent >= 100 or now - self._told >= _UPDATE_EVERY_S
         if self._id is None:
             made = create_progress_artifact(percent, key=f"{self._stage}-progress", description=line)
@@ -53,6 +56,20 @@ class Progress:
         """Fill the bar of a stage that ended well."""
         if self._id is not None and is_done and self._percent < 100:
             update_progress_artifact(self._id, 100.0, description=f"{self._stage}: done")
+
+
+def how_far(line: str) -> tuple[float, str] | None:
+    """Return the percentage that a line of a stage tells of, and its text; None of other lines."""
+    if found := _BAR.match(line):
+        return float(found["percent"]), line
+    if not line.startswith('{"time": '):
+        return None
+    try:
+        told = json.loads(line)
+        done, total = told["progress"]["done"], told["progress"]["total"]
+        return (100.0 * done // total, str(told["message"])) if total else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def publish(outcomes: list[Outcome], workspace: Path) -> None:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
@@ -64,7 +64,8 @@ def run_stage(stage: Stage, workspace: Path, settings: RunSettings) -> State[Out
         progress.feed(line)
 
     with lease(stage, settings):
-        outcome = stages.run(stage, workspace, listen, settings.force, settings.timeout_s)
+        run_id = str(runtime.flow_run.id or "")
+        outcome = stages.run(stage, workspace, listen, settings.force, settings.timeout_s, run_id=run_id)
     progress.close(is_done=not outcome.is_failed)
     return as_state(outcome)
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
@@ -150,7 +150,7 @@ def _begin(worktree: Path, minimum: int) -> None:
     known = incoming.known_pair_ids(worktree, say)
     for stage in stages_in_order(worktree):
         if stage.name == incoming.INGEST:
-            if (outcome := stages.run(stage, worktree, say)).is_failed:
+            if (outcome := stages.run(stage, worktree, say, run_id=str(runtime.flow_run.id or ""))).is_failed:
                 raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
             break
     new = len(incoming.pair_ids(worktree) - known)

@@ -18,6 +18,7 @@ from flows.graph import Stage, look_at
 from flows.processes import TimedOut, run_watched
 from flows.status import Outcome
 from flows.supervisor import Grace
+from tasks.core import log
 from tasks.core.errors import PipelineError
 
 _HINTS = (  # what DVC says after every stage, to somebody at a prompt
@@ -36,6 +37,7 @@ def run(
     force: bool = False,
     timeout_s: float | None = None,
     grace: Grace | None = None,
+    run_id: str = "",
 ) -> Outcome:
     """Bring ``stage`` up to date and return what happened; a failed stage is an outcome, not an exception.
 
@@ -46,6 +48,7 @@ def run(
         force: Run it even if nothing changed.
         timeout_s: Seconds after which it is stopped, with time for a checkpoint.
         grace: How much time that is.
+        run_id: The flow's run that it is part of, as its log lines and its receipt are to name it.
     """
     began = time.monotonic()
     try:
@@ -67,7 +70,7 @@ def run(
             on_line(line)
 
     try:
-        code = run_watched(command(stage, force), workspace, listen, environment(), timeout_s, grace)
+        code = run_watched(command(stage, force), workspace, listen, environment(run_id), timeout_s, grace)
     except TimedOut as error:
         return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
     seconds = time.monotonic() - began
@@ -83,7 +86,8 @@ def command(stage: Stage, force: bool = False) -> list[str]:
     return [*words, "--pull", *(["--force"] if force else []), *stage.targets]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a stage: this one, with this interpreter's folder first on the path."""
+def environment(run_id: str = "") -> dict[str, str]:
+    """Return the environment of a stage: this one, this interpreter's folder first on the path, and the run's id."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    run = {log.RUN: run_id} if run_id else {}
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **run}

@@ -1,14 +1,40 @@
-"""What a person sees while a stage works: plain lines and progress bars on standard error."""
+"""What a person, or a collector of logs, sees while a stage works: lines and progress on standard error.
+
+Two facts of the machine come from the environment: ``DPO_LOG_FORMAT=json`` makes every line a JSON object (`time`,
+`level`, `stage`, `run` where there is one, `rank` off rank 0, `message`) for Loki, CloudWatch and their like;
+``DPO_RUN`` is the id of the flow's run that the stage is part of.
+"""
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+FORMAT = "DPO_LOG_FORMAT"
+RUN = "DPO_RUN"
+PROGRESS_EVERY_S = 10.0  # between two lines that tell how far a stage is, where no bar is drawn
+_FORMATS = ("", "text", "json")
+
+_stage = ""
+
+
+def run_id() -> str:
+    """Return the id of the flow's run that this process works for; empty where none started it."""
+    return os.environ.get(RUN, "")
+
+
+def is_json() -> bool:
+    """Tell whether every line is to be a JSON object."""
+    return os.environ.get(FORMAT, "").lower() == "json"
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -18,10 +44,25 @@ def get_logger(name: str) -> logging.Logger:
 
 def set_up(stage: str) -> None:
     """Send the log of this process to standard error, one short line a message; quiet off rank 0."""
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    logging.basicConfig(level=logging.WARNING, format=f"[{stage}] %(message)s", stream=sys.stderr, force=True)
+    global _stage
+    _stage = stage
+    level = logging.INFO if _rank() == 0 else logging.ERROR
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_AsJson() if is_json() else logging.Formatter(f"[{stage}] %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(is_json())
+    if is_json():
+        sys.excepthook = _tell_crash
     for name in ("tasks", "__main__"):  # a stage run with `python -m` is called __main__
         logging.getLogger(name).setLevel(level)
+    if (asked := os.environ.get(FORMAT, "")).lower() not in _FORMATS:
+        get_logger(__name__).warning("%s is %r, which is neither text nor json: it is text", FORMAT, asked)
+
+
+def say(stage: str, message: str, level: str = "info") -> None:
+    """Write one line that is no module's: how a stage ended, and what its launcher does."""
+    line = _as_json(stage, level, message) if is_json() else f"[{stage}] {'error: ' * (level == 'error')}{message}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -33,6 +74,8 @@ def bar(
     what: str, total: int | None = None, done: int = 0, unit: str = "it", items: Iterable[Any] | None = None
 ) -> Any:
     """Return a tqdm bar that starts at ``done``; ``update()`` and ``set_postfix_str()`` move it."""
+    if is_json():
+        return JsonBar(what, total, done, unit, items)
     from tqdm import tqdm
 
     return tqdm(
@@ -42,8 +85,96 @@ def bar(
         initial=done,
         unit=unit,
         unit_scale=unit == "B",
-        disable=os.environ.get("RANK", "0") != "0",
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        disable=_rank() != 0,
+        mininterval=0.2 if sys.stderr.isatty() else PROGRESS_EVERY_S,
         file=sys.stderr,
         dynamic_ncols=True,
     )
+
+
+class JsonBar:
+    """What stands for a bar in a JSON log: a line every ten seconds and one at the end, whose `progress` says how far.
+
+    Args:
+        what: What is done.
+        total: How much there is to do, where that is known.
+        done: How much of it is done already.
+        unit: What is counted.
+        items: What an iteration over the bar yields.
+        clock: Seconds from any point on.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int | None = None,
+        done: int = 0,
+        unit: str = "it",
+        items: Iterable[Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what, self._done, self._unit, self._items = what, done, unit, items
+        self._total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
+        self._clock, self._told, self._at, self._note = clock, clock(), -1, ""
+
+    def __enter__(self) -> JsonBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        with self:
+            for item in self._items or ():
+                yield item
+                self.update()
+
+    def update(self, n: int = 1) -> None:
+        """Count ``n`` more as done."""
+        self._done += n
+        if self._clock() - self._told >= PROGRESS_EVERY_S:
+            self._tell()
+
+    def set_postfix_str(self, text: str) -> None:
+        """Put ``text`` into the next line."""
+        self._note = text
+
+    def close(self) -> None:
+        """Tell how far it came, unless the last line did."""
+        if self._at != self._done:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told, self._at = self._clock(), self._done
+        if _rank() != 0:
+            return
+        share = f"{int(100 * self._done / self._total)}%, " if self._total else ""
+        of = f" of {self._total}" if self._total else ""
+        text = f"{self._what}: {share}{self._done}{of} {self._unit}{', ' * bool(self._note)}{self._note}"
+        count = {"what": self._what, "done": self._done, "total": self._total, "unit": self._unit, "note": self._note}
+        print(_as_json(_stage, "info", text, progress=count), file=sys.stderr, flush=True)
+
+
+class _AsJson(logging.Formatter):
+    """Writes a record as one JSON object in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        more = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        return _as_json(_stage, record.levelname.lower(), record.getMessage(), record.created, **more)
+
+
+def _as_json(stage: str, level: str, message: str, at: float | None = None, **more: Any) -> str:
+    when = datetime.datetime.fromtimestamp(time.time() if at is None else at, datetime.UTC)
+    line: dict[str, Any] = {"time": when.isoformat(timespec="milliseconds"), "level": level, "stage": stage}
+    line |= {"run": run_id()} if run_id() else {}
+    line |= {"rank": _rank()} if _rank() else {}
+    return json.dumps({**line, "message": message, **more}, ensure_ascii=False)
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Write what would be a traceback over many lines as one object."""
+    logging.getLogger(__name__).critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

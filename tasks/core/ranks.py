@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from tasks.core import paths
+from tasks.core import log, paths
 from tasks.core.errors import GateRefused, PipelineError, Preempted
 from tasks.core.files import read_json
 from tasks.core.params import load_section
@@ -82,10 +82,10 @@ def launch(stage: str, count: int) -> int:
             status = _status_of_receipt(stage, began)
             killed = _killed(error) if isinstance(error, ChildFailedError) and status in (None, "bug") else ""
             if killed and restarts_left:
-                print(f"[{stage}] {killed}: starting again from the newest checkpoint", file=sys.stderr)
+                log.say(stage, f"{killed}: starting again from the newest checkpoint", "warning")
                 continue
             if status is None:
-                print(f"[{stage}] the ranks ended without a receipt: {error}", file=sys.stderr)
+                log.say(stage, f"the ranks ended without a receipt: {error}", "error")
                 return 1
             return {kind.kind: kind.exit_code for kind in (Preempted, GateRefused)}.get(status, 1)
     return 1

@@ -26,6 +26,8 @@ class RuntimeConfig:
         checkpoint_every_s: Seconds between checkpoints of training.
         log_every_steps: Optimizer steps between two updates of the progress line.
         trackers: Where the curves are also sent while training runs; none when empty.
+        metrics_port: Port on which training serves its numbers to Prometheus; 0 serves none.
+        metrics_host: Address of this machine that the port is opened at.
         row_store: Folder or `s3://BUCKET/PREFIX` of what was computed for single rows; off when empty.
         device: `auto` takes CUDA where there is some; `cpu` never does.
     """
@@ -38,6 +40,8 @@ class RuntimeConfig:
     checkpoint_every_s: float = 120.0
     log_every_steps: int = 10
     trackers: tuple[Tracker, ...] = ()
+    metrics_port: int = 0
+    metrics_host: str = "127.0.0.1"
     row_store: str = "runs/rows"
     device: Literal["auto", "cpu"] = "auto"
 
@@ -54,4 +58,16 @@ class RuntimeConfig:
         check(self.log_every_steps >= 1, "runtime.log_every_steps", self.log_every_steps, "give 1 or more")
         check(
             len(set(self.trackers)) == len(self.trackers), "runtime.trackers", self.trackers, "name each tracker once"
+        )
+        check(
+            0 <= self.metrics_port <= 65535,
+            "runtime.metrics_port",
+            self.metrics_port,
+            "give a port up to 65535, for example 9464, or 0 for none",
+        )
+        check(
+            bool(self.metrics_host.strip()),
+            "runtime.metrics_host",
+            self.metrics_host,
+            "give 127.0.0.1, or 0.0.0.0 for every address of this machine",
         )

@@ -38,6 +38,8 @@ def door(stage: str, owner: type[T]) -> Iterator[T]:
     _quiet_libraries()
     _receipt.clear()
     _receipt.update(stage=stage, started=provenance.now(), ended=None, status="running")
+    if run := log.run_id():
+        _receipt["run"] = run
     began = time.monotonic()
     try:
         config = load_section(paths.PARAMS, stage, owner)
@@ -55,7 +57,7 @@ def door(stage: str, owner: type[T]) -> Iterator[T]:
         _leave(stage, told)
     except KeyboardInterrupt:
         _close("interrupted", began)
-        print(f"[{stage}] interrupted; what was finished is kept", file=sys.stderr)
+        log.say(stage, "interrupted; what was finished is kept", "warning")
         sys.exit(130)
     except BaseException as error:
         _close("bug", began, error)
@@ -64,7 +66,7 @@ def door(stage: str, owner: type[T]) -> Iterator[T]:
 
 def _leave(stage: str, error: PipelineError) -> None:
     if ranks.is_main():
-        print(f"[{stage}] error: {error}", file=sys.stderr)
+        log.say(stage, str(error), "error")
     sys.exit(error.exit_code)
 
 
@@ -98,3 +100,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if loaded := sys.modules.get("transformers.utils.logging"):  # it has read those names already
+        loaded.set_verbosity_error()
+        if os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1":
+            loaded.disable_progress_bar()

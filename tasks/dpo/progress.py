@@ -15,7 +15,7 @@ class Meter:
 
     The clock runs from :meth:`start` to :meth:`stop`; what is no training (an evaluation, a checkpoint) stands
     between a stop and the next start. On CUDA a step ends before the device is done with it: where the host has
-    waited for the device, :meth:`text`, :meth:`summary` and :meth:`stop` count that wait too.
+    waited for the device, :meth:`lap`, :meth:`summary` and :meth:`stop` count that wait too.
 
     Args:
         device: Whose memory is told.
@@ -50,27 +50,25 @@ class Meter:
             for i, amount in enumerate((pairs, tokens, flops)):
                 totals[i + 1] += amount
 
-    def text(self, row: Mapping[str, float]) -> str:
-        """Return the line: speed since the last one, the peak of memory, and loss, accuracy and margin of ``row``.
-
-        At most 70 characters for any machine of today, so that it fits beside a bar in 120 columns.
-        """
+    def lap(self) -> dict[str, float]:
+        """Return what :meth:`summary` does, of the steps since the last lap, and begin the next one."""
         self._pass_time()
-        rates, self._recent = _rates(self._recent, self._peak), [0.0] * 4
-        parts = [f"{_short(rates['pairs_per_s'])} pairs/s", f"{_short(rates['tokens_per_s'])} tok/s"]
-        if self._peak:
-            parts.append(f"{100 * rates['utilisation']:.0f}% used")
-        parts.append(in_words(peak_bytes(self._device)).replace(" ", ""))
-        loss = f"{row['loss']:.3f}" if row["loss"] < 10 else _short(row["loss"])
-        return " ".join([*parts, f"loss {loss} acc {row['accuracy']:.2f} margin {_short(row['margin'])}"])
+        totals, self._recent = self._recent, [0.0] * 4
+        return self._speed(totals)
 
     def summary(self) -> dict[str, float]:
-        """Return the means of all steps so far: pairs and tokens a second, utilisation; and seconds and peak bytes."""
+        """Return the means of all steps so far: pairs and tokens a second, utilisation; and seconds and peak bytes.
+
+        There is no utilisation where nobody measured what the machine can do.
+        """
         self._pass_time()
-        rates = _rates(self._all, self._peak)
+        return self._speed(self._all)
+
+    def _speed(self, totals: list[float]) -> dict[str, float]:
+        rates = _rates(totals, self._peak)
         if not self._peak:
             del rates["utilisation"]
-        return {**rates, "seconds": self._all[0], "peak_bytes": float(peak_bytes(self._device))}
+        return {**rates, "seconds": totals[0], "peak_bytes": float(peak_bytes(self._device))}
 
     def _pass_time(self) -> None:
         """Count the time since the clock was last looked at, if it runs."""
@@ -79,6 +77,19 @@ class Meter:
             for totals in (self._all, self._recent):
                 totals[0] += now - self._mark
             self._mark = now
+
+
+def in_one_line(speed: Mapping[str, float], row: Mapping[str, float]) -> str:
+    """Return a lap's speed, the peak of memory, and loss, accuracy and margin of ``row`` as one line.
+
+    At most 70 characters for any machine of today, so that it fits beside a bar in 120 columns.
+    """
+    parts = [f"{_short(speed['pairs_per_s'])} pairs/s", f"{_short(speed['tokens_per_s'])} tok/s"]
+    if "utilisation" in speed:
+        parts.append(f"{100 * speed['utilisation']:.0f}% used")
+    parts.append(in_words(int(speed["peak_bytes"])).replace(" ", ""))
+    loss = f"{row['loss']:.3f}" if row["loss"] < 10 else _short(row["loss"])
+    return " ".join([*parts, f"loss {loss} acc {row['accuracy']:.2f} margin {_short(row['margin'])}"])
 
 
 def _rates(totals: list[float], peak: float) -> dict[str, float]:

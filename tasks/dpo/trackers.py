@@ -1,4 +1,4 @@
-"""Curves sent to TensorBoard, Weights & Biases, MLflow or DVCLive while training runs, when asked for.
+"""Curves sent to TensorBoard, Weights & Biases, MLflow, DVCLive or Prometheus while training runs, when asked for.
 
 What they write lies under `runs/`: no stage's output holds a clock or a host. The results themselves are the
 CSV files of `results/train/`, so a tracker that fails is left out with one line and training goes on.
@@ -17,6 +17,7 @@ from accelerate import Accelerator, tracking
 from tasks.core import log
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.prometheus import open_metrics
 
 PROJECT = "dpo"  # what runs are grouped under where a tracker knows groups
 _log = log.get_logger(__name__)
@@ -37,7 +38,7 @@ class Trackers:
         Args:
             row: Its numbers; `step` is left out.
             step: The optimizer step that they belong to.
-            part: What stands before their names: `train` or `eval`.
+            part: What stands before their names: `train`, `eval`, `speed` or `plan`.
         """
         values = {f"{part}/{name}": float(value) for name, value in row.items() if name != "step"}
         self._each(lambda tracker: tracker.log(values, step=step))
@@ -64,11 +65,11 @@ def open_trackers(
     folder: Path,
     resumes: bool = False,
 ) -> Trackers:
-    """Open what `runtime.trackers` names, on the main process.
+    """Open what `runtime.trackers` names, and `runtime.metrics_port`, on the main process.
 
     Args:
         accelerator: This process's place among the ranks.
-        runtime: Names the trackers.
+        runtime: Names the trackers and the port.
         run_name: What the run is called there; the same name goes on with the same run where a tracker can.
         config: What the run was made with; may be nested.
         folder: Where trackers that write files put them, each in a folder of its own.
@@ -84,7 +85,10 @@ def open_trackers(
                 f"run `pip install {name}`, or take it out of the list",
             )
     names = runtime.trackers if accelerator.is_main_process else ()
-    return Trackers({name: _open(name, run_name, config, (folder / name).resolve(), resumes) for name in names})
+    opened: dict[str, Any] = {name: _open(name, run_name, config, (folder / name).resolve(), resumes) for name in names}
+    if metrics := open_metrics(runtime, "train", run_name, accelerator.is_main_process):
+        opened["prometheus"] = metrics
+    return Trackers(opened)
 
 
 def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, resumes: bool) -> Any:

@@ -32,7 +32,7 @@ from tasks.dpo.moving import MovingReference
 from tasks.dpo.plan import Plan, Sizes
 from tasks.dpo.policy import adapter_parameters
 from tasks.dpo.preflight import Work, compute_type, preflight
-from tasks.dpo.progress import Meter
+from tasks.dpo.progress import Meter, in_one_line
 from tasks.dpo.refcache import ScoredPairs
 from tasks.dpo.settings import TrainConfig
 from tasks.dpo.sharding import is_sharded, place
@@ -171,6 +171,7 @@ class Trainer:
         evaluate_after = {round(self.plan.steps * k / evaluations) for k in range(1, evaluations + 1)}
         saved = time.monotonic()
         seconds: list[float] = []
+        self.trackers.log({"steps": float(self.plan.steps)}, start, part="plan")
         self.meter.start()
         with log.bar("train", self.plan.steps, start, "step") as bar:
             for step in range(start, self.plan.steps):
@@ -181,7 +182,9 @@ class Trainer:
                 bar.update()
                 if (step + 1) % self.runtime.log_every_steps == 0:
                     self._flush()
-                    bar.set_postfix_str(self.meter.text(self.steps[-1]))
+                    speed = self.meter.lap()
+                    self.trackers.log(speed, step + 1, part="speed")
+                    bar.set_postfix_str(in_one_line(speed, self.steps[-1]))
                 if step + 1 in evaluate_after:
                     self._evaluate_after(step + 1)
                 if (must_stop or must_save) and step + 1 < self.plan.steps:

@@ -39,6 +39,11 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "row store": ({"row_store": False}, r"`runtime.row_store` is False — write text \(quote it\)"),
     "seconds": ({"checkpoint_every_s": 0}, "`runtime.checkpoint_every_s` is 0.0 — give seconds above 0"),
     "steps": ({"log_every_steps": 0}, "`runtime.log_every_steps` is 0 — give 1 or more"),
+    "port": (
+        {"metrics_port": 70000},
+        "`runtime.metrics_port` is 70000 — give a port up to 65535, for",
+    ),
+    "host": ({"metrics_host": " "}, "`runtime.metrics_host` is ' ' — give 127.0.0.1, or 0.0.0.0"),
     "device": ({"device": "gpu"}, "`runtime.device` is 'gpu' — choose one of: auto, cpu"),
 }
 

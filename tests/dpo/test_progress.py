@@ -9,7 +9,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from tasks.dpo.progress import Meter
+from tasks.dpo.progress import Meter, in_one_line
 
 CPU = torch.device("cpu")
 ROW = {"loss": 0.6931, "accuracy": 0.5625, "margin": 0.0123}
@@ -58,7 +58,7 @@ def test_waiting_for_the_device_after_a_step_counts():
     found, clock = meter()
     steps(found, clock, [1.0])
     clock.now += 3.0
-    assert found.text(ROW).startswith("4.00 pairs/s ")
+    assert in_one_line(found.lap(), ROW).startswith("4.00 pairs/s ")
     clock.now += 1.0
     found.stop()
     assert found.summary()["seconds"] == 5.0
@@ -67,9 +67,9 @@ def test_waiting_for_the_device_after_a_step_counts():
 def test_the_line_tells_the_speed_since_the_last_line_and_the_summary_that_of_all():
     found, clock = meter()
     steps(found, clock, [16.0])
-    assert found.text(ROW).startswith("1.00 pairs/s 100 tok/s ")
+    assert in_one_line(found.lap(), ROW).startswith("1.00 pairs/s 100 tok/s ")
     steps(found, clock, [4.0])
-    assert found.text(ROW).startswith("4.00 pairs/s 400 tok/s ")
+    assert in_one_line(found.lap(), ROW).startswith("4.00 pairs/s 400 tok/s ")
     assert found.summary()["pairs_per_s"] == 32 / 20
 
 
@@ -77,19 +77,19 @@ def test_the_line_tells_memory_loss_accuracy_and_margin():
     found, clock = meter(peak=100e9)
     steps(found, clock, [1.0])
     line = r"16.0 pairs/s 1.6k tok/s 16% used [\d.]+[MG]B loss 0.693 acc 0.56 margin 0.01"
-    assert re.fullmatch(line, found.text(ROW))
+    assert re.fullmatch(line, in_one_line(found.lap(), ROW))
 
 
 def test_without_a_measured_peak_nothing_is_said_of_utilisation():
     found, clock = meter()
     steps(found, clock, [1.0])
-    assert "used" not in found.text(ROW)
+    assert "used" not in in_one_line(found.lap(), ROW)
     assert "utilisation" not in found.summary()
 
 
 def test_before_the_first_step_every_speed_is_zero():
     found, _ = meter(peak=1e9)
-    assert found.text(ROW).startswith("0.00 pairs/s 0.00 tok/s 0% used ")
+    assert in_one_line(found.lap(), ROW).startswith("0.00 pairs/s 0.00 tok/s 0% used ")
     assert found.summary()["pairs_per_s"] == 0
 
 
@@ -101,7 +101,7 @@ def test_a_resident_process_has_a_peak():
 def test_bar_and_line_fit_in_120_columns(seconds: float):
     found, clock = meter(peak=2e15)
     steps(found, clock, [seconds] * 3)
-    text = found.text({"loss": 12.3456, "accuracy": 1.0, "margin": -123.456})
+    text = in_one_line(found.lap(), {"loss": 12.3456, "accuracy": 1.0, "margin": -123.456})
     assert len(text) <= 70
     screen = io.StringIO()
     with tqdm(desc="train", total=12000, initial=4000, unit="step", ncols=120, file=screen) as bar:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 STAGE = '''
 """A stage: copies its inputs and its parameter, or does what `mood/<name>` tells it (once)."""
-import json, pathlib, signal, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 
 name, *inputs = sys.argv[1:]
 mood = pathlib.Path("mood") / name
@@ -26,7 +26,8 @@ receipt.parent.mkdir(parents=True, exist_ok=True)
 
 
 def leave(status, error, code):
-    receipt.write_text(json.dumps({"stage": name, "status": status, "error": error, "at": time.time()}))
+    receipt.write_text(json.dumps({"stage": name, "status": status, "error": error, "at": time.time(),
+                                   "run": os.environ.get("DPO_RUN")}))
     sys.exit(code)
 
 

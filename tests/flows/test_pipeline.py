@@ -77,6 +77,8 @@ def test_a_failed_stage_skips_the_rest_and_the_flow_fails_with_its_error(project
     state = run(project)
     assert state.is_failed()
     assert state.message == "stage `first` failed (data): SomeError: the data is in the way"
+    receipt = json.loads((project / "runs/receipts/first.json").read_text())
+    assert receipt["run"] == str(state.state_details.flow_run_id), "what a stage tells names the run that it is part of"
     assert task_states(state, 1) == {"first": "Failed: data: SomeError: the data is in the way"}
     assert [row["status"] for row in table_of(state)] == ["failed (data)", "skipped", "skipped"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import re
@@ -95,6 +96,16 @@ def test_deployments_load_by_module_entrypoint_and_their_parameters_are_describe
     assert flow.description
     undescribed = [name for name, about in flow.parameters.properties.items() if not about.get("description")]
     assert undescribed == [], "these show without a word in Prefect's form"
+
+
+def test_somebody_is_told_of_every_flow_that_fails() -> None:
+    from prefect import Flow
+
+    from flows import notify
+
+    every = [vars(importlib.import_module(dotted(path))) for path in modules("flows")]
+    flows = {one.name for names in every for one in names.values() if isinstance(one, Flow)}
+    assert set(notify.FLOWS) == flows
 
 
 def test_nothing_tracked_names_a_folder_of_one_machine() -> None:

@@ -63,9 +63,9 @@ def write_params(root: Path, runtime: Mapping[str, Any] | None = None, **train: 
         YAML(typ="safe", pure=True).dump(document, stream)
 
 
-def start(root: Path, stage: str) -> subprocess.Popen[str]:
-    """Start `python -m tasks.<stage>` in the project, in a process of its own."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def start(root: Path, stage: str, **more: str) -> subprocess.Popen[str]:
+    """Start `python -m tasks.<stage>` in the project, in a process of its own, with more in its environment."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
     command = [sys.executable, "-m", f"tasks.{stage}"]
     return subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

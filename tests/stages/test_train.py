@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import json
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from tasks.dpo.settings import TrainConfig
 from tests.dpo import tiny
 from tests.small_disk import small_disk
 from tests.stages import project
+from tests.swift_server import free_ports
 
 RUNTIME = tiny.budget(4096)
 
@@ -325,3 +328,26 @@ def test_stopped_and_killed_and_run_again_it_ends_in_the_same_bytes(tmp_path: Pa
     assert outputs(root) == outputs(undisturbed)
     assert len(outputs(root)) == 7
     assert list((root / "runs/train").iterdir()) == []
+
+
+@pytest.mark.e2e
+def test_a_watched_training_is_json_alone_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    seen = {"on": [], "off": []}
+    for name, runtime in {"on": {"metrics_port": port, "log_every_steps": 1}, "off": {}}.items():
+        root = ready(tmp_path / name)
+        project.write_params(root, runtime, epochs=8)
+        with project.start(root, "train", DPO_LOG_FORMAT="json", DPO_RUN="0b1c") as process:
+            while process.poll() is None:
+                with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+                    seen[name].append(page.read().decode())
+                time.sleep(0.02)
+            lines = [json.loads(line) for line in process.stderr or ()]
+        assert process.returncode == 0
+        assert {(line["stage"], line["run"]) for line in lines} == {("train", "0b1c")}
+        assert any(line.get("progress", {}).get("what") == "train" for line in lines)
+        assert json.loads((root / "runs/receipts/train.json").read_text())["run"] == "0b1c"
+    assert 'dpo_train_pairs_per_second{run="0b1c",stage="train"}' in "".join(seen["on"])
+    assert seen["off"] == []
+    on, off = (project.contents(tmp_path / name / "models/adapter") for name in ("on", "off"))
+    assert on == off

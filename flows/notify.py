@@ -1,0 +1,172 @@
+"""Who is told when a run fails, and when a version is promoted or refused: automations of the Prefect server.
+
+They live on the server and hand their words to a notification block of it (Slack, Teams, mail by SendGrid, any
+webhook), so that a crash that no process of ours survives is told, too. They are known by name: running this again
+brings them up to date.
+
+run as: python -m flows.notify --block slack-webhook/NAME [--block sendgrid-email/NAME …]
+        python -m flows.notify --remove
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import BlockDocument
+from prefect.events.actions import ActionTypes, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import serve
+from tasks.core.errors import ConfigError, PipelineError
+
+Labels = dict[str, str | list[str]]
+
+FLOWS = ("pipeline", "retrain", "evaluate-only", "promote", "rollback", "plan")
+FAILED, REFUSED, PROMOTED = "dpo: a run failed", "dpo: a version was refused", "dpo: a version was promoted"
+
+_RUN_SUBJECT = "{{ event.resource.name }}: {{ event.resource['prefect.state-name'] }}"
+_RUN_BODY = """\
+{{ event.resource['prefect.state-message'] or 'it left no message' }}
+{% if flow_run|ui_url %}{{ flow_run|ui_url }}{% else %}flow run {{ flow_run.id }}{% endif %}"""
+_VERSION_SUBJECT = "{{ event.payload.name }}@v{{ event.payload.serial }} was %s"
+_VERSION_BODY = """\
+version {{ event.payload.version[:12] }}
+{% if event.payload.win_rate is number %}win rate {{ event.payload.win_rate|round(4) }}
+{% endif %}{% if event.payload.lower_bound is number %}lower bound {{ event.payload.lower_bound|round(4) }}
+{% endif %}{% for reason in event.payload.reasons %}- {{ reason }}
+{% endfor %}{% if flow_run and flow_run|ui_url %}{{ flow_run|ui_url }}{% endif %}"""
+
+
+def automations(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
+    """Yield the three automations, each of which tells all blocks.
+
+    Args:
+        blocks: The ids of notification blocks.
+    """
+    # by the state's type: a state may have any name, as `Refused` has
+    ended: Labels = {"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]}
+    of_ours: Labels = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
+    failed = _trigger("prefect.flow-run.*", ended, of_ours)
+    yield _automation(FAILED, failed, blocks, _RUN_SUBJECT, _RUN_BODY)
+    for name, event, word in ((REFUSED, "dpo.refused", "refused"), (PROMOTED, "dpo.promoted", "promoted")):
+        trigger = _trigger(event, {"prefect.resource.id": "dpo.version.*"})
+        yield _automation(name, trigger, blocks, _VERSION_SUBJECT % word, _VERSION_BODY)
+
+
+def _trigger(event: str, match: Labels, related: Labels | None = None) -> EventTrigger:
+    return EventTrigger(
+        expect={event},
+        match=ResourceSpecification.model_validate(match),
+        match_related=ResourceSpecification.model_validate(related or {}),
+        posture=Posture.Reactive,
+        threshold=1,
+        within=datetime.timedelta(0),
+    )
+
+
+def _automation(name: str, trigger: EventTrigger, blocks: Sequence[UUID], subject: str, body: str) -> AutomationCore:
+    actions: list[ActionTypes] = [
+        SendNotification(block_document_id=block, subject=subject, body=body) for block in blocks
+    ]
+    return AutomationCore(name=name, description="Made by `python -m flows.notify`", trigger=trigger, actions=actions)
+
+
+def find_block(client: SyncPrefectClient, name: str) -> BlockDocument:
+    """Return the notification block that ``name`` (TYPE/NAME) names.
+
+    Raises:
+        ConfigError: There is none, or it does not notify; the message says how one is made.
+    """
+    kind, slash, own = name.partition("/")
+    if not (kind and slash and own):
+        raise ConfigError(f"--block {name} is no TYPE/NAME", "give, for example, slack-webhook/releases")
+    try:
+        found = client.read_block_document_by_name(own, kind, include_secrets=False)
+    except ObjectNotFound:
+        raise ConfigError(f"the server has no block {name}", _how_to_make(client, name)) from None
+    schema = found.block_schema
+    if schema is None or "notify" not in schema.capabilities:
+        raise ConfigError(f"the block {name} sends no notifications", _how_to_make(client, name))
+    return found
+
+
+def _how_to_make(client: SyncPrefectClient, name: str) -> str:
+    """Say how a notification block comes to be, and which ones there are."""
+    wanted = name.partition("/")[2]
+    able = [schema for schema in client.read_block_schemas() if "notify" in schema.capabilities]
+    kinds = {schema.block_type_id: schema.block_type.slug for schema in able if schema.block_type}
+    known = [
+        f"{kinds[one.block_type_id]}/{one.name}"
+        for one in client.read_block_documents(include_secrets=False)
+        if one.block_type_id in kinds
+    ]
+    return (
+        "make it on the server's page Blocks, or in Python: `from prefect.blocks.notifications import SlackWebhook; "
+        f'SlackWebhook(url="https://hooks.slack.com/…").save("{wanted}")`; '
+        f"blocks that notify: {', '.join(sorted(known)) or 'none yet'}; "
+        f"types that can: {', '.join(sorted(set(kinds.values())))}"
+    )
+
+
+def set_up(client: SyncPrefectClient, names: Sequence[str]) -> None:
+    """Make the automations for these blocks, or bring those that stand up to date.
+
+    Raises:
+        ConfigError: A block is not there; nothing has been changed then.
+    """
+    blocks = [find_block(client, name).id for name in names]
+    for automation in automations(blocks):
+        known = client.read_automations_by_name(automation.name)
+        for extra in known[1:]:
+            client.delete_automation(extra.id)
+        if known:
+            client.update_automation(known[0].id, automation)
+        else:
+            client.create_automation(automation)
+
+
+def remove(client: SyncPrefectClient) -> int:
+    """Delete the automations; return how many there were."""
+    found = [one for name in (FAILED, REFUSED, PROMOTED) for one in client.read_automations_by_name(name)]
+    for automation in found:
+        client.delete_automation(automation.id)
+    return len(found)
+
+
+def main() -> int:
+    """Set up or remove the notifications; the exit code is 1 where a block or the server is not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.notify", description="Tell people of failed runs and of versions promoted or refused."
+    )
+    parser.add_argument("--block", action="append", metavar="TYPE/NAME", help="whom to tell; may be given again")
+    parser.add_argument("--remove", action="store_true", help="tell nobody any more")
+    words = parser.parse_args()
+    if bool(words.block) == words.remove:
+        parser.error("give --block TYPE/NAME, or --remove")
+    address = PREFECT_API_URL.value() or serve.LOCAL_SERVER
+    with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
+        if fault := client.api_healthcheck():
+            print(f"error: no Prefect server answers at {address} ({fault})", file=sys.stderr)
+            return 1
+        try:
+            if words.remove:
+                print(f"{remove(client)} automations removed")
+                return 0
+            set_up(client, words.block)
+        except PipelineError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    print(f"{', '.join(words.block)}: told of failed runs, of refused and of promoted versions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
