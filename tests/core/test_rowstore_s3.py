@@ -94,7 +94,10 @@ def test_missing_credentials_are_one_clear_error(server: Server, monkeypatch: py
         in_bucket().get(keys_of(np.arange(1)))
 
 
-@pytest.mark.parametrize(("url", "error"), [("http://127.0.0.1:9", NetworkError), ("nonsense", StorageError)])
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [pytest.param("http://127.0.0.1:9", NetworkError, marks=pytest.mark.e2e), ("nonsense", StorageError)],  # it retries
+)
 def test_a_server_that_is_not_there_is_one_clear_error(
     server: Server, monkeypatch: pytest.MonkeyPatch, url: str, error: type[Exception]
 ):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e import kills
 from tests.e2e.conftest import GIT, Checkout
+from tests.flows import prefect_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -63,10 +66,21 @@ def test_metrics_and_plots_show(demo: Checkout, tmp_path: Path) -> None:
     assert (tmp_path / "plots/index.html").stat().st_size > 10_000
 
 
-def test_another_clone_computes_the_same_lock(demo: Checkout, new_checkout: Callable[[str], Checkout]) -> None:
-    other = new_checkout("again")
-    other.dvc("repro")
+def test_another_checkout_killed_again_and_again_computes_the_same_lock_and_one_version(
+    demo: Checkout, new_checkout: Callable[[str], Checkout], tmp_path: Path
+) -> None:
+    other = new_checkout("killed")
+    with prefect_server.running(tmp_path / "prefect") as server:
+        kills.run_killed(other.folder, server)
     assert (other.folder / "dvc.lock").read_text() == (demo.folder / "dvc.lock").read_text()
+    digests = [[version["digest"] for version in versions(checkout)] for checkout in (demo, other)]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 1
+
+
+def versions(checkout: Checkout) -> list[dict[str, Any]]:
+    """List what the registry of a checkout holds."""
+    return list(json.loads(checkout.run(sys.executable, "-m", "tasks.registry", "list", "--json").stdout))
 
 
 def test_in_a_fresh_clone_with_the_remote_nothing_runs(demo: Checkout, tmp_path: Path) -> None:
