@@ -156,6 +156,19 @@ def deploy(server: PrefectServer, checkout: Path, **changes: str) -> None:
     _must(command, checkout, {**server.env, "DPO_CHECKOUT": str(checkout)})
 
 
+def deploy_cloning(server: PrefectServer, repository: Path, pool: str = "box") -> None:
+    """Deploy what clones ``repository`` for each run (infra/prefect-cluster.yaml)."""
+    command = [
+        *PREFECT,
+        "--no-prompt",
+        "deploy",
+        "--all",
+        "--prefect-file",
+        str(ROOT / "infra" / "prefect-cluster.yaml"),
+    ]
+    _must(command, repository, {**server.env, "DPO_WORK_POOL": pool, "DPO_REPOSITORY": str(repository)})
+
+
 def _must(command: list[str], cwd: Path, env: Mapping[str, str]) -> None:
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

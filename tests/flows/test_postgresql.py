@@ -1,4 +1,4 @@
-"""Prefect on PostgreSQL: scheduled runs appear and a worker runs one from start to end."""
+"""Prefect on PostgreSQL: scheduled runs appear, and a worker runs one in the checkout and one in a clone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.flows import postgresql
-from tests.flows.conftest import set_param, wait_for
-from tests.flows.prefect_server import deploy, running, working
+from tests.flows.conftest import git, set_param, wait_for
+from tests.flows.prefect_server import deploy, deploy_cloning, running, working
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -23,3 +23,6 @@ def test_deployments_are_scheduled_and_run_on_postgresql(project: Path, tmp_path
         set_param(project, "middle", 7)
         with working(server):
             assert server.wait(server.run("pipeline/nightly"))["message"] == "1 unchanged, 2 ran"
+            git(project, "branch", "--force", "main")  # what a clone gets: without outputs, without a remote
+            deploy_cloning(server, project)
+            assert server.wait(server.run("pipeline/nightly-cluster"))["message"] == "3 ran"
