@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,9 @@ def test_another_checkout_killed_again_and_again_computes_the_same_lock_and_one_
     other = new_checkout("killed")
     with prefect_server.running(tmp_path / "prefect") as server:
         kills.run_killed(other.folder, server)
+        anew = [sys.executable, "-m", "flows.evaluate_only", "--workspace", str(demo.folder)]
+        judged = subprocess.run(anew, env=server.env, capture_output=True, text=True, timeout=120, check=False)
+    assert "Completed('3 unchanged')" in judged.stdout + judged.stderr
     assert (other.folder / "dvc.lock").read_text() == (demo.folder / "dvc.lock").read_text()
     digests = [[version["digest"] for version in versions(checkout)] for checkout in (demo, other)]
     assert digests[0] == digests[1]
