@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from prefect import runtime
 
-from flows.workspaces import params
+from flows.workspaces import git, params
 from tasks.core.errors import ConfigError
 
 
@@ -38,5 +37,7 @@ def about(workspace: Path) -> tuple[str, str]:
 
 
 def _git(workspace: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=workspace, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    try:
+        return git(workspace, *words)
+    except ConfigError:
+        return ""

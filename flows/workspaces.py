@@ -85,6 +85,8 @@ def git(folder: Path, *words: str) -> str:
     Raises:
         ConfigError: It failed; the message is its last line.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder", "name a checkout that is there")
     done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]

@@ -110,3 +110,12 @@ def test_a_repository_that_git_refuses_is_told_in_one_line(tmp_path: Path) -> No
 
     with pytest.raises(ConfigError, match="not a git repository"):
         workspaces.git(tmp_path, "rev-parse", "HEAD")
+
+
+def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path: Path) -> None:
+    from flows import names
+    from tasks.core.errors import ConfigError
+
+    assert names.about(tmp_path / "no") == ("", "")
+    with pytest.raises(ConfigError, match="is no folder"):
+        workspaces.git(tmp_path / "no", "status")
