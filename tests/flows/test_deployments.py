@@ -82,7 +82,7 @@ def test_events_in_a_row_start_one_run_with_parameters_of_the_right_type(box: tu
     for rows in ("40", "50", "60"):
         command = [sys.executable, "-m", "flows.events", "--source", "s3://bucket/feedback", "--rows", rows]
         subprocess.run(command, cwd=ROOT, env=server.env, check=True, timeout=60)
-    wait_for(lambda: server.runs("retrain/on-arrival"), "the run", 60)
+    wait_for(lambda: server.runs("retrain/on-arrival"), "the run", 120)
     with pytest.raises(AssertionError):
         wait_for(lambda: len(server.runs("retrain/on-arrival")) > 1, "a second run, which must not come", 12)
     (run,) = server.runs("retrain/on-arrival")
@@ -94,7 +94,7 @@ def test_a_second_run_of_the_same_deployment_is_cancelled(box: tuple[PrefectServ
     set_param(project, "first", 31)
     tell(project, "first", "train")
     first = server.run("pipeline/nightly")
-    wait_for(lambda: is_training(project), "the stage to start", 60)
+    wait_for(lambda: is_training(project), "the stage to start", 120)
     second = server.wait(server.run("pipeline/nightly"))
     assert (second["type"], "concurrency limit" in second["message"].lower()) == ("CANCELLED", True)
     cancel(server, first)
@@ -121,7 +121,7 @@ def test_a_worker_that_ends_leaves_no_process_and_the_next_run_goes_on(
     tell(project, "first", "train")
     with working(server) as process:
         run = server.run("pipeline/nightly")
-        wait_for(lambda: is_training(project), "the stage to start", 60)
+        wait_for(lambda: is_training(project), "the stage to start", 120)
         if number is signal.SIGKILL:
             os.killpg(process.pid, number)
         else:
@@ -144,7 +144,7 @@ def test_a_server_that_crashes_costs_no_checkpoint_and_leaves_no_process(box: tu
     tell(project, "first", "train")
     with working(server):
         run = server.run("pipeline/nightly")
-        wait_for(lambda: is_training(project), "the stage to start", 60)
+        wait_for(lambda: is_training(project), "the stage to start", 120)
         server.kill()
         server.start()
         assert is_training(project), "a server that comes back finds the run at work"
