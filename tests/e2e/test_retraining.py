@@ -1,4 +1,4 @@
-"""New preference data in a bucket, from arrival to a branch: only new rows are worked on, and once only."""
+"""New preference data in a bucket, from arrival to a branch: only new rows are tokenised, and once only."""
 
 from __future__ import annotations
 
