@@ -16,20 +16,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.events.actions import ActionTypes, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import serve
+from flows import automations
 from tasks.core.errors import ConfigError, PipelineError
 
 Labels = dict[str, str | list[str]]
 
-FLOWS = ("pipeline", "retrain", "evaluate-only", "promote", "rollback", "plan")
 FAILED, REFUSED, PROMOTED = "dpo: a run failed", "dpo: a version was refused", "dpo: a version was promoted"
 
 _RUN_SUBJECT = "{{ event.resource.name }}: {{ event.resource['prefect.state-name'] }}"
@@ -45,7 +43,7 @@ version {{ event.payload.version[:12] }}
 {% endfor %}{% if flow_run and flow_run|ui_url %}{{ flow_run|ui_url }}{% endif %}"""
 
 
-def automations(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
+def told(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
     """Yield the three automations, each of which tells all blocks.
 
     Args:
@@ -53,19 +51,18 @@ def automations(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
     """
     # by the state's type: a state may have any name, as `Refused` has
     ended: Labels = {"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]}
-    of_ours: Labels = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
-    failed = _trigger("prefect.flow-run.*", ended, of_ours)
+    failed = _trigger("prefect.flow-run.*", ended, automations.OUR_FLOWS)
     yield _automation(FAILED, failed, blocks, _RUN_SUBJECT, _RUN_BODY)
     for name, event, word in ((REFUSED, "dpo.refused", "refused"), (PROMOTED, "dpo.promoted", "promoted")):
         trigger = _trigger(event, {"prefect.resource.id": "dpo.version.*"})
         yield _automation(name, trigger, blocks, _VERSION_SUBJECT % word, _VERSION_BODY)
 
 
-def _trigger(event: str, match: Labels, related: Labels | None = None) -> EventTrigger:
+def _trigger(event: str, match: Labels, related: ResourceSpecification | None = None) -> EventTrigger:
     return EventTrigger(
         expect={event},
         match=ResourceSpecification.model_validate(match),
-        match_related=ResourceSpecification.model_validate(related or {}),
+        match_related=related or ResourceSpecification.model_validate({}),
         posture=Posture.Reactive,
         threshold=1,
         within=datetime.timedelta(0),
@@ -123,22 +120,8 @@ def set_up(client: SyncPrefectClient, names: Sequence[str]) -> None:
         ConfigError: A block is not there; nothing has been changed then.
     """
     blocks = [find_block(client, name).id for name in names]
-    for automation in automations(blocks):
-        known = client.read_automations_by_name(automation.name)
-        for extra in known[1:]:
-            client.delete_automation(extra.id)
-        if known:
-            client.update_automation(known[0].id, automation)
-        else:
-            client.create_automation(automation)
-
-
-def remove(client: SyncPrefectClient) -> int:
-    """Delete the automations; return how many there were."""
-    found = [one for name in (FAILED, REFUSED, PROMOTED) for one in client.read_automations_by_name(name)]
-    for automation in found:
-        client.delete_automation(automation.id)
-    return len(found)
+    for automation in told(blocks):
+        automations.put(client, automation)
 
 
 def main() -> int:
@@ -151,14 +134,12 @@ def main() -> int:
     words = parser.parse_args()
     if bool(words.block) == words.remove:
         parser.error("give --block TYPE/NAME, or --remove")
-    address = PREFECT_API_URL.value() or serve.LOCAL_SERVER
-    with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
-        if fault := client.api_healthcheck():
-            print(f"error: no Prefect server answers at {address} ({fault})", file=sys.stderr)
+    with automations.server() as client:
+        if client is None:
             return 1
         try:
             if words.remove:
-                print(f"{remove(client)} automations removed")
+                print(f"{automations.remove(client, (FAILED, REFUSED, PROMOTED))} automations removed")
                 return 0
             set_up(client, words.block)
         except PipelineError as error:

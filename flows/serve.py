@@ -1,4 +1,4 @@
-"""A single box: pool, GPU limit and deployments are set up, and a worker works on them until it is told to stop.
+"""A single box: pool, GPU limit, deployments are set up, and a worker works on them until it is told to stop.
 
     prefect server start --background    # or point PREFECT_API_URL to the team's server
     python -m flows.serve                # in the checkout
@@ -14,14 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
+from flows import automations, liveness
 from flows.stages import environment
 
 POOL, LIMIT = "box", "gpu"
-LOCAL_SERVER = "http://127.0.0.1:4200/api"
 DEPLOYMENTS = Path(__file__).resolve().parents[1] / "infra" / "prefect.yaml"
 DEPLOY = ["--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
 _PREFECT = [sys.executable, "-m", "prefect"]
@@ -34,26 +34,25 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="stages on a GPU that may run at once (1)")
     parser.add_argument("--set-up-only", action="store_true", help="leave the worker to somebody else")
     words = parser.parse_args()
-    address = PREFECT_API_URL.value() or LOCAL_SERVER
-    with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
-        if fault := client.api_healthcheck():
-            print(f"error: no Prefect server answers at {address} ({fault}) — {_TOLD}", file=sys.stderr)
+    with automations.server(_TOLD) as client:
+        if client is None:
             return 1
         set_up(client, words.gpus)
-    settings = {**environment(), "PREFECT_API_URL": address, "DPO_CHECKOUT": str(Path.cwd())}
+        settings = {**environment(), "PREFECT_API_URL": str(PREFECT_API_URL.value()), "DPO_CHECKOUT": str(Path.cwd())}
     if subprocess.run([*_PREFECT, *DEPLOY], env=settings, check=False).returncode:
         print(f"error: {DEPLOYMENTS} could not be deployed — see above", file=sys.stderr)
         return 1
     if not words.set_up_only:
         sys.stdout.flush()
-        os.execve(sys.executable, [*_PREFECT, "worker", "start", "--pool", POOL], settings)
+        os.execve(sys.executable, [sys.executable, "-m", "flows.worker", "--pool", POOL], settings)
     return 0
 
 
 def set_up(client: SyncPrefectClient, gpus: int) -> None:
-    """Make the work pool and the limit that stages on a GPU take a place under, or bring them up to date."""
+    """Make the work pool, the limit that stages on a GPU take a place under, and the ear for silent runs."""
     client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
     client.upsert_global_concurrency_limit_by_name(LIMIT, gpus)
+    liveness.set_up(client)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT0.5S",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_PREFETCH_SECONDS": "1",
             "NO_COLOR": "1",
@@ -125,16 +126,16 @@ def running(home: Path, more: Mapping[str, str] | None = None) -> Iterator[Prefe
 
 @contextlib.contextmanager
 def working(server: PrefectServer, pool: str = "box") -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker of a pool; it is given time to end its runs."""
+    """Run a worker of a pool as a box does; it is given time to end its runs."""
     with (server.home / "worker.log").open("ab") as log:
-        command = [*PREFECT, "worker", "start", "--pool", pool]
+        command = [sys.executable, "-m", "flows.worker", "--pool", pool]
         process = subprocess.Popen(command, cwd=ROOT, env=server.env, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()

@@ -101,11 +101,11 @@ def test_deployments_load_by_module_entrypoint_and_their_parameters_are_describe
 def test_somebody_is_told_of_every_flow_that_fails() -> None:
     from prefect import Flow
 
-    from flows import notify
+    from flows import automations
 
     every = [vars(importlib.import_module(dotted(path))) for path in modules("flows")]
     flows = {one.name for names in every for one in names.values() if isinstance(one, Flow)}
-    assert set(notify.FLOWS) == flows
+    assert set(automations.FLOWS) == flows
 
 
 def test_nothing_tracked_names_a_folder_of_one_machine() -> None:

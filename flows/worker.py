@@ -1,0 +1,95 @@
+"""A process worker that ends its runs before itself: each has time for its checkpoint, and tells the server its end.
+
+Prefect's own worker, told to stop, kills its runs at once: their stages would still be stopped in order, but not where
+the worker is a container's main process, and the server would not hear of their end. Here SIGTERM or SIGINT goes to
+the runs first; a second one stops waiting for them.
+
+run as: python -m flows.worker --pool POOL [what else `prefect worker start` takes]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from flows.supervisor import adopt_orphans, descendants, end_with_parent, processes
+
+RUNS_GRACE_S = 100.0  # a checkpoint's 20 s, the stages' 10 s, and the server's patience; compose allows 150 s
+_LEFT_GRACE_S = 40.0
+_POLL_S = 0.25
+
+
+class Watch:
+    """A worker, and the orders to stop that came for it.
+
+    Attributes:
+        orders: How many signals asked this process to stop.
+        code: The worker's exit code, once it has ended.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.orders = 0
+        self.code: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._hear)
+        # a session of its own: Ctrl-C in a terminal is for this process, which passes it on in order
+        self._worker = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
+
+    def work(self) -> int:
+        """Wait for the worker, or stop it when told to; nothing of it is left afterwards. Return its exit code."""
+        while self.code is None and not self.orders:
+            self._turn()
+        if self.code is None:
+            self._end_runs()
+            self._send(signal.SIGTERM, self._worker.pid)
+        deadline = time.monotonic() + _LEFT_GRACE_S
+        while descendants(os.getpid()) and time.monotonic() < deadline:
+            self._turn()
+        return 128 + signal.SIGTERM if self.code is None else self.code
+
+    def _end_runs(self) -> None:
+        """Send each run SIGTERM, once, those that start meanwhile too, and wait for their ends."""
+        deadline = time.monotonic() + RUNS_GRACE_S
+        told: set[int] = set()
+        while self.orders == 1 and (runs := self._runs()) and time.monotonic() < deadline:
+            for pid in runs - told:
+                print(f"told to stop: the run in process {pid} may write its checkpoint first", file=sys.stderr)
+                self._send(signal.SIGTERM, pid)
+            told |= runs
+            self._turn()
+
+    def _runs(self) -> set[int]:
+        """Return the worker's own children: each run is one."""
+        return {pid for pid, state, parent, _ in processes() if parent == self._worker.pid and state not in "ZX"}
+
+    def _turn(self) -> None:
+        """Sleep a moment; collect the worker, and orphans that came to us, once they have ended."""
+        time.sleep(_POLL_S)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self._worker.pid:
+                    code = os.waitstatus_to_exitcode(ended[1])
+                    self.code = self._worker.returncode = code if code >= 0 else 128 - code
+
+    def _hear(self, *_: object) -> None:
+        self.orders += 1
+
+    @staticmethod
+    def _send(number: signal.Signals, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def main() -> int:
+    """Run the worker; the words are those of `prefect worker start`."""
+    adopt_orphans()
+    return Watch([sys.executable, "-m", "prefect", "worker", "start", *sys.argv[1:]]).work()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
