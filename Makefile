@@ -2,6 +2,7 @@
 # make test    the default tests: fast, offline, on a CPU
 # make lint    ruff, ruff format and mypy, as pre-commit and CI run them
 # make e2e     whole runs on real input, minutes long
+# make nightly long, exhaustive or random tests, an hour of them
 #
 # PYTHON=python3.12 make …   builds .venv with another interpreter.
 
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: repro test lint e2e
+.PHONY: repro test lint e2e nightly
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,7 +32,11 @@ test: $(INSTALLED)
 	@python -m pytest -n 2 --dist loadfile
 
 e2e: $(INSTALLED)
-	@python -m pytest -m e2e -n 2 --dist loadfile
+	@python -m pytest -m "e2e and not nightly" -n 2 --dist loadfile
+
+# what takes too long before every merge; .github/workflows/tests.yml runs it every night
+nightly: $(INSTALLED)
+	@python -m pytest -m nightly -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	@ruff check .

@@ -40,7 +40,7 @@ def evaluate_only(
         stage_timeout_minutes: Stop a stage that takes longer.
         gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
     """
-    settings = RunSettings(force, None if stage_timeout_minutes is None else stage_timeout_minutes * 60, gpu_limit)
+    settings = RunSettings.of(force, stage_timeout_minutes, gpu_limit)
     try:
         with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
             refuse_stale(workspace)

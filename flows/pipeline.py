@@ -41,6 +41,11 @@ class RunSettings:
     timeout_s: float | None = None
     gpu_limit: str = ""
 
+    @classmethod
+    def of(cls, force: bool, stage_timeout_minutes: float | None, gpu_limit: str) -> RunSettings:
+        """Return the settings for a flow's parameters."""
+        return cls(force, None if stage_timeout_minutes is None else stage_timeout_minutes * 60, gpu_limit)
+
 
 def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
     """Tell Prefect to retry what a retry can mend: a network fault or a preemption, not data or a bug."""
@@ -109,16 +114,26 @@ def pipeline(
         continue_from: Version that training goes on from, as demo@champion; its digest is written there, too.
         gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
     """
-    timeout_s = None if stage_timeout_minutes is None else stage_timeout_minutes * 60
-    settings = RunSettings(force, timeout_s, gpu_limit)
     try:
-        with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
-            order = stages_in_order(workspace)
-            if continue_from:
-                get_run_logger().info(pins.pin(workspace, pins.INIT_ADAPTER, continue_from))
-            return close(run_all(order, workspace, settings, opponent), workspace)
+        settings = RunSettings.of(force, stage_timeout_minutes, gpu_limit)
+        return bring_up_to_date(workspace, settings, opponent, continue_from)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
+
+
+def bring_up_to_date(
+    workspace: Path, settings: RunSettings, opponent: str | None, continue_from: str | None
+) -> State[Any]:
+    """Run every stage that is not up to date, and show what came of it; the parameters are those of :func:`pipeline`.
+
+    Raises:
+        PipelineError: The checkout cannot be read or written, or the registry does not know a version.
+    """
+    with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+        order = stages_in_order(workspace)
+        if continue_from:
+            get_run_logger().info(pins.pin(workspace, pins.INIT_ADAPTER, continue_from))
+        return close(run_all(order, workspace, settings, opponent), workspace)
 
 
 def run_all(

@@ -54,15 +54,15 @@ def push_branch(workspace: Path, branch: str) -> bool:
     return True
 
 
-def has_branch(repository: Path, branch: str) -> bool:
-    """Tell whether ``branch`` is known here or there.
+def has_branch(repository: Path, branch: str, asks_origin: bool) -> bool:
+    """Tell whether ``branch`` is known here, or where branches are pushed to.
 
     Raises:
         ConfigError: The repository that this one came from does not answer.
     """
     if git(repository, "branch", "--list", branch):
         return True
-    has_origin = ORIGIN in git(repository, "remote").split()
+    has_origin = asks_origin and ORIGIN in git(repository, "remote").split()
     return bool(has_origin and git(repository, "ls-remote", "--heads", ORIGIN, branch))
 
 

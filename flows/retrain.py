@@ -26,7 +26,7 @@ from prefect.states import Completed, Failed
 
 from flows import artifacts, command_line, incoming, names, publish, released, stages, workspaces
 from flows.graph import stages_in_order
-from flows.pipeline import pipeline
+from flows.pipeline import RunSettings, bring_up_to_date
 from tasks.core import paths
 from tasks.core.errors import PipelineError
 from tasks.core.files import pretty_json, write_text
@@ -95,17 +95,11 @@ def retrain(
         say("told of %d new rows", announced_rows)
     try:
         with workspaces.held(repository / LOCK, say):
-            batch = find(repository, minimum_new_pairs, branch_prefix)
+            batch = find(repository, minimum_new_pairs, branch_prefix, push)
             if isinstance(batch, Result):
                 return _close(batch)
-            state = pipeline(
-                batch.worktree,
-                stage_timeout_minutes=stage_timeout_minutes,
-                opponent=batch.champion,
-                continue_from=batch.champion,
-                gpu_limit=gpu_limit,
-                return_state=True,
-            )
+            settings = RunSettings.of(False, stage_timeout_minutes, gpu_limit)
+            state = bring_up_to_date(batch.worktree, settings, batch.champion, batch.champion)
             if not state.is_completed():
                 return Failed(message=f"data {batch.version}: {state.message}")
             return _close(hand_on(repository, batch, branch_prefix, push))
@@ -113,7 +107,7 @@ def retrain(
         return Failed(message=f"{error.kind}: {error}")
 
 
-def find(repository: Path, minimum: int, prefix: str) -> Batch | Result:
+def find(repository: Path, minimum: int, prefix: str, asks_origin: bool = True) -> Batch | Result:
     """Return the new data in a worktree that is ready to train, or why there is nothing to do.
 
     Raises:
@@ -127,7 +121,7 @@ def find(repository: Path, minimum: int, prefix: str) -> Batch | Result:
     why = ""
     if not version.is_new:
         why = "the data are those of dvc.lock"
-    elif publish.has_branch(repository, branch := f"{prefix}/{version.name}"):
+    elif publish.has_branch(repository, branch := f"{prefix}/{version.name}", asks_origin):
         why = f"branch {branch} has them already"
     if why:
         workspaces.give_up(repository, fresh)

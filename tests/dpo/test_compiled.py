@@ -18,7 +18,7 @@ from tests.dpo import tiny
 
 # torch's tracer looks at .grad of what a graph break hands on, and warns of it
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-SLOW = pytest.mark.e2e
+SLOW = pytest.mark.nightly
 ROWS = [tiny.pairs(6).row(i) for i in range(6)]
 
 
@@ -85,7 +85,7 @@ def test_more_layers_are_no_more_graphs():
     assert found[0] == found[1]
 
 
-@SLOW
+@pytest.mark.e2e
 def test_fused_layers_give_the_same():
     check("llama", "none", "inductor")
 

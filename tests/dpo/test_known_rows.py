@@ -216,6 +216,7 @@ def test_ranks_without_a_shared_disk_share_the_work_and_know_the_same_values(ran
     assert np.abs(values[0] - reference_logps(tiny.base(), tiny.pairs(17), SMALL).logps).max() < 1e-5
 
 
+@pytest.mark.e2e
 def test_a_stop_is_told_on_every_rank(ranks: Path):
     for rank in (0, 1):
         assert "told to stop" in json.loads((ranks / f"rank{rank}.json").read_text())["stopped"]

@@ -35,7 +35,13 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=["fsdp", pytest.param("deepspeed", marks=[pytest.mark.e2e, needs_deepspeed])])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("fsdp", marks=pytest.mark.e2e),
+        pytest.param("deepspeed", marks=[pytest.mark.e2e, needs_deepspeed]),
+    ],
+)
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     """Run the scenes whole and on two ranks, which start while this process works; the findings of all three."""
     alone, two = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("two")

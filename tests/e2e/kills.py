@@ -1,51 +1,118 @@
-"""Ends a flow again and again, at named stages and at random moments, as an operator, a scheduler or a fault would."""
+"""Ends runs of a worker again and again, at named stages and at random moments: stopped, killed, cancelled."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import os
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from flows.supervisor import descendants
 from tests.flows.conftest import living_in, wait_for
-from tests.flows.prefect_server import PrefectServer
+from tests.flows.prefect_server import PrefectServer, deploy, working
 
-KILLS = int(os.environ.get("DPO_KILLS", "6"))  # 8 and more reach every stage
-ORDER = ("ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
-STAGES = ("train", "register", "reference", "respond", "encode", "ingest", "winrate", "report")  # the first ones first
+STAGES = ("ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
+ENDINGS = ("cancel", "SIGTERM", "SIGKILL")
+FINAL = {"cancel": {"CANCELLED"}, "SIGTERM": {"CRASHED"}, "SIGKILL": {"CRASHED"}}
 
 
-def run_killed(folder: Path, server: PrefectServer) -> None:
-    """Run the pipeline of ``folder`` to its end, after ``KILLS`` runs of it were ended; nothing of them survives."""
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """One way to end a run.
+
+    Attributes:
+        ending: ``cancel`` (a person, on the server), ``SIGTERM`` (to the worker) or ``SIGKILL`` (to the run's process).
+        stage: While which stage; the first that runs when None.
+        wait_s: How many seconds after that stage started.
+    """
+
+    ending: str
+    stage: str | None
+    wait_s: float
+
+
+def at_each_stage() -> Iterator[Kill]:
+    """Yield every ending at every stage, at a moment of its first second."""
     chance = random.Random(0)
-    stages = sorted(STAGES[:KILLS], key=ORDER.index)
-    for kill in range(KILLS):
-        number = (signal.SIGTERM, signal.SIGKILL)[kill % 2]
-        _kill_once(folder, server, stages[kill] if kill < len(stages) else "", chance.uniform(0, 6), number)
-        wait_for(lambda: not living_in(folder), "every process to end", 30)
-    done = subprocess.run(command(folder), env=server.env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for stage, ending in itertools.product(STAGES, ENDINGS):
+        yield Kill(ending, stage, chance.uniform(0, 1))
 
 
-def command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "flows.pipeline", "--workspace", str(folder)]
+def at_random_moments(count: int, longest_s: float) -> Iterator[Kill]:
+    """Yield ``count`` endings, each within ``longest_s`` seconds of the first stage that runs."""
+    chance = random.Random(1)
+    for _ in range(count):
+        yield Kill(chance.choice(ENDINGS), None, chance.uniform(0, longest_s))
 
 
-def _kill_once(folder: Path, server: PrefectServer, stage: str, wait_s: float, number: signal.Signals) -> None:
-    """Start the flow and end it while ``stage`` runs, or ``wait_s`` after its first stage did."""
-    log = folder.parent / f"{folder.name}.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command(folder), env=server.env, stdout=stream, stderr=stream)
-    awaited = re.compile(f"Running stage '{stage}'" if stage else "Running stage '|Stage '")
-    try:
-        wait_for(lambda: process.poll() is not None or awaited.search(log.read_text()), f"stage {stage}", 300)
-        time.sleep(wait_s if not stage else wait_s / 4)
-        process.send_signal(number)
-        process.wait(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
+def run_killed(folder: Path, server: PrefectServer, kills: Iterable[Kill]) -> int:
+    """Run the pipeline of a checkout to its end behind runs that were ended; nothing of them survives.
+
+    Returns:
+        How many runs were ended; a run that was through before its moment came is not counted.
+    """
+    deploy(server, folder)
+    ended = sum(_end_one(folder, server, kill) for kill in kills)
+    with working(server):
+        last = server.wait(server.run("pipeline/nightly"), 600)
+    assert last["type"] == "COMPLETED", last["message"]
+    return ended
+
+
+def _end_one(folder: Path, server: PrefectServer, kill: Kill) -> bool:
+    """Start a run and end it; return False where it was done before."""
+    log = server.home / "worker.log"
+    before = log.stat().st_size if log.exists() else 0
+    awaited = re.compile(rf"Running stage '{kill.stage or '.*'}'")
+    with working(server) as worker:
+        run = server.run("pipeline/nightly")
+        wait_for(lambda: _is_over(server, run) or awaited.search(_tail(log, before)), f"stage {kill.stage}", 300)
+        time.sleep(kill.wait_s)
+        if _is_over(server, run):
+            assert server.state(run)["type"] == "COMPLETED", server.state(run)
+            return False
+        _end(server, run, worker, kill.ending)
+        told = server.wait(run, 60)["type"]
+        wait_for(lambda: not living_in(folder), f"every process to end after {kill}", 30)
+    assert told in {*FINAL[kill.ending], "COMPLETED"}, (kill, told)  # it may have been through just then
+    return told != "COMPLETED"
+
+
+def _end(server: PrefectServer, run: str, worker: subprocess.Popen[bytes], ending: str) -> None:
+    if ending == "cancel":
+        server.cancel(run)
+    elif ending == "SIGTERM":
+        worker.terminate()
+        worker.wait(timeout=60)
+    else:
+        for pid in engines(worker.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def engines(worker: int) -> list[int]:
+    """Return the processes under a worker that are runs."""
+    return [pid for pid in descendants(worker) if b"prefect.engine" in _words(pid)]
+
+
+def _words(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
+
+
+def _is_over(server: PrefectServer, run: str) -> bool:
+    return server.state(run)["type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+def _tail(log: Path, start: int) -> str:
+    with log.open("rb") as stream:
+        stream.seek(start)
+        return stream.read().decode(errors="replace")

@@ -15,9 +15,14 @@ import pytest
 
 from tests.e2e import kills
 from tests.e2e.conftest import GIT, Checkout
+from tests.e2e.kills import Kill
+from tests.e2e.test_kills import versions
 from tests.flows import prefect_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+# test_kills.py has more of them, on a smaller demo
+KILLS = (Kill("SIGTERM", "train", 5.0), Kill("cancel", "respond", 1.0), Kill("SIGKILL", "register", 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def test_another_checkout_killed_again_and_again_computes_the_same_lock_and_one_
 ) -> None:
     other = new_checkout("killed")
     with prefect_server.running(tmp_path / "prefect") as server:
-        kills.run_killed(other.folder, server)
+        assert kills.run_killed(other.folder, server, KILLS) == len(KILLS)
         anew = [sys.executable, "-m", "flows.evaluate_only", "--workspace", str(demo.folder)]
         judged = subprocess.run(anew, env=server.env, capture_output=True, text=True, timeout=120, check=False)
     assert "Completed('3 unchanged')" in judged.stdout + judged.stderr
@@ -80,11 +85,6 @@ def test_another_checkout_killed_again_and_again_computes_the_same_lock_and_one_
     digests = [[version["digest"] for version in versions(checkout)] for checkout in (demo, other)]
     assert digests[0] == digests[1]
     assert len(digests[0]) == 1
-
-
-def versions(checkout: Checkout) -> list[dict[str, Any]]:
-    """List what the registry of a checkout holds."""
-    return list(json.loads(checkout.run(sys.executable, "-m", "tasks.registry", "list", "--json").stdout))
 
 
 def test_in_a_fresh_clone_with_the_remote_nothing_runs(demo: Checkout, tmp_path: Path) -> None:
@@ -108,6 +108,7 @@ def test_with_chosen_and_rejected_swapped_the_gate_refuses(demo: Checkout, tmp_p
     assert decision["reasons"]
 
 
+@pytest.mark.nightly
 def test_a_collapse_that_the_loss_hides_is_kept_out(demo: Checkout, tmp_path: Path) -> None:
     copy = clone(demo, tmp_path / "collapse")
     copy.dvc("pull")

@@ -75,7 +75,7 @@ def adapter(root: Path) -> dict[str, bytes]:
     return project.contents(root / "models/adapter", root / "results/train")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_rank_that_is_killed_costs_no_more_than_the_steps_since_the_checkpoint(tmp_path: Path, rank: int) -> None:
     straight, root = (ready(tmp_path / name, pairs=60) for name in ("straight", "project"))
     assert finish(start(straight))[0] == 0

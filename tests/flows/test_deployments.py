@@ -99,7 +99,7 @@ def test_a_second_run_of_the_same_deployment_is_cancelled(box: tuple[PrefectServ
     wait_for(lambda: is_training(project), "the stage to start", 120)
     second = server.wait(server.run("pipeline/nightly"))
     assert (second["type"], "concurrency limit" in second["message"].lower()) == ("CANCELLED", True)
-    cancel(server, first)
+    server.cancel(first)
     assert server.wait(first)["type"] == "CANCELLED"
     wait_for(lambda: not living_in(project), "every process to end", 30)
     assert (project / "checkpoint").exists(), "a cancelled run had time for its checkpoint"
@@ -108,10 +108,6 @@ def test_a_second_run_of_the_same_deployment_is_cancelled(box: tuple[PrefectServ
 
 def is_training(project: Path) -> bool:
     return any("sleep" in words for words in living_in(project))
-
-
-def cancel(server: PrefectServer, run: str) -> None:
-    server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True})
 
 
 @pytest.mark.parametrize(("order", "value"), [("SIGTERM", 41), ("SIGKILL", 42)])

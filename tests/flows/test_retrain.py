@@ -179,7 +179,8 @@ def test_a_run_that_failed_goes_on_with_the_newest_code(repository: Path) -> Non
     assert (branches(repository), len(worktrees(repository))) == ([], 1)
     (repository / "note.md").write_text("mended\n")
     save(repository, "Mend something else")
-    assert look(repository).message == "trained: 6 new pairs"
+    git(repository, "remote", "set-url", "origin", "/nowhere")  # who does not push is not asked
+    assert look(repository, push=False).message == "trained: 6 new pairs"
     assert (repository / "runs/rows/resumed").exists(), "runs/ went along, and the shared row store is the checkout's"
     assert (len(branches(repository)), worktrees(repository)) == (1, [])
 

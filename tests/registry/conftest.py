@@ -45,7 +45,7 @@ def swift(swift_url: str, monkeypatch: pytest.MonkeyPatch) -> Server:
     return swift_server.emptied(swift_url, monkeypatch, BUCKET)
 
 
-@pytest.fixture(params=["folder", "bucket", pytest.param("swift", marks=pytest.mark.e2e)])
+@pytest.fixture(params=["folder", "bucket", pytest.param("swift", marks=pytest.mark.nightly)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of store, empty."""
     if request.param == "folder":

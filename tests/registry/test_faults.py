@@ -93,7 +93,7 @@ def life(store: S3Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "rounds", [range(0, _STRIDE, 10), pytest.param(range(_STRIDE), marks=pytest.mark.e2e)], ids=str
+    "rounds", [range(0, _STRIDE, 10), pytest.param(range(_STRIDE), marks=pytest.mark.nightly)], ids=str
 )
 def test_a_fault_at_any_request_leaves_the_state_as_if_there_was_none(bench: Bench, rounds: range):
     bench.start(lambda _: None)
@@ -140,7 +140,7 @@ def test_a_download_that_breaks_is_gone_on_with_and_verified(bench: Bench, tmp_p
             assert (target / WEIGHTS).read_bytes() == candidate.files[WEIGHTS]
 
 
-@pytest.mark.e2e
+@pytest.mark.nightly
 def test_a_writer_killed_at_random_requests_leaves_nothing_half_visible_and_a_second_run_completes(
     server: Server, tmp_path: Path
 ):

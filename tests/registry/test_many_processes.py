@@ -19,8 +19,12 @@ from tests.registry.rival import EVEN
 from tests.registry.samples import sample
 
 # Processes, and versions that each registers for itself. On Swift every deed waits until it is sure to stand.
-RIVALS = {"folder": (16, 3), "bucket": (16, 2), "swift": (2, 1)}
-E2E = pytest.mark.e2e
+RIVALS = [
+    pytest.param("folder", 16, 3, id="folder"),
+    pytest.param("bucket", 5, 2, id="few on a bucket", marks=pytest.mark.e2e),
+    pytest.param("bucket", 16, 2, id="many on a bucket", marks=[pytest.mark.nightly, pytest.mark.timeout(400)]),
+    pytest.param("swift", 2, 1, id="two on Swift", marks=[pytest.mark.nightly, pytest.mark.timeout(400)]),
+]
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -29,14 +33,7 @@ def start(root: str, number: int, own: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(
-    ("store", "count", "owned"),
-    [
-        pytest.param(kind, *sizes, marks=[] if kind == "folder" else [E2E, pytest.mark.timeout(400)], id=kind)
-        for kind, sizes in RIVALS.items()
-    ],
-    indirect=["store"],
-)
+@pytest.mark.parametrize(("store", "count", "owned"), RIVALS, indirect=["store"])
 def test_many_processes_write_one_log_and_a_reader_never_sees_a_part(store: Store, count: int, owned: int):
     rivals = [start(store.label, number, owned) for number in range(count)]
     polls, longest, seen = 0, 0, set[str]()

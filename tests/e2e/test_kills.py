@@ -1,0 +1,62 @@
+"""A small demo, ended at every stage in every way and at random moments: what stands in the end is what would have."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import kills
+from tests.e2e.conftest import Checkout
+from tests.e2e.kills import Kill
+from tests.flows import prefect_server
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3000)]
+
+
+def small(checkout: Checkout) -> Checkout:
+    """Make a checkout's demo small."""
+    checkout.set_params(
+        base={"demo.steps": 60},
+        train={"epochs": 1},
+        respond={"max_prompts": 30, "max_new_tokens": 30},
+    )
+    checkout.commit("A small demo")
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def undisturbed(new_checkout: Callable[[str], Checkout]) -> Checkout:
+    checkout = small(new_checkout("undisturbed"))
+    checkout.dvc("repro", "--quiet")
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("found", "least"),
+    [(kills.at_each_stage, 22), (lambda: kills.at_random_moments(20, 10), 10)],
+    ids=["each stage", "random moments"],
+)
+def test_runs_that_were_ended_leave_the_same_bytes_and_one_version(
+    undisturbed: Checkout,
+    new_checkout: Callable[[str], Checkout],
+    tmp_path: Path,
+    found: Callable[[], Iterator[Kill]],
+    least: int,
+) -> None:
+    other = small(new_checkout("ended"))
+    with prefect_server.running(tmp_path / "prefect") as server:
+        assert kills.run_killed(other.folder, server, found()) >= least
+    assert (other.folder / "dvc.lock").read_text() == (undisturbed.folder / "dvc.lock").read_text()
+    digests = [[version["digest"] for version in versions(checkout)] for checkout in (undisturbed, other)]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 1
+
+
+def versions(checkout: Checkout) -> list[dict[str, Any]]:
+    """List what the registry of a checkout holds."""
+    return list(json.loads(checkout.run(sys.executable, "-m", "tasks.registry", "list", "--json").stdout))
