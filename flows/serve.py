@@ -1,4 +1,4 @@
-"""A single box: pool, GPU limit, deployments are set up, and a worker works on them until it is told to stop.
+"""A single box: pool, GPU limit and deployments are set up, and a worker works on them until it is told to stop.
 
     prefect server start --background    # or point PREFECT_API_URL to the team's server
     python -m flows.serve                # in the checkout

@@ -29,7 +29,7 @@ class Kill:
 
     Attributes:
         ending: ``cancel`` (a person, on the server), ``SIGTERM`` (to the worker) or ``SIGKILL`` (to the run's process).
-        stage: While which stage; the first that runs when None.
+        stage: While which stage, or the first one after it where that is done; the first that runs when None.
         wait_s: How many seconds after that stage started.
     """
 
@@ -39,10 +39,10 @@ class Kill:
 
 
 def at_each_stage() -> Iterator[Kill]:
-    """Yield every ending at every stage, at a moment of its first second."""
+    """Yield every ending at every stage, soon after it began."""
     chance = random.Random(0)
     for stage, ending in itertools.product(STAGES, ENDINGS):
-        yield Kill(ending, stage, chance.uniform(0, 1))
+        yield Kill(ending, stage, chance.uniform(0, 0.3))
 
 
 def at_random_moments(count: int, longest_s: float) -> Iterator[Kill]:
@@ -52,37 +52,38 @@ def at_random_moments(count: int, longest_s: float) -> Iterator[Kill]:
         yield Kill(chance.choice(ENDINGS), None, chance.uniform(0, longest_s))
 
 
-def run_killed(folder: Path, server: PrefectServer, kills: Iterable[Kill]) -> int:
+def run_killed(folder: Path, server: PrefectServer, kills: Iterable[Kill]) -> list[tuple[str, str]]:
     """Run the pipeline of a checkout to its end behind runs that were ended; nothing of them survives.
 
     Returns:
-        How many runs were ended; a run that was through before its moment came is not counted.
+        The stage and the ending of each run that was ended; a run that was through before its moment is not among them.
     """
     deploy(server, folder)
-    ended = sum(_end_one(folder, server, kill) for kill in kills)
+    ended = [(stage, kill.ending) for kill in kills if (stage := _end_one(folder, server, kill))]
     with working(server):
         last = server.wait(server.run("pipeline/nightly"), 600)
     assert last["type"] == "COMPLETED", last["message"]
     return ended
 
 
-def _end_one(folder: Path, server: PrefectServer, kill: Kill) -> bool:
-    """Start a run and end it; return False where it was done before."""
+def _end_one(folder: Path, server: PrefectServer, kill: Kill) -> str:
+    """Start a run and end it; return the stage that it ended in, nothing where it was done before."""
     log = server.home / "worker.log"
     before = log.stat().st_size if log.exists() else 0
-    awaited = re.compile(rf"Running stage '{kill.stage or '.*'}'")
+    names = STAGES[STAGES.index(kill.stage) :] if kill.stage else ("base", *STAGES)
+    awaited = re.compile(rf"Running stage '({'|'.join(names)})'")
     with working(server) as worker:
         run = server.run("pipeline/nightly")
         wait_for(lambda: _is_over(server, run) or awaited.search(_tail(log, before)), f"stage {kill.stage}", 300)
         time.sleep(kill.wait_s)
         if _is_over(server, run):
             assert server.state(run)["type"] == "COMPLETED", server.state(run)
-            return False
+            return ""
         _end(server, run, worker, kill.ending)
         told = server.wait(run, 60)["type"]
         wait_for(lambda: not living_in(folder), f"every process to end after {kill}", 30)
     assert told in {*FINAL[kill.ending], "COMPLETED"}, (kill, told)  # it may have been through just then
-    return told != "COMPLETED"
+    return str(awaited.findall(_tail(log, before))[-1]) if told != "COMPLETED" else ""
 
 
 def _end(server: PrefectServer, run: str, worker: subprocess.Popen[bytes], ending: str) -> None:
@@ -109,7 +110,7 @@ def _words(pid: int) -> list[bytes]:
 
 
 def _is_over(server: PrefectServer, run: str) -> bool:
-    return server.state(run)["type"] in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+    return str(server.state(run)["type"]) in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 def _tail(log: Path, start: int) -> str:
