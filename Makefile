@@ -28,6 +28,9 @@ repro: $(INSTALLED)
 	@dvc repro | sed -nuE "s/^(Running stage '[^']*'|Stage '[^']*' is cached|Data and pipelines are up to date).*/\1/p"
 	python -m tasks.core.summary
 
+# two workers on two cores: a second thread each would only wait
+test e2e nightly: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+
 test: $(INSTALLED)
 	@python -m pytest -n 2 --dist loadfile
 

@@ -133,7 +133,7 @@ def test_a_download_that_breaks_is_gone_on_with_and_verified(bench: Bench, tmp_p
     life(bench.direct)
     candidate, _ = few(0)
     for number, fault in enumerate(FAULTS):
-        for start in range(number % 4, 20, 9):
+        for start in range(number % 4, 20, 13):
             bench.proxy.count, bench.proxy.plan = 0, lambda n, f=fault, start=start: f if n == start else None
             target = tmp_path / f"{number}-{start}"
             twice(lambda target=target: Registry(bench.spoilt, "demo").pull(candidate.digest, target))

@@ -195,6 +195,7 @@ def test_with_every_row_known_neither_model_nor_transformers_is_loaded(tmp_path:
     assert (root / "data/reference/manifest.json").is_file()
 
 
+@pytest.mark.e2e
 def test_killed_and_run_again_it_scores_what_is_left(tmp_path: Path):
     root = project.build(tmp_path, pairs=400)
     project.write_params(root, runtime={"tokens_per_micro_batch": 32, "checkpoint_every_s": 0.01})
