@@ -35,7 +35,7 @@ test: $(INSTALLED)
 	@python -m pytest -n 2 --dist loadfile
 
 e2e: $(INSTALLED)
-	@python -m pytest -m "e2e and not nightly" -n 2 --dist loadfile
+	@python -m pytest -m "e2e and not nightly" -n 2 --dist loadfile --no-loadscope-reorder
 
 # what takes too long before every merge; .github/workflows/tests.yml runs it every night
 nightly: $(INSTALLED)

@@ -1,28 +1,19 @@
-"""The built-in demo, whole: it learns, two clones agree, caches travel, and sabotage is refused."""
+"""The built-in demo, whole: it learns, caches travel, and sabotage is refused."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e import kills
 from tests.e2e.conftest import GIT, Checkout
-from tests.e2e.kills import Kill
-from tests.e2e.test_kills import versions
-from tests.flows import prefect_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
-
-# test_kills.py has more of them, on a smaller demo
-KILLS = (Kill("SIGTERM", "train", 5.0), Kill("cancel", "respond", 1.0), Kill("SIGKILL", "register", 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +61,6 @@ def test_metrics_and_plots_show(demo: Checkout, tmp_path: Path) -> None:
     assert "results/train/metrics.json" in demo.dvc("metrics", "diff", "HEAD~1", "--json").stdout
     demo.dvc("plots", "show", "-o", str(tmp_path / "plots"))
     assert (tmp_path / "plots/index.html").stat().st_size > 10_000
-
-
-def test_another_checkout_killed_again_and_again_computes_the_same_lock_and_one_version(
-    demo: Checkout, new_checkout: Callable[[str], Checkout], tmp_path: Path
-) -> None:
-    other = new_checkout("killed")
-    with prefect_server.running(tmp_path / "prefect") as server:
-        ended = kills.run_killed(other.folder, server, KILLS)
-        anew = [sys.executable, "-m", "flows.evaluate_only", "--workspace", str(demo.folder)]
-        judged = subprocess.run(anew, env=server.env, capture_output=True, text=True, timeout=120, check=False)
-    assert [ending for _, ending in ended] == [kill.ending for kill in KILLS], ended
-    assert "Completed('3 unchanged')" in judged.stdout + judged.stderr
-    assert (other.folder / "dvc.lock").read_text() == (demo.folder / "dvc.lock").read_text()
-    digests = [[version["digest"] for version in versions(checkout)] for checkout in (demo, other)]
-    assert digests[0] == digests[1]
-    assert len(digests[0]) == 1
 
 
 def test_in_a_fresh_clone_with_the_remote_nothing_runs(demo: Checkout, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""A small demo, ended at every stage in every way and at random moments: what stands in the end is what would have."""
+"""A small demo, ended at every stage in every way and at random moments: another checkout has the same bytes."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from tests.e2e.conftest import Checkout
 from tests.e2e.kills import Kill
 from tests.flows import prefect_server
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3000)]
+pytestmark = pytest.mark.timeout(3000)
+
+FEW = (Kill("SIGTERM", "train", 4.0), Kill("cancel", "respond", 1.0), Kill("SIGKILL", "register", 0.3))
 
 
 def small(checkout: Checkout) -> Checkout:
@@ -38,20 +41,26 @@ def undisturbed(new_checkout: Callable[[str], Checkout]) -> Checkout:
 
 @pytest.mark.parametrize(
     ("found", "stages", "least"),
-    [(kills.at_each_stage, 8, 20), (lambda: kills.at_random_moments(20, 15), 3, 12)],
-    ids=["each stage", "random moments"],
+    [
+        pytest.param(FEW, 3, 3, marks=pytest.mark.e2e, id="some stages"),
+        pytest.param([*kills.at_each_stage()], 8, 20, marks=pytest.mark.nightly, id="each stage"),
+        pytest.param([*kills.at_random_moments(20, 15)], 3, 12, marks=pytest.mark.nightly, id="random moments"),
+    ],
 )
 def test_runs_that_were_ended_leave_the_same_bytes_and_one_version(
     undisturbed: Checkout,
     new_checkout: Callable[[str], Checkout],
     tmp_path: Path,
-    found: Callable[[], Iterator[Kill]],
+    found: Sequence[Kill],
     stages: int,
     least: int,
 ) -> None:
     other = small(new_checkout("ended"))
     with prefect_server.running(tmp_path / "prefect") as server:
-        ended = kills.run_killed(other.folder, server, found())
+        ended = kills.run_killed(other.folder, server, found)
+        anew = [sys.executable, "-m", "flows.evaluate_only", "--workspace", str(undisturbed.folder)]
+        judged = subprocess.run(anew, env=server.env, capture_output=True, text=True, timeout=120, check=False)
+    assert "Completed('3 unchanged')" in judged.stdout + judged.stderr
     assert len({stage for stage, _ in ended}) >= stages, ended
     assert len(ended) >= least, ended
     assert {ending for _, ending in ended} == {*kills.ENDINGS}
