@@ -58,9 +58,7 @@ def main() -> int:
     parser.add_argument("--remove", action="store_true", help="leave silent runs as they are")
     words = parser.parse_args()
     if words.silent_seconds <= _EVERY_S:
-        parser.error(
-            f"heartbeats are {_EVERY_S:g} s apart or more: --silent-seconds {words.silent_seconds:g} kills them all"
-        )
+        parser.error(f"heartbeats are {_EVERY_S:g} s apart or more: give more seconds, or every run is marked crashed")
     with automations.server() as client:
         if client is None:
             return 1
