@@ -2,7 +2,7 @@
 # make test    the default tests: fast, offline, on a CPU
 # make lint    ruff, ruff format and mypy, as pre-commit and CI run them
 # make e2e     whole runs on real input, minutes long
-# make nightly long, exhaustive or random tests, an hour of them
+# make nightly long, exhaustive or random tests
 #
 # PYTHON=python3.12 make …   builds .venv with another interpreter.
 

@@ -93,7 +93,7 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         told: set[int] = set()
         while (living := descendants(os.getpid())) and time.monotonic() < deadline:
-            _send(number, set(living) - told)
+            send(number, set(living) - told)
             told.update(living)
             self._turn(watch_parent=False)
 
@@ -193,7 +193,8 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+def send(number: signal.Signals, pids: Iterable[int]) -> None:
+    """Send a signal to those of the processes that still live."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flows.supervisor import adopt_orphans, descendants, end_with_parent, processes
+from flows.supervisor import adopt_orphans, descendants, end_with_parent, processes, send
 
 RUNS_GRACE_S = 100.0  # a checkpoint's 20 s, the stages' 10 s, and the server's patience; compose allows 150 s
 _LEFT_GRACE_S = 40.0
@@ -46,9 +46,9 @@ class Watch:
             self._turn()
         if self.code is None:
             self._end_runs()
-            self._send(signal.SIGTERM, self._worker.pid)
+            send(signal.SIGTERM, [self._worker.pid])
         deadline = time.monotonic() + _LEFT_GRACE_S
-        while descendants(os.getpid()) and time.monotonic() < deadline:
+        while (self.code is None or descendants(os.getpid())) and time.monotonic() < deadline:
             self._turn()
         return 128 + signal.SIGTERM if self.code is None else self.code
 
@@ -59,7 +59,7 @@ class Watch:
         while self.orders == 1 and (runs := self._runs()) and time.monotonic() < deadline:
             for pid in runs - told:
                 print(f"told to stop: the run in process {pid} may write its checkpoint first", file=sys.stderr)
-                self._send(signal.SIGTERM, pid)
+            send(signal.SIGTERM, runs - told)
             told |= runs
             self._turn()
 
@@ -78,11 +78,6 @@ class Watch:
 
     def _hear(self, *_: object) -> None:
         self.orders += 1
-
-    @staticmethod
-    def _send(number: signal.Signals, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def main() -> int:

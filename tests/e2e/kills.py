@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import os
 import random
 import re
 import signal
@@ -14,13 +13,13 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.supervisor import descendants
+from flows.supervisor import descendants, send
 from tests.flows.conftest import living_in, wait_for
-from tests.flows.prefect_server import PrefectServer, deploy, working
+from tests.flows.prefect_server import FINAL, PrefectServer, deploy, working
 
 STAGES = ("ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
 ENDINGS = ("cancel", "SIGTERM", "SIGKILL")
-FINAL = {"cancel": {"CANCELLED"}, "SIGTERM": {"CRASHED"}, "SIGKILL": {"CRASHED"}}
+EXPECTED = {"cancel": {"CANCELLED"}, "SIGTERM": {"CRASHED"}, "SIGKILL": {"CRASHED"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _end_one(folder: Path, server: PrefectServer, kill: Kill) -> str:
         _end(server, run, worker, kill.ending)
         told = server.wait(run, 60)["type"]
         wait_for(lambda: not living_in(folder), f"every process to end after {kill}", 30)
-    assert told in {*FINAL[kill.ending], "COMPLETED"}, (kill, told)  # it may have been through just then
+    assert told in {*EXPECTED[kill.ending], "COMPLETED"}, (kill, told)  # it may have been through just then
     return str(awaited.findall(_tail(log, before))[-1]) if told != "COMPLETED" else ""
 
 
@@ -93,9 +92,7 @@ def _end(server: PrefectServer, run: str, worker: subprocess.Popen[bytes], endin
         worker.terminate()
         worker.wait(timeout=60)
     else:
-        for pid in engines(worker.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        send(signal.SIGKILL, engines(worker.pid))
 
 
 def engines(worker: int) -> list[int]:
@@ -110,7 +107,7 @@ def _words(pid: int) -> list[bytes]:
 
 
 def _is_over(server: PrefectServer, run: str) -> bool:
-    return str(server.state(run)["type"]) in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+    return server.state(run)["type"] in FINAL
 
 
 def _tail(log: Path, start: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.supervisor import descendants
+from flows.supervisor import descendants, send
 from tests.flows.conftest import ROOT, wait_for
 
 WATCH = """
@@ -56,9 +55,7 @@ def watch(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     wait_for((tmp_path / "running").exists, "the run")
     yield process
-    for pid in descendants(process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    send(signal.SIGKILL, descendants(process.pid))
     process.kill()
     process.wait()
 

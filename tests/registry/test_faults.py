@@ -93,7 +93,7 @@ def life(store: S3Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "rounds", [range(0, _STRIDE, 10), pytest.param(range(_STRIDE), marks=pytest.mark.nightly)], ids=str
+    "rounds", [range(0, _STRIDE, 10), pytest.param(range(_STRIDE), marks=pytest.mark.e2e)], ids=str
 )
 def test_a_fault_at_any_request_leaves_the_state_as_if_there_was_none(bench: Bench, rounds: range):
     bench.start(lambda _: None)
@@ -133,14 +133,14 @@ def test_a_download_that_breaks_is_gone_on_with_and_verified(bench: Bench, tmp_p
     life(bench.direct)
     candidate, _ = few(0)
     for number, fault in enumerate(FAULTS):
-        for start in range(number % 4, 20, 13):
+        for start in range(number % 4, 20, 9):
             bench.proxy.count, bench.proxy.plan = 0, lambda n, f=fault, start=start: f if n == start else None
             target = tmp_path / f"{number}-{start}"
             twice(lambda target=target: Registry(bench.spoilt, "demo").pull(candidate.digest, target))
             assert (target / WEIGHTS).read_bytes() == candidate.files[WEIGHTS]
 
 
-@pytest.mark.nightly
+@pytest.mark.e2e
 def test_a_writer_killed_at_random_requests_leaves_nothing_half_visible_and_a_second_run_completes(
     server: Server, tmp_path: Path
 ):

@@ -21,9 +21,8 @@ from tests.registry.samples import sample
 # Processes, and versions that each registers for itself. On Swift every deed waits until it is sure to stand.
 RIVALS = [
     pytest.param("folder", 16, 3, id="folder"),
-    pytest.param("bucket", 5, 2, id="few on a bucket", marks=pytest.mark.e2e),
-    pytest.param("bucket", 16, 2, id="many on a bucket", marks=[pytest.mark.nightly, pytest.mark.timeout(400)]),
-    pytest.param("swift", 2, 1, id="two on Swift", marks=[pytest.mark.nightly, pytest.mark.timeout(400)]),
+    pytest.param("bucket", 16, 2, id="bucket", marks=[pytest.mark.e2e, pytest.mark.timeout(400)]),
+    pytest.param("swift", 2, 1, id="swift", marks=[pytest.mark.nightly, pytest.mark.timeout(400)]),
 ]
 ROOT = Path(__file__).resolve().parent.parent.parent
 
