@@ -1,6 +1,6 @@
 """Promote a version by hand: the gate is asked anew, or a person's reason stands in the log.
 
-run as: python -m flows.promote demo@v3 [--override "why"]
+run as: python -m flows.promote demo@v3 [--override "why" | --reason "why"]
 deploy: the entrypoint is `flows.promote.promote`; a run waits for nobody, so approval needs no suspended process
 """
 
@@ -21,16 +21,25 @@ from tasks.core.errors import GateRefused, PipelineError
 
 
 @flow(name="promote", flow_run_name=names.of_deed, persist_result=False)
-def promote(version: str, override: str | None = None, tag: bool = False, workspace: Path = Path()) -> State[Any]:
+def promote(
+    version: str,
+    override: str | None = None,
+    reason: str | None = None,
+    tag: bool = False,
+    workspace: Path = Path(),
+) -> State[Any]:
     """Move the alias `champion` to a version, by the gate or by a person's word.
 
     Args:
         version: The version, as demo@v3 or demo@1f0c9a2b.
         override: Why it is promoted against the gate; the log keeps it. Without one the gate decides.
+        reason: Why, or by whom it was approved, where the gate decides; the log keeps it.
         tag: Tag the checkout's commit for `dvc artifacts get`.
         workspace: The checkout whose params.yaml names the registry; the current folder by default.
     """
-    words = ["promote", version, *(["--override", override] if override else []), *(["--tag"] if tag else [])]
+    words = ["promote", version, *(["--tag"] if tag else [])]
+    for option, why in (("--override", override), ("--reason", reason)):
+        words += [option, why] if why else []
     return of_deed(workspace, words)
 
 
@@ -52,11 +61,12 @@ def main() -> int:
     parser = command_line.parser(promote)
     parser.add_argument("version", help="as demo@v3")
     parser.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
+    parser.add_argument("--reason", metavar="WHY", help="kept in the log; the gate decides")
     parser.add_argument("--tag", action="store_true", help="tag this commit for `dvc artifacts get`")
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout whose registry it is")
     words = parser.parse_args()
     with command_line.patience():
-        state = promote(words.version, words.override, words.tag, words.workspace, return_state=True)
+        state = promote(words.version, words.override, words.reason, words.tag, words.workspace, return_state=True)
     return int(not state.is_completed())
 
 

@@ -3,6 +3,11 @@
 # secret stands in no compose file, and in nobody's `docker inspect`. Other *_FILE variables are left alone.
 set -eu
 
+# A container may run as any uid: that of the checkout's owner, say. DVC, ssh and others end where it has no name.
+if ! id -un >/dev/null 2>&1; then
+    echo "owner:x:$(id -u):$(id -g)::${HOME:-/tmp}:/bin/sh" >>/var/lib/extrausers/passwd
+fi
+
 for name in $(env | sed -n 's|^\([A-Z][A-Z0-9_]*\)_FILE=/run/secrets/.*|\1|p'); do
     file=$(printenv "${name}_FILE")
     if ! [ -r "$file" ]; then

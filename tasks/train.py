@@ -83,7 +83,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
         result = train(policy, train_set, test_set, config, runtime, checkpoints, trackers)
     metrics = _metrics(result, train_set, test_set, config)
     if device.is_main_process:
-        note(**result.speed, optimizer_steps=len(result.steps))
+        note(**result.speed, optimizer_steps=len(result.steps), resumed_after=result.resumed_after)
         about = {"stage": "train", "inputs": inputs}
         with atomic_folder(folders.results, about) as curves, atomic_folder(folders.adapter, about) as adapter:
             write_text(curves / "metrics.json", pretty_json(metrics))

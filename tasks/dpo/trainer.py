@@ -54,12 +54,14 @@ class TrainResult:
         evals: One row a held-out evaluation, the first before any step.
         step_seconds: Wall-clock seconds of this process's own steps (not for hashed outputs).
         speed: Of those steps: pairs and tokens a second, utilisation, seconds, peak bytes (see `progress.Meter`).
+        resumed_after: The step after which the checkpoint stood that this process went on from; 0 without one.
     """
 
     steps: Curve
     evals: Curve
     step_seconds: list[float]
     speed: dict[str, float]
+    resumed_after: int = 0
 
     @property
     def pairs_per_s(self) -> float:
@@ -194,7 +196,7 @@ class Trainer:
                         again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
                         raise Preempted(f"training was told to stop after step {step + 1}", f"run again {again}")
         self._flush()
-        return TrainResult(self.steps, self.evals, seconds, self.meter.summary())
+        return TrainResult(self.steps, self.evals, seconds, self.meter.summary(), start)
 
     def _evaluate_after(self, step: int) -> None:
         self._flush()

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     rollback.add_argument(
         "--from", dest="left", metavar="VERSION", help="only if it names this one: champion, v3, digest"
     )
-    for command in (deprecate, rollback):
+    for command in (promote, deprecate, rollback):
         command.add_argument("--reason", metavar="WHY", help="kept in the log")
     gc = add("gc")
     gc.add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")

@@ -18,10 +18,12 @@ def promote(words: Namespace) -> Answer:
     """Move an alias to a version, by the gate or by a person's word."""
     if words.override is not None and not words.override.strip():
         raise RegistryError("--override without a reason", 'say why: --override "..."; the log keeps it')
+    if words.override and words.reason:
+        raise RegistryError("--override and --reason", "give one: an override's reason is its own")
     registry, digest = find(words)
     if words.tag:
         tagging.check(registry, digest)  # before anything is changed
-    is_moved = release.promote(registry, digest, words.alias, words.override)
+    is_moved = release.promote(registry, digest, words.alias, words.override, words.reason)
     said = "now names" if is_moved else "named already, and still names,"
     tags = tagging.tag(registry, digest, words.alias) if words.tag else []
     values = {"name": registry.name, "alias": words.alias, "digest": digest, "moved": is_moved, "tags": tags}

@@ -31,7 +31,7 @@ class Deed:
         alias: The alias moved; None for what moves none.
         previous: What the alias named before; None where it was new.
         authority: By what a promotion was allowed: `gate` or `override`.
-        reason: A person's words, for an override, a rollback or a deprecation.
+        reason: A person's words, for a promotion, a rollback or a deprecation; an override has them always.
         prompt_set: Of a registration: digest of the prompts it was judged on.
         manifest: Of a registration: SHA-256 of the version's manifest.json.
         decision: The gate's decision at that moment.

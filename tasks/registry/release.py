@@ -78,12 +78,14 @@ def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias
     return Release(digest, serial, decision, is_promoted, is_new)
 
 
-def promote(registry: Registry, digest: str, alias: str, override: str | None = None) -> bool:
+def promote(
+    registry: Registry, digest: str, alias: str, override: str | None = None, reason: str | None = None
+) -> bool:
     """Move ``alias`` to a version; False when it names it already.
 
     The gate is asked anew, with the version's own evidence and conditions, against what the alias
     names now: a decision against an earlier champion allows nothing. ``override`` is a person's
-    reason to promote all the same; the log keeps it.
+    reason to promote all the same; the log keeps it. ``reason`` is kept, too, and allows nothing.
 
     Raises:
         GateRefused: The gate does not allow it, and nobody overrides.
@@ -103,7 +105,7 @@ def promote(registry: Registry, digest: str, alias: str, override: str | None = 
             raise GateRefused(what, 'give a reason with --override "why" to promote it all the same')
         allowed_by = "gate" if decision.outcome == PROMOTE else "override"
         record = decision.as_json()
-        return Deed(PROMOTED, digest, alias, holder, allowed_by, reason=override, decision=record)
+        return Deed(PROMOTED, digest, alias, holder, allowed_by, reason=override or reason, decision=record)
 
     return registry.log.append(deed) is not None
 

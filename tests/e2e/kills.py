@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import random
 import re
@@ -19,6 +20,8 @@ from tests.flows.prefect_server import FINAL, PrefectServer, deploy, working
 
 STAGES = ("ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
 ENDINGS = ("cancel", "SIGTERM", "SIGKILL")
+STEPS_DONE = r"Task run 'train' - train: .*pairs/s"
+RESUMED = re.compile(r"going on after step \d+ of \d+")
 EXPECTED = {"cancel": {"CANCELLED"}, "SIGTERM": {"CRASHED"}, "SIGKILL": {"CRASHED"}}
 
 
@@ -29,19 +32,21 @@ class Kill:
     Attributes:
         ending: ``cancel`` (a person, on the server), ``SIGTERM`` (to the worker) or ``SIGKILL`` (to the run's process).
         stage: While which stage, or the first one after it where that is done; the first that runs when None.
-        wait_s: How many seconds after that stage started.
+        wait_s: How many seconds after that stage started, or said ``after``.
+        after: What the stage has to say first, as a pattern.
     """
 
     ending: str
     stage: str | None
     wait_s: float
+    after: str = ""
 
 
 def at_each_stage() -> Iterator[Kill]:
-    """Yield every ending at every stage, soon after it began."""
+    """Yield every ending at every stage, soon after it began; in training, once steps are behind it."""
     chance = random.Random(0)
     for stage, ending in itertools.product(STAGES, ENDINGS):
-        yield Kill(ending, stage, chance.uniform(0, 0.3))
+        yield Kill(ending, stage, chance.uniform(0, 0.3), STEPS_DONE if stage == "train" else "")
 
 
 def at_random_moments(count: int, longest_s: float) -> Iterator[Kill]:
@@ -73,7 +78,8 @@ def _end_one(folder: Path, server: PrefectServer, kill: Kill) -> str:
     awaited = re.compile(rf"Running stage '({'|'.join(names)})'")
     with working(server) as worker:
         run = server.run("pipeline/nightly")
-        wait_for(lambda: _is_over(server, run) or awaited.search(_tail(log, before)), f"stage {kill.stage}", 300)
+        for said in (awaited, re.compile(kill.after)):
+            wait_for(functools.partial(_is_over_or_said, server, run, log, before, said), said.pattern, 300)
         time.sleep(kill.wait_s)
         if _is_over(server, run):
             assert server.state(run)["type"] == "COMPLETED", server.state(run)
@@ -108,6 +114,10 @@ def _words(pid: int) -> list[bytes]:
 
 def _is_over(server: PrefectServer, run: str) -> bool:
     return server.state(run)["type"] in FINAL
+
+
+def _is_over_or_said(server: PrefectServer, run: str, log: Path, start: int, said: re.Pattern[str]) -> bool:
+    return _is_over(server, run) or bool(said.search(_tail(log, start)))
 
 
 def _tail(log: Path, start: int) -> str:

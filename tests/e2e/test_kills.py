@@ -18,7 +18,11 @@ from tests.flows import prefect_server
 
 pytestmark = pytest.mark.timeout(3000)
 
-FEW = (Kill("SIGTERM", "train", 4.0), Kill("cancel", "respond", 1.0), Kill("SIGKILL", "register", 0.3))
+FEW = (
+    Kill("SIGTERM", "train", 0.1, kills.STEPS_DONE),
+    Kill("cancel", "respond", 1.0),
+    Kill("SIGKILL", "register", 0.3),
+)
 
 
 def small(checkout: Checkout) -> Checkout:
@@ -26,6 +30,7 @@ def small(checkout: Checkout) -> Checkout:
     checkout.set_params(
         base={"demo.steps": 25},
         train={"epochs": 1},
+        runtime={"log_every_steps": 4, "checkpoint_every_s": 1},
         respond={"max_prompts": 30, "max_new_tokens": 30},
     )
     checkout.commit("A small demo")
@@ -64,6 +69,8 @@ def test_runs_that_were_ended_leave_the_same_bytes_and_one_version(
     assert len({stage for stage, _ in ended}) >= stages, ended
     assert len(ended) >= least, ended
     assert {ending for _, ending in ended} == {*kills.ENDINGS}
+    resumed = kills.RESUMED.findall((server.home / "worker.log").read_text())
+    assert len(resumed) >= sum(bool(kill.after) for kill in found), "training goes on from where it was ended"
     assert (other.folder / "dvc.lock").read_text() == (undisturbed.folder / "dvc.lock").read_text()
     digests = [[version["digest"] for version in versions(checkout)] for checkout in (undisturbed, other)]
     assert digests[0] == digests[1]

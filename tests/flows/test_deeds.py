@@ -37,7 +37,7 @@ def workspace(tmp_path: Path) -> Path:
 
 def test_the_gate_refuses_a_person_overrides_and_a_rollback_leads_back(workspace: Path) -> None:
     first = champion(workspace)
-    refused = promote("demo@v2", workspace=workspace, return_state=True)
+    refused = promote("demo@v2", reason="approved in run 7", workspace=workspace, return_state=True)
     assert (refused.name, refused.is_failed()) == ("Refused", True)
     assert champion(workspace) == first
     assert promote("demo@v2", override="a person said so", workspace=workspace, return_state=True).is_completed()

@@ -68,6 +68,8 @@ def test_promotion_waits_for_the_environment_and_asks_the_gate_for_the_version_t
     (step,) = (step for step in job["steps"] if "tasks.registry" in step.get("run", ""))
     assert step["env"]["VERSION"] == "${{ needs.retrain.outputs.version }}"
     assert "--override" not in step["run"]
+    assert '--reason "approved in $RUN"' in step["run"]
+    assert "${{ github.run_id }}" in step["env"]["RUN"]
     assert [name for name, other in RETRAIN["jobs"].items() if "environment" in other] == ["promote"]
 
 

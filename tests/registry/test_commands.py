@@ -85,6 +85,7 @@ MISTAKES = {
     ("pull", "Demo", "x"): "cannot be a name",
     ("promote", "demo@v2", "--alias", "staging"): "the gate says `inconclusive`",
     ("promote", "demo@v1", "--override", " "): "without a reason",
+    ("promote", "demo@v1", "--override", "so", "--reason", "so"): "give one",
     ("promote", "demo@v1", "--alias", "v2"): "cannot be an alias",
     ("rollback", "demo", "--alias", "staging"): "never named another version",
     ("log", "other"): "`other` has no versions in",

@@ -86,6 +86,15 @@ def test_a_person_may_overrule_the_gate_and_the_log_keeps_the_reason(registry: R
     assert len(registry.log.entries()) == 2
 
 
+def test_a_reason_stands_in_the_log_and_allows_nothing(registry: Registry):
+    good, weak = release(registry, 0, wins=99), release(registry, 1, wins=50)
+    assert promote(registry, good.digest, "staging", reason="approved in run 7") is True
+    deed = registry.log.entries()[-1].deed
+    assert (deed.authority, deed.reason) == ("gate", "approved in run 7")
+    with pytest.raises(GateRefused):
+        promote(registry, weak.digest, "staging", reason="approved in run 8")
+
+
 def test_rolling_back_twice_goes_two_versions_back_and_then_no_further(registry: Registry):
     first, second, third = (release(registry, seed, wins=50) for seed in range(3))
     for done in (first, second, third):
