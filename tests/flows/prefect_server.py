@@ -162,17 +162,19 @@ def deploy(server: PrefectServer, checkout: Path, **changes: str) -> None:
     _must(command, checkout, {**server.env, "DPO_CHECKOUT": str(checkout)})
 
 
-def deploy_cloning(server: PrefectServer, repository: Path, pool: str = "box") -> None:
-    """Deploy what clones ``repository`` for each run (infra/prefect-cluster.yaml)."""
-    command = [
-        *PREFECT,
-        "--no-prompt",
-        "deploy",
-        "--all",
-        "--prefect-file",
-        str(ROOT / "infra" / "prefect-cluster.yaml"),
-    ]
+def deploy_cloning(server: PrefectServer, repository: Path, pool: str = "box") -> Path:
+    """Deploy what works in clones of ``repository`` (infra/prefect-cluster.yaml), in a folder for /checkouts.
+
+    Returns:
+        That folder; the script that the image has stands for itself there.
+    """
+    places = server.home / "checkouts"
+    text = (ROOT / "infra" / "prefect-cluster.yaml").read_text()
+    text = text.replace("script: checkout", f"script: {ROOT / 'infra' / 'checkout.sh'}")
+    (server.home / "prefect-cluster.yaml").write_text(text.replace("/checkouts", str(places)))
+    command = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(server.home / "prefect-cluster.yaml")]
     _must(command, repository, {**server.env, "DPO_WORK_POOL": pool, "DPO_REPOSITORY": str(repository)})
+    return places
 
 
 def _must(command: list[str], cwd: Path, env: Mapping[str, str]) -> None:

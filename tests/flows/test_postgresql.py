@@ -24,5 +24,8 @@ def test_deployments_are_scheduled_and_run_on_postgresql(project: Path, tmp_path
         with working(server):
             assert server.wait(server.run("pipeline/nightly"))["message"] == "1 unchanged, 2 ran"
             git(project, "branch", "--force", "main")  # what a clone gets: without outputs, without a remote
-            deploy_cloning(server, project)
+            places = deploy_cloning(server, project)
             assert server.wait(server.run("pipeline/nightly-cluster"))["message"] == "3 ran"
+            assert [path.name for path in places.iterdir() if path.is_dir()] == ["dpo-pipeline"]
+            again = server.wait(server.run("pipeline/nightly-cluster"))["message"]
+            assert again == "3 unchanged", "the clone stays, with what was computed in it"

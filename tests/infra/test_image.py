@@ -34,6 +34,18 @@ def test_variables_named_file_that_name_no_secret_are_left_alone(tmp_path: Path)
     assert f"AWS_SHARED_CREDENTIALS_FILE={tmp_path / 'absent'}" in done.stdout
 
 
+def test_files_that_a_library_asks_for_stay_files() -> None:
+    files = {
+        "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws/credentials",
+        "AWS_CONFIG_FILE": "/run/secrets/aws_config",
+        "SSL_CERT_FILE": "/run/secrets/ca",
+        "SOME_FILE": "/run/secrets/folder/some",
+    }
+    done = entrypoint("env", **files)
+    assert done.returncode == 0, done.stderr
+    assert {f"{name}={path}" for name, path in files.items()} <= set(done.stdout.splitlines())
+
+
 def test_a_secret_that_is_not_mounted_is_named_with_what_to_do() -> None:
     done = entrypoint("true", KEY_FILE="/run/secrets/absent")
     assert done.returncode == 1

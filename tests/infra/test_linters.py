@@ -9,7 +9,7 @@ from tests.infra import tools
 from tests.infra.files import ACTIONS, INFRA, WORKFLOWS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first one installs the tools
-SCRIPTS = [INFRA / "entrypoint.sh", INFRA / "pin-images", ROOT / ".ci" / "run"]
+SCRIPTS = [INFRA / "checkout.sh", INFRA / "entrypoint.sh", INFRA / "pin-images", ROOT / ".ci" / "run"]
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
