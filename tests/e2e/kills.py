@@ -20,7 +20,7 @@ from tests.flows.prefect_server import FINAL, PrefectServer, deploy, working
 
 STAGES = ("ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
 ENDINGS = ("cancel", "SIGTERM", "SIGKILL")
-STEPS_DONE = r"Task run 'train' - train: .*pairs/s"
+STEPS_DONE = r"Task run 'train' - (train: .*pairs/s|\[train\] going on after)"
 RESUMED = re.compile(r"going on after step \d+ of \d+")
 EXPECTED = {"cancel": {"CANCELLED"}, "SIGTERM": {"CRASHED"}, "SIGKILL": {"CRASHED"}}
 

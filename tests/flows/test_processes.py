@@ -150,7 +150,12 @@ def test_when_the_flows_process_dies_the_checkpoint_is_written_and_no_process_is
     tmp_path: Path, number: signal.Signals
 ) -> None:
     parent = subprocess.Popen(
-        python(PARENT, TRAINER, str(tmp_path)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        python(PARENT, TRAINER, str(tmp_path)),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # a shell starts what runs in its background with SIGINT ignored, these tests among it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for((tmp_path / "started").exists, "the trainer to start")
     parent.send_signal(number)
