@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.graph import in_words, is_made, open_index, reasons_of, stage_nodes, told
+from flows.run_cache import last_run
 
 Forecast = Literal["unchanged", "restore", "fetch", "run", "may run"]
 IN_WORDS: dict[Forecast, str] = {
@@ -118,7 +119,7 @@ class Known:
             return False
         for dep in node.deps:
             dep.save()
-        if found := node.repo.stage_cache._load(node):
+        if found := last_run(node.repo.stage_cache, node):
             StageLoader.fill_from_lock(node, found)
             return all(not out.changed_cache() for out in node.outs)
         return False

@@ -1,7 +1,7 @@
 """Run one stage through DVC and say what became of it; no Prefect here, so all of it runs anywhere.
 
-DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`. With `--pull`, outputs that are
-missing here come from the remote where it holds them, and are made where it does not: a remote without
+DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`, by way of run_cache.py. With `--pull`,
+outputs that are missing here come from the remote where it holds them, and are made where it does not: a remote without
 them, or without anything, is no error. Where nothing changed by DVC's own account, it is not started at all.
 """
 
@@ -21,6 +21,7 @@ from flows.supervisor import Grace
 from tasks.core import log
 from tasks.core.errors import PipelineError
 
+RUN_CACHE = Path(__file__).with_name("run_cache.py")
 _HINTS = (  # what DVC says after every stage, to somebody at a prompt
     "To track the changes with git",
     "git add ",
@@ -82,7 +83,7 @@ def run(
 
 def command(stage: Stage, force: bool = False) -> list[str]:
     """Return the words that bring ``stage`` up to date, with this very environment's DVC."""
-    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
+    words = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
     return [*words, "--pull", *(["--force"] if force else []), *stage.targets]
 
 

@@ -58,6 +58,24 @@ def test_a_param_flipped_and_flipped_back_is_restored_from_the_run_cache(project
     assert (project / "out" / "last" / "data.txt").read_text() == before
 
 
+def test_what_another_process_is_only_just_writing_is_no_earlier_run(project: Path) -> None:
+    shutil.rmtree(project / "out" / "first")
+    known = list((project / ".dvc" / "cache" / "runs").glob("*/*"))
+    assert known
+    for number, folder in enumerate(known):
+        if number % 2:
+            (folder / ".renamed-meanwhile.tmp").symlink_to("gone")
+        else:
+            (folder / ".half-written.tmp").write_text("outs: [")
+    set_param(project, "last", 2)
+    set_param(project, "middle", 2)
+    assert statuses(run(project, "first", "middle", "last")) == ["restored", "ran", "ran"]
+    set_param(project, "last", 1)
+    set_param(project, "middle", 1)
+    assert statuses(run(project, "middle", "last")) == ["restored", "restored"]
+    assert len(list((project / ".dvc" / "cache" / "runs").glob("*/*/*.tmp"))) == len(known), "they are their writers'"
+
+
 def test_a_fresh_clone_pulls_from_the_remote_and_runs_nothing_whatever_else_is_missing(clone: Path) -> None:
     outcomes = [*run(clone, "last"), *run(clone, "first")]  # `last` before what it reads
     assert statuses(outcomes) == ["pulled", "pulled"]

@@ -1,0 +1,41 @@
+"""DVC's command line beside others that share its cache: what they are only just writing is no earlier run.
+
+DVC (3.67, dvc.stage.cache) takes the newest file of a stage's folder in the run cache for its last run. Among the files
+may be one that another process still writes under a temporary name: the stage fails with FileNotFoundError where that
+file got its own name meanwhile, and where it is read half written, DVC removes it, and the other process fails.
+
+run as: python -P run_cache.py repro …      as `dvc repro …`
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from dvc.stage import cache
+
+_WHOLE = re.compile(r"[0-9a-f]{64}")
+
+
+def last_run(runs: Any, stage: Any) -> Any:
+    """Return what the run cache holds of the last run of ``stage`` as it stands, None where there was none.
+
+    Args:
+        runs: DVC's ``StageCache``.
+        stage: DVC's stage, its dependencies hashed.
+    """
+    key = cache._get_stage_hash(stage)
+    if not key or not (folder := Path(runs._get_cache_dir(key))).is_dir():
+        return None
+    entries = [entry for entry in folder.iterdir() if _WHOLE.fullmatch(entry.name)]
+    newest = max(entries, key=lambda entry: entry.stat().st_mtime, default=None)
+    return newest and runs._load_cache(key, newest.name)
+
+
+if __name__ == "__main__":
+    from dvc.cli import main
+
+    cache.StageCache._load = last_run
+    sys.exit(main(sys.argv[1:]))
