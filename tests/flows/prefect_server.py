@@ -105,6 +105,10 @@ class PrefectServer:
         state = {"type": "CANCELLING", "name": "Cancelling"}
         self.post(f"/flow_runs/{run}/set_state", {"state": state, "force": True})
 
+    def pause(self, name: str) -> None:
+        """Have the schedule of the deployment `flow/name` start nothing."""
+        self.post(f"/deployments/{self.deployment(name)['id']}/pause_deployment")
+
     def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
         """Return the artifacts of a flow run by key."""
         found = self.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
