@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import retrain, workspaces
 from tests.flows.conftest import git, wait_for
 from tests.infra.files import INFRA
 
@@ -63,12 +64,12 @@ def test_history_that_was_written_anew_is_followed(origin: Path, tmp_path: Path)
     assert (clone / "code.py").read_text() == "right\n"
 
 
-@pytest.mark.parametrize("lock", ["flow.lock", "retrain.lock"])
-def test_a_run_that_works_there_is_waited_for(origin: Path, tmp_path: Path, lock: str) -> None:
+@pytest.mark.parametrize("lock", [workspaces.LOCK, retrain.LOCK], ids=str)
+def test_a_run_that_works_there_is_waited_for(origin: Path, tmp_path: Path, lock: Path) -> None:
     clone = tmp_path / "clone"
     checkout(origin, clone)
     commit(origin, "code.py", "pass\n")
-    with (clone / "runs" / lock).open("a") as held:
+    with (clone / lock).open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         said = tmp_path / "said"
         with said.open("w") as log:
