@@ -1,4 +1,4 @@
-"""RMS norms and gated feed-forward parts in few passes over memory, on a CPU, where nothing else fuses them.
+"""RMS norms, gated feed-forward parts and projections of one input in few passes, on a CPU, where nothing fuses them.
 
 transformers writes them operation by operation, and autograd goes over memory once for each, forward and backward.
 Here backward is written out, and the feed-forward part keeps its gate and its way up only: what enters the way down
@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.dpo.evaluation import evaluation_mode
+from tasks.dpo.joint import Sibling, Siblings, projections, together
 from tasks.dpo.lora import gated_down
 
 
 def fuse(model: torch.nn.Module) -> None:
-    """Give every norm and gated part that is of a known kind, and on a CPU in float32, the fused forward."""
+    """Give every part that is of a known kind, and on a CPU in float32, the fused forward."""
     for module in model.modules():
         weight = next(module.parameters(), None)
         if weight is None or weight.requires_grad or not _is_plain(weight):
@@ -37,6 +38,8 @@ def fuse(model: torch.nn.Module) -> None:
             module.__class__ = _fused(plain, _Norm, offset)
         elif _is_gated(module):
             module.__class__ = _fused(plain, _Gated, 0.0)
+        else:
+            _join(module)
 
 
 def keeps_gates(model: torch.nn.Module) -> bool:
@@ -47,8 +50,21 @@ def keeps_gates(model: torch.nn.Module) -> bool:
 def unfuse(model: torch.nn.Module) -> None:
     """Give every module its own forward back."""
     for module in model.modules():
-        if isinstance(module, (_Norm, _Gated)):
+        if isinstance(module, (_Norm, _Gated, Sibling)):
             module.__class__ = type(module).__bases__[1]
+            vars(module).pop("siblings", None)
+
+
+def _join(attention: Any) -> None:
+    """Let attention's projections of one input work together, where all of them are lean layers."""
+    layers = projections(attention)
+    if not layers or any(isinstance(layer, Sibling) for layer in layers):
+        return
+    siblings = Siblings(attention)
+    for layer in layers:
+        layer.siblings = siblings
+        plain: Any = type(layer)
+        layer.__class__ = _fused(plain, Sibling, 0.0)
 
 
 @functools.cache
@@ -68,8 +84,8 @@ class _Norm:
 
 class _Gated:
     def forward(self: Any, x: Tensor) -> Tensor:
-        found: Tensor = gated_down(self.gate_proj(x), self.up_proj(x), self.down_proj)
-        return found
+        gate, up = together((self.gate_proj, self.up_proj), x)
+        return gated_down(gate, up, self.down_proj)
 
 
 class RmsNorm(torch.autograd.Function):

@@ -46,7 +46,7 @@ class Mechanisms:
         last_layer: In the last layer of shared rows, work for the scored tokens alone.
         two_products: Compute a frozen head's gradient with its forward.
         lean_lora: Replace PEFT's forward of plain LoRA layers.
-        fused: On a CPU, norms and gated parts in few passes.
+        fused: On a CPU, norms, gated parts and projections of one input in few passes.
     """
 
     shared_prefix: bool = True

@@ -143,13 +143,24 @@ def _operands(module: Any, name: str) -> tuple[Any, ...]:
 
 def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module) -> Tensor:
     """Return down(silu(gate) ∘ up) for gate and up [.., I]; a lean ``down`` keeps the two and not their product."""
-    name = _only_adapter(down) if isinstance(down, _Lean) and isinstance(down, lora.Linear) else None
-    if name is not None and _share_dropped(down, name):
-        name = None
-    found: Tensor = (
-        down(F.silu(gate) * up) if name is None else _apply(GatedLoraLinear)(gate, up, *_operands(down, name))
-    )
+    operands = plain_operands(down)
+    found: Tensor = down(F.silu(gate) * up) if operands is None else _apply(GatedLoraLinear)(gate, up, *operands)
     return found
+
+
+def is_lean(module: Any) -> bool:
+    """Tell whether a module is a LoRA layer over an ``nn.Linear`` that has the lean forward."""
+    return isinstance(module, _Lean) and isinstance(module, lora.Linear)
+
+
+def plain_operands(module: Any) -> tuple[Any, ...] | None:
+    """Return weight, bias, A, B, s, and whether the update may be added in place.
+
+    None where the module is no lean layer over an ``nn.Linear``, where other than one adapter is active, or where
+    some of its input is dropped.
+    """
+    name = _only_adapter(module) if is_lean(module) else None
+    return None if name is None or _share_dropped(module, name) else _operands(module, name)
 
 
 @functools.cache
@@ -187,7 +198,7 @@ class LoraLinear(torch.autograd.Function):
         """Return the gradients of x, A and B, the latter two in float32."""
         rows, low, weight, a, b = ctx.saved_tensors
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        d_low, da, db = _adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[3:5])
+        d_low, da, db = adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[3:5])
         dx = None
         if ctx.needs_input_grad[0]:
             dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(*grads[0].shape[:-1], weight.shape[1])
@@ -212,7 +223,7 @@ class GatedLoraLinear(torch.autograd.Function):
         dy = grads[0].reshape(-1, grads[0].shape[-1])
         opened = F.silu(gate)
         rows = (opened * up).reshape(-1, up.shape[-1])
-        d_low, da, db = _adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[4:6])
+        d_low, da, db = adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[4:6])
         dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(up.shape)
         d_up = opened.mul_(dx)
         d_gate = torch.ops.aten.silu_backward(dx.mul_(up), gate)
@@ -228,7 +239,7 @@ def _products(
     return (y.addmm_ if in_place else y.addmm)(low, b.to(rows.dtype).t(), alpha=scale), low
 
 
-def _adapter_slopes(
+def adapter_slopes(
     dy: Tensor, rows: Tensor, low: Tensor, b: Tensor, scale: float, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return s dy B, which dx is made of, and the gradients of A and B that are wanted, in float32."""
@@ -255,6 +266,6 @@ class LoraUpdate(torch.autograd.Function):
         """Return the gradients of base, x, A and B, the latter two in float32."""
         rows, low, a, b = ctx.saved_tensors
         dy = grads[0].reshape(-1, grads[0].shape[-1])
-        d_low, da, db = _adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[2:4])
+        d_low, da, db = adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[2:4])
         dx = (d_low @ a.to(dy.dtype)).view(*grads[0].shape[:-1], -1) if ctx.needs_input_grad[1] else None
         return grads[0], dx, da, db, None

@@ -20,8 +20,6 @@ keeps its scores (soft caps off CUDA) is not counted: it grows with the square o
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import enum
 import os
@@ -178,16 +176,6 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def release_free_memory() -> None:
-    """Give pages that hold nothing any more back to the system.
-
-    glibc keeps what large tensors leave behind in pieces, which the next tensors of other sizes do not fit: without
-    this a CPU run's peak is a third higher. Elsewhere nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def in_words(size: float) -> str:

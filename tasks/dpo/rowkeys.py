@@ -26,6 +26,7 @@ CODE = (
     "evaluation",
     "fused",
     "head",
+    "joint",
     "last_layer",
     "layers",
     "layout",

@@ -24,8 +24,9 @@ from tasks.dpo import compiled
 from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, optimizer_moments, restore_moments, save_checkpoint
 from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
 from tasks.dpo.flops import ModelShape, matmul_rate, training_flops
+from tasks.dpo.heap import Heap
 from tasks.dpo.logps import Mechanisms, Scorer, sample_rows
-from tasks.dpo.memory import Recompute, release_free_memory
+from tasks.dpo.memory import Recompute
 from tasks.dpo.metrics import PairSums
 from tasks.dpo.modes import set_modes
 from tasks.dpo.moving import MovingReference
@@ -161,6 +162,7 @@ class Trainer:
         self.meter = Meter(self.device, matmul_rate(self.device, compute_type(scorer.model)) * self.ranks)
         self.steps: Curve = []
         self.evals: Curve = []
+        self._heap = Heap()
         self._pending: list[tuple[int, Tensor]] = []
         self._rate = learning_rates(self.optimizer, config, self.plan.steps)
 
@@ -222,7 +224,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cpu":
-            release_free_memory()
+            self._heap.after_step()
         self._pending.append((step, torch.cat([found.pairs.values, found.nll[None], norm.double()[None]])))
         return must_stop, must_save
 

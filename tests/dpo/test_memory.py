@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from tasks.dpo.flops import ModelShape
+from tasks.dpo.heap import resident_bytes
 from tasks.dpo.logps import Scorer
 from tasks.dpo.memory import (
     Fusion,
@@ -182,7 +182,7 @@ def test_a_cpus_ranks_share_what_is_free(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_peak_of_this_process_is_at_least_what_it_holds_now():
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    resident = resident_bytes()
     assert 0.95 * resident < peak_bytes(torch.device("cpu")) < 50 * resident
 
 
