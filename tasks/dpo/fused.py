@@ -23,13 +23,14 @@ from torch import Tensor
 from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.joint import Sibling, Siblings, projections, together
 from tasks.dpo.lora import gated_down
+from tasks.dpo.mixed import MixedLinear
 
 
 def fuse(model: torch.nn.Module) -> None:
     """Give every part that is of a known kind, and on a CPU in float32, the fused forward."""
     for module in model.modules():
         weight = next(module.parameters(), None)
-        if weight is None or weight.requires_grad or not _is_plain(weight):
+        if weight is None or weight.requires_grad or not _is_plain(module):
             continue
         plain: Any = type(module)
         if issubclass(plain, (_Norm, _Gated)):
@@ -84,8 +85,12 @@ class _Norm:
 
 class _Gated:
     def forward(self: Any, x: Tensor) -> Tensor:
-        gate, up = together((self.gate_proj, self.up_proj), x)
-        return gated_down(gate, up, self.down_proj)
+        found = together((self.gate_proj, self.up_proj), x)
+        if found is None:
+            own: Tensor = super().forward(x)  # type: ignore[misc]
+            return own
+        gate, up = found
+        return gated_down(gate, up, self.down_proj, x)
 
 
 class RmsNorm(torch.autograd.Function):
@@ -109,10 +114,15 @@ class RmsNorm(torch.autograd.Function):
         return dx, None, None
 
 
-def _is_plain(weight: Tensor) -> bool:
-    """Tell whether a weight is whole, on a CPU, in float32."""
-    is_cut = hasattr(weight, "to_local") or hasattr(weight, "ds_tensor")
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not is_cut
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Tell whether a module's weights are whole, on a CPU, and its numbers in float32."""
+    weights = ((part, weight) for part in module.modules() for weight in part.parameters(recurse=False))
+    return all(
+        weight.device.type == "cpu"
+        and (weight.dtype == torch.float32 or isinstance(part, MixedLinear))
+        and not (hasattr(weight, "to_local") or hasattr(weight, "ds_tensor"))
+        for part, weight in weights
+    )
 
 
 def _epsilon(module: Any) -> float:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tasks.dpo.mixed import as_factor
+
 # The largest tensor here is a tile of float32 logits. On a CPU it is no larger than what the last cache level holds, so
 # that the passes over it do not wait for memory, with enough tokens for products near the machine's rate; and its words
 # are the same for any number of tokens, so that these are summed in the same order when scored in another batch.
@@ -70,7 +72,7 @@ class LogitShape:
 def tile_of(tokens: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
     """Return how many of ``tokens`` meet how many words at once: on a CPU a part of the vocabulary, else all of it."""
     if device.type == "cpu":
-        return max(1, min(tokens, _CPU_TILE[0])), min(vocabulary, _CPU_TILE[1])
+        return max(1, min(tokens, _CPU_TILE[0])), -(-vocabulary // -(-vocabulary // _CPU_TILE[1]))
     return max(1, min(tokens, max(16, _CUDA_TILE_BYTES // (4 * vocabulary)))), vocabulary
 
 
@@ -82,6 +84,7 @@ class FrozenHead:
         bias_V: Its bias, if it has one.
         shape: What happens to its logits.
         tile: Tokens and words at once; by default what suits the device.
+        products: The type to multiply in where the result need not be as exact as logits; by default the weight's.
     """
 
     def __init__(
@@ -90,8 +93,10 @@ class FrozenHead:
         bias_V: Tensor | None = None,
         shape: LogitShape | None = None,
         tile: tuple[int, int] | None = None,
+        products: torch.dtype | None = None,
     ) -> None:
         self.weight_VH, self.bias_V, self.shape, self.tile = weight_VH, bias_V, shape or LogitShape(), tile
+        self.products = products or weight_VH.dtype
 
     def score(self, hidden_NH: Tensor, label_N: Tensor, with_collision: bool = False) -> TokenScores:
         """Score tokens; differentiable with respect to ``hidden_NH``."""
@@ -175,12 +180,13 @@ class _RunningSums:
             self._pull(e_CW if slope_of_cap_CW is None else e_CW.mul_(slope_of_cap_CW), self._head.weight_VH[words])
 
     def _pull(self, e_CW: Tensor, weight_WH: Tensor) -> None:
+        dtype = self._head.products
         if self.pull_CH is None:
-            self.pull_CH = product_in_float32(e_CW.to(weight_WH.dtype), weight_WH)
-        elif weight_WH.dtype == torch.float32:
+            self.pull_CH = product_of_slopes(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
+        elif dtype == torch.float32:
             self.pull_CH.addmm_(e_CW, weight_WH)
         else:
-            self.pull_CH += product_in_float32(e_CW.to(weight_WH.dtype), weight_WH)
+            self.pull_CH += product_of_slopes(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
 
     def log_probability(self) -> Tensor:
         """Return log p(label), [C]."""
@@ -281,3 +287,8 @@ def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     if left.device.type == "cuda":
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
+
+
+def product_of_slopes(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right in float32, accumulated so; a CPU's products in bfloat16 round what they give to it once."""
+    return (left @ right).float() if left.device.type == "cpu" else product_in_float32(left, right)

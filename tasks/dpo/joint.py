@@ -18,16 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.dpo.head import product_of_slopes
 from tasks.dpo.last_layer import is_for_scored
-from tasks.dpo.lora import adapter_slopes, is_lean, plain_operands
+from tasks.dpo.lora import adapter_slopes, is_lean, plain_operands, shaped
+from tasks.dpo.mixed import as_factor
 
 _OF_ONE_INPUT = ("q_proj", "k_proj", "v_proj")  # in the order in which attention calls them
 
 
-def together(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
-    """Return what every layer gives for ``x`` [.., in]; as one operation where all of them are plain lean layers."""
-    found = _joint(layers, x)
-    return [layer(x) for layer in layers] if found is None else found
+def together(layers: Sequence[Any], x: Tensor) -> list[Tensor] | None:
+    """Return what every layer gives for the rows of ``x`` [.., in], as factors of the next product, [T or more, out].
+
+    None where they cannot be one operation: one of them is no plain lean layer, or keeps what its base gives.
+    """
+    return _joint(layers, x, as_factors=True)
 
 
 class Siblings:
@@ -75,14 +79,14 @@ def projections(attention: Any) -> list[Any]:
     return found if all(is_lean(layer) for layer in found) else []
 
 
-def _joint(layers: Sequence[Any], x: Tensor) -> list[Tensor] | None:
+def _joint(layers: Sequence[Any], x: Tensor, as_factors: bool = False) -> list[Tensor] | None:
     """Return what the layers give for ``x``, None where one is no plain lean layer, or keeps what its base gives."""
     operands = [found for layer in layers if (found := plain_operands(layer)) is not None and found[-1]]
     if len(operands) < len(layers):
         return None
     weights, biases, ups, downs, scales, _ = zip(*operands, strict=True)
     apply: Any = JointLoraLinear.apply
-    return list(apply(x, scales, biases, *weights, *ups, *downs))
+    return list(apply(x, as_factors, scales, biases, *weights, *ups, *downs))
 
 
 class JointLoraLinear(torch.autograd.Function):
@@ -90,19 +94,25 @@ class JointLoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scales: Sequence[float], biases: Sequence[Tensor | None], *factors: Tensor
+        ctx: Any,
+        x: Tensor,
+        as_factors: bool,
+        scales: Sequence[float],
+        biases: Sequence[Tensor | None],
+        *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return every y_i for x [.., in]; ``factors`` are the W_i, then the A_i, then the B_i."""
         count = len(scales)
         weights, ups, downs = (factors[part * count : (part + 1) * count] for part in range(3))
-        rows, a = x.reshape(-1, x.shape[-1]), torch.cat(ups)
+        dtype = weights[0].dtype
+        rows, a = as_factor(x.reshape(-1, x.shape[-1]), dtype), torch.cat(ups).to(dtype)
         low = rows @ a.t()
         results = []
         for weight, bias, b, scale, part in zip(weights, biases, downs, scales, _cut(low, downs), strict=True):
-            y = F.linear(rows, weight, bias).addmm_(part, b.t(), alpha=scale)
-            results.append(y.view(*x.shape[:-1], len(weight)))
+            y = F.linear(rows, weight, bias).addmm_(part, b.to(dtype).t(), alpha=scale)
+            results.append(y if as_factors else shaped(y, x.shape, x.dtype))
         ctx.save_for_backward(rows, low, a, *weights, *downs)
-        ctx.scales, ctx.shape = scales, x.shape
+        ctx.scales, ctx.shape, ctx.dtype = scales, x.shape, x.dtype
         return tuple(results)
 
     @staticmethod
@@ -111,21 +121,21 @@ class JointLoraLinear(torch.autograd.Function):
         count = len(ctx.scales)
         rows, low, a, *factors = ctx.saved_tensors
         weights, downs = factors[:count], factors[count:]
-        slopes = [dy.reshape(-1, dy.shape[-1]) for dy in grads]
+        slopes = [as_factor(dy.reshape(-1, dy.shape[-1]), a.dtype) for dy in grads]
         found = [
             adapter_slopes(dy, rows, part, b, scale, (False, True))
             for dy, b, scale, part in zip(slopes, downs, ctx.scales, _cut(low, downs), strict=True)
         ]
         d_low = torch.cat([own for own, _, _ in found], 1)
-        d_ups = torch.split(d_low.t() @ rows, [b.shape[1] for b in downs])
+        d_ups = torch.split(product_of_slopes(d_low.t(), rows), [b.shape[1] for b in downs])
         d_downs = [d_down for _, _, d_down in found]
         dx = None
         if ctx.needs_input_grad[0]:
             dx = slopes[0] @ weights[0]
             for dy, weight in zip(slopes[1:], weights[1:], strict=True):
                 dx.addmm_(dy, weight)
-            dx = dx.addmm_(d_low, a).view(ctx.shape)
-        return dx, None, None, *[None] * count, *d_ups, *d_downs
+            dx = shaped(dx.addmm_(d_low, a), ctx.shape, ctx.dtype)
+        return dx, None, None, None, *[None] * count, *d_ups, *d_downs
 
 
 def _cut(low: Tensor, downs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -28,6 +28,7 @@ from tasks.dpo.head import FrozenHead, GeneralHead, LogitShape, TokenScores, col
 from tasks.dpo.last_layer import LastLayer
 from tasks.dpo.layout import Batch, lay_out_plain, lay_out_shared
 from tasks.dpo.lora import make_lean, make_plain
+from tasks.dpo.mixed import product_type
 from tasks.pairs.cache import TokenPairs, TokenRow
 
 # Largest difference of a token's log-probability between two ways to compute it that is put down to rounding. A token
@@ -171,7 +172,7 @@ class Scorer:
             _log.info("this model changes its logits behind the head: plain rows through all of it, in more memory")
             return None
         if self.mechanisms.two_products and type(module) is torch.nn.Linear and not _trains(module):
-            return FrozenHead(module.weight, module.bias, shape)
+            return FrozenHead(module.weight, module.bias, shape, products=product_type(self._inner))
         return GeneralHead(module, shape)
 
     def _choose_layout(self, rows: Sequence[TokenRow]) -> None:
@@ -218,7 +219,7 @@ class Scorer:
 
     @property
     def _tolerance(self) -> float:
-        return TOLERANCE.get(self._parameter.dtype, TOLERANCE[torch.float32])
+        return TOLERANCE.get(product_type(self._inner), TOLERANCE[torch.float32])
 
     @contextlib.contextmanager
     def _trial(self) -> Iterator[None]:

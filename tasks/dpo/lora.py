@@ -16,6 +16,7 @@ Shapes: x [T, in], W [out, in], A [r, in], B [out, r], y [T, out].
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ from peft.tuners import lora
 from torch import Tensor
 
 from tasks.dpo.dropout import TokenDropout, dropped
-from tasks.dpo.head import product_in_float32
+from tasks.dpo.head import product_of_slopes
+from tasks.dpo.mixed import MixedLinear, as_factor
 
 _outside_graphs: Any = torch.compiler.disable  # what a batch's tokens are called is no part of a compiled layer
 _QUANTISED = "peft.tuners.lora.bnb"  # only imported by PEFT where bitsandbytes is installed
@@ -68,7 +70,7 @@ def keep_results(policy: torch.nn.Module, is_kept: bool) -> None:
 
 
 def _is_plain(module: Any) -> bool:
-    is_linear = type(module) is lora.Linear and type(module.base_layer) is torch.nn.Linear
+    is_linear = type(module) is lora.Linear and type(module.base_layer) in (torch.nn.Linear, MixedLinear)
     return (
         (is_linear or type(module).__module__ == _QUANTISED)
         and not module.base_layer.weight.requires_grad
@@ -141,10 +143,20 @@ def _operands(module: Any, name: str) -> tuple[Any, ...]:
     return base.weight, base.bias, a, b, module.scaling[name], not getattr(module, "results_are_kept", False)
 
 
-def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module) -> Tensor:
-    """Return down(silu(gate) ∘ up) for gate and up [.., I]; a lean ``down`` keeps the two and not their product."""
+def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module, like: Tensor) -> Tensor:
+    """Return down(silu(gate) ∘ up), in the type of ``like``; a lean ``down`` keeps the two and not their product.
+
+    Args:
+        gate: [T or more, I], in the type of products.
+        up: Likewise.
+        down: Takes [.., I].
+        like: [.., any], with T rows.
+    """
     operands = plain_operands(down)
-    found: Tensor = down(F.silu(gate) * up) if operands is None else _apply(GatedLoraLinear)(gate, up, *operands)
+    if operands is not None:
+        found: Tensor = _apply(GatedLoraLinear)(gate, up, like.shape[:-1], like.dtype, *operands)
+    else:
+        found = down(shaped(F.silu(gate.float()) * up.float(), like.shape, like.dtype))
     return found
 
 
@@ -187,21 +199,21 @@ class LoraLinear(torch.autograd.Function):
         in_place: bool = True,
     ) -> Tensor:
         """Return y [.., out] in the type of x [.., in]."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = as_factor(x.reshape(-1, x.shape[-1]), weight.dtype)
         y, low = _products(rows, weight, bias, a, b, scale, in_place)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return shaped(y, x.shape, x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A and B, the latter two in float32."""
         rows, low, weight, a, b = ctx.saved_tensors
-        dy = grads[0].reshape(-1, grads[0].shape[-1])
+        dy = as_factor(grads[0].reshape(-1, grads[0].shape[-1]), weight.dtype)
         d_low, da, db = adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[3:5])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(*grads[0].shape[:-1], weight.shape[1])
+            dx = shaped((dy @ weight).addmm_(d_low, a.to(dy.dtype)), grads[0].shape, grads[0].dtype)
         return dx, None, None, da, db, None, None
 
 
@@ -209,25 +221,29 @@ class GatedLoraLinear(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ of x = silu(gate) ∘ up; gradients for gate, up, A and B."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, *operands: Any) -> Tensor:
-        """Return y [.., out] in the type of gate and up [.., in]; ``operands`` are those of :class:`LoraLinear`."""
+    def forward(ctx: Any, gate: Tensor, up: Tensor, places: torch.Size, dtype: torch.dtype, *operands: Any) -> Tensor:
+        """Return y [*places, out] in ``dtype``, for gate and up [T or more, in] in the type of products.
+
+        ``operands`` are those of :class:`LoraLinear`.
+        """
         weight, _, a, b, ctx.scale, _ = operands
-        y, low = _products((F.silu(gate) * up).reshape(-1, up.shape[-1]), *operands)
+        y, low = _products(F.silu(gate.float()).mul_(up.float()).to(weight.dtype), *operands)
         ctx.save_for_backward(gate, up, low, weight, a, b)
-        return y.view(*up.shape[:-1], y.shape[-1])
+        return shaped(y, (*places, up.shape[-1]), dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of gate, up, A and B, the latter two in float32."""
         gate, up, low, weight, a, b = ctx.saved_tensors
-        dy = grads[0].reshape(-1, grads[0].shape[-1])
+        dy = as_factor(grads[0].reshape(-1, grads[0].shape[-1]), weight.dtype)
+        gate, up, dtype = gate.float(), up.float(), gate.dtype
         opened = F.silu(gate)
-        rows = (opened * up).reshape(-1, up.shape[-1])
-        d_low, da, db = adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[4:6])
-        dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).view(up.shape)
-        d_up = opened.mul_(dx)
-        d_gate = torch.ops.aten.silu_backward(dx.mul_(up), gate)
-        return d_gate, d_up, None, None, da, db, None, None
+        rows = (opened * up).to(dtype)
+        d_low, da, db = adapter_slopes(dy, rows, low, b, ctx.scale, ctx.needs_input_grad[6:8])
+        dx = (dy @ weight).addmm_(d_low, a.to(dy.dtype)).float()
+        d_up = opened.mul_(dx).to(dtype)
+        d_gate = torch.ops.aten.silu_backward(dx.mul_(up), gate).to(dtype)
+        return d_gate, d_up, None, None, None, None, da, db, None, None
 
 
 def _products(
@@ -239,13 +255,19 @@ def _products(
     return (y.addmm_ if in_place else y.addmm)(low, b.to(rows.dtype).t(), alpha=scale), low
 
 
+def shaped(rows: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return the rows of a product, [T or more, n], as [.., n] in ``dtype``, for a ``shape`` [.., any] of T rows."""
+    places = shape[:-1]
+    return rows[: math.prod(places)].to(dtype).view(*places, rows.shape[-1])
+
+
 def adapter_slopes(
     dy: Tensor, rows: Tensor, low: Tensor, b: Tensor, scale: float, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return s dy B, which dx is made of, and the gradients of A and B that are wanted, in float32."""
     d_low = (dy @ b.to(dy.dtype)).mul_(scale)
-    da = product_in_float32(d_low.t(), rows) if wanted[0] else None
-    db = product_in_float32(dy.t(), low).mul_(scale) if wanted[1] else None
+    da = product_of_slopes(d_low.t(), rows) if wanted[0] else None
+    db = product_of_slopes(dy.t(), low).mul_(scale) if wanted[1] else None
     return d_low, da, db
 
 

@@ -25,6 +25,7 @@ from tasks.dpo.flops import ModelShape, matmul_rate, training_flops
 from tasks.dpo.head import tile_of
 from tasks.dpo.logps import Scorer
 from tasks.dpo.memory import MemoryModel, Recompute, free_bytes, in_words
+from tasks.dpo.mixed import product_type
 from tasks.dpo.plan import Sizes
 from tasks.pairs.cache import TokenRow
 
@@ -138,7 +139,7 @@ def preflight(
         device_type=device.type,
         most_tokens=work.longest_step,
     )
-    rate = matmul_rate(device, compute) * accelerator.num_processes
+    rate = matmul_rate(device, product_type(scorer.model)) * accelerator.num_processes
     _tell(memory, choice, work.flops(shape), rate, accelerator.num_processes)
     return choice
 

@@ -32,6 +32,7 @@ CODE = (
     "layout",
     "logps",
     "lora",
+    "mixed",
     "policy",
     "quantised",
     "threads",

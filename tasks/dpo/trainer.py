@@ -28,11 +28,12 @@ from tasks.dpo.heap import Heap
 from tasks.dpo.logps import Mechanisms, Scorer, sample_rows
 from tasks.dpo.memory import Recompute
 from tasks.dpo.metrics import PairSums
+from tasks.dpo.mixed import product_type
 from tasks.dpo.modes import set_modes
 from tasks.dpo.moving import MovingReference
 from tasks.dpo.plan import Plan, Sizes
 from tasks.dpo.policy import adapter_parameters
-from tasks.dpo.preflight import Work, compute_type, preflight
+from tasks.dpo.preflight import Work, preflight
 from tasks.dpo.progress import Meter, in_one_line
 from tasks.dpo.refcache import ScoredPairs
 from tasks.dpo.settings import TrainConfig
@@ -159,7 +160,7 @@ class Trainer:
         self.shape = ModelShape.of(scorer.model)
         self.sizes = self.work.sizes
         self.trackers = Trackers({})
-        self.meter = Meter(self.device, matmul_rate(self.device, compute_type(scorer.model)) * self.ranks)
+        self.meter = Meter(self.device, matmul_rate(self.device, product_type(scorer.model)) * self.ranks)
         self.steps: Curve = []
         self.evals: Curve = []
         self._heap = Heap()

@@ -3,8 +3,8 @@
 `agilerl`: NLL weight 0, dropout 0, no gradient checkpointing, Liger off, one epoch, its reference taken with
 the adapters off (it keeps no second adapter), batches of the job's micro-batch, gradients gathered up to the
 global batch: `learn` is given a micro-batch at a time, so that nothing is padded beyond it. Its garbage
-collection in each call stays; `agilerl_no_gc` takes it out. The loop around `learn` is ours: batches are
-handed over as tensors, without its three passes of tokenising.
+collection in each call stays; `agilerl_no_gc` takes it out. `agilerl_bf16` has its base in bfloat16, on a CPU
+too. The loop around `learn` is ours: batches are handed over as tensors, without its three passes of tokenising.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from peft import LoraConfig, set_peft_model_state_dict  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from tests.bench.job import Job, Outcome, serve  # noqa: E402
-from tests.bench.measure import StepClock, forget_peak, peak_bytes, versions  # noqa: E402
+from tests.bench.measure import BF16, StepClock, forget_peak, peak_bytes, versions  # noqa: E402
 from tests.bench.shapes import build  # noqa: E402
 
 
@@ -52,7 +52,7 @@ def agent_of(job: Job) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    base = build(job.model, job.device)
+    base = build(job.model, job.device, "bfloat16" if job.arm.endswith(BF16) else None)
     forget_peak(job.device)
     agent = dpo.DPO(
         pad_token_id=0,
@@ -105,7 +105,8 @@ def main(job: Job) -> Outcome:
     outcome = Outcome(loss=[sum(step) / job.pairs_per_step for step in steps], versions=versions())
     outcome.step_seconds = clock.seconds()
     outcome.peak_bytes = peak_bytes(job.device)
-    outcome.notes = f"micro-batch {job.micro_batch}, reference in each step, gradient checkpointing off"
+    kind = "bf16, " if job.arm.endswith(BF16) else ""
+    outcome.notes = f"micro-batch {job.micro_batch}, {kind}reference in each step, gradient checkpointing off"
     return outcome
 
 

@@ -1,4 +1,7 @@
-"""Our arm, as a process of its own: the reference beforehand, then the steps."""
+"""Our arm, as a process of its own: the reference beforehand, then the steps.
+
+`ours_bf16` computes as `base.compute_dtype: bfloat16` has it on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.mixed import mix
 from tasks.dpo.plan import Plan
 from tasks.dpo.policy import LoraSettings, attach_lora, save_adapter
 from tasks.dpo.preference import ObjectiveConfig
@@ -20,7 +24,7 @@ from tasks.dpo.settings import TrainConfig
 from tasks.dpo.trainer import train
 from tasks.pairs.cache import TokenPairs, TokenRow
 from tests.bench.job import Job, Outcome, serve
-from tests.bench.measure import StepClock, forget_peak, peak_bytes, synchronise, versions
+from tests.bench.measure import BF16, StepClock, forget_peak, peak_bytes, synchronise, versions
 from tests.bench.mechanisms import Setup, switched_off
 from tests.bench.shapes import Pairs, build
 
@@ -52,6 +56,8 @@ def main(job: Job) -> Outcome:
         torch.set_num_threads(job.threads)
     config = train_config(job)
     base = build(job.model, job.device)
+    if is_mixed := job.arm.endswith(BF16):
+        mix(base)
     forget_peak(job.device)
     policy = attach_lora(base, config.lora, config.seed)
     if not (adapter := Path(job.adapter)).exists():
@@ -66,7 +72,7 @@ def main(job: Job) -> Outcome:
         )
     )
     tokens = token_pairs(unplanned(job.load_pairs(), config))
-    outcome = Outcome(versions=versions(), notes=f"token budget {job.token_budget or 'auto'}")
+    outcome = Outcome(versions=versions(), notes=f"token budget {job.token_budget or 'auto'}{', bf16' * is_mixed}")
     with contextlib.ExitStack() as stack:
         for name in job.mechanisms_off:
             setup = stack.enter_context(switched_off(name, setup))

@@ -1,10 +1,10 @@
 """TRL's DPOTrainer as an arm, run by the Python of the peers' environment.
 
-`trl_tuned`: reference precomputed, no gradient checkpointing, bfloat16 only where the processor computes in
-it fast, the micro-batch that the job names. `trl_default`: as it comes, but for the global batch, the
-adapters, the learning rate and truncation, which every arm shares, and for its bfloat16, which on a
-processor without it costs several times float32's time and is left off there. Token ids are given as they are; the
-places where the trainer would tokenise are passed by.
+`trl_tuned`: reference precomputed, no gradient checkpointing, the micro-batch that the job names; on a CPU in
+float32, and as `trl_tuned_bf16` in bfloat16 where the processor computes in it fast. `trl_default`: as it comes,
+but for the global batch, the adapters, the learning rate and truncation, which every arm shares, and for its
+bfloat16, which on a processor without it costs several times float32's time and is left off there. Token ids are
+given as they are; the places where the trainer would tokenise are passed by.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from tests.bench.job import Job, Outcome, serve
-from tests.bench.measure import StepClock, forget_peak, peak_bytes, synchronise, versions
+from tests.bench.measure import BF16, StepClock, forget_peak, has_fast_bf16, peak_bytes, synchronise, versions
 from tests.bench.shapes import build
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-FAST_BF16 = ("avx512_bf16", "amx_bf16")
 DEFAULT_MICRO_BATCH = 8
 
 
@@ -68,7 +67,7 @@ def settings(job: Job, folder: str) -> DPOConfig:
     tuned = {"precompute_ref_log_probs": True, "gradient_checkpointing": False} if is_tuned else {}
     return DPOConfig(
         output_dir=folder,
-        bf16=has_fast_bf16(job.device),
+        bf16=computes_in_bf16(job),
         beta=job.beta,
         learning_rate=job.learning_rate,
         lr_scheduler_type="constant",
@@ -90,10 +89,11 @@ def settings(job: Job, folder: str) -> DPOConfig:
     )
 
 
-def has_fast_bf16(device: str) -> bool:
-    """Return whether bfloat16 is faster than float32 there."""
-    info = Path("/proc/cpuinfo")
-    return device == "cuda" or (info.exists() and any(word in info.read_text() for word in FAST_BF16))
+def computes_in_bf16(job: Job) -> bool:
+    """Return whether the arm computes in bfloat16: on CUDA all do."""
+    if job.device == "cuda":
+        return True
+    return job.arm.endswith(BF16) or (job.arm.startswith("trl_default") and has_fast_bf16(job.device))
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

@@ -23,6 +23,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "agilerl", "datasets", "numpy", "safetensors")
 MATMULS = ((2048, 512, 1376), (2048, 512, 32000), (2048, 2048, 2048), (4096, 4096, 4096), (8192, 8192, 8192))
 SECONDS_PER_SHAPE = 1.0
+FAST_BF16 = ("avx512_bf16", "amx_bf16")
+BF16 = "_bf16"  # ends the names of arms that multiply in bfloat16 on a CPU
 
 
 class StepClock:
@@ -78,12 +80,18 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def matmul_rate(device: str) -> tuple[float, str]:
+def has_fast_bf16(device: str) -> bool:
+    """Return whether bfloat16 is faster than float32 there."""
+    info = Path("/proc/cpuinfo")
+    return device == "cuda" or (info.exists() and any(word in info.read_text() for word in FAST_BF16))
+
+
+def matmul_rate(device: str, dtype: torch.dtype | None = None) -> tuple[float, str]:
     """Return the best rate of matrix products, in operations a second, and how it was reached.
 
-    float32 on a CPU, bfloat16 on CUDA; a fixed list of shapes, each timed for about a second.
+    A fixed list of shapes, each timed for about a second; by default in float32 on a CPU, in bfloat16 on CUDA.
     """
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
     best, how = 0.0, ""
     for m, k, n in MATMULS:
         if device == "cpu" and m * k * n > 2**37:
@@ -130,7 +138,7 @@ def _processor() -> str:
         return platform.processor()
     lines = [line.partition(":") for line in info.read_text().splitlines()]
     found = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    has = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if word in found.get("flags", "").split()]
+    has = [word for word in ("avx2", "avx512f", *FAST_BF16) if word in found.get("flags", "").split()]
     return " ".join([found.get("model name", platform.machine()), *has])
 
 

@@ -50,7 +50,10 @@ def _block(bench: str, result: Result) -> str:
     """Return one result: what was measured, on what, and a row an arm."""
     arms = result["arms"]
     first = next(iter(arms.values()))
-    columns = COLUMNS[bench]
+    columns = list(COLUMNS[bench])
+    if also := arms.get("ours_bf16"):
+        place = 1 + next(i for i, (_, cell) in enumerate(columns) if cell is _times)
+        columns.insert(place, ("ours bf16 by", lambda arm, _: _times(arm, also)))
     lines = [
         f"**{TITLES[bench]}**: {_subject(bench, result)}",
         "",

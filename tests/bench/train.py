@@ -16,18 +16,24 @@ from tests.bench.campaign import (
     training_entry,
     workplace,
 )
+from tests.bench.measure import BF16, has_fast_bf16
 
 ARMS_OF_PEER = {"trl": ("trl_tuned", "trl_default"), "agilerl": ("agilerl", "agilerl_no_gc")}
+ALSO_IN_BF16 = ("ours", "trl_tuned", "agilerl")  # on a CPU that is fast in it; its other arms are in float32
 
 
 def arms_of(run: Campaign) -> tuple[list[Arm], dict[str, dict[str, float]]]:
     """Return the arms, and what the sweep found of each peer that was swept."""
-    arms, swept = [run.ours()], {}
+    has_two = run.told.device == "cpu" and has_fast_bf16("cpu")
+    ours = [run.ours()]
+    arms, swept = [*ours, run.ours("ours" + BF16)] if has_two else ours, {}
     for peer in run.told.peer:
         size = run.told.micro_batch
         if run.told.sweep:
             size, swept[peer] = best_micro_batch(run, ARMS_OF_PEER[peer][0])
-        arms += [run.peer(name, micro_batch=size) for name in ARMS_OF_PEER[peer]]
+        names = ARMS_OF_PEER[peer]
+        names += tuple(name + BF16 for name in names if has_two and name in ALSO_IN_BF16)
+        arms += [run.peer(name, micro_batch=size) for name in names]
     return arms, swept
 
 

@@ -20,6 +20,7 @@ import torch
 from tasks.core.base_model import BaseModel
 from tasks.dpo import policy
 from tasks.dpo.generate import Request, Sampling, generate_batch
+from tasks.dpo.mixed import product_type
 from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, load_base
 from tasks.dpo.preflight import compute_type
 from tasks.dpo.refcache import ScoredPairs, reference_logps
@@ -45,13 +46,23 @@ def test_by_itself_cuda_takes_bfloat16_and_a_cpu_float32_and_a_named_type_holds_
     assert [base.dtype_on(kind) for kind in kinds] == ["bfloat16", "bfloat16"]
 
 
-def test_frozen_weights_are_in_the_type_of_the_base_and_adapters_in_float32(base: BaseModel):
+def test_on_a_cpu_linear_layers_are_in_the_type_of_the_base_and_all_else_in_float32(base: BaseModel):
     model = attach_lora(load_base(base), tiny.LORA, 1)
-    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    kinds = {name: p.dtype for name, p in model.named_parameters()}
+    in_bfloat16 = {name for name, dtype in kinds.items() if dtype == torch.bfloat16}
+    assert in_bfloat16 == {name for name in kinds if name.endswith("_proj.base_layer.weight")}
+    assert set(kinds.values()) == {torch.bfloat16, torch.float32}
     assert {p.dtype for p in adapter_parameters(model)} == {torch.float32}
-    assert compute_type(model) == torch.bfloat16
+    assert (compute_type(model), product_type(model)) == (torch.float32, torch.bfloat16)
     single = load_base(dataclasses.replace(base, compute_dtype="float32"))
     assert {p.dtype for p in single.parameters()} == {torch.float32}
+    assert product_type(single) == torch.float32
+
+
+def test_what_stays_in_float32_is_not_rounded_first(base: BaseModel):
+    exact, mixed = (load_base(dataclasses.replace(base, compute_dtype=name)) for name in ("float32", "bfloat16"))
+    for part in ("get_input_embeddings", "get_output_embeddings"):
+        assert torch.equal(getattr(mixed, part)().weight, getattr(exact, part)().weight)
 
 
 @pytest.mark.parametrize("has_products", [True, False])
@@ -102,10 +113,10 @@ def test_trained_models_give_in_bfloat16_what_the_docstring_says_of_them(name: s
     models = [attach_lora(load_base(each), LoraSettings(rank=8, alpha=16), 1) for each in (single, half)]
     exact, rounded = (reference_logps(model, tokens, tiny.budget(768)) for model in models)
     off = np.abs(exact.logps - rounded.logps)
-    assert 1e-4 < off.mean() < 0.04
-    assert off.max() < 0.5
+    assert 1e-4 < off.mean() < 0.03
+    assert off.max() < 0.4
     sums = [torch.stack(scored.sums(np.arange(len(tokens)))) for scored in (exact, rounded)]
-    assert float((sums[0] - sums[1]).abs().max()) < 1.0
+    assert float((sums[0] - sums[1]).abs().max()) < 0.8
     assert 70 < float(sums[0].abs().mean()) < 90
     few = part_of(rounded, 24)
     result = train(models[1], few, few, tiny.config(pairs_per_step=8, learning_rate=2e-3), tiny.budget(512))

@@ -76,6 +76,8 @@ def test_results_and_gradients_are_those_of_each_by_itself(needs_grad: bool) -> 
 
     results = together(layers, x)
 
+    assert results is not None
+    results = [y.view(3, 7, -1) for y in results]
     assert sum("JointLoraLinear" in name for name in graph_names(*results)) == 1
     for found, expected in zip(passed(results, x, layers), want, strict=True):
         assert float((found - expected).abs().max() / expected.abs().max()) < 1e-6
@@ -86,9 +88,7 @@ def test_layers_that_drop_some_of_their_input_work_by_themselves() -> None:
     for layer in layers:
         layer.train()
 
-    results = together(layers, torch.randn(2, 12, requires_grad=True))
-
-    assert not any("JointLoraLinear" in name for name in graph_names(*results))
+    assert together(layers, torch.randn(2, 12, requires_grad=True)) is None
 
 
 def hidden_of(model: Any, ids: Tensor) -> Tensor:
