@@ -45,7 +45,7 @@ class BaseConfig:
         revision: The hub commit, 40 hex digits; null for folders and the demo.
         quantise: `none`, or `nf4` to hold the linear layers in four bits wherever the model is loaded.
         compute_dtype: What the model computes in wherever it is loaded: `float32`, `bfloat16`, or `auto`, which is
-            bfloat16 on CUDA and float32 on a CPU.
+            bfloat16 on CUDA and float32 on a CPU; on a CPU, bfloat16 is for the products of linear layers alone.
         demo: Size and training of the demo's model; only `source: demo` needs it.
     """
 

@@ -24,8 +24,9 @@ class BaseModel:
             identity of base and tokenizer.
         location: What `from_pretrained` is called with.
         quantise: `none`, or `nf4`: linear layers are held in four bits, for reference, training and answers alike.
-        compute_dtype: What reference, training and answers compute in: `float32`, `bfloat16`, or `auto`. No part of
-            the digest, for an adapter fits the base in either; the reference says which one it was computed in.
+        compute_dtype: What reference, training and answers compute in: `float32`, `bfloat16` (on a CPU only the
+            products of linear layers), or `auto`. No part of the digest, for an adapter fits the base in either; the
+            reference says which one it was computed in.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Lean LoRA layers of one input, as one operation: queries, keys and values; a gate and a way up. On a CPU, in float32.
+"""Lean LoRA layers of one input, as one operation: queries, keys and values; a gate and a way up. On a CPU.
 
 One by one, each reads x again for its thin product x Aᵀ, and gives a gradient of x's size that autograd then adds up.
 Together, with A the layers' A one below the other and l = [s_1 dy_1 B_1 | s_2 dy_2 B_2 | ..]:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# oneDNN makes and keeps machine code for each shape of a product, which takes it as long as the product itself: rows of
-# tokens are filled up to a multiple of so many, so that there are few shapes.
+# oneDNN makes machine code for each shape of a product and keeps it, which takes as long as the product itself: rows
+# are filled up to a multiple of so many, or to a power of two below, so that there are few shapes.
 _ROWS = 64
 
 
@@ -24,7 +24,8 @@ def as_factor(rows: Tensor, dtype: torch.dtype) -> Tensor:
     if rows.dtype == dtype or rows.device.type != "cpu":
         return rows.to(dtype)
     count, width = rows.shape
-    factor = torch.empty(-(-count // _ROWS) * _ROWS, width, dtype=dtype)
+    filled = -(-count // _ROWS) * _ROWS if count > _ROWS else 1 << max(0, count - 1).bit_length()
+    factor = torch.empty(filled, width, dtype=dtype)
     factor[:count].copy_(rows)
     factor[count:].zero_()
     return factor
@@ -41,10 +42,11 @@ class MixedLinear(torch.nn.Linear):
 
 
 def mix(model: Any) -> None:
-    """Hold the linear layers of a frozen ``model`` in bfloat16, all but the head, and everything else in float32."""
+    """Hold the frozen linear layers of ``model`` in bfloat16, all but the head, and everything else in float32."""
     head = model.get_output_embeddings()
     for module in model.modules():
-        if type(module) is torch.nn.Linear and module is not head:
+        is_linear = type(module) is torch.nn.Linear and module is not head
+        if is_linear and not any(parameter.requires_grad for parameter in module.parameters()):
             module.__class__ = MixedLinear
         dtype = torch.bfloat16 if isinstance(module, MixedLinear) else torch.float32
         for parameter in module.parameters(recurse=False):

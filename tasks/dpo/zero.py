@@ -182,13 +182,13 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return y [.., out] for x [.., in]."""
         ctx.save_for_backward(weight)
-        return torch.nn.functional.linear(x, weight, bias)
+        return torch.nn.functional.linear(x.to(weight.dtype), weight, bias).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of x."""
         (weight,) = ctx.saved_tensors
-        return grads[0] @ weight, None, None
+        return (grads[0].to(weight.dtype) @ weight).to(grads[0].dtype), None, None
 
 
 def _tensors(result: Any) -> Iterator[Any]:

@@ -77,7 +77,9 @@ def _subject(bench: str, result: Result) -> str:
         medians = "/".join(str(number) for number in lengths["medians"].values())
         words.append(f"profile {lengths['profile']} (medians {medians}), {lengths['pairs_per_step']} pairs a step")
     where = about.get("gpu") or f"{about['processor']}, {about['threads']} threads"
-    words.append(f"{where}, measured matmul rate {about['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s")
+    in_bf16 = about.get("matmul_bf16_flops_per_s")
+    also = f", in bf16 {in_bf16 / 1e9:,.0f}" if in_bf16 else ""
+    words.append(f"{where}, measured matmul rate {about['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s{also}")
     named = [(name, found) for who, found in result["versions"].items() for name in NAMED.get(who, (who,))]
     words.append(", ".join(f"{name} {found[name]}" for name, found in named if name in found))
     return "; ".join(words) + "."

@@ -53,6 +53,21 @@ def test_a_result_becomes_a_row_for_each_arm(tmp_path: Path) -> None:
     ]
 
 
+def test_arms_in_bfloat16_are_compared_with_ours_in_it_too(tmp_path: Path) -> None:
+    machine = {**RESULT["machine"], "matmul_bf16_flops_per_s": 4e11}
+    ours = {**RESULT["arms"]["ours"], "pairs_per_s": 6.0, "settings": "bf16"}
+    arms = {"ours": RESULT["arms"]["ours"], "ours_bf16": ours, "trl_tuned": RESULT["arms"]["trl_tuned"]}
+    (tmp_path / "train-cpu-hh.json").write_text(json.dumps({**RESULT, "machine": machine, "arms": arms}))
+    lines = table.draw(tmp_path).splitlines()
+    assert "150 GFLOP/s, in bf16 400; torch" in lines[0]
+    assert "| ours is faster by | ours bf16 by |" in lines[2]
+    assert [line.split(" | ")[2:4] for line in lines[-3:]] == [
+        ["1.00x", "1.50x"],
+        ["0.67x", "1.00x"],
+        ["8.00x", "12.00x"],
+    ]
+
+
 def test_the_table_goes_between_the_comments_and_nowhere_else() -> None:
     page = f"above\n{table.BEGIN}\nold\n{table.END}\nbelow"
     new = table.put(page, r"new \1")

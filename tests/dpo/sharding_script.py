@@ -25,6 +25,7 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.dpo import blocks
 from tasks.dpo.layers import decoder_layers
 from tasks.dpo.memory import bytes_of
+from tasks.dpo.mixed import mix
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import Known, Scoring, reference_logps
 from tasks.dpo.rowkeys import ReferenceIdentity
@@ -71,6 +72,17 @@ def scene(name: str, by: Any) -> dict[str, Any]:
     result = train(model, *scored, config, runtime)
     adapter = {key: value.tolist() for key, value in tiny.adapter_state(model).items()}
     return {"steps": result.steps, "evals": result.evals, "adapter": adapter, **held(model)}
+
+
+def in_bfloat16(by: Any) -> list[dict[str, Any]]:
+    """Train with products in bfloat16, sharded where there is more than one rank; return the steps."""
+    runtime, device = tiny.budget(96), Accelerator(cpu=True)
+    model = tiny.policy("qwen2", CONFIG.seed, CONFIG.lora)
+    mix(model)
+    scored = [reference_logps(model, part, runtime) for part in (PAIRS, HELD_OUT)]
+    if device.num_processes > 1:
+        shard_frozen(model, device, by)
+    return train(model, *scored, CONFIG, runtime).steps
 
 
 def held(model: Any) -> dict[str, Any]:
@@ -172,6 +184,7 @@ def main(folder: Path, by: str) -> None:
     rank = int(os.environ.get("RANK", "0"))
     found: dict[str, Any] = {name: scene(name, by) for name in SCENES}
     found["references"] = {name: reference(name, by) for name in REFERENCES}
+    found["in bfloat16"] = in_bfloat16(by)
     is_last = rank == int(os.environ.get("WORLD_SIZE", "1")) - 1
     found["store"] = recalled(folder / f"disk{rank}", is_last, tiny.budget(96, sharding=by))
     found["hashes"] = bytes_of_adapter(folder / f"adapter{rank}", by)

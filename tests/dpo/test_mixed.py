@@ -69,7 +69,7 @@ def test_a_layer_rounds_its_factors_and_its_result_and_adds_up_exactly(shape: tu
     assert torch.allclose(slope, weight.float().sum(0).expand_as(x), 2 * ROUNDING, 1e-2)
 
 
-@pytest.mark.parametrize(("count", "filled"), [(1, 64), (64, 64), (65, 128)])
+@pytest.mark.parametrize(("count", "filled"), [(1, 1), (3, 4), (33, 64), (64, 64), (65, 128), (129, 192)])
 def test_factors_have_few_shapes_and_zeros_below(count: int, filled: int) -> None:
     rows = torch.randn(count, 5)
 
@@ -127,6 +127,13 @@ def test_against_float32_only_rounding_is_left(family: str) -> None:
     assert 0 < float((found - want).abs().max()) < 0.1
     assert float((found - want).abs().mean()) < 0.015
     assert apart(gradients, slopes) < 0.06
+
+
+def test_adapters_stay_in_float32() -> None:
+    policy = mixed_policy()
+
+    assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
+    assert len(mixed_base_layers(policy)) == sum("base_layer.weight" in name for name, _ in policy.named_parameters())
 
 
 def test_adapters_switched_off_score_as_untrained_ones_do_to_the_bit() -> None:
