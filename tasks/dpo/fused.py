@@ -27,7 +27,7 @@ from tasks.dpo.mixed import MixedLinear
 
 
 def fuse(model: torch.nn.Module) -> None:
-    """Give every part that is of a known kind, and on a CPU in float32, the fused forward."""
+    """Give every part that is of a known kind, on a CPU, and works on numbers in float32 the fused forward."""
     for module in model.modules():
         weight = next(module.parameters(), None)
         if weight is None or weight.requires_grad or not _is_plain(module):
