@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -31,7 +32,8 @@ DTYPES = {"reference": np.dtype(np.float32), "encode": np.dtype(np.int32)}
 MOST_SEGMENTS = 64  # small ones; more are made into one
 SMALL_BYTES = 1 << 27
 _SECONDS_A_LISTING_HOLDS = 60.0
-_TRIES = 5  # of a read while others compact
+_PATIENCE_S = 20.0  # a read is tried so long while others compact, with pauses that grow
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
 _log = log.get_logger(__name__)
 
 
@@ -106,11 +108,14 @@ class RowStore:
             NetworkError: The store does not answer.
         """
         _check_keys(keys)
-        for _ in range(_TRIES):
+        give_up_at, pause = time.monotonic() + _PATIENCE_S, _SHORTEST_PAUSE_S
+        while time.monotonic() < give_up_at:
             try:
                 return self._get(keys, self._segments())
             except _Changed:
                 self._look_again()
+            time.sleep(random.uniform(0.0, pause))  # others may compact in a rhythm
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
         _log.warning("the row store %s changes too fast to be read: rows are computed anew", self.folder)
         return Found(np.zeros(len(keys), bool), np.zeros(len(keys), np.int64), np.zeros(0, self.dtype))
 

@@ -281,6 +281,44 @@ def test_processes_that_append_and_compact_at_once_lose_nothing_and_readers_see_
     assert all(segments.is_segment_name(path.name) for path in files(tmp_path)), "no draft is left"
 
 
+class Restless(RowStore):
+    """A store whose segments were compacted away each of the first times that they were to be read."""
+
+    changes = 0
+
+    def _segments(self) -> list[segments.Segment]:
+        self.changes -= 1
+        if self.changes >= 0:
+            raise rowstore._Changed
+        return super()._segments()
+
+
+def test_a_reader_waits_for_others_to_be_done_with_compacting(tmp_path: Path):
+    """On a fast machine three writers compact five times while one reads: it gave up then, and rows were gone."""
+    filled(tmp_path, range(9))
+    store = Restless(opened(tmp_path).folder, "reference")
+    store.changes = 12
+
+    found = store.get(keys_of(np.arange(12)))
+
+    holds(found, np.arange(12), set(range(9)))
+
+
+def test_a_store_that_never_rests_is_passed_over_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    filled(tmp_path, range(9))
+    store = Restless(opened(tmp_path).folder, "reference")
+    store.changes = 10**9
+    monkeypatch.setattr(rowstore, "_PATIENCE_S", 0.2)
+
+    found = store.get(keys_of(np.arange(12)))
+
+    holds(found, np.arange(12), set())
+    assert [line.split(" ", 1)[0] for line in caplog.messages] == ["the"]
+    assert "changes too fast to be read: rows are computed anew" in caplog.text
+
+
 @pytest.mark.parametrize("moment", ["append", "compaction"])
 def test_a_full_disk_is_told_as_such_and_leaves_the_store_as_it_was(tmp_path: Path, moment: str):
     with small_disk(tmp_path / "disk", 512) as disk:
