@@ -68,10 +68,11 @@ def test_a_sharded_base_gives_the_curves_of_a_whole_one(found: tuple[Any, Any, A
 
 
 def test_a_base_with_products_in_bfloat16_is_sharded_too(found: tuple[Any, Any, Any]):
-    """How pairs are cut moves what is rounded, so that after the first step curves are near and not the same."""
+    """Sharded layers keep their own norms, and how pairs are cut moves what is rounded: near, and not the same."""
     one, first, second = (part["in bfloat16"] for part in found)
     assert first == second
-    assert [row["margin"] for row in (one[0], first[0])] == [0.0, 0.0]
+    assert one[0]["margin"] == 0.0
+    assert abs(first[0]["margin"]) < 1e-3
     assert tiny.nest_gap([row["loss"] for row in one], [row["loss"] for row in first]) < 2e-3
 
 
