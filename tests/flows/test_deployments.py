@@ -130,6 +130,22 @@ def test_a_worker_that_ends_leaves_no_process_and_the_next_run_goes_on(
     goes_on(server, project)
 
 
+def test_a_run_that_cannot_tell_its_own_end_is_told_by_the_watch(box: tuple[PrefectServer, Path]) -> None:
+    """A run that ends with its worker does not always reach the server; it was at work there for ten minutes more."""
+    server, project = box
+    set_param(project, "first", 51)
+    tell(project, "first", "train")
+    with working(server) as process:
+        run = server.run("pipeline/nightly")
+        wait_for(lambda: is_training(project), "the stage to start", 120)
+        for pid in descendants(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=60)
+    state = server.wait(run, 10)
+    assert (state["type"], state["message"]) == ("CRASHED", "its worker was killed, and it could not tell its own end")
+    goes_on(server, project, has_checkpoint=False)
+
+
 def test_a_run_whose_machine_is_lost_is_marked_crashed(box: tuple[PrefectServer, Path]) -> None:
     server, project = box
     command = [sys.executable, "-m", "flows.liveness", "--silent-seconds", "40"]
