@@ -156,7 +156,11 @@ def _let_go(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[s
         process.wait()
     finally:
         process.stdout.close()
-    for pid, _, _, session in supervisor.processes():
-        if session == process.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_WAIT_S
+    while (left := _living_in_session(process.pid)) and time.monotonic() < deadline:
+        supervisor.send(signal.SIGKILL, left)
+        time.sleep(0.01)  # what was killed takes a moment to be gone
+
+
+def _living_in_session(number: int) -> list[int]:
+    return [pid for pid, state, _, session in supervisor.processes() if session == number and state not in "ZX"]
