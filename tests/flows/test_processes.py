@@ -118,7 +118,8 @@ def test_a_cancelled_command_writes_its_checkpoint_and_leaves_no_process(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run_watched(python(TRAINER), tmp_path, listen, grace=QUICK)
     assert (tmp_path / "checkpoint").exists()
-    assert sum(line.startswith("saving") for line in heard) == 200
+    # a line may follow on a piece of the other child's traceback, which goes to the same pipe
+    assert sum(line.count("saving") for line in heard) == 200
     assert living_in(tmp_path) == []
 
 
