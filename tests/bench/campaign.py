@@ -175,13 +175,12 @@ class Campaign:
         told, usual = self.told, self.told.model == USUAL_MODEL[self.told.device]
         rate, how = max([*self.rates, matmul_rate(told.device)])
         about = {**machine(told.device), "matmul_flops_per_s": rate, "matmul": how, "load_before": self.load}
-        rates = {"": rate}
-        if any("bf16" in arm.get("settings", "") for arm in self.arms.values()) and told.device == "cpu":
-            rates["bf16"], _ = matmul_rate("cpu", torch.bfloat16)
-            about["matmul_bf16_flops_per_s"] = rates["bf16"]
+        in_bf16 = rate
+        if told.device == "cpu" and any("bf16" in arm.get("settings", "") for arm in self.arms.values()):
+            about["matmul_bf16_flops_per_s"] = in_bf16 = matmul_rate("cpu", torch.bfloat16)[0]
         for arm in self.arms.values():
             if lengths := arm.pop("measured_lengths", None):
-                own = rates.get("bf16", rate) if "bf16" in arm["settings"] else rate
+                own = in_bf16 if "bf16" in arm["settings"] else rate
                 arm["utilisation"] = utilisation(told.model, lengths, arm["pairs_per_s"], own)
         shape = SHAPES[told.model]
         found = {

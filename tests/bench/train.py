@@ -19,14 +19,13 @@ from tests.bench.campaign import (
 from tests.bench.measure import BF16, has_fast_bf16
 
 ARMS_OF_PEER = {"trl": ("trl_tuned", "trl_default"), "agilerl": ("agilerl", "agilerl_no_gc")}
-ALSO_IN_BF16 = ("ours", "trl_tuned", "agilerl")  # on a CPU that is fast in it; its other arms are in float32
+ALSO_IN_BF16 = ("trl_tuned", "agilerl")  # on a CPU that is fast in it; its other arms are in float32
 
 
 def arms_of(run: Campaign) -> tuple[list[Arm], dict[str, dict[str, float]]]:
     """Return the arms, and what the sweep found of each peer that was swept."""
     has_two = run.told.device == "cpu" and has_fast_bf16("cpu")
-    ours = [run.ours()]
-    arms, swept = [*ours, run.ours("ours" + BF16)] if has_two else ours, {}
+    arms, swept = [run.ours(name) for name in ("ours", "ours" + BF16)[: 1 + has_two]], {}
     for peer in run.told.peer:
         size = run.told.micro_batch
         if run.told.sweep:
