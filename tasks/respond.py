@@ -1,7 +1,10 @@
-"""Let the policy, its reference and the champion answer the held-out prompts, under the same conditions.
+"""Let the policy, the base and the champion answer the held-out prompts, under the same conditions.
 
-reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/reference/ (whose it is), and
-        the champion that `respond.champion` names, from the registry
+The reference here is the bare base, whatever training went on from: all versions of one base, each trained from the
+one before or not, are measured against the same opponent.
+
+reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, and the champion that
+        `respond.champion` names, from the registry
 writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
 params: `respond` in params.yaml; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
@@ -43,7 +46,6 @@ from tasks.core.params import check, load_params, load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stage import door, note
 from tasks.dpo import generate, sharding
-from tasks.dpo.adapter_files import FOLDER
 from tasks.dpo.devices import accelerator, all_done
 from tasks.dpo.generate import SIDES, Completion, Request, Sampling, Side
 from tasks.dpo.policy import load_base
@@ -101,7 +103,6 @@ class Folders:
     tokens: Path = paths.TOKENS
     base: Path = paths.BASE
     adapter: Path = paths.ADAPTER
-    reference: Path = paths.REFERENCE
     out: Path = paths.RESPONSES
     runs: Path = paths.RUNS / "respond"
 
@@ -128,7 +129,6 @@ def run(
         "base": pinned.digest,
         "tokens": manifest_digest(folders.tokens, "encode"),
         "adapter": manifest_digest(folders.adapter, "train"),
-        "reference": manifest_digest(folders.reference, "reference"),
     }
     if champion:
         champion.refuse_other_base(pinned.digest, CHAMPION_KEY)
@@ -205,11 +205,9 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
 def _load_policy(
     pinned: BaseModel, folders: Folders, device: Any, champion: PinnedAdapter | None, is_sharded: bool
 ) -> Any:
-    """Load the policy, and beside it the champion, and the adapter that training went on from, the reference then."""
+    """Load the policy and, beside its adapter, the champion's."""
     try:
         policy = PeftModel.from_pretrained(load_base(pinned, device, is_sharded), str(folders.adapter))
-        if (folders.reference / FOLDER).is_dir():
-            policy.load_adapter(str(folders.reference / FOLDER), generate.REFERENCE)
         if champion:
             with tempfile.TemporaryDirectory() as folder:
                 champion.write(Path(folder))

@@ -18,7 +18,7 @@ from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_j
 from tasks.core.params import check
 from tasks.core.stage import door, note
 from tasks.judges.answers import CHAMPION, Answers, read_answers
-from tasks.judges.choice import JudgeKind, build_judge
+from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
 from tasks.judges.estimates import consistency, first_position_share, per_prompt, win_rate
 from tasks.judges.evidence import Judged, columns, rounded, write_evidence
 from tasks.judges.games import pair_up, play
@@ -37,7 +37,7 @@ class WinrateConfig:
     """How answers are judged and what the result must keep to.
 
     Attributes:
-        judge: `rules`; or `length` or `random`, controls that know nothing of quality.
+        judge: `rules`; or `length` or `random`, controls that know nothing of quality: a guard refuses what they say.
         tie_margin: Rule scores that differ by so much or less are a tie.
         alpha: Intervals are at 1 − alpha, the lower bound one-sided.
         power: Chance with which the smallest detectable win rate would be seen.
@@ -83,6 +83,7 @@ def run(responses: Path, tokens: Path, pairs: Path, out: Path, config: WinrateCo
         leakage=measure_leakage(pairs, answers.prompts, config.guards.overlap_words),
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
+        is_control_judge=config.judge in CONTROLS,
     )
     guards = check_guards(measured, config.guards)
     if judged.duel is not None:

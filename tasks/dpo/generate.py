@@ -32,8 +32,6 @@ Finish = Literal["stop", "length"]
 
 # The control is the reference once more with draws of its own: against the reference it must score one half.
 SIDES: tuple[Side, ...] = ("policy", "reference", "control")
-REFERENCE = "reference"
-"""PEFT's name of the adapter that is the reference, where training went on from one; else it is the bare base."""
 CHAMPION: Side = "champion"
 """PEFT's name of the adapter that the policy is compared with besides, where there is one."""
 
@@ -199,12 +197,12 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 def _adapter(model: Any, side: Side) -> Iterator[None]:
     if side == "policy":
         yield
-    elif (name := CHAMPION if side == CHAMPION else REFERENCE) not in model.peft_config:
+    elif side != CHAMPION:
         with model.disable_adapter():
             yield
     else:
         own = model.active_adapter
-        model.set_adapter(name, inference_mode=True)
+        model.set_adapter(CHAMPION, inference_mode=True)
         try:
             yield
         finally:

@@ -9,10 +9,11 @@ from tasks.judges.protocol import Judge
 from tasks.judges.rules import RuleJudge, RulesConfig
 
 JudgeKind = Literal["rules", "length", "random"]
+CONTROLS: tuple[JudgeKind, ...] = ("length", "random")
 
 
 def build_judge(kind: JudgeKind, rules: RulesConfig, tie_margin: float, seed: int) -> Judge:
-    """Return the judge of a kind; `length` and `random` are controls that know nothing of quality."""
+    """Return the judge of a kind; `length` and `random` are controls, which know nothing of quality."""
     if kind == "rules":
         return RuleJudge(rules, tie_margin)
     return LengthJudge() if kind == "length" else RandomJudge(seed)

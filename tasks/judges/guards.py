@@ -96,6 +96,7 @@ class Measured:
         leakage: What the training data knows of the held-out prompts.
         control_rate: Win rate of the reference against itself.
         control_se: Its standard error; None for a single prompt.
+        is_control_judge: Whether the judge is a control, which knows nothing of quality.
     """
 
     policy: Sequence[Answer]
@@ -104,6 +105,7 @@ class Measured:
     leakage: Leakage
     control_rate: float
     control_se: float | None
+    is_control_judge: bool = False
 
 
 def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
@@ -128,6 +130,7 @@ def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
         "seen_prompt_share": Guard(leakage.exact, "at most", limits.max_seen_prompt_share),
         "overlapping_prompt_share": Guard(leakage.overlapping, "at most", limits.max_overlapping_prompt_share),
         "control_z": Guard(_control_z(measured), "at most", limits.max_control_z),
+        "control_judge": Guard(float(measured.is_control_judge), "at most", 0.0),
     }
 
 

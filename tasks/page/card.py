@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tasks.page import words
-from tasks.page.facts import Facts, Rate
+from tasks.page.facts import EvidenceFacts, Facts, Rate
 from tasks.page.snippet import loading_snippet
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _table(facts: Facts) -> str:
     rows = [
         ("Win rate against the base", _rate(evidence.rate, level)),
         ("Length-controlled win rate", _rate(evidence.length_controlled, level)),
+        *_champion(evidence, level),
         ("Control: the base against itself", _rate(evidence.control, level)),
         ("Held-out accuracy", f"{words.percent(before.accuracy)} before, {words.percent(after.accuracy)} after"),
         ("Reward margin", f"{words.number(before.margin)} before, {words.number(after.margin)} after"),
@@ -120,6 +121,13 @@ def _table(facts: Facts) -> str:
         ("Guards passed", f"{len(evidence.guards) - len(evidence.failed_guards)} of {len(evidence.guards)}"),
     ]
     return "".join(f"| {label} | {value} |\n" for label, value in rows)
+
+
+def _champion(evidence: EvidenceFacts, level: str) -> list[tuple[str, str]]:
+    """Return the row of the champion that the adapter met, if it met one."""
+    if evidence.champion is None:
+        return []
+    return [(f"Win rate against version {_escaped(evidence.champion_digest[:12])}", _rate(evidence.champion, level))]
 
 
 def _base(facts: Facts) -> str:

@@ -155,7 +155,7 @@ def _details(evidence: EvidenceFacts) -> list[tuple[str, str, str]]:
         (
             "One-sided lower bound",
             words.percent(evidence.lower_bound),
-            f"at {words.level(evidence)}; what the gate looks at",
+            f"at {words.level(evidence)}; the gate asks for more at each further look at the same prompts",
         ),
         *([("Judged by", words.visible(evidence.judge, 80), "")] if evidence.judge else []),
         ("Interval by", words.visible(INTERVALS.get(evidence.interval_method, evidence.interval_method), 80), ""),

@@ -61,6 +61,7 @@ def guard_name(name: str) -> str:
 
 _GUARDS = {
     "adapter_max_abs_delta_logit": "adapter applied: largest change of a logit",
+    "control_judge": "judge that knows nothing of quality",
     "control_z": "base against itself: standard errors off one half",
     "distinct_ratio": "different answers over all answers",
     "empty_share": "empty answers",

@@ -177,7 +177,9 @@ def _slice(row: dict[str, Any], columns: Columns) -> str | None:
     value = _optional(row, columns.slice, Columns.slice)
     if value is None or isinstance(value, str):
         return None if value is None else _text(value, columns.slice)
-    if isinstance(value, bool | int | float):
+    if isinstance(value, float) and math.isnan(value):
+        return None  # what pandas writes where there is nothing
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return canonical_json(value)
     raise _Refused("not_text", f"`{columns.slice}` is {_kind(value)}")
 

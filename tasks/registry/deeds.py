@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.core.files import pretty_json
@@ -33,6 +33,7 @@ class Deed:
         authority: By what a promotion was allowed: `gate` or `override`.
         reason: A person's words, for a promotion, a rollback or a deprecation; an override has them always.
         prompt_set: Of a registration: digest of the prompts it was judged on.
+        prompt_sample: Of a registration: hashes of a sample of these prompts.
         manifest: Of a registration: SHA-256 of the version's manifest.json.
         decision: The gate's decision at that moment.
     """
@@ -44,6 +45,7 @@ class Deed:
     authority: str | None = None
     reason: str | None = None
     prompt_set: str | None = None
+    prompt_sample: Sequence[str] | None = None
     manifest: str | None = None
     decision: Mapping[str, Any] | None = None
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError
-from tasks.core.files import digest_of
+from tasks.core.files import digest_of, sha256_bytes
 from tasks.registry.names import is_digest
 
 METRICS, SCORES, DUEL = "metrics.json", "scores.jsonl", "champion_scores.jsonl"
 _AGAIN = "run `dvc repro winrate`"
 _SLACK = 1e-3  # metrics may be rounded
+_SAMPLE = 64  # prompts by which sets are compared without their files
+_DIGITS = 8
 
 Scores = Mapping[str, float | None]
 
@@ -42,7 +44,8 @@ class Evidence:
 
     Attributes:
         version: The version's digest, or a word for a candidate that has none yet.
-        base: Digest of the base model, which is the reference that the credits were won against.
+        base: Digest of the base model, which is the reference that the credits were won against, whatever adapter
+            training went on from.
         scores: Credit in [0, 1] a prompt against the reference; None where the verdict is missing.
         coverage: Share of prompts with a verdict.
         guards: The guards that were measured.
@@ -62,8 +65,13 @@ class Evidence:
 
     @property
     def prompt_set(self) -> str:
-        """Digest of the prompts that were judged: looks at the same set are counted together."""
+        """Digest of the prompts that were judged."""
         return digest_of(sorted(self.scores))
+
+    @property
+    def prompt_sample(self) -> list[str]:
+        """The 64 lowest hashes of the prompts that were judged: they tell how much two sets have in common."""
+        return sorted(sha256_bytes(f"look/{prompt}".encode())[:_DIGITS] for prompt in self.scores)[:_SAMPLE]
 
     def credits(self) -> list[float]:
         """Return a credit for every prompt, 0 where the verdict is missing."""
@@ -92,6 +100,16 @@ class Evidence:
         theirs = champion.scores
         shared = [(ours, theirs.get(prompt)) for prompt, ours in self.scores.items()]
         return [(ours or 0.0, other) for ours, other in shared if other is not None]
+
+
+def are_much_the_same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Tell from their samples whether two sets of prompts have a third of all their prompts in common, or more.
+
+    That is half of each where they are of one size. The lowest hashes of the union are a sample of it (Broder 1997).
+    """
+    ours, theirs = set(one), set(other)
+    union = sorted(ours | theirs)[:_SAMPLE]
+    return 3 * sum(name in ours and name in theirs for name in union) >= len(union)
 
 
 def read_folder(folder: Path, base: str, version: str) -> Evidence:

@@ -3,7 +3,7 @@
 A candidate is promoted when the lower one-sided bound of its win rate (against the champion; on the
 first run against the reference) clears the threshold, its bound against the fixed reference has not
 slid below the champion's by more than the tolerance, every guard passes, and enough verdicts came
-back. A missing verdict counts as a loss. The k-th look at one set of prompts may err with
+back. A missing verdict counts as a loss. The k-th look at much the same prompts may err with
 alpha * 6 / (pi * k)^2, which sums to alpha over all looks.
 """
 
@@ -28,7 +28,7 @@ class GateConfig:
     """What a candidate must show (params section `register.gate`).
 
     Attributes:
-        alpha: The chance, over all looks at one set of prompts, of promoting what is not better.
+        alpha: The chance, over all looks at much the same prompts, of promoting what is not better.
         margin: How far above one half the bound must lie, in win rate.
         tolerance: How far the bound against the reference may lie below the champion's own.
         min_coverage: The smallest share of prompts with a verdict.
@@ -60,7 +60,7 @@ class Decision:
         reasons: A sentence with its numbers for every condition, met or not.
         numbers: The numbers of those sentences, by name.
         champion: Digest of the version it was compared with; None on the first run.
-        attempt: Which look at this set of prompts it was, from 1.
+        attempt: Which look at much the same prompts it was, from 1.
         gate: The conditions.
     """
 
@@ -99,7 +99,7 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
     Args:
         evidence: The candidate's.
         champion: The evidence of the version that the alias names; None on the first run.
-        attempts: Which look at this set of prompts this is, counted from 1.
+        attempts: Which look at much the same prompts this is, counted from 1.
         config: The conditions.
     """
     level = spent_alpha(config.alpha, attempts)
@@ -136,7 +136,8 @@ def lower_bound(scores: Sequence[float], alpha: float) -> float:
 
     Hard or equal scores take Wilson's bound, others mean - z * sd / sqrt(n). Below 100 prompts the
     lower of the two: there the normal approximation is too sure of itself, and Wilson's, which
-    supposes the largest possible spread, is on the safe side.
+    supposes the largest possible spread, is on the safe side. Ties narrow the spread without telling
+    anything: below 100 prompts that are none, the bound is at most what these alone would give.
     """
     count, average = len(scores), mean(scores)
     z = -NormalDist().inv_cdf(alpha)
@@ -144,8 +145,20 @@ def lower_bound(scores: Sequence[float], alpha: float) -> float:
     if count < 2 or set(scores) <= {0.0, 1.0} or len(set(scores)) == 1:
         return wilson
     variance = math.fsum((score - average) ** 2 for score in scores) / (count - 1)
-    normal = average - z * math.sqrt(variance / count)
-    return normal if count >= _NORMAL_FROM else min(normal, wilson)
+    bounds = [average - z * math.sqrt(variance / count), _decided_lower(scores, alpha)]
+    return min(bounds if count >= _NORMAL_FROM else [*bounds, wilson])
+
+
+def _decided_lower(scores: Sequence[float], alpha: float) -> float:
+    """Return Clopper and Pearson's lower bound (1934) of the mean of those that are no ties, with the ties put back."""
+    decided = [score for score in scores if score != EVEN]
+    if len(decided) in (0, len(scores)) or len(decided) >= _NORMAL_FROM:
+        return math.inf
+    from scipy.special import betaincinv
+
+    won = math.fsum(decided)
+    share = float(betaincinv(won, len(decided) - won + 1, alpha)) if won else 0.0
+    return EVEN + (share - EVEN) * len(decided) / len(scores)
 
 
 def _wilson_lower(share: float, count: int, z: float) -> float:
@@ -203,9 +216,19 @@ def _judge(opponent: str, scores: Sequence[float], threshold: float, level: floa
 
 
 def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -> Finding:
-    """Refuse a slow slide: the bound against the fixed reference stays near the champion's own."""
+    """Refuse a slow slide: the bound against the fixed reference stays near the champion's own.
+
+    Where that was won before another judge, or against another reference, it is no measure: one half is, then.
+    """
     scores = evidence.credits()
     ours, theirs = lower_bound(scores, config.alpha), lower_bound(champion.credits(), config.alpha)
+    if why := evidence.differs_from(champion):
+        outcome = PROMOTE if ours > EVEN else INCONCLUSIVE if mean(scores) > EVEN else KEEP
+        said = "clears" if outcome == PROMOTE else "does not clear"
+        reason = (
+            f"lower bound against the reference {ours:.4f} {said} {EVEN} (the champion's cannot be compared: {why})"
+        )
+        return Finding(outcome, reason, {"floor": EVEN})
     floor = theirs - config.tolerance
     outcome = PROMOTE if ours >= floor else INCONCLUSIVE if mean(scores) >= theirs else KEEP
     said = "is not below" if outcome == PROMOTE else "is below"

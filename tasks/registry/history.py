@@ -14,7 +14,19 @@ from collections.abc import Iterable, Mapping
 
 from tasks.core.errors import RegistryError
 from tasks.core.files import canonical_json
-from tasks.registry.deeds import ACTIONS, COLLECT, DEPRECATE, MOVES, PROMOTE, REGISTER, RESTORE, ROLLBACK, LogEntry
+from tasks.registry.deeds import (
+    ACTIONS,
+    COLLECT,
+    DEPRECATE,
+    MOVES,
+    PROMOTE,
+    REGISTER,
+    RESTORE,
+    ROLLBACK,
+    Deed,
+    LogEntry,
+)
+from tasks.registry.evidence import Evidence, are_much_the_same
 
 _SCHEMA = 1
 _MARKS = ("registered", "deprecated", "collected")
@@ -90,10 +102,13 @@ class History:
         """Tell whether ``alias`` was ever moved to ``digest`` by a promotion."""
         return digest in self.promoted.get(alias, ())
 
-    def attempt(self, prompt_set: str, digest: str) -> int:
-        """Return which look at ``prompt_set`` the version's is: 1 + the others registered before it."""
-        before = itertools.takewhile(lambda item: item[0] != digest, self.registered.items())
-        return 1 + sum(entry.deed.prompt_set == prompt_set for _, entry in before)
+    def attempt(self, evidence: Evidence) -> int:
+        """Return which look at its prompts a version's is: 1 + those before it that met much the same ones.
+
+        Data grow, and few prompts come new with each batch: a look at nearly the same prompts is another look.
+        """
+        before = itertools.takewhile(lambda item: item[0] != evidence.version, self.registered.items())
+        return 1 + sum(_met(entry.deed, evidence) for _, entry in before)
 
     def snapshot(self) -> bytes:
         """Return the state as bytes, the same for every process that read the same log."""
@@ -123,6 +138,13 @@ class History:
             return cls(int(record["count"]), str(record["tip"]), **marks, lines=lines, promoted=promoted)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return None
+
+
+def _met(deed: Deed, evidence: Evidence) -> bool:
+    """Tell whether a registration was judged on much the same prompts."""
+    if deed.prompt_sample is None:
+        return deed.prompt_set == evidence.prompt_set
+    return are_much_the_same(deed.prompt_sample, evidence.prompt_sample)
 
 
 def _apply(

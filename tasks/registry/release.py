@@ -56,7 +56,7 @@ def weigh(registry: Registry, history: History, evidence: Evidence, alias: str, 
     """
     line = [d for d in history.line(alias) if d != evidence.version and d not in history.collected]
     champion = evidence_of(registry, line[-1]) if line else None
-    return decide(evidence, champion, history.attempt(evidence.prompt_set, evidence.version), gate)
+    return decide(evidence, champion, history.attempt(evidence), gate)
 
 
 def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias: str, gate: GateConfig) -> Release:
@@ -205,7 +205,14 @@ def _log_registration(registry: Registry, version: Version, evidence: Evidence, 
             return None
         decision = weigh(registry, history, evidence, alias, gate).as_json()
         pin = sha256_bytes(version.manifest())
-        return Deed(REGISTER, version.digest, prompt_set=evidence.prompt_set, manifest=pin, decision=decision)
+        return Deed(
+            REGISTER,
+            version.digest,
+            prompt_set=evidence.prompt_set,
+            prompt_sample=evidence.prompt_sample,
+            manifest=pin,
+            decision=decision,
+        )
 
     return registry.log.append(deed) is not None
 

@@ -60,6 +60,7 @@ def test_a_sound_run_passes_every_guard():
         ({"leakage": Leakage(0.05, 0.1)}, "seen_prompt_share"),
         ({"leakage": Leakage(0.0, 0.3)}, "overlapping_prompt_share"),
         ({"control_rate": 0.65}, "control_z"),
+        ({"is_control_judge": True}, "control_judge"),
         ({"control_rate": 0.6, "control_se": None}, "control_z"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tasks.page.card import model_card
-from tasks.page.facts import Facts
+from tasks.page.facts import Facts, Rate
 from tasks.page.snippet import loading_snippet
 from tasks.report import collect
 from tests.page.samples import CONFIG, PARAMS, make_folders
@@ -79,3 +79,11 @@ def test_a_hostile_title_changes_neither_metadata_nor_markup(facts):
     assert data.license is None
     assert "<script>" not in text.split("---\n", 2)[2]
     assert "](http://b)" not in text.split("---\n", 2)[2].replace("\\]", "")
+
+
+def test_a_champion_that_was_met_stands_beside_the_base(facts):
+    met = dataclasses.replace(facts.evidence, champion=Rate(0.4975, 0.4926, 0.5024), champion_digest="66805e367a53" * 5)
+    assert "| Win rate against version 66805e367a53 | 49.8" in model_card(
+        dataclasses.replace(facts, evidence=met), "x", None
+    )
+    assert "against version" not in model_card(facts, "x", None)

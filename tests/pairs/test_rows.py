@@ -101,6 +101,7 @@ def test_columns_can_be_renamed_reached_into_and_swapped() -> None:
         ({"prompt": [USER], "chosen": [{**BOT, "content": True}], "rejected": [OTHER]}, "not_text", "true"),
         ({"prompt": [USER], "chosen": [{**BOT, "tool_calls": [{}]}], "rejected": [OTHER]}, "not_text", "tools"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "slice": []}, "not_text", "`slice`"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "slice": float("inf")}, "not_text", "`slice`"),
         ({"chosen": "a", "rejected": "b"}, "not_a_transcript", "`prompt`"),
         ({"prompt": [{"role": "tool", "content": "x"}], "chosen": [BOT], "rejected": [OTHER]}, "unknown_role", "tool"),
         ({"prompt": [USER, USER], "chosen": [BOT], "rejected": [OTHER]}, "two_turns_of_one_role", "by user"),
@@ -229,3 +230,11 @@ def test_the_pair_id_is_the_hash_of_the_canonical_json_of_the_three() -> None:
     assert example.text_digest == digest_of(plain)
     assert example.pair_id == digest_of(plain)[:16]
     assert example.prompt_id == digest_of(plain["prompt"])[:16]
+
+
+def test_a_slice_that_is_not_a_number_is_none():
+    # what pandas writes where a value is missing
+    row = {"prompt": "Hi", "chosen": "a", "rejected": "b", "slice": float("nan")}
+    parsed = parse(row)
+    assert isinstance(parsed, Pair)
+    assert parsed.slice is None

@@ -8,8 +8,10 @@ import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.params import build
+from tasks.registry.deeds import REGISTER, Deed, LogEntry
 from tasks.registry.evidence import DUEL, parse
 from tasks.registry.gate import INCONCLUSIVE, KEEP, PROMOTE, Decision, GateConfig, decide, lower_bound, spent_alpha
+from tasks.registry.history import History
 from tests.registry.samples import BASE, evidence, evidence_files, scores_of
 
 GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_coverage=0.98, min_shared_prompts=50)
@@ -151,6 +153,34 @@ def test_a_slow_slide_below_the_champion_is_stopped_by_the_fixed_reference():
     assert "is below the champion's" in decision.reasons[1]
 
 
+def test_a_successor_of_the_champion_is_promoted_where_it_beats_it_and_holds_against_the_base():
+    # trained on from the champion: 70 % against it, and against the bare base as good as the champion was
+    duel = {"champion": {"digest": CHAMPION}}
+    candidate = with_duel(scores_of(182, losses=18), scores_of(140, losses=60), duel)
+    assert decide(candidate, evidence(scores_of(180, losses=20), CHAMPION), 1, GATE).outcome == PROMOTE
+
+
+def test_bounds_of_two_judges_are_not_compared_though_the_two_versions_met():
+    duel = {"champion": {"digest": CHAMPION}, "judge": "the new judge"}
+    champion = evidence(scores_of(90, losses=10), CHAMPION, judge="the old judge")
+    for wins, outcome in ((80, PROMOTE), (55, INCONCLUSIVE), (40, KEEP)):
+        candidate = with_duel(scores_of(wins, losses=100 - wins), scores_of(80, losses=20), duel)
+        decision = decide(candidate, champion, 1, GATE)
+        assert decision.outcome == outcome
+        assert "the champion's cannot be compared: its judge was the old judg" in decision.reasons[1]
+
+
+@pytest.mark.parametrize(("won", "lost", "ties"), [(4, 0, 196), (6, 1, 193), (4, 0, 496)])
+def test_a_few_decided_prompts_among_many_ties_prove_nothing(won: int, lost: int, ties: int):
+    # the exact sign test gives 0.0625 each time, and the normal bound lay above one half
+    assert lower_bound([1.0] * won + [0.0] * lost + [0.5] * ties, 0.0304) < 0.5
+
+
+def test_the_bound_of_few_decided_prompts_is_that_of_a_sign_test():
+    # of 10 wins and no loss Clopper and Pearson's bound is 0.05^(1/10) = 0.741134; 10 of 200: 0.5 + 0.05 (0.241134)
+    assert lower_bound([1.0] * 10 + [0.5] * 190, 0.05) == pytest.approx(0.5120567, abs=1e-6)
+
+
 def with_duel(scores, duel, changes):
     files = evidence_files(scores, **changes) | {DUEL: evidence_files(duel)["scores.jsonl"]}
     return parse(files, "evidence", BASE, CANDIDATE)
@@ -219,3 +249,26 @@ def test_a_broken_line_of_scores_is_refused_by_its_number(lines: bytes, said: st
 def test_a_condition_out_of_range_is_refused_by_its_key(key: str):
     with pytest.raises(ConfigError, match=rf"`register\.gate\.{key}` is -1"):
         build(GateConfig, {key: -1}, "register.gate")
+
+
+def test_a_look_at_much_the_same_prompts_is_another_look():
+    def judged(first: int, count: int, version: str):
+        return evidence({f"p{number:05d}": 1.0 for number in range(first, first + count)}, version)
+
+    def looks(*earlier) -> int:
+        deeds = [Deed(REGISTER, e.version, prompt_set=e.prompt_set, prompt_sample=e.prompt_sample) for e in earlier]
+        entries = {deed.version: LogEntry(n, deed, "", "", "", "") for n, deed in enumerate(deeds, start=1)}
+        return History(registered=entries).attempt(judged(0, 200, CANDIDATE))
+
+    assert looks() == 1
+    assert looks(judged(0, 200, "1" * 64)) == 2
+    assert looks(judged(10, 200, "1" * 64), judged(0, 199, "2" * 64), judged(0, 230, "3" * 64)) == 4
+    assert looks(judged(0, 4000, "1" * 64)) == looks(judged(170, 200, "2" * 64)) == looks(judged(900, 9, "3" * 64)) == 1
+
+
+def test_a_look_of_before_samples_were_kept_counts_where_the_prompts_are_the_same():
+    same = evidence(scores_of(80, losses=20), CANDIDATE)
+    old = Deed(REGISTER, CHAMPION, prompt_set=same.prompt_set)
+    history = History(registered={CHAMPION: LogEntry(1, old, "", "", "", "")})
+    assert history.attempt(same) == 2
+    assert history.attempt(evidence(scores_of(80, losses=21), CANDIDATE)) == 1

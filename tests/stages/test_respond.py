@@ -56,12 +56,11 @@ class Inputs:
     tokens: Path
     base: Path
     adapter: Path
-    reference: Path
     out: Path
     work: Path
 
     def run(self, config: RespondConfig = CONFIG, champion: PinnedAdapter | None = None) -> dict[str, Any]:
-        folders = respond.Folders(self.tokens, self.base, self.adapter, self.reference, self.out, self.work)
+        folders = respond.Folders(self.tokens, self.base, self.adapter, self.out, self.work)
         return respond.run(folders, config, RUNTIME, champion)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -115,26 +114,16 @@ def tokens(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reference stage leaves where training began at the base."""
-    folder = tmp_path_factory.mktemp("reference")
-    write_manifest(folder, {"stage": "reference"})
-    return folder
-
-
 @pytest.fixture
-def inputs(tokens: Path, pinned: Path, adapter: Path, reference: Path, tmp_path: Path) -> Inputs:
-    return Inputs(tokens, pinned, adapter, reference, tmp_path / "responses", tmp_path / "work")
+def inputs(tokens: Path, pinned: Path, adapter: Path, tmp_path: Path) -> Inputs:
+    return Inputs(tokens, pinned, adapter, tmp_path / "responses", tmp_path / "work")
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tokens: Path, pinned: Path, adapter: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Inputs:
+def finished(tokens: Path, pinned: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     """A finished run, to compare others with."""
     folder = tmp_path_factory.mktemp("finished")
-    done = Inputs(tokens, pinned, adapter, reference, folder / "responses", folder / "work")
+    done = Inputs(tokens, pinned, adapter, folder / "responses", folder / "work")
     done.run()
     return done
 
@@ -157,21 +146,6 @@ def test_every_side_answers_every_prompt_once_in_order(finished):
     assert (metrics["prompts"], metrics["samples"]) == (5, 1)
     assert metrics["sides"]["policy"]["distinct_ratio"] == 1.0
     assert not inputs.work.exists() or not any(inputs.work.iterdir())
-
-
-def test_the_reference_is_the_adapter_that_training_went_on_from(adapter, inputs, finished, tmp_path):
-    # the very same adapter on both sides: nothing moves the logits, and greedy answers agree
-    went_on = tmp_path / "reference"
-    (went_on / "adapter").mkdir(parents=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (went_on / "adapter" / name).write_bytes((adapter / name).read_bytes())
-    write_manifest(went_on, {"stage": "reference"})
-    same = dataclasses.replace(inputs, reference=went_on)
-    metrics = same.run(dataclasses.replace(CONFIG, do_sample=False))
-    assert metrics["adapter_max_abs_delta_logit"] == 0.0
-    texts = {(row["prompt_id"], row["side"]): row["text"] for row in same.rows()}
-    assert all(len({texts[f"id{i}", side] for side in ("policy", "reference", "control")}) == 1 for i in range(5))
-    assert json.loads((finished.out / "metrics.json").read_text())["adapter_max_abs_delta_logit"] > 0.1
 
 
 def as_champion(adapter: Path, pinned: Path, base: str | None = None) -> PinnedAdapter:
@@ -237,7 +211,7 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
     )
     two = inputs
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.reference, two.out, two.work)]
+    folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.out, two.work)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([*command, *folders], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
