@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: repro test lint e2e nightly
+.PHONY: env repro test lint e2e nightly
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,6 +22,8 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+env: $(INSTALLED) # the environment alone
 
 repro: $(INSTALLED)
 	@# DVC talks on stdout, of which one line a stage is worth reading; stages and errors talk on stderr.

@@ -24,7 +24,7 @@ TITLES = {
     "scaling": "Ranks and token budgets",
     "ablation": "Ablation",
 }
-NAMED = {"ours": ("torch", "transformers", "peft")}  # packages to name, apart from each peer itself
+SHARED = ("torch", "transformers", "peft")  # packages to name, of a peer where its own are others
 Result = dict[str, Any]
 Column = tuple[str, Callable[[Result, Result], str]]  # its head; a cell from an arm and the arm it is compared with
 
@@ -51,6 +51,8 @@ def _block(bench: str, result: Result) -> str:
     arms = result["arms"]
     first = next(iter(arms.values()))
     columns = list(COLUMNS[bench])
+    if bench == "train":
+        columns.insert(2, ("one epoch with its reference", _whole_epoch(result)))
     if also := arms.get("ours_bf16"):
         place = 1 + next(i for i, (_, cell) in enumerate(columns) if cell is _times)
         columns.insert(place, ("ours bf16 by", lambda arm, _: _times(arm, also)))
@@ -76,13 +78,33 @@ def _subject(bench: str, result: Result) -> str:
     else:
         medians = "/".join(str(number) for number in lengths["medians"].values())
         words.append(f"profile {lengths['profile']} (medians {medians}), {lengths['pairs_per_step']} pairs a step")
-    where = about.get("gpu") or f"{about['processor']}, {about['threads']} threads"
+    threads = "1 thread a rank" if bench == "scaling" else f"{about['threads']} threads"
+    where = about.get("gpu") or f"{about['processor']}, {threads}"
     in_bf16 = about.get("matmul_bf16_flops_per_s")
     also = f", in bf16 {in_bf16 / 1e9:,.0f}" if in_bf16 else ""
     words.append(f"{where}, measured matmul rate {about['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s{also}")
-    named = [(name, found) for who, found in result["versions"].items() for name in NAMED.get(who, (who,))]
-    words.append(", ".join(f"{name} {found[name]}" for name, found in named if name in found))
-    return "; ".join(words) + "."
+    return "; ".join([*words, *_versions(result["versions"])]) + "."
+
+
+def _versions(versions: dict[str, dict[str, str]]) -> list[str]:
+    """Name our packages, and each peer with those of its packages that are others."""
+    ours = versions.get("ours", {})
+    found = [", ".join(f"{name} {ours[name]}" for name in SHARED if name in ours)]
+    for who, its in versions.items():
+        if who != "ours":
+            others = [f"{name} {its[name]}" for name in SHARED if name in its and its[name] != ours.get(name)]
+            found.append(f"{who} {its.get(who, '')}" + f" (with {', '.join(others)})" * bool(others))
+    return found
+
+
+def _whole_epoch(result: Result) -> Callable[[Result, Result], str]:
+    """Return what compares whole epochs with nothing kept from before: each pair's reference, then its steps."""
+    pairs = result["lengths"]["pairs"]
+
+    def seconds_of_a_pair(arm: Result) -> float:
+        return float(1 / arm["pairs_per_s"] + arm["reference_seconds"] / pairs)
+
+    return lambda arm, first: f"{seconds_of_a_pair(arm) / seconds_of_a_pair(first):.2f}x"
 
 
 def _field(name: str, form: str, times: float = 1.0) -> Callable[[Result, Result], str]:

@@ -15,15 +15,24 @@ from tests.bench.shapes import SHAPES, draw
 
 RESULT: dict[str, Any] = {
     "machine": {"processor": "some processor", "threads": 2, "matmul_flops_per_s": 1.5e11},
-    "versions": {"ours": {"torch": "2.13.0", "peft": "0.21.2"}, "trl": {"torch": "2.13.0", "trl": "1.16.0"}},
+    "versions": {
+        "ours": {"torch": "2.13.0", "peft": "0.21.2"},
+        "trl": {"torch": "2.13.0", "peft": "0.21.0", "trl": "1.16.0"},
+    },
     "model": {"name": "small", "layers": 2, "hidden": 64, "vocabulary": 32000},
-    "lengths": {"profile": "hh", "medians": {"prompt": 120, "chosen": 60, "rejected": 60}, "pairs_per_step": 16},
+    "lengths": {
+        "profile": "hh",
+        "medians": {"prompt": 120, "chosen": 60, "rejected": 60},
+        "pairs_per_step": 16,
+        "pairs": 48,
+    },
     "arms": {
         "ours": {
             "pairs_per_s": 4.0,
             "peak_bytes": 1_250_000_000,
             "utilisation": 0.656,
             "largest_loss_difference": 0.0,
+            "reference_seconds": 12.0,
             "settings": "",
         },
         "trl_tuned": {
@@ -31,6 +40,7 @@ RESULT: dict[str, Any] = {
             "peak_bytes": 2_800_000_000,
             "utilisation": 0.08,
             "largest_loss_difference": 2.2e-7,
+            "reference_seconds": 0.0,
             "settings": "micro-batch 1",
         },
     },
@@ -46,10 +56,10 @@ def test_a_result_becomes_a_row_for_each_arm(tmp_path: Path) -> None:
     (tmp_path / "train-cpu-hh.json").write_text(json.dumps(RESULT))
     lines = table.draw(tmp_path).splitlines()
     assert "profile hh (medians 120/60/60)" in lines[0]
-    assert "150 GFLOP/s; torch 2.13.0, peft 0.21.2, trl 1.16.0." in lines[0]
+    assert "150 GFLOP/s; torch 2.13.0, peft 0.21.2; trl 1.16.0 (with peft 0.21.0)." in lines[0]
     assert lines[-2:] == [
-        "| ours | 4.00 | 1.00x | 1.25 GB | 66 % | 0e+00 | as it comes |",
-        "| trl tuned | 0.50 | 8.00x | 2.80 GB | 8 % | 2e-07 | micro-batch 1 |",
+        "| ours | 4.00 | 1.00x | 1.00x | 1.25 GB | 66 % | 0e+00 | as it comes |",
+        "| trl tuned | 0.50 | 8.00x | 4.00x | 2.80 GB | 8 % | 2e-07 | micro-batch 1 |",
     ]
 
 

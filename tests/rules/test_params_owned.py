@@ -55,6 +55,30 @@ def uncommented_keys(text: str) -> list[str]:
     return bare
 
 
+def sentences(text: str) -> dict[str, str]:
+    """What stands above each key, by the key's path."""
+    found, path, above = {}, [], []
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            above.append(line.strip(" #"))
+        elif key := re.match(r"^( *)([A-Za-z_][\w.]*):(\s|$)", line):
+            path = [*path[: len(key[1]) // 2], key[2]]
+            found[".".join(path)], above = " ".join(above), []
+        else:
+            above = []
+    return found
+
+
+@pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.name)
+def test_a_recipe_has_the_keys_of_params_yaml_and_says_the_same_of_them(path: Path) -> None:
+    ours = {key: said for key, said in sentences(FILES[0].read_text()).items() if not key.startswith("base.demo")}
+    its = sentences(path.read_text())
+    assert list(its) == list(ours)
+    # the file's head, and what its own rules ask for
+    own_words = {"base", "winrate.rules.required_groups", "winrate.rules.forbidden_phrases"}
+    assert {key for key in ours if its[key] != ours[key]} <= own_words
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_params_file_has_every_section_and_no_other(path: Path) -> None:
     assert set(load_params(path)) == set(SECTIONS)
