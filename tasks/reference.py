@@ -169,7 +169,8 @@ def find_adapter(params: Path) -> AdapterFiles | None:
     """Read the adapter that `train.init_adapter` of a params file names; None where it names none.
 
     Raises:
-        ConfigError: It names nothing, or something that may be another adapter tomorrow.
+        ConfigError: It names nothing, or something that may be another adapter tomorrow, or one that has seen
+            prompts which are held out now.
         RegistryError: The version is damaged.
     """
     document = load_params(params)
@@ -189,6 +190,7 @@ def find_adapter(params: Path) -> AdapterFiles | None:
     section = document.get("register") or {}
     store = open_store(str(section.get("root", "models/registry")))
     found = read_pinned(word, store, KEY)
+    found.refuse_other_split(document.get("ingest") or {}, KEY)
     return AdapterFiles(word, found.weights, found.config, found.base)
 
 

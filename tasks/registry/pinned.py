@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tasks.core.errors import ConfigError
 from tasks.core.files import write_text
+from tasks.core.params import parse_params
 from tasks.registry import names
-from tasks.registry.entry import ADAPTER_CONFIG, WEIGHTS
+from tasks.registry.entry import ADAPTER_CONFIG, PARAMS, WEIGHTS
 from tasks.registry.registry import Registry, names_in
 from tasks.registry.store import Store
 
@@ -30,6 +33,7 @@ class PinnedAdapter:
         weights: Bytes of `adapter_model.safetensors`.
         config: Bytes of `adapter_config.json`.
         base: Digest of the base that it was trained on.
+        params: Text of the params.yaml that it was trained with.
     """
 
     name: str
@@ -37,6 +41,7 @@ class PinnedAdapter:
     weights: bytes
     config: bytes
     base: str
+    params: str = ""
 
     def write(self, folder: Path) -> None:
         """Write both files into ``folder``, as PEFT reads them."""
@@ -53,6 +58,32 @@ class PinnedAdapter:
             told = f"`{key}`: {self.name}@{names.short(self.digest)} was trained on another base ({self.base[:12]})"
             raise ConfigError(told, f"choose that base in `base`, or an adapter of this one ({base_digest[:12]})")
 
+    def refuse_other_split(self, ingest: Mapping[str, Any], key: str) -> None:
+        """Refuse to train on from an adapter that has seen prompts which are held out now.
+
+        Held-out prompts of one seed are those of every larger share, so a share that did not grow is safe.
+
+        Args:
+            ingest: The section of params.yaml.
+            key: The param that names the adapter.
+
+        Raises:
+            ConfigError: Its split was another.
+        """
+        its = (parse_params(self.params, f"its {PARAMS}") if self.params else {}).get("ingest") or {}
+        (share, seed), (own_share, own_seed) = (_split(section) for section in (its, ingest))
+        if None in (share, seed, own_share, own_seed) or (seed == own_seed and own_share <= share):
+            return
+        told = (
+            f"`{key}`: {self.name}@{names.short(self.digest)} was trained on prompts that are held out here: its "
+            f"`ingest.test_share` was {share} with `split_seed` {seed}, here {own_share} with {own_seed}"
+        )
+        raise ConfigError(told, f"write `split_seed: {seed}` and a `test_share` of at most {share}")
+
+
+def _split(ingest: Mapping[str, Any]) -> tuple[Any, Any]:
+    return ingest.get("test_share"), ingest.get("split_seed")
+
 
 def read_pinned(word: str, store: Store, key: str) -> PinnedAdapter:
     """Read the version that the param ``key`` names by ``word``.
@@ -67,8 +98,10 @@ def read_pinned(word: str, store: Store, key: str) -> PinnedAdapter:
         for line in lines:
             registry = Registry(store, line)
             if registry.has(selector):
-                weights, config = (registry.read_file(selector, file) for file in (WEIGHTS, ADAPTER_CONFIG))
-                return PinnedAdapter(line, selector, weights, config, registry.read(selector).identity.base)
+                files = (registry.read_file(selector, file) for file in (WEIGHTS, ADAPTER_CONFIG, PARAMS))
+                weights, config, params = files
+                base = registry.read(selector).identity.base
+                return PinnedAdapter(line, selector, weights, config, base, params.decode())
         raise ConfigError(f"`{key}`: {store.label} holds no version {word}", "see `python -m tasks.registry list`")
     if not name and selector in lines:
         name, selector = selector, ""

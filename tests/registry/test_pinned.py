@@ -15,7 +15,7 @@ from tasks.registry.gate import GateConfig
 from tasks.registry.registry import Registry
 from tasks.registry.release import promote, register
 from tests.conftest import ROOT
-from tests.registry.samples import sample, scores_of
+from tests.registry.samples import BASE, sample, scores_of
 
 PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -43,6 +43,21 @@ def test_what_moves_is_refused_with_the_digest_that_it_names_now(registry: Regis
 def test_a_digest_that_is_not_there_is_told(registry: Registry, digest: str):
     with pytest.raises(ConfigError, match="holds no version demo@99"):
         pinned.read_pinned(f"demo@{'9' * 64}", registry.store, "respond.champion")
+
+
+@pytest.mark.parametrize(
+    ("share", "seed", "is_refused"),
+    [(0.1, 0, False), (0.05, 0, False), (0.2, 0, True), (0.1, 1, True), (0.05, 1, True), (None, 0, False)],
+)
+def test_a_parent_that_saw_what_is_held_out_now_is_refused(share: float | None, seed: int, is_refused: bool):
+    parent = pinned.PinnedAdapter("demo", "c" * 64, b"", b"", BASE, "ingest: {test_share: 0.1, split_seed: 0}\n")
+    ingest = {"split_seed": seed} if share is None else {"test_share": share, "split_seed": seed}
+    if not is_refused:
+        parent.refuse_other_split(ingest, "train.init_adapter")
+        return
+    told = rf"trained on prompts that are held out here: .* 0.1 with `split_seed` 0, here {share} with {seed}"
+    with pytest.raises(ConfigError, match=told):
+        parent.refuse_other_split(ingest, "train.init_adapter")
 
 
 def test_a_key_is_written_and_every_other_byte_stays(tmp_path: Path):
