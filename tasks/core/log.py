@@ -43,26 +43,34 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def set_up(stage: str) -> None:
-    """Send the log of this process to standard error, one short line a message; quiet off rank 0."""
+    """Send the log of this process to standard error, one short line a message; off rank 0 from warnings on."""
     global _stage
     _stage = stage
-    level = logging.INFO if _rank() == 0 else logging.ERROR
+    level = logging.INFO if _rank() == 0 else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_AsJson() if is_json() else logging.Formatter(f"[{stage}] %(message)s"))
+    handler.setFormatter(_AsJson() if is_json() else logging.Formatter(f"[{stage}] {_named(_rank())}%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(is_json())
     if is_json():
         sys.excepthook = _tell_crash
     for name in ("tasks", "__main__"):  # a stage run with `python -m` is called __main__
         logging.getLogger(name).setLevel(level)
-    if (asked := os.environ.get(FORMAT, "")).lower() not in _FORMATS:
+    if (asked := os.environ.get(FORMAT, "")).lower() not in _FORMATS and _rank() == 0:
         get_logger(__name__).warning("%s is %r, which is neither text nor json: it is text", FORMAT, asked)
 
 
-def say(stage: str, message: str, level: str = "info") -> None:
-    """Write one line that is no module's: how a stage ended, and what its launcher does."""
-    line = _as_json(stage, level, message) if is_json() else f"[{stage}] {'error: ' * (level == 'error')}{message}"
-    print(line, file=sys.stderr, flush=True)
+def say(stage: str, message: str, level: str = "info", rank: int | None = None) -> None:
+    """Write one line that is no module's: how a stage ended, and what its launcher does.
+
+    Args:
+        stage: The stage's name.
+        message: What to say.
+        level: `info`, `warning` or `error`.
+        rank: Whose message it is; this process's own where it is left out.
+    """
+    rank = _rank() if rank is None else rank
+    text = f"[{stage}] {'error: ' * (level == 'error')}{_named(rank)}{message}"
+    print(_as_json(stage, level, message, rank=rank) if is_json() else text, file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -159,21 +167,28 @@ class _AsJson(logging.Formatter):
     """Writes a record as one JSON object in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        more = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        more: dict[str, Any] = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
         return _as_json(_stage, record.levelname.lower(), record.getMessage(), record.created, **more)
 
 
-def _as_json(stage: str, level: str, message: str, at: float | None = None, **more: Any) -> str:
+def _as_json(
+    stage: str, level: str, message: str, at: float | None = None, rank: int | None = None, **more: Any
+) -> str:
     when = datetime.datetime.fromtimestamp(time.time() if at is None else at, datetime.UTC)
     line: dict[str, Any] = {"time": when.isoformat(timespec="milliseconds"), "level": level, "stage": stage}
     line |= {"run": run_id()} if run_id() else {}
-    line |= {"rank": _rank()} if _rank() else {}
+    line |= {"rank": whose} if (whose := _rank() if rank is None else rank) else {}
     return json.dumps({**line, "message": message, **more}, ensure_ascii=False)
 
 
 def _tell_crash(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """Write what would be a traceback over many lines as one object."""
     logging.getLogger(__name__).critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def _named(rank: int) -> str:
+    """Return what stands before a line in text that is not rank 0's."""
+    return f"rank {rank}: " if rank else ""
 
 
 def _rank() -> int:

@@ -5,19 +5,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import signal
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 from tasks.core import log, paths
 from tasks.core.errors import GateRefused, PipelineError, Preempted
-from tasks.core.files import read_json
+from tasks.core.files import pretty_json, read_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 
+Receipt = dict[str, Any]
+
+LAUNCHER = "DPO_LAUNCHER"  # names :func:`launch`'s process to the ranks that it starts
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
 RESTARTS = 3  # of a stage one of whose ranks was killed
 
@@ -40,6 +45,23 @@ def is_main() -> bool:
 def is_launched() -> bool:
     """Tell whether a launcher (torchrun, accelerate) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_of_launcher() -> bool:
+    """Tell whether :func:`launch` started this process and waits for it, to tell what it finds in its receipt."""
+    return os.environ.get(LAUNCHER) == str(os.getppid())
+
+
+def receipt_of(stage: str, number: int = 0) -> Path:
+    """Return where the receipt of a stage stands, which is rank 0's, or where another rank leaves its own."""
+    return paths.RECEIPTS / (f"{stage}.rank{number}.json" if number else f"{stage}.json")
+
+
+def sweep_receipts(stage: str) -> None:
+    """Remove what an earlier run left: each rank its own receipt, rank 0 those of ranks that there are no more."""
+    for number, path in _receipts_of_others(stage).items():
+        if number == rank() or (is_main() and number >= world_size()):
+            _remove(path)
 
 
 def visible_gpus() -> int:
@@ -65,22 +87,28 @@ def launch(stage: str, count: int) -> int:
 
     torchrun's launcher passes SIGTERM and SIGINT on and waits for a checkpoint. Rank 0 has told the
     user of an expected error in one line, so the launcher's own account of it is left out: the
-    receipt says how the stage ended. When a rank is killed, all are started again, at most
-    ``RESTARTS`` times, and go on from the newest checkpoint; an error of the work itself would only come again.
+    receipt says how the stage ended. An expected error of another rank is told here, once however many
+    ranks met it, and stands in the stage's receipt where rank 0 was only torn down by it. When a rank is
+    killed, all are started again, at most ``RESTARTS`` times, and go on from the newest checkpoint; an
+    error of the work itself would only come again.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    os.environ[LAUNCHER] = str(os.getpid())
     for restarts_left in range(RESTARTS, -1, -1):
-        began = time.time()
+        for path in _receipts_of_others(stage).values():
+            _remove(path)
+        before = _receipts(stage)
         try:
             _run_ranks(stage, count)
             return 0
         except (ChildFailedError, SignalException) as error:
-            status = _status_of_receipt(stage, began)
-            killed = _killed(error) if isinstance(error, ChildFailedError) and status in (None, "bug") else ""
+            was_asked = isinstance(error, SignalException)
+            status = _settle(stage, before, was_asked)
+            killed = "" if was_asked or status not in (None, "bug") else _killed(error)
             if killed and restarts_left:
                 log.say(stage, f"{killed}: starting again from the newest checkpoint", "warning")
                 continue
@@ -124,9 +152,62 @@ def _wants_gpus() -> bool:
         return False
 
 
-def _status_of_receipt(stage: str, since: float) -> str | None:
-    """Return how rank 0's receipt says that the stage ended; None if it wrote none since then."""
-    path = paths.RECEIPTS / f"{stage}.json"
-    if not path.is_file() or path.stat().st_mtime < since:
-        return None
-    return str(read_json(path).get("status"))
+def _settle(stage: str, before: dict[int, Receipt], was_asked: bool) -> str | None:
+    """Tell what ranks other than rank 0 found wrong, and let the first of it stand where rank 0's is a consequence.
+
+    What is torn down by another rank's end is a bug by its receipt, has none, or was done already; or it says that
+    it was told to stop, though nobody asked the launcher. A bug's own traceback has told of it.
+
+    Args:
+        stage: The stage's name.
+        before: The receipts that there were before; clocks are not compared, for a network disk has its own.
+        was_asked: Whether the launcher itself was told to stop.
+
+    Returns:
+        How the stage's receipt now says that it ended; None where there is no new one.
+    """
+    left = {number: found for number, found in _receipts(stage).items() if found != before.get(number)}
+    own = left.pop(0, None)
+    status = None if own is None else str(own["status"])
+    errors = [
+        found for found in left.values() if found.get("error") and (was_asked or found["status"] != Preempted.kind)
+    ]
+    expected = [found for found in errors if found["status"] in {kind.kind for kind in PipelineError.__subclasses__()}]
+    told = {own.get("error")} if own else set()
+    for found in expected:
+        if found["error"] not in told:
+            log.say(stage, found["error"].partition(": ")[2], "error", rank=found["rank"])
+        told.add(found["error"])
+    is_consequence = status in (None, "ok", "bug") or (status == Preempted.kind and not was_asked)
+    causes = expected or ([] if status == "bug" else errors)
+    if not (causes and is_consequence):
+        return status
+    cause = {name: causes[0][name] for name in ("status", "error", "rank")}
+    with contextlib.suppress(OSError):
+        write_text(receipt_of(stage), pretty_json({**(own or causes[0]), **cause}))
+    return str(cause["status"])
+
+
+def _receipts(stage: str) -> dict[int, Receipt]:
+    """Return the receipts of a stage that can be read, by rank, in the order in which they were left."""
+    found = []
+    for number, path in {0: receipt_of(stage), **_receipts_of_others(stage)}.items():
+        with contextlib.suppress(OSError, PipelineError):
+            receipt = read_json(path)
+            if isinstance(receipt, dict) and "status" in receipt:
+                found.append((path.stat().st_mtime_ns, number, {**receipt, "rank": number} if number else receipt))
+    return {number: receipt for _, number, receipt in sorted(found, key=lambda entry: entry[:2])}
+
+
+def _receipts_of_others(stage: str) -> dict[int, Path]:
+    """Return the receipts of ranks other than rank 0 that there are, by rank."""
+    form = re.compile(rf"{re.escape(stage)}\.rank([1-9][0-9]*)\.json")
+    files: list[Path] = []
+    with contextlib.suppress(OSError):
+        files = list(paths.RECEIPTS.iterdir())
+    return {int(found[1]): path for path in files if (found := form.fullmatch(path.name))}
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -231,7 +231,7 @@ class RowStore:
         """Return the names of the segments that are worth being made into one."""
         sizes = {}
         for name in self._names():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), segments.stale_is_gone():
                 sizes[name] = (self.folder / name).stat().st_size
         return [name for name, size in sizes.items() if size <= SMALL_BYTES and name not in self._refused]
 
@@ -266,7 +266,7 @@ class RowStore:
                     yield keys, segment.lengths[own[places]], flat
 
     def _remove(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
+        segments.remove(self.folder / name)
         self._open.pop(name, None)
 
 
@@ -295,11 +295,16 @@ class _BucketStore(RowStore):
         self.folder.mkdir(parents=True, exist_ok=True)
         local = {path.name for path in self.folder.iterdir() if segments.is_segment_name(path.name)}
         for name in sorted(local - set(remote)):
-            (self.folder / name).unlink(missing_ok=True)
+            segments.remove(self.folder / name)
         missing = [name for name in remote if name not in local and name not in self._refused]
         for name in log.progress(missing, "fetching rows", unit="segment") if len(missing) > 1 else missing:
             self._fetch(name)
-        return [name for name in remote if (self.folder / name).is_file()]
+        return [name for name in remote if self._is_here(name)]
+
+    def _is_here(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError), segments.stale_is_gone():
+            return (self.folder / name).is_file()
+        return False
 
     def _fetch(self, name: str) -> None:
         draft = segments.new_draft(self.folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import secrets
@@ -100,9 +101,26 @@ def sweep_drafts(folder: Path) -> None:
     """Remove the drafts that nobody can be writing any more: those of a day ago."""
     horizon = time.time() - _STALE_SECONDS
     for path in [path for path in folder.iterdir() if _DRAFT.fullmatch(path.name)]:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), stale_is_gone():
             if path.lstat().st_mtime < horizon:
                 path.unlink()
+
+
+@contextlib.contextmanager
+def stale_is_gone() -> Iterator[None]:
+    """Take `ESTALE` for what it tells: on a network disk, that another machine removed the file, open or not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from None
+
+
+def remove(path: Path) -> None:
+    """Remove a file that somebody else may have removed before."""
+    with contextlib.suppress(FileNotFoundError), stale_is_gone():
+        path.unlink()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +149,9 @@ class Segment:
             ArtifactError: The file is damaged, or holds something else than rows of this kind.
             FileNotFoundError: It is gone.
         """
-        if sha256_file(path) + SUFFIX != path.name:
+        with stale_is_gone():
+            digest = sha256_file(path)
+        if digest + SUFFIX != path.name:
             raise ArtifactError(f"{path} is damaged: its bytes are not those that it is named after", "delete it")
         with _reading(path) as file:
             found, expected = file.schema_arrow, _schema(kind, dtype)
@@ -191,12 +211,16 @@ def heads_of(keys: Keys) -> npt.NDArray[np.uint64]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """Open a Parquet file, its pages' checksums verified; what pyarrow finds wrong is an :class:`ArtifactError`."""
+    """Open a Parquet file, its pages' checksums verified; what pyarrow finds wrong is an :class:`ArtifactError`.
+
+    Raises:
+        FileNotFoundError: It is gone, or goes while it is read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with path.open("rb") as stream:
+        with stale_is_gone(), path.open("rb") as stream:
             yield pq.ParquetFile(stream, page_checksum_verification=True)
     except pa.ArrowException as error:
         raise ArtifactError(f"{path} is damaged ({error})", "delete it") from None

@@ -32,9 +32,11 @@ def door(stage: str, owner: type[T]) -> Iterator[T]:
     """Open a stage: yield its params section as ``owner``; on the way out, write its receipt.
 
     Any :class:`PipelineError` or fault of the disk becomes one line on standard error and the
-    error's exit code. Other exceptions are bugs of ours and keep their traceback.
+    error's exit code. Other exceptions are bugs of ours and keep their traceback. A rank other than
+    rank 0 leaves a receipt of its own where it fails; see :func:`tasks.core.ranks.launch`.
     """
     log.set_up(stage)
+    ranks.sweep_receipts(stage)
     _quiet_libraries()
     _receipt.clear()
     _receipt.update(stage=stage, started=provenance.now(), ended=None, status="running")
@@ -47,14 +49,13 @@ def door(stage: str, owner: type[T]) -> Iterator[T]:
         yield config
         _close("ok", began)
     except PipelineError as error:
-        _close(error.kind, began, error)
-        _leave(stage, error)
+        _leave(stage, error, is_kept=_close(error.kind, began, error))
     except OSError as error:
         told = explain_os_error(error)
-        _close(told.kind if told else "bug", began, told or error)
+        is_kept = _close(told.kind if told else "bug", began, told or error)
         if told is None:
             raise
-        _leave(stage, told)
+        _leave(stage, told, is_kept)
     except KeyboardInterrupt:
         _close("interrupted", began)
         log.say(stage, "interrupted; what was finished is kept", "warning")
@@ -64,16 +65,21 @@ def door(stage: str, owner: type[T]) -> Iterator[T]:
         raise
 
 
-def _leave(stage: str, error: PipelineError) -> None:
-    if ranks.is_main():
+def _leave(stage: str, error: PipelineError, is_kept: bool) -> None:
+    """Tell of an error and end; where the launcher finds another rank's receipt, it tells for all that say the same."""
+    if ranks.is_main() or not (is_kept and ranks.is_of_launcher()):
         log.say(stage, str(error), "error")
     sys.exit(error.exit_code)
 
 
-def _close(status: str, began: float, error: BaseException | None = None) -> None:
-    """Write the receipt; a full disk must not hide the error that it would record."""
-    if not ranks.is_main():
-        return
+def _close(status: str, began: float, error: BaseException | None = None) -> bool:
+    """Write the receipt; a full disk must not hide the error that it would record.
+
+    Returns:
+        Whether it stands. Of a rank other than rank 0 there is none where all went well.
+    """
+    if status == "ok" and not ranks.is_main():
+        return False
     _receipt.update(
         status=status,
         ended=provenance.now(),
@@ -83,14 +89,18 @@ def _close(status: str, began: float, error: BaseException | None = None) -> Non
         machine=provenance.machine(),
         versions=provenance.versions(),
         peak_memory_bytes=provenance.peak_memory_bytes(),
+        **({} if ranks.is_main() else {"rank": ranks.rank()}),
     )
-    with contextlib.suppress(OSError):
-        write_text(receipt_path(str(_receipt["stage"])), pretty_json(_receipt))
+    try:
+        write_text(ranks.receipt_of(str(_receipt["stage"]), ranks.rank()), pretty_json(_receipt))
+    except OSError:
+        return False
+    return True
 
 
 def receipt_path(stage: str, root: Path = Path()) -> Path:
     """Return where the newest receipt of ``stage`` stands, in the checkout at ``root``."""
-    return root / paths.RECEIPTS / f"{stage}.json"
+    return root / ranks.receipt_of(stage)
 
 
 def _quiet_libraries() -> None:

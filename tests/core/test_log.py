@@ -30,7 +30,7 @@ with door("ingest", Owner) as config:
     warnings.warn("old", UserWarning)
     for _ in log.progress(range(4), "reading", unit="row"):
         pass
-    log.get_logger("tasks.pairs").error("on every rank")
+    log.get_logger("tasks.pairs").warning("on every rank")
     if sys.argv[1] == "mistake":
         raise DataError("no rows", "give some")
     if sys.argv[1] == "bug":
@@ -66,7 +66,7 @@ def test_json_is_one_object_a_line_with_time_level_stage_run_and_message(tmp_pat
         ("info", "3 rows\nread"),
         ("warning", "beware"),
         ("info", "reading: 100%, 4 of 4 row"),
-        ("error", "on every rank"),
+        ("warning", "on every rank"),
         ("error", "no rows — give some"),
     ]
     assert any(line["level"] == "warning" and "UserWarning: old" in line["message"] for line in lines)
@@ -79,15 +79,35 @@ def test_a_bug_is_one_object_with_its_traceback(tmp_path: Path) -> None:
     assert "run" not in last
 
 
-def test_off_rank_0_only_errors_are_told_with_the_rank(tmp_path: Path) -> None:
+def test_off_rank_0_warnings_and_errors_are_told_with_the_rank(tmp_path: Path) -> None:
     lines = objects(said(tmp_path, "well", DPO_LOG_FORMAT="json", RANK="1", WORLD_SIZE="2"))
     ours = [line for line in lines if line["message"] not in ("beware",) and "old" not in line["message"]]
     assert [(line["rank"], line["message"]) for line in ours] == [(1, "on every rank")]
 
 
+def test_off_rank_0_text_names_the_rank_in_warnings_and_in_the_error(tmp_path: Path) -> None:
+    lines = said(tmp_path, "mistake", RANK="1", WORLD_SIZE="2").splitlines()
+    assert lines[0] == "[ingest] rank 1: beware"
+    assert lines[-2:] == ["[ingest] rank 1: on every rank", "[ingest] error: rank 1: no rows — give some"]
+    (last,) = objects(said(tmp_path, "mistake", DPO_LOG_FORMAT="json", RANK="1", WORLD_SIZE="2"))[-1:]
+    assert (last["level"], last["rank"], last["message"]) == ("error", 1, "no rows — give some")
+
+
+def test_what_is_told_for_another_rank_names_that_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.say("ingest", "no rows", "error", rank=3)
+    monkeypatch.setenv("DPO_LOG_FORMAT", "json")
+    log.say("ingest", "no rows", "error", rank=3)
+    text, line = capsys.readouterr().err.splitlines()
+    assert text == "[ingest] error: rank 3: no rows"
+    assert (json.loads(line)["rank"], json.loads(line)["message"]) == (3, "no rows")
+
+
 def test_a_format_that_there_is_not_is_told_and_is_text(tmp_path: Path) -> None:
     first = said(tmp_path, "well", DPO_LOG_FORMAT="jsno").splitlines()[0]
     assert first == "[ingest] DPO_LOG_FORMAT is 'jsno', which is neither text nor json: it is text"
+    assert "jsno" not in said(tmp_path, "well", DPO_LOG_FORMAT="jsno", RANK="1", WORLD_SIZE="2"), "once is enough"
 
 
 def test_the_receipt_names_the_run_where_there_is_one(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,3 +108,25 @@ def test_a_server_that_is_not_there_is_one_clear_error(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(error, match=r"s3://rows/team/dpo: .* — .*AWS_ENDPOINT_URL"):
         in_bucket().get(keys_of(np.arange(1)))
+
+
+def test_a_fetched_segment_that_another_machine_dropped_from_a_shared_folder_is_fetched_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    append(in_bucket(), np.arange(5))
+    (kept,) = Path("runs/rows").rglob("*.parquet")
+    real, met = Path.stat, []
+
+    def stale_once(path: Path, *args: Any, **more: Any) -> Any:
+        if path.name == kept.name and not met:
+            met.append(path)
+            kept.unlink()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(Path, "stat", stale_once)
+    reader = in_bucket()
+    holds(reader.get(keys_of(np.arange(9))), np.arange(9), set())
+    reader._look_again()
+    holds(reader.get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
+    assert met

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,15 +133,97 @@ def test_a_disk_too_full_for_the_receipt_does_not_hide_the_error(capsys: pytest.
     assert "the rows are wrong — mend them" in capsys.readouterr().err
 
 
-def test_only_rank_0_talks_and_writes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, of: int = 2) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(of))
+
+
+def receipts() -> list[str]:
+    return sorted(path.name for path in Path("runs/receipts").iterdir())
+
+
+def test_another_rank_tells_its_error_with_its_number_and_leaves_a_receipt_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    as_rank(monkeypatch, 1)
     with pytest.raises(SystemExit) as left:
-        fail_with(errors.DataError("the rows are wrong"))
+        fail_with(errors.NetworkError("no answer", "run again"))
     assert left.value.code == 1
+    assert capsys.readouterr().err == "[ingest] error: rank 1: no answer — run again\n"
+    assert receipts() == ["ingest.rank1.json"]
+    found = json.loads(Path("runs/receipts/ingest.rank1.json").read_text())
+    told = {"stage": "ingest", "status": "network", "rank": 1, "ranks": 2}
+    assert told.items() <= found.items()
+    assert found["error"] == "NetworkError: no answer — run again"
+    assert {"started", "ended", "seconds", "machine", "versions", "peak_memory_bytes"} <= set(found)
+    assert (ranks.rank(), ranks.world_size(), ranks.is_main(), ranks.is_launched()) == (1, 2, False, True)
+
+
+def test_another_rank_that_ends_well_is_silent_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    as_rank(monkeypatch, 1)
+    with door("ingest", Owner):
+        log.get_logger("tasks.pairs").info("not for everyone")
     assert capsys.readouterr().err == ""
     assert not Path("runs").exists()
-    assert (ranks.rank(), ranks.world_size(), ranks.is_main(), ranks.is_launched()) == (1, 2, False, True)
+
+
+def test_a_warning_of_another_rank_is_told_with_its_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    as_rank(monkeypatch, 3, of=4)
+    with door("ingest", Owner):
+        log.get_logger("tasks.pairs").warning("memory ran out at %d tokens", 512)
+    assert capsys.readouterr().err == "[ingest] rank 3: memory ran out at 512 tokens\n"
+
+
+def test_a_bug_on_another_rank_is_recorded_too(monkeypatch: pytest.MonkeyPatch):
+    as_rank(monkeypatch, 1)
+    with pytest.raises(ValueError, match="ours"):
+        fail_with(ValueError("ours"))
+    assert json.loads(Path("runs/receipts/ingest.rank1.json").read_text())["status"] == "bug"
+
+
+def test_a_stage_begins_without_the_receipts_that_earlier_ranks_left(monkeypatch: pytest.MonkeyPatch):
+    folder = Path("runs/receipts")
+    folder.mkdir(parents=True)
+    for name in ("ingest.rank1.json", "ingest.rank2.json", "ingest.rank12.json", "encode.rank1.json"):
+        (folder / name).write_text("{}")
+    as_rank(monkeypatch, 2, of=3)
+    with door("ingest", Owner):
+        assert receipts() == ["encode.rank1.json", "ingest.rank1.json", "ingest.rank12.json"], "its own"
+    as_rank(monkeypatch, 0)
+    with door("ingest", Owner):  # rank 1 may have failed already
+        assert receipts() == ["encode.rank1.json", "ingest.rank1.json"], "rank 0: of ranks that are no more"
+    as_rank(monkeypatch, 0, of=1)
+    with door("ingest", Owner):
+        assert receipts() == ["encode.rank1.json", "ingest.json"]
+
+
+def test_a_rank_leaves_it_to_its_launcher_to_tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    as_rank(monkeypatch, 1)
+    monkeypatch.setenv(ranks.LAUNCHER, str(os.getppid()))
+    with pytest.raises(SystemExit):
+        fail_with(errors.DataError("the rows are wrong"))
+    assert capsys.readouterr().err == ""
+    assert receipts() == ["ingest.rank1.json"]
+    monkeypatch.setenv(ranks.LAUNCHER, "1" if os.getppid() != 1 else "2")  # that one is gone, or not its own
+    with pytest.raises(SystemExit):
+        fail_with(errors.DataError("the rows are wrong"))
+    assert capsys.readouterr().err == "[ingest] error: rank 1: the rows are wrong\n"
+
+
+def test_a_rank_that_can_leave_no_receipt_tells_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    as_rank(monkeypatch, 1)
+    monkeypatch.setenv(ranks.LAUNCHER, str(os.getppid()))
+    with small_disk(Path("runs"), 8) as disk:
+        fill(disk)
+        with pytest.raises(SystemExit):
+            fail_with(errors.DataError("the rows are wrong"))
+    assert capsys.readouterr().err == "[ingest] error: rank 1: the rows are wrong\n"
 
 
 def test_without_a_launcher_this_is_the_only_rank(monkeypatch: pytest.MonkeyPatch):
