@@ -20,7 +20,7 @@ from flows import pictures, status
 from flows.status import Outcome
 from tasks.core import paths
 
-CURVES = {"loss": "DPO loss", "accuracy": "Preference accuracy"}
+CURVES = {"loss": "Loss", "accuracy": "Preference accuracy"}
 _BAR = re.compile(r"^(?P<what>[\w ]+):\s+(?P<percent>\d+)%\|")
 _UPDATE_EVERY_S = 5.0
 

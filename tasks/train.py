@@ -125,7 +125,7 @@ def _metrics(result: TrainResult, train_set: ScoredPairs, test_set: ScoredPairs,
 def _csv(curve: Curve) -> str:
     """Return a curve as CSV, a row a step, the same columns and digits on every machine and after a resume."""
     stream = io.StringIO()
-    names = [name for name in _COLUMNS if name in curve[0]]
+    names = [name for name in _COLUMNS if any(name in row for row in curve)]
     writer = csv.DictWriter(stream, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     for row in curve:

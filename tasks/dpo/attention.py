@@ -18,7 +18,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ def shared_prefix_attention(
     """
     if segments is None or attention_mask is not None or dropout:
         raise ValueError("attention over a shared row takes segments, and neither a mask nor dropout")
+    segments.windows.add(sliding_window or 0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scale, sliding_window or 0, softcap or 0.0)
     if kernel == "flex" or not is_for_scored(module):  # flex takes its mask from all tokens
@@ -64,6 +65,24 @@ def shared_prefix_attention(
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+def lost_window(config: Any, windows: Collection[int]) -> str:
+    """Name the window or the chunks that a config speaks of and that no layer asked for; "" where there is none.
+
+    Such a family keeps to them by its mask alone, which a shared row has not.
+
+    Args:
+        config: A language model's.
+        windows: What its layers asked for (:attr:`Segments.windows`).
+    """
+    kinds = getattr(config, "layer_types", None) or ()
+    chunk, window = (getattr(config, name, None) for name in ("attention_chunk_size", "sliding_window"))
+    if chunk or "chunked_attention" in kinds:
+        return f"attention in chunks of {chunk} tokens"
+    slides = "sliding_attention" in kinds or (window and getattr(config, "use_sliding_window", True))
+    is_passed = window in windows if window else any(windows)
+    return f"sliding window of {window} tokens" if slides and not is_passed else ""
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> list[str]:

@@ -29,6 +29,25 @@ def sum_over_ranks(device: Accelerator, tensor: Tensor) -> Tensor:
     return summed
 
 
+def on_any_rank(device: Accelerator, flag: bool) -> bool:
+    """Tell on every rank whether ``flag`` is set on any."""
+    return bool(sum_over_ranks(device, torch.tensor([float(flag)], device=device.device)) > 0)
+
+
+def on_all_ranks(flag: bool, device: torch.device) -> bool:
+    """Tell on every rank whether ``flag`` is set on all; for those who know no accelerator.
+
+    Args:
+        flag: This rank's.
+        device: This rank's too.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    flags = torch.tensor([float(flag)], device=device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
+    return bool(flags > 0)
+
+
 def from_main(device: Accelerator, item: T) -> T:
     """Return rank 0's ``item`` on every rank; the others' own is ignored."""
     if device.num_processes == 1:

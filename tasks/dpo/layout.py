@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,11 @@ class Segments:
         return _offsets(self.key_lengths, self.key_K.device)
 
     @functools.cached_property
+    def windows(self) -> set[int]:
+        """The sliding windows that layers asked for so far, 0 for none."""
+        return set()
+
+    @functools.cached_property
     def masks(self) -> dict[tuple[object, object], Any]:
         """What a kernel made of the segments for the first layer, kept for the others."""
         return {}
@@ -100,6 +105,7 @@ class Batch:
         branch_N: Its completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
         name_T: A hash of each token's text up to the end of its part and of its place there, int32; 0 for padding.
         pairs: n.
+        is_long_BL: Whether the token's own text exceeds the limit that the rows were laid out with; None without one.
     """
 
     ids_BL: Tensor
@@ -110,6 +116,7 @@ class Batch:
     branch_N: Tensor
     name_T: Tensor
     pairs: int
+    is_long_BL: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -122,22 +129,29 @@ class Batch:
             self.branch_N.to(device, non_blocking=True),
             self.name_T.to(device, non_blocking=True),
             self.pairs,
+            None if self.is_long_BL is None else self.is_long_BL.to(device, non_blocking=True),
         )
 
 
-def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
+def lay_out_shared(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
     """Lay pairs out in one row, every distinct prompt once.
+
+    Args:
+        rows: The pairs.
+        limit: Tokens beyond which a text has positions of another kind, and shares no prompt with shorter ones.
 
     Raises:
         DataError: A prompt, chosen or rejected has no tokens, so there is nothing to score or to score it from.
     """
     _refuse_empty(rows)
-    groups: dict[bytes, list[int]] = {}
+    groups: dict[tuple[bytes, bool], list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(row.prompt.tobytes(), []).append(i)
+        for side, completion in enumerate((row.chosen, row.rejected)):
+            groups.setdefault((row.prompt.tobytes(), _is_long(row.prompt, completion, limit)), []).append(2 * i + side)
     plan = _Row()
-    for members in groups.values():
-        plan.add(rows[members[0]].prompt, [(2 * i + side, part) for i in members for side, part in _replies(rows[i])])
+    for branches in groups.values():
+        parts = [(branch, (rows[branch // 2].chosen, rows[branch // 2].rejected)[branch % 2]) for branch in branches]
+        plan.add(rows[branches[0] // 2].prompt, parts)
     segments = Segments(
         query_lengths=tuple(plan.query_lengths),
         key_lengths=tuple(sum(run.stop - run.start for run in runs) for runs in plan.key_runs),
@@ -151,11 +165,9 @@ def lay_out_shared(rows: Sequence[TokenRow]) -> Batch:
     )
     source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
     tensors = (_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows))
-    return Batch(*tensors, torch.from_numpy(np.concatenate(plan.names)), len(rows))
-
-
-def _replies(row: TokenRow) -> Sequence[tuple[int, npt.NDArray[np.int32]]]:
-    return (0, row.chosen), (1, row.rejected)
+    is_long_G = torch.tensor([is_long for _, is_long in groups])
+    is_long_BL = None if limit is None else is_long_G[segments.group_T][None]
+    return Batch(*tensors, torch.from_numpy(np.concatenate(plan.names)), len(rows), is_long_BL)
 
 
 @dataclasses.dataclass
@@ -204,8 +216,12 @@ class _Row:
         return np.arange(self.size - len(ids), self.size)
 
 
-def lay_out_plain(rows: Sequence[TokenRow]) -> Batch:
+def lay_out_plain(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
     """Lay pairs out as padded rows: the chosen of pair i in row 2i, the rejected in row 2i + 1.
+
+    Args:
+        rows: The pairs.
+        limit: Tokens beyond which a text has positions of another kind.
 
     Raises:
         DataError: A prompt, chosen or rejected has no tokens.
@@ -222,7 +238,18 @@ def lay_out_plain(rows: Sequence[TokenRow]) -> Batch:
     source_N = _tensor([i * width + len(p) - 1 + np.arange(len(c)) for i, (p, c) in enumerate(branches)])
     position_BL = torch.arange(width).expand(len(branches), width)
     tensors = (torch.from_numpy(ids), position_BL, None, source_N, *_labels(rows))
-    return Batch(*tensors, torch.from_numpy(names.reshape(-1)), len(rows))
+    is_long_B = torch.tensor([_is_long(*branch, limit) for branch in branches])
+    is_long_BL = None if limit is None else is_long_B[:, None].expand(position_BL.shape)
+    return Batch(*tensors, torch.from_numpy(names.reshape(-1)), len(rows), is_long_BL)
+
+
+def length_of_longest(rows: Sequence[TokenRow]) -> int:
+    """Return the tokens of the longest text, which is a prompt with one of its completions."""
+    return max(len(row.prompt) + max(len(row.chosen), len(row.rejected)) for row in rows)
+
+
+def _is_long(prompt: Sized, completion: Sized, limit: int | None) -> bool:
+    return limit is not None and len(prompt) + len(completion) > limit
 
 
 def _labels(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from tasks.core import log
 from tasks.dpo import attention
+from tasks.dpo.adapted_head import AdaptedHead
+from tasks.dpo.body import body_of
+from tasks.dpo.devices import on_all_ranks
 from tasks.dpo.dropout import TokenDropout
 from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.fused import fuse, unfuse
@@ -29,6 +32,7 @@ from tasks.dpo.last_layer import LastLayer
 from tasks.dpo.layout import Batch, lay_out_plain, lay_out_shared
 from tasks.dpo.lora import make_lean, make_plain
 from tasks.dpo.mixed import product_type
+from tasks.dpo.ropes import Ropes
 from tasks.pairs.cache import TokenPairs, TokenRow
 
 # Largest difference of a token's log-probability between two ways to compute it that is put down to rounding. A token
@@ -76,12 +80,13 @@ class Scorer:
         self.model = model
         self.mechanisms = mechanisms or Mechanisms()
         self._inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._body = getattr(self._inner, self._inner.base_model_prefix)
+        self._body: Any = body_of(self._inner)
         self._own_attention = self._inner.config._attn_implementation
         self._parameter = next(self._inner.parameters())
         self.is_shared, self.kernel = False, ""
         self._last_layer: LastLayer | None = None
         self.dropout = TokenDropout()
+        self._ropes = Ropes(model)
         self.peft_layers = 0
         rows = list(sample) or _made_up_rows(self._inner.get_input_embeddings().weight.shape[0])
         try:
@@ -92,6 +97,7 @@ class Scorer:
             self.head = self._choose_head(rows)
             if self.mechanisms.shared_prefix:
                 self._choose_layout(rows)
+                self._agree()
         except BaseException:
             self.close()
             raise
@@ -105,6 +111,7 @@ class Scorer:
     def close(self) -> None:
         """Give the model its own attention and layers back."""
         self._use_last_layer(False)
+        self._ropes.close()
         self._inner.set_attn_implementation(self._own_attention)
         unfuse(self.model)
         make_plain(self.model)
@@ -119,10 +126,11 @@ class Scorer:
         """Lay pairs out for :meth:`score`, on the model's device.
 
         Raises:
+            ConfigError: What a text is given would depend on the others (:mod:`tasks.dpo.ropes`).
             DataError: A prompt, chosen or rejected has no tokens.
         """
-        batch = lay_out_shared(rows) if self.is_shared else lay_out_plain(rows)
-        return batch.to(self.device)
+        self._ropes.check(rows)
+        return (lay_out_shared if self.is_shared else lay_out_plain)(rows, self._ropes.limit).to(self.device)
 
     def logps(self, batch: Batch) -> Tensor:
         """Return log π(token | what stands before it), [N], float32.
@@ -134,6 +142,7 @@ class Scorer:
     def score(self, batch: Batch, with_collision: bool = False) -> TokenScores:
         """Return each completion token's log-probability, and log Σ_v π(v)² where asked for, [N] each."""
         self.dropout.follow(batch.name_T, None if batch.segments is None else batch.segments.scored_Q)
+        self._ropes.follow(batch)
         if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
             logits_NV = logits_BLV.flatten(0, 1)[batch.source_N]
@@ -159,6 +168,9 @@ class Scorer:
 
     def _choose_head(self, rows: Sequence[TokenRow]) -> FrozenHead | GeneralHead | None:
         """Return the head to score through, or None where only the whole model gives the right logits."""
+        if self._body is None:
+            _log.info("what this model has before its head is not found: plain rows through all of it, in more memory")
+            return None
         module = self._inner.get_output_embeddings()
         shape = LogitShape.of(self._inner.config)
         ids_BL = lay_out_plain(rows[:2]).ids_BL[:, :_TRIED_TOKENS].to(self.device)  # whole logits, so of few tokens
@@ -173,16 +185,18 @@ class Scorer:
             return None
         if self.mechanisms.two_products and type(module) is torch.nn.Linear and not _trains(module):
             return FrozenHead(module.weight, module.bias, shape, products=product_type(self._inner))
-        return GeneralHead(module, shape)
+        return GeneralHead(AdaptedHead(module), shape)
 
     def _choose_layout(self, rows: Sequence[TokenRow]) -> None:
         """Share prompts with the first kernel that gives what plain rows give."""
         if self.head is None:
             return
         with self._trial():
-            plain_N = self.logps(lay_out_plain(rows).to(self.device))
-            shared = lay_out_shared(rows).to(self.device)
-            reasons = []
+            # answers of one token, whose place is the prompt's last, would not show what one does to the next
+            tried = [*rows, *_made_up_rows(self._inner.get_input_embeddings().weight.shape[0])]
+            limit, reasons = self._ropes.limit, list[str]()
+            plain_N = self.logps(lay_out_plain(tried, limit).to(self.device))
+            shared = lay_out_shared(tried, limit).to(self.device)
             kernels = attention.kernels_for(self.device, self._parameter.dtype)
             last_layers = (True, False) if self.mechanisms.last_layer else (False,)
             for kernel, scored_alone in itertools.product(kernels, last_layers):
@@ -191,13 +205,19 @@ class Scorer:
                     self._use_last_layer(scored_alone)
                     self.kernel = kernel
                     worst = _worst(self.logps(shared), plain_N)
-                except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                except Exception as error:  # a package of kernels that does not fit raises anything
+                    if isinstance(error, torch.OutOfMemoryError):
+                        raise
                     reasons.append(f"{kernel}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
                     continue
                 if worst <= self._tolerance:
-                    self.is_shared = True
-                    return
+                    self.is_shared = not self._loses_window(shared, reasons)
+                    break
                 reasons.append(f"{kernel}: log-probabilities off by {worst:.2g}")
+        if self.is_shared:
+            if reasons:
+                _log.info("shared rows by the kernel `%s` (%s)", self.kernel, "; ".join(dict.fromkeys(reasons)))
+            return
         self.kernel = ""
         self._use_last_layer(False)
         self._inner.set_attn_implementation(self._own_attention)
@@ -206,6 +226,23 @@ class Scorer:
             "; ".join(dict.fromkeys(reasons)),
             _tokens_apart(rows) / sum(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)),
         )
+
+    def _loses_window(self, shared: Batch, reasons: list[str]) -> bool:
+        """Tell whether layers keep to a window that they did not pass on, which no pair inside it shows."""
+        windows = set() if shared.segments is None else shared.segments.windows
+        lost = attention.lost_window(self._inner.config.get_text_config(), windows)
+        if lost:
+            reasons[:] = [f"its {lost} is in its masks alone"]
+        return bool(lost)
+
+    def _agree(self) -> None:
+        """Share prompts only where all ranks can: they cut a step into the same micro-batches."""
+        if on_all_ranks(self.is_shared, self.device) or not self.is_shared:
+            return
+        self.is_shared, self.kernel = False, ""
+        self._use_last_layer(False)
+        self._inner.set_attn_implementation(self._own_attention)
+        _log.info("another rank cannot share prompts in one row: plain padded rows here too")
 
     def _take_attention(self) -> None:
         if not getattr(self._inner, "_supports_attention_backend", False):

@@ -62,6 +62,18 @@ def make_plain(policy: torch.nn.Module) -> None:
             del module.token_dropout
 
 
+def drawing_by_batch(policy: Any) -> int:
+    """Count the layers whose dropout is drawn anew for every micro-batch, whatever its tokens.
+
+    They are those that keep PEFT's own forward, and the head, for it is given scored tokens alone. An embedding drops
+    nothing.
+    """
+    head = policy.get_output_embeddings()
+    layers = [module for module in policy.modules() if isinstance(module, lora.LoraLayer)]
+    own = [layer for layer in layers if not isinstance(layer, lora.Embedding | _Lean) or layer is head]
+    return sum(any(getattr(dropout, "p", 0.0) for dropout in layer.lora_dropout.values()) for layer in own)
+
+
 def keep_results(policy: torch.nn.Module, is_kept: bool) -> None:
     """Say whether someone keeps what the base layers give, so that nothing may be added to it in place."""
     for module in policy.modules():
@@ -256,9 +268,13 @@ def _products(
 
 
 def shaped(rows: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return the rows of a product, [T or more, n], as [.., n] in ``dtype``, for a ``shape`` [.., any] of T rows."""
+    """Return the rows of a product, [T or more, n], as [.., n] in ``dtype``, for a ``shape`` [.., any] of T rows.
+
+    What an own backward stands behind must be no view, for some families go on to change it in place (OLMo clips
+    its queries). So it is given its shape as torch's own products are, which autograd takes for a tensor of its own.
+    """
     places = shape[:-1]
-    return rows[: math.prod(places)].to(dtype).view(*places, rows.shape[-1])
+    return torch.ops.aten._unsafe_view(rows[: math.prod(places)].to(dtype), (*places, rows.shape[-1]))  # type: ignore[no-any-return]
 
 
 def adapter_slopes(
@@ -281,7 +297,8 @@ class LoraUpdate(torch.autograd.Function):
         low = rows @ a.to(x.dtype).t()
         ctx.save_for_backward(rows, low, a, b)
         ctx.scale = scale
-        return base.reshape(-1, base.shape[-1]).addmm(low, b.to(x.dtype).t(), alpha=scale).view(base.shape)
+        y = base.reshape(-1, base.shape[-1]).addmm(low, b.to(x.dtype).t(), alpha=scale)
+        return shaped(y, base.shape, base.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

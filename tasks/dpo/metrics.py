@@ -70,7 +70,7 @@ class PairSums:
         return PairSums(self.values + other.values)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each quantity over the pairs; the loss's is weighted by the data's weights.
+        """Return the mean of each quantity over the pairs; the loss's, of pairs alone, is by the data's weights.
 
         `accuracy` is the implicit reward's (policy against reference, ties a half); `ranking_accuracy`
         is the policy's own ranking by log-probability, without the reference.
@@ -78,3 +78,15 @@ class PairSums:
         loss, *sums, weight, count = self.values.tolist()
         means = {name: total / max(count, 1.0) for name, total in zip(SUMS[1:], sums, strict=True)}
         return {"loss": loss / weight if weight else 0.0, **means}
+
+
+def with_nll(means: dict[str, float], nll: float, weight: float) -> dict[str, float]:
+    """Return the means with `nll` among them, and the whole objective as the loss.
+
+    Args:
+        means: Those of the pairs.
+        nll: The chosen completions' mean negative log-likelihood.
+        weight: The objective's weight of it.
+    """
+    loss = means["loss"] + weight * nll if weight else means["loss"]
+    return {**means, "loss": loss, "nll": nll}

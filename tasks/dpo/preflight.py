@@ -128,6 +128,7 @@ def preflight(
     if device.type == "cuda":
         with contextlib.suppress(torch.OutOfMemoryError):  # then the formula has to do
             per_token = measured_bytes_per_token(lambda tokens: _try(scorer, tokens, work.trains), device)
+        torch.cuda.empty_cache()  # only here is what a trial that failed held no longer in use
     least_free, largest = _agreed(accelerator, free_bytes(device), per_token)
     memory = memory.measured(largest)
     choice = choose(
@@ -182,7 +183,7 @@ def choose(
         ConfigError: The longest pair does not fit at the last level.
     """
     usable = USED_SHARE * free
-    enough = min(ENOUGH_TOKENS.get(device_type, 512), most_tokens) if wanted_tokens == "auto" else wanted_tokens
+    enough = min(ENOUGH_TOKENS.get(device_type, 512) if wanted_tokens == "auto" else wanted_tokens, most_tokens)
     fitting = [(level, memory.fitting(usable, level)) for level in levels]
     level, fits = next((each for each in fitting if each[1] >= max(enough, longest_pair)), fitting[-1])
     if memory.need(longest_pair, level) > free:
@@ -218,7 +219,6 @@ def measured_bytes_per_token(probe: Callable[[int], object], device: torch.devic
         torch.cuda.synchronize(device)
         peaks.append(torch.cuda.max_memory_allocated(device))
     torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.empty_cache()
     return max(1, (peaks[1] - peaks[0]) // (_PROBES[1] - _PROBES[0]))
 
 
@@ -226,11 +226,13 @@ def _try(scorer: Scorer, tokens: int, trains: bool) -> None:
     """Score four pairs of ``tokens`` packed tokens in all, with as many for the head at any size, and drop it all."""
     completion = np.ones(8, np.int32)
     prompts = (np.full(tokens // 4 - 16, i, np.int32) for i in range(4))
-    with contextlib.nullcontext() if trains else torch.inference_mode():
-        logp_N = scorer.logps(scorer.lay_out([TokenRow(prompt, completion, completion) for prompt in prompts]))
-        if trains:
-            logp_N.sum().backward()  # type: ignore[no-untyped-call]
-    scorer.model.zero_grad(set_to_none=True)
+    try:
+        with contextlib.nullcontext() if trains else torch.inference_mode():
+            logp_N = scorer.logps(scorer.lay_out([TokenRow(prompt, completion, completion) for prompt in prompts]))
+            if trains:
+                logp_N.sum().backward()  # type: ignore[no-untyped-call]
+    finally:  # memory can run out in the middle of backward, and the first step adds to what it finds
+        scorer.model.zero_grad(set_to_none=True)
 
 
 def _agreed(accelerator: Accelerator, free: int, per_token: int) -> tuple[int, int]:

@@ -20,12 +20,12 @@ PACKAGE = "prometheus_client"
 LABELS = ("stage", "run")
 # What is sent (the part of the curves and the name there), the gauge's name behind `dpo_train_`, and what it says.
 GAUGES: Mapping[str, tuple[str, str]] = {
-    "train/loss": ("loss", "Mean loss over the pairs of the newest optimizer step"),
+    "train/loss": ("loss", "Objective of the newest optimizer step, its NLL term included"),
     "train/accuracy": ("accuracy_ratio", "Share of that step's pairs whose chosen answer has the higher reward"),
     "train/margin": ("reward_margin", "Mean reward margin of that step's pairs"),
     "train/grad_norm": ("gradient_norm", "2-norm of that step's gradient before it was clipped"),
     "train/learning_rate": ("learning_rate", "AdamW's step size in that step"),
-    "eval/loss": ("held_out_loss", "Mean loss over the held-out pairs at the newest evaluation"),
+    "eval/loss": ("held_out_loss", "The same of the held-out pairs at the newest evaluation"),
     "eval/accuracy": ("held_out_accuracy_ratio", "Share of held-out pairs whose chosen answer has the higher reward"),
     "eval/margin": ("held_out_reward_margin", "Mean reward margin of the held-out pairs"),
     "speed/pairs_per_s": ("pairs_per_second", "Pairs trained on a second, over all ranks, since the last update"),

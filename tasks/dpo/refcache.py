@@ -21,7 +21,8 @@ from tasks.core.errors import ArtifactError, Preempted
 from tasks.core.files import verify_manifest
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.blocks import Block, Logps, Mask, Rows, completion_tokens, cuts, part
-from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
+from tasks.dpo.budget import Budget, within
+from tasks.dpo.devices import accelerator, from_main, on_any_rank, sum_over_ranks
 from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.plan import Sizes, micro_batches
 from tasks.dpo.rowkeys import ReferenceIdentity, row_keys
@@ -194,14 +195,15 @@ class Scoring:
         self._load, self._runtime, self._known, self._with_adapter = load, runtime, known, with_adapter
         self._device: Accelerator = accelerator(runtime)
         self._model: Any = None
-        self._budget = 0
+        self._planned, self._budget = 0, Budget(0, 0)
 
     def blocks(self, tokens: TokenPairs) -> Iterator[Logps]:
         """Yield the log-probabilities of all rows in their order, a bounded number at a time, on every rank.
 
         Raises:
             ArtifactError: A slot stayed empty or is not a finite number, or a token is none of the base's.
-            Preempted: The process was told to stop; what was scored is in the store.
+            ConfigError: Not even one pair at a time fits into memory; what was scored is in the store.
+            Preempted: The process was told to stop; likewise.
         """
         with contextlib.ExitStack() as stack:
             stop, scorer = stack.enter_context(listen_for_stop()), None
@@ -236,14 +238,20 @@ class Scoring:
         """Score the rows of a block that are ``missing``, shared out over the ranks, and keep them."""
         from tasks.dpo.sharding import is_sharded  # with transformers
 
-        kept, kept_at = block.is_done.copy(), time.monotonic()
-        with self._ready():
-            for row, values in _score_share(scorer, block.tokens, missing, self._budget, self._device):
-                block.put(np.array([row]), values)
-                if stop.is_set or time.monotonic() - kept_at > self._runtime.checkpoint_every_s:
-                    kept, kept_at = self._keep(block, kept), time.monotonic()
-                if stop.is_set and not is_sharded(scorer.model):  # sharded, all ranks have to end the block
-                    break
+        kept, kept_at, is_even = block.is_done.copy(), time.monotonic(), is_sharded(scorer.model)
+        try:
+            with self._ready():
+                for rows, values in self._passes(scorer, block.tokens, missing):
+                    block.put(rows, values)
+                    # sharded, no rank passes without the others, so all end together
+                    must_end = on_any_rank(self._device, stop.is_set) if is_even else stop.is_set
+                    if must_end or time.monotonic() - kept_at > self._runtime.checkpoint_every_s:
+                        kept, kept_at = self._keep(block, kept), time.monotonic()
+                    if must_end:
+                        break
+        except Exception:
+            self._keep(block, kept)
+            raise
         must_stop = self._gather(block, stop.is_set)
         if self._device.is_main_process:
             self._keep(block, kept)
@@ -253,6 +261,30 @@ class Scoring:
         if bad := int(block.lengths[~block.is_done].sum()):
             told = f"{bad} of {len(block.flat)} reference log-probabilities are not numbers"
             raise ArtifactError(told, "check the base model")
+
+    def _passes(self, scorer: Scorer, tokens: TokenPairs, missing: Rows) -> Iterator[tuple[Rows, Logps]]:
+        """Score this rank's micro-batches of the rows that are ``missing``; out of memory, those left are cut finer.
+
+        Yields:
+            The rows of a pass, none where it is for the other ranks' sake, and their values, one row after the other.
+        """
+        from tasks.dpo.sharding import evened, is_sharded  # with transformers
+
+        sizes, is_even = Sizes.of(tokens, scorer.is_shared), is_sharded(scorer.model)
+
+        def score(left: Rows, at_once: int) -> tuple[Rows, Logps]:
+            rows = left if at_once >= self._planned else micro_batches(left, sizes, at_once)[0]
+            values = scorer.logps(scorer.lay_out([tokens.row(int(row)) for row in rows]))
+            return rows, values.float().cpu().numpy()
+
+        # whose rows are whose is planned with the budget that all ranks agreed on
+        batches = micro_batches(missing, sizes, self._planned, self._device.num_processes)
+        passes = evened(batches, sizes, self._device.process_index, self._device.num_processes)
+        for left, counts in log.progress(passes, "reference", unit="batch"):
+            while len(left) and (counts or is_even):
+                rows, values = within(self._budget, functools.partial(score, left), lambda: None)
+                yield (rows, values) if counts else (rows[:0], values[:0])
+                left = np.setdiff1d(left, rows, assume_unique=True)
 
     def _keep(self, block: Block, kept: Mask) -> Mask:
         """Hand the rows that are done and not ``kept`` to the store; return which are kept now."""
@@ -284,15 +316,18 @@ class Scoring:
             with self._ready():
                 scorer = stack.enter_context(Scorer(self._model, sample_rows(tokens)))
                 self._budget = self._choose_budget(scorer, tokens)
+                self._planned = self._budget.tokens
             yield scorer
 
-    def _choose_budget(self, scorer: Scorer, tokens: TokenPairs) -> int:
-        if self._runtime.tokens_per_micro_batch != "auto":
-            return self._runtime.tokens_per_micro_batch
+    def _choose_budget(self, scorer: Scorer, tokens: TokenPairs) -> Budget:
         from tasks.dpo.preflight import Work, preflight  # with transformers
+        from tasks.dpo.sharding import FixedBudget, is_sharded
 
         work = Work(Sizes.of(tokens, scorer.is_shared), len(tokens), trains=False)
-        return preflight(scorer, work, self._runtime, self._device).tokens
+        planned = self._runtime.tokens_per_micro_batch
+        if planned == "auto":
+            planned = preflight(scorer, work, self._runtime, self._device).tokens
+        return (FixedBudget if is_sharded(scorer.model) else Budget)(planned, work.longest_pair)
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
@@ -310,22 +345,3 @@ def _check_vocabulary(model: Any, tokens: TokenPairs) -> None:
             f"the tokens hold token id {largest}, the base has embeddings for {known}",
             "its tokenizer does not fit its weights: choose another `base.source`",
         )
-
-
-def _score_share(
-    scorer: Scorer, tokens: TokenPairs, rows: Rows, budget: int, device: Accelerator
-) -> Iterator[tuple[int, Logps]]:
-    """Score this rank's micro-batches of ``rows``: each row with its values, chosen before rejected."""
-    from tasks.dpo.sharding import evened, is_sharded  # with transformers
-
-    spans, sizes = completion_tokens(tokens), Sizes.of(tokens, scorer.is_shared)
-    batches = micro_batches(rows, sizes, budget, device.num_processes)
-    passes = evened(batches, sizes, device.process_index, device.num_processes)
-    is_even = is_sharded(scorer.model)
-    for batch, counts in log.progress(passes, "reference", unit="batch"):
-        if not (counts or is_even):
-            continue
-        values = scorer.logps(scorer.lay_out([tokens.row(int(row)) for row in batch])).float().cpu()
-        if counts:
-            for row, own in zip(batch.tolist(), torch.split(values, spans[batch].tolist()), strict=True):
-                yield row, own.numpy()

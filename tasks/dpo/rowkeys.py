@@ -19,9 +19,12 @@ from tasks.pairs.cache import TokenPairs
 
 KIND = "reference/1"  # the kind of rows, and the version of what a key covers
 CODE = (
+    "adapted_head",
     "adapter_source",
     "attention",
+    "body",
     "cpu_attention",
+    "devices",
     "dropout",
     "evaluation",
     "fused",
@@ -35,6 +38,7 @@ CODE = (
     "mixed",
     "policy",
     "quantised",
+    "ropes",
     "threads",
 )
 _LIBRARIES = ("bitsandbytes", "flash-attn", "peft", "torch", "transformers")

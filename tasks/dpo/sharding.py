@@ -24,6 +24,7 @@ from tasks.core import log
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo import zero
+from tasks.dpo.body import body_of
 from tasks.dpo.budget import Budget
 from tasks.dpo.layers import decoder_layers
 from tasks.dpo.plan import Rows, Sizes, share
@@ -82,7 +83,7 @@ def shard_frozen(model: Any, accelerator: Accelerator, by: Literal["fsdp", "deep
     if getattr(model, "is_quantized", False):
         raise quantised_and_sharded()
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = getattr(inner, inner.base_model_prefix)
+    body = body_of(inner) or inner
     layers = decoder_layers(body)
     if by == "deepspeed":
         zero.share_out([(layer, _frozen(layer)) for layer in layers], accelerator.device)

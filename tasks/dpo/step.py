@@ -23,7 +23,7 @@ from tasks.dpo.devices import sum_over_ranks
 from tasks.dpo.evaluation import evaluation_mode
 from tasks.dpo.forward import Forward, PairForward, gathered
 from tasks.dpo.logps import Scorer
-from tasks.dpo.metrics import PairSums
+from tasks.dpo.metrics import PairSums, with_nll
 from tasks.dpo.moving import MovingReference
 from tasks.dpo.offload import offloading
 from tasks.dpo.plan import Rows, Sizes, micro_batches, share
@@ -103,8 +103,11 @@ class StepGradients:
         slopes = self._slopes(step, rows, state) if self.loss.needs_whole_step else None
         return self._within(lambda: self._backward(step, rows, state, slopes))
 
-    def evaluate(self, state: Tensor) -> PairSums:
-        """Return the sums over all held-out pairs, the same on every rank, against the fixed reference."""
+    def evaluate(self, state: Tensor) -> dict[str, float]:
+        """Return the means over all held-out pairs, the same on every rank, against the fixed reference.
+
+        `nll` is among them where the objective has it.
+        """
         rows = np.arange(len(self._test))
 
         def score_all() -> list[Scored]:
@@ -112,8 +115,13 @@ class StepGradients:
 
         with torch.inference_mode(), evaluation_mode(self._scorer.model):
             everything = self._gathered(self._within(score_all), self._test, rows)
-            losses_n, _ = self.loss.losses(everything.scores, state)
-            return PairSums.of(losses_n, everything.scores, self._config.objective.beta)
+            scores, weight_n = everything.scores, _weight_of(everything.scores)
+            losses_n, _ = self.loss.losses(scores, state)
+            means = PairSums.of(losses_n, scores, self._config.objective.beta).means()
+            if not self.loss.nll_weight:
+                return means
+            nll = (weight_n * everything.nll_n).sum() / (weight_n * scores.chosen_tokens).sum()
+            return with_nll(means, float(nll), self.loss.nll_weight)
 
     def _backward(self, step: int, rows: Rows, state: Tensor, slopes: _Slopes | None) -> StepSums:
         weight_n = self._train.tokens.weights[rows].astype(np.float64)
@@ -123,7 +131,7 @@ class StepGradients:
         sums, nll = PairSums.zero(device), torch.zeros((), dtype=torch.float64, device=device)
         for part, counts in self._cut(self._train, rows):
             with offloading(self.offloads, device):
-                found = self._score(step, part)
+                found = self._score(step, part, needs_reference=slopes is None)
             if not counts:  # the other ranks need this one's part of the weights, forward and backward
                 (0 * found.nll_n.sum()).backward()  # type: ignore[no-untyped-call]
                 continue
@@ -158,12 +166,14 @@ class StepGradients:
         sums = PairSums.of(losses_n, scores, self._config.objective.beta)
         return _Slopes(rows, slope_n[0], slope_n[1], sums, state.detach())
 
-    def _score(self, step: int, part: Rows) -> Forward:
+    def _score(self, step: int, part: Rows, needs_reference: bool = True) -> Forward:
+        """Score pairs for training; where nobody needs the reference, one that moved is not asked."""
         if self._config.lora.dropout:
             self._scorer.dropout.begin(self._config.seed, step)
             # layers that keep PEFT's forward (DoRA) draw from torch's generator, by micro-batch
             torch.manual_seed(int(np.random.SeedSequence([self._config.seed, step, int(part[0])]).generate_state(1)[0]))
-        moved = functools.partial(self._reference.logps, self._scorer) if self._reference.has_moved else None
+        is_asked = needs_reference and self._reference.has_moved
+        moved = functools.partial(self._reference.logps, self._scorer) if is_asked else None
         return self._forward(self._train, part, moved)
 
     def _gathered(self, passes: list[Scored], data: ScoredPairs, rows: Rows) -> Forward:

@@ -26,8 +26,9 @@ from tasks.dpo.devices import accelerator, from_main, sum_over_ranks
 from tasks.dpo.flops import ModelShape, matmul_rate, training_flops
 from tasks.dpo.heap import Heap
 from tasks.dpo.logps import Mechanisms, Scorer, sample_rows
+from tasks.dpo.lora import drawing_by_batch
 from tasks.dpo.memory import Recompute
-from tasks.dpo.metrics import PairSums
+from tasks.dpo.metrics import PairSums, with_nll
 from tasks.dpo.mixed import product_type
 from tasks.dpo.modes import set_modes
 from tasks.dpo.moving import MovingReference
@@ -72,7 +73,7 @@ class TrainResult:
 
     @property
     def before(self) -> dict[str, float]:
-        """Held-out numbers before the first step: loss ln 2, margin 0."""
+        """Held-out numbers before the first step: margin 0, and loss ln 2 for plain DPO."""
         return self.evals[0]
 
     @property
@@ -121,6 +122,7 @@ def train(
     ):
         work = Work(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
         is_compiled = compiled.is_wanted(runtime, device.device) and not is_sharded(policy)
+        _tell_limits(scorer, runtime)
         # compiled layers keep nothing selectively
         levels = tuple(level for level in Recompute if not (is_compiled and level is Recompute.SELECTIVE))
         choice = preflight(scorer, work, runtime, device, levels)
@@ -130,6 +132,19 @@ def train(
         trainer = Trainer(scorer, train_set, test_set, config, runtime, choice.tokens, checkpoints)
         trainer.trackers = trackers or trainer.trackers
         return trainer.run(stop)
+
+
+def _tell_limits(scorer: Scorer, runtime: RuntimeConfig) -> None:
+    """Say what was asked for and does not hold here."""
+    if runtime.compile == "on" and is_sharded(scorer.model):
+        _log.info("`runtime.compile: on` has no effect here: the layers of a sharded base are not compiled")
+    if count := drawing_by_batch(scorer.model):
+        _log.info(
+            "%d adapted layer%s by micro-batch (the head, or no plain linear layer): "
+            "results depend on `runtime.tokens_per_micro_batch` and on the number of ranks",
+            count,
+            " draws its dropout" if count == 1 else "s draw their dropout",
+        )
 
 
 class Trainer:
@@ -204,7 +219,7 @@ class Trainer:
     def _evaluate_after(self, step: int) -> None:
         self._flush()
         self.meter.stop()
-        row = {"step": float(step), **self.work.evaluate(self.state).means()}
+        row = {"step": float(step), **self.work.evaluate(self.state)}
         _refuse_divergence(f"the held-out evaluation after step {step}", row)
         self.evals.append(row)
         self.trackers.log(row, step, part="eval")
@@ -257,8 +272,7 @@ class Trainer:
         for (step, _), own, total in zip(self._pending, table, summed, strict=True):
             row = {
                 "step": step + 1.0,
-                **PairSums(total[:-2]).means(),
-                "nll": float(total[-2]),
+                **with_nll(PairSums(total[:-2]).means(), float(total[-2]), self.work.loss.nll_weight),
                 "grad_norm": float(own[-1]),
             }
             _refuse_divergence(f"step {step + 1}", row)

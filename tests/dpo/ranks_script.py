@@ -12,11 +12,13 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 from tasks.core.errors import ConfigError, Preempted
+from tasks.dpo import attention
 from tasks.dpo.checkpoint import newest_checkpoint
 from tasks.dpo.policy import LoraSettings
 from tasks.dpo.refcache import reference_logps
@@ -40,6 +42,13 @@ def trained(name: str, folder: Path, **options: Any) -> dict[str, Any]:
 def told(result: TrainResult, model: Any) -> dict[str, Any]:
     adapter = {name: tensor.tolist() for name, tensor in tiny.adapter_state(model).items()}
     return {"steps": result.steps, "evals": result.evals, "adapter": adapter}
+
+
+def one_cannot_share(folder: Path, rank: int) -> dict[str, Any]:
+    """Train where the last rank has no kernel for shared rows."""
+    is_last = rank == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    with mock.patch.object(attention, "kernels_for", (lambda *_: []) if is_last else attention.kernels_for):
+        return trained("one cannot share", folder, runtime=SMALL)
 
 
 def stopped(folder: Path, rank: int) -> dict[str, Any]:
@@ -83,6 +92,7 @@ def main(folder: Path) -> None:
         **trained("unreached", folder, runtime=SMALL, config={"weight_decay": 0.5}, model=half_dead()),
         **trained("dropout", folder, runtime=SMALL, config={"lora": DROPPED}),
         **trained("head", folder, runtime=SMALL, config={"lora": HEAD}),
+        **one_cannot_share(folder, rank),
         **stopped(folder, rank),
         **diverged(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo import trainer
 from tasks.dpo.compiled import compile_layers, is_wanted
 from tasks.dpo.logps import Scorer
 from tasks.dpo.modes import set_modes
@@ -110,6 +112,19 @@ def test_auto_compiles_on_cuda_only():
         for word in ("on", "off", "auto")
     }
     assert wanted == {"on": (True, True), "off": (False, False), "auto": (False, True)}
+
+
+def test_compiling_a_sharded_base_is_left_out_and_said_so_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(trainer, "is_sharded", lambda _: True)
+    before = graphs()
+    for word in ("on", "auto"):
+        with caplog.at_level(logging.INFO, "tasks.dpo"):
+            tiny.run(tiny.pairs(2), tiny.config(lora=tiny.LORA), tiny.budget(512, compile=word))
+    assert graphs() == before
+    told = [record.getMessage() for record in caplog.records if "compile" in record.getMessage()]
+    assert told == ["`runtime.compile: on` has no effect here: the layers of a sharded base are not compiled"]
 
 
 def test_without_a_c_compiler_a_cpu_is_told_so(monkeypatch: pytest.MonkeyPatch):

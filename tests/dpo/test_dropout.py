@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tasks.dpo.dropout import TokenDropout, dropped, factors
 from tasks.dpo.layout import lay_out_plain, lay_out_shared
 from tasks.dpo.logps import Mechanisms, Scorer
+from tasks.dpo.lora import drawing_by_batch
 from tasks.dpo.memory import Recompute
 from tasks.dpo.modes import set_modes
 from tasks.dpo.policy import LoraSettings, adapter_parameters
@@ -123,3 +127,38 @@ def test_every_step_drops_something_else():
     losses = [row["loss"] for row in result.steps]
     assert len(losses) == 3
     assert min(abs(a - b) for a, b in itertools.pairwise(losses)) > 1e-4
+
+
+def gpt2() -> Any:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=tiny.VOCABULARY, n_embd=32, n_layer=2, n_head=4))
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "count"),
+    [
+        (tiny.base, {"target_modules": ["q_proj", "v_proj"]}, 0),
+        (tiny.base, {"target_modules": ["v_proj", "lm_head"]}, 1),
+        (tiny.base, {"target_modules": ["v_proj", "embed_tokens"]}, 0),
+        (tiny.base, {"target_modules": ["v_proj"], "use_dora": True}, 2),
+        (gpt2, {"target_modules": ["c_attn"], "fan_in_fan_out": True}, 2),
+    ],
+    ids=["plain", "head", "embedding", "DoRA", "Conv1D"],
+)
+def test_layers_that_keep_pefts_own_dropout_are_counted(base: Any, options: dict[str, Any], count: int):
+    for share in (0.5, 0.0):
+        with Scorer(get_peft_model(base(), LoraConfig(r=4, lora_dropout=share, **options))) as scorer:
+            assert drawing_by_batch(scorer.model) == (count if share else 0)
+
+
+@pytest.mark.parametrize("layers", [("v_proj",), ("v_proj", "lm_head")], ids=" ".join)
+def test_training_says_in_one_line_where_dropout_depends_on_the_token_budget(
+    layers: tuple[str, ...], caplog: pytest.LogCaptureFixture
+):
+    config = tiny.changed(CONFIG, lora=dataclasses.replace(HALF, target_modules=layers))
+    with caplog.at_level(logging.INFO, "tasks.dpo"):
+        tiny.run(tiny.pairs(4), config)
+    told = [record.getMessage() for record in caplog.records if "dropout" in record.getMessage()]
+    assert told == [
+        "1 adapted layer draws its dropout by micro-batch (the head, or no plain linear layer): "
+        "results depend on `runtime.tokens_per_micro_batch` and on the number of ranks"
+    ] * ("lm_head" in layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.errors import ArtifactError, Preempted
+from tasks.core.errors import ArtifactError, ConfigError, Preempted
 from tasks.core.rowstore import RowStore
-from tasks.dpo import blocks
+from tasks.dpo import blocks, sharding
 from tasks.dpo.refcache import Known, Scoring, reference_logps
 from tasks.dpo.rowkeys import ReferenceIdentity, row_keys
 from tasks.pairs.cache import TokenPairs
@@ -151,6 +152,71 @@ def test_what_was_scored_in_time_outlives_a_crash(tmp_path: Path, fresh: np.ndar
     assert 0 < scoring.recalled < 30
     assert scoring.scored == 30 - scoring.recalled
     assert np.abs(found - fresh).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])  # in shared rows, and in plain ones
+def test_out_of_memory_cuts_the_micro_batch_finer_and_goes_on(
+    tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture
+):
+    expected = reference_logps(tiny.base(family), PAIRS, SMALL).logps
+    model, seen = tiny.base(family), []
+
+    def run_out(_: object, given: tuple[torch.Tensor]) -> None:
+        seen.append(given[0].numel())
+        if seen[-1] > 250:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
+
+    model.get_input_embeddings().register_forward_pre_hook(run_out)
+    with caplog.at_level(logging.WARNING, "tasks.dpo.budget"):
+        found, scoring = scored(tmp_path, model=model, runtime=tiny.budget(800))
+    assert [record.getMessage() for record in caplog.records if record.name == "tasks.dpo.budget"] == [
+        "memory ran out at 800 tokens at once: going on with 400",
+        "memory ran out at 400 tokens at once: going on with 200",
+    ]
+    assert sum(size > 250 for size in seen) == 2, "what was learnt stays for the micro-batches that follow"
+    assert np.abs(found - expected).max() < 1e-5
+    assert scoring.scored == 30
+    again = np.concatenate(list(Scoring(never, SMALL, known(tmp_path)).blocks(PAIRS)))
+    assert np.array_equal(again, found)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(Broken(), Broken), (torch.OutOfMemoryError("CUDA out of memory"), ConfigError)], ids=str
+)
+def test_what_was_scored_before_an_error_is_kept(tmp_path: Path, error: Exception, told: type[Exception]):
+    model, seen = tiny.base(), []
+
+    def break_late(*_: object) -> None:
+        seen.append(1)
+        if len(seen) > 12:
+            raise error
+
+    model.model.register_forward_hook(break_late)
+    with pytest.raises(told):
+        scored(tmp_path, model=model)
+    _, scoring = scored(tmp_path)
+    assert 0 < scoring.recalled < 30
+    assert scoring.scored == 30 - scoring.recalled
+
+
+def test_a_sharded_base_stops_at_the_end_of_a_pass_and_keeps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, seen, kept = tiny.base(), [], []
+
+    def stop_late(*_: object) -> None:
+        seen.append(1)
+        if len(seen) == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    model.model.register_forward_hook(stop_late)
+    monkeypatch.setattr(sharding, "is_sharded", lambda _: True)
+    store = known(tmp_path)
+    append = store.rows.append
+    monkeypatch.setattr(store.rows, "append", lambda *row: kept.append(len(row[2])) or append(*row))
+    with pytest.raises(Preempted, match="run again to go on: what was scored is kept"):
+        list(Scoring(lambda: model, SMALL, store).blocks(PAIRS))
+    assert len(kept) == 1
+    assert 0 < kept[0] < 30
+    assert len(seen) == 12
 
 
 def test_told_to_stop_it_keeps_what_is_scored_and_goes_on_from_there(tmp_path: Path, fresh: np.ndarray):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tasks.dpo import attention
+from tasks.dpo.last_layer import LastLayer
 from tasks.dpo.layout import lay_out_shared
 from tasks.dpo.logps import Mechanisms, Scorer, sum_by_branch
 from tasks.dpo.objectives import sigmoid
@@ -152,12 +153,16 @@ def test_the_last_layer_works_for_scored_tokens_alone(family: str):
 class WantsAll(torch.nn.Module):
     """A feed-forward part that cannot do with the scored tokens alone."""
 
-    def __init__(self, inner: torch.nn.Module, refused: int) -> None:
+    def __init__(self, inner: torch.nn.Module, model: Any) -> None:
         super().__init__()
-        self.inner, self.refused = inner, refused
+        self.inner, self.width = inner, 0
+        model.get_input_embeddings().register_forward_hook(self.note)
+
+    def note(self, _module: torch.nn.Module, inputs: tuple[Tensor, ...], _result: Tensor) -> None:
+        self.width = inputs[0].shape[1]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if hidden.shape[1] == self.refused:
+        if hidden.shape[1] != self.width:
             raise ValueError("where are the others?")
         return self.inner(hidden)
 
@@ -166,7 +171,7 @@ def test_a_layer_that_needs_all_tokens_gets_them_and_prompts_are_shared_all_the_
     model = tiny.moved(tiny.policy())
     expected, slopes = apart(model, ROWS)
     layer = model.get_base_model().model.layers[-1]
-    layer.mlp = WantsAll(layer.mlp, len(lay_out_shared(ROWS).segments.scored_Q))
+    layer.mlp = WantsAll(layer.mlp, model)
     found, gradients = scored(model, ROWS)
     assert float((found - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
@@ -236,6 +241,34 @@ def test_a_family_that_mixes_tokens_along_the_row_is_found_by_the_self_test():
     model.model.layers[0].mlp = torch.nn.Sequential(model.model.layers[0].mlp, Convolving())
     with Scorer(model, ROWS) as scorer:
         assert not scorer.is_shared
+
+
+def test_memory_that_runs_out_in_the_self_test_is_not_taken_for_rows_that_cannot_be_shared(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def run_out(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(LastLayer, "follow", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        Scorer(tiny.base(), ROWS)
+
+
+def test_rows_are_shared_only_where_all_ranks_can(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    model, asked = tiny.base(), []
+    own = model.config._attn_implementation
+    monkeypatch.setattr("tasks.dpo.logps.on_all_ranks", lambda flag, _: asked.append(flag))
+    with caplog.at_level(logging.INFO), Scorer(model, ROWS) as scorer:
+        assert (scorer.is_shared, scorer.kernel) == (False, "")
+        assert model.config._attn_implementation == own
+        found = scorer.logps(scorer.lay_out(ROWS)).detach()
+    assert [line.message for line in caplog.records if "another rank" in line.message] == [
+        "another rank cannot share prompts in one row: plain padded rows here too"
+    ]
+    with Scorer(tiny.base("mamba"), ROWS):
+        assert asked == [True, False], "one that cannot says so too"
+    with Scorer(tiny.base(), ROWS, Mechanisms(shared_prefix=False)) as scorer:
+        assert torch.equal(found, scorer.logps(scorer.lay_out(ROWS)))
 
 
 def test_the_model_gets_its_own_attention_and_layers_back():

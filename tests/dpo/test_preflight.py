@@ -12,10 +12,12 @@ from accelerate import Accelerator
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo import preflight as module
 from tasks.dpo.flops import ModelShape, training_flops
 from tasks.dpo.logps import Scorer
 from tasks.dpo.memory import MemoryModel, Recompute
 from tasks.dpo.plan import Sizes
+from tasks.dpo.policy import adapter_parameters
 from tasks.dpo.preflight import (
     CPU_TOKENS,
     Work,
@@ -94,6 +96,11 @@ def test_what_the_user_fixed_is_kept():
     assert (too_many.tokens, too_many.recompute, too_many.need_bytes > too_many.free_bytes) == (60000, FULL, True)
 
 
+def test_more_tokens_than_a_step_ever_needs_are_no_reason_to_recompute():
+    found = choose(MEMORY, free_for(300, NONE), 100, wanted_tokens=60000, most_tokens=250)
+    assert (found.tokens, found.recompute, found.need_bytes) == (60000, NONE, 1_000 + 250 * 100)
+
+
 def test_a_pair_that_fits_only_in_all_of_memory_is_tried():
     found = choose(MEMORY, 1_000 + 400 * 10, longest_pair=400)
     assert (found.tokens, found.recompute) == (384, FULL)
@@ -163,3 +170,19 @@ def test_the_preflight_of_a_small_model_chooses_and_says_so_in_two_lines(
     assert "nothing recomputed" in memory
     assert time.startswith("work: ")
     assert "40% of the measured" in time
+
+
+def test_memory_that_runs_out_in_the_middle_of_a_trial_s_backward_leaves_no_gradient():
+    policy = tiny.moved(tiny.policy())
+    first, *_, last = parameters = adapter_parameters(policy)
+    reached = []
+    last.register_post_accumulate_grad_hook(lambda parameter: reached.append(parameter.grad is not None))
+
+    def run_out(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    first.register_hook(run_out)  # backward comes to the first layer last
+    with Scorer(policy) as scorer, pytest.raises(torch.OutOfMemoryError):
+        module._try(scorer, 256, trains=True)
+    assert reached == [True]
+    assert [parameter.grad for parameter in parameters] == [None] * len(parameters)

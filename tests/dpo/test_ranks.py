@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.dpo import ranks_script, tiny
 
-SCENES = ("plain", "one batch", "checkpointing", "unreached", "dropout", "head", "stopped")
+SCENES = ("plain", "one batch", "checkpointing", "unreached", "dropout", "head", "one cannot share", "stopped")
 Folders = dict[int, Path]  # by the number of ranks
 Findings = dict[int, list[Any]]  # likewise, one for each rank
 FOUR = pytest.param(4, marks=pytest.mark.e2e)  # twice the processes that a small machine has cores for

@@ -134,7 +134,7 @@ def test_a_stop_that_reaches_one_rank_of_a_sharded_reference_ends_all_and_loses_
     for told in (one, first, second):
         assert "told to stop — run again to go on: what was scored is kept" in told["said"]
         scored, recalled, _ = told["counts"]
-        assert recalled >= (1 if told is one else 2), "one process stops at once, ranks end the block that they began"
+        assert (1 if told is one else 2) <= recalled < 17, "all stop behind the pass that they were in, not the block"
         assert scored + recalled == 17
     assert first["counts"] == second["counts"]
     assert first["logps"] == second["logps"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError, Preempted
+from tasks.dpo.moving import MovingReference
 from tasks.dpo.policy import adapter_parameters
 from tasks.dpo.preference import LOSSES
 from tasks.dpo.refcache import reference_logps
@@ -78,6 +79,37 @@ def test_the_weight_of_a_pair_counts_like_so_many_copies_of_it():
     assert one.steps[0]["accuracy"] != pytest.approx(10)  # other means are over pairs, whatever their weight
     state, again = tiny.adapter_state(model), tiny.adapter_state(other)
     assert max(float((state[name] - again[name]).abs().max()) for name in state) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [
+        ({"loss": "sigmoid", "nll_weight": 0.5}, 0.5),
+        ({"loss": "aot", "nll_weight": 0.5}, 0.5),
+        ({"loss": {"sigmoid": 1.0, "sft": 0.5}, "nll_weight": 0.25}, 0.75),
+        ({"loss": "sft"}, 1.0),
+    ],
+    ids=["sigmoid", "aot", "a mix", "sft"],
+)
+def test_the_loss_that_is_told_has_its_nll_term(options: dict[str, Any], weight: float):
+    still = tiny.changed(CONFIG, learning_rate=1e-12)
+    plain, _ = tiny.run(PAIRS, tiny.changed(still, loss="aot" if options["loss"] == "aot" else "sigmoid"))
+    found, _ = tiny.run(PAIRS, tiny.changed(still, **options))
+    for row, other in zip([*found.steps, *found.evals], [*plain.steps, *plain.evals], strict=True):
+        of_pairs = 0.0 if options["loss"] == "sft" else other["loss"]
+        assert row["nll"] > 0
+        assert row["loss"] == pytest.approx(of_pairs + weight * row["nll"], rel=1e-12)
+    assert [row["nll"] for row in found.steps] == [row["nll"] for row in plain.steps]
+    assert all("nll" not in row for row in plain.evals), "their objective has no such term"
+
+
+def test_the_nll_of_held_out_pairs_is_a_weighted_mean_over_their_chosen_tokens():
+    pairs = weighted(tiny.pairs(7, 99), weights=range(1, 8))
+    found, model = tiny.run(PAIRS, tiny.changed(CONFIG, learning_rate=1e-12, loss="sft"), test_pairs=pairs)
+    chosen = reference_logps(model, pairs).sums(np.arange(7))[0].numpy()
+    expected = -(chosen * pairs.weights).sum() / (pairs.lengths[:, 1] * pairs.weights).sum()
+    assert found.before["nll"] == pytest.approx(expected, rel=1e-5)
+    assert found.before["loss"] == found.before["nll"]
 
 
 def test_a_margin_in_the_data_is_taken_off_the_reward():
@@ -198,6 +230,16 @@ def test_the_moving_reference_is_the_average_of_the_paper():
     result, _ = tiny.run(PAIRS, dataclasses.replace(CONFIG, reference_update=still))
     fixed, _ = tiny.run(PAIRS, CONFIG)
     assert tiny.gap(result, fixed) < 1e-3
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "aot"])
+def test_a_moved_reference_is_scored_once_a_step(loss: str, monkeypatch: pytest.MonkeyPatch):
+    update, calls = dataclasses.replace(CONFIG.reference_update, mode="moving", every_steps=1), []
+    logps = MovingReference.logps
+    monkeypatch.setattr(MovingReference, "logps", lambda *words: calls.append(1) or logps(*words))
+    config = dataclasses.replace(tiny.changed(CONFIG, loss=loss), reference_update=update)
+    tiny.run(tiny.pairs(12), config, tiny.budget(65536))
+    assert len(calls) == 2  # steps, each one micro-batch
 
 
 @pytest.mark.parametrize("mode", ["epoch", "moving"])

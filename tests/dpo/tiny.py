@@ -52,6 +52,60 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {**_GROUPED, "head_dim": 8, "lru_width": 32, "attention_window_size": 64, "num_hidden_layers": 3},
     ),
 }
+# Families with a trap each, which only some tests go through.
+TRAPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_window": ("Qwen2", {**_GROUPED, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "starcoder2": ("Starcoder2", {**_GROUPED, "sliding_window": 5}),
+    "cohere2": ("Cohere2", {**_GROUPED, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
+    "olmo3": ("Olmo3", {**_GROUPED, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
+    "olmo_clipped": ("Olmo", {**_GROUPED, "clip_qkv": 1.0}),
+    "qwen2_moe": (
+        "Qwen2Moe",
+        {
+            **_GROUPED,
+            "use_sliding_window": True,
+            "sliding_window": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
+    ),
+    "phimoe": ("Phimoe", {**_GROUPED, "sliding_window": 24, "num_local_experts": 4}),
+    "llama4": (
+        "Llama4",
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "attention_chunk_size": 24,
+            "intermediate_size_mlp": 48,
+            "num_local_experts": 2,
+            "no_rope_layers": [1, 0],
+        },
+    ),
+    "lfm2": ("Lfm2", {**_GROUPED, "layer_types": ["conv", "full_attention"]}),
+    "longrope": (
+        "Phi3",
+        {
+            **_GROUPED,
+            "original_max_position_embeddings": 20,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.5, 2.0, 2.5],
+                "long_factor": [2.0, 6.0, 12.0, 40.0],
+            },
+        },
+    ),
+    "dynamic": (
+        "Llama",
+        {
+            **_GROUPED,
+            "max_position_embeddings": 20,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        },
+    ),
+}
 
 
 def base(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
@@ -68,7 +122,7 @@ def base(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    name, own = KINDS[family]
+    name, own = {**KINDS, **TRAPS}[family]
     config_of = getattr(transformers, f"{name}TextConfig", None) or getattr(transformers, f"{name}Config")
     config = config_of(**{**shape, **own, **changes})
     torch.manual_seed(seed)

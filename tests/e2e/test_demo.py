@@ -46,7 +46,7 @@ def test_the_demo_learns_and_shows_it(demo: Checkout) -> None:
     assert judged["win_rate"] > 0.8
     assert judged["lower_bound"] > 0.7
     assert judged["control"]["low"] <= 0.5 <= judged["control"]["high"]
-    assert trained["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert trained["before"]["loss"] == pytest.approx(0.6931 + trained["before"]["nll"], abs=1e-4)  # nll_weight: 1.0
     assert trained["after"]["accuracy"] > 0.9
     assert results(demo, "results/register/decision.json")["outcome"] == "promote"
 
