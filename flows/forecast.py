@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from flows.graph import in_words, is_made, open_index, reasons_of, stage_nodes, told
 from flows.run_cache import last_run
+from tasks.core.files import digest_of
 
 Forecast = Literal["unchanged", "restore", "fetch", "run", "may run"]
 IN_WORDS: dict[Forecast, str] = {
@@ -54,6 +55,43 @@ def forecast(workspace: Path) -> tuple[Step, ...]:
     index = open_index(workspace)
     known = Known([Path(out.fs_path) for out in index.outs])
     return tuple(known.step(node) for node in stage_nodes(index))
+
+
+def own_inputs(workspace: Path, data_stage: str) -> tuple[str, tuple[str, ...]]:
+    """Return a digest of what the stages read besides data: code, params, commands; and those for which it changed.
+
+    No run cache and no file that a stage made has a say in it, so it is the same on every machine.
+
+    Args:
+        workspace: The checkout to look at.
+        data_stage: The stage that reads raw data: of it only code counts, for its params choose among the data.
+
+    Raises:
+        ConfigError: DVC cannot read the project.
+    """
+    index = open_index(workspace)
+    made = [Path(out.fs_path) for out in index.outs]
+    found, changed = [], []
+    for node in stage_nodes(index):
+        was: dict[str, Any] = {}
+        now: dict[str, Any] = {}
+        for dep in node.deps:
+            if hasattr(dep, "read_params"):
+                was |= _params_but_for(data_stage, dep.hash_info.value or {})
+                now |= _params_but_for(data_stage, dep.read_params())
+            elif (node.name != data_stage or dep.def_path.endswith(".py")) and not is_made(Path(dep.fs_path), made):
+                was[dep.def_path] = dep.hash_info.value
+                if dep.exists:
+                    dep.save()
+                now[dep.def_path] = dep.hash_info.value if dep.exists else None
+        found.append((node.name, node.cmd, sorted(now.items())))
+        if was != now or node.changed_stage():
+            changed.append(node.name)
+    return digest_of(repr(found)), tuple(changed)
+
+
+def _params_but_for(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key.split(".")[0] != section}
 
 
 class Known:

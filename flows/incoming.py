@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.graph import open_index
 from flows.stages import environment
-from flows.workspaces import params
+from flows.workspaces import git, params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
 from tasks.core.files import digest_of, write_text
@@ -119,17 +119,29 @@ def pair_ids(workspace: Path) -> set[str]:
     return found
 
 
-def known_pair_ids(workspace: Path, say: Callable[[str], None]) -> set[str]:
+def known_pair_ids(workspace: Path, say: Callable[[str], None], whose: str = "the last run") -> set[str]:
     """Return the ids of the pairs that dvc.lock names, brought from the cache or the remote.
 
-    Where neither holds them, all pairs count as new.
+    Where neither holds them, they all count as new.
     """
     try:
         run_dvc(workspace, "pull", "--quiet", INGEST)
     except (NetworkError, ConfigError) as error:
-        say(f"the pairs of the last run are not to be had, so all count as new ({error})")
+        say(f"the pairs of {whose} are not to be had, so all of them count as new ({error})")
         return set()
     return pair_ids(workspace)
+
+
+def pairs_locked(repository: Path, commit: str) -> str:
+    """Return the digests of what `ingest` made by dvc.lock of ``commit``; empty where it names none."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        lock = YAML(typ="safe").load(git(repository, "show", f"{commit}:dvc.lock"))
+        return str([out["md5"] for out in lock["stages"][INGEST]["outs"]])
+    except (ConfigError, YAMLError, KeyError, TypeError):
+        return ""
 
 
 def run_dvc(workspace: Path, *words: str) -> str:

@@ -66,6 +66,21 @@ def has_branch(repository: Path, branch: str, asks_origin: bool) -> bool:
     return bool(has_origin and git(repository, "ls-remote", "--heads", ORIGIN, branch))
 
 
+def unmerged(repository: Path, prefix: str, asks_origin: bool) -> dict[str, str]:
+    """Return the commits that branches PREFIX/… stand at and HEAD does not hold, here and at origin, and their names.
+
+    Raises:
+        ConfigError: The repository that this one came from does not answer.
+    """
+    places = [f"refs/heads/{prefix}/"]
+    if asks_origin and ORIGIN in git(repository, "remote").split():
+        places.append(f"refs/remotes/{ORIGIN}/{prefix}/")
+        every = f"+refs/heads/{prefix}/*:{places[-1]}*"
+        git(repository, "fetch", "--quiet", "--no-tags", "--prune", ORIGIN, every)
+    told = git(repository, "for-each-ref", "--no-merged=HEAD", "--format=%(objectname) %(refname:short)", *places)
+    return dict(line.split(" ", 1) for line in told.splitlines())
+
+
 def has_name(workspace: Path) -> bool:
     """Tell whether git knows who commits."""
     try:

@@ -21,7 +21,6 @@ from prefect import runtime
 from flows.supervisor import end_with_parent
 from tasks.core import paths
 from tasks.core.errors import ConfigError, StorageError
-from tasks.core.files import write_text
 from tasks.core.params import load_params
 
 LOCK = paths.RUNS / "flow.lock"
@@ -102,9 +101,11 @@ def worktree(repository: Path, name: str, commit: str) -> Path:
     """
     repository = repository.resolve()
     folder = repository / WORKTREES / name
-    if not (folder / ".git").exists():
+    if not _is_whole(folder):
+        give_up(repository, folder)
         git(repository, "worktree", "prune")
-        git(repository, "worktree", "add", "--quiet", "--detach", str(folder), commit)
+        # forced twice: git keeps the place of one that it was killed over
+        git(repository, "worktree", "add", "--force", "--force", "--quiet", "--detach", str(folder), commit)
     _share_dvc(repository, folder)
     for section, key in SHARED:
         place = str(params(repository).get(section, {}).get(key) or "")
@@ -119,22 +120,33 @@ def moved(repository: Path, folder: Path, name: str) -> Path:
     The code is that of ``folder``; outputs that stand in the cache come from there.
     """
     target = repository.resolve() / WORKTREES / name
-    if (target / ".git").exists():
-        if (left := target / paths.RUNS).is_dir():
-            shutil.rmtree(folder / paths.RUNS, ignore_errors=True)
-            left.rename(folder / paths.RUNS)
-        give_up(repository, target)
-    git(repository.resolve(), "worktree", "move", str(folder), str(target))
+    if (left := target / paths.RUNS).is_dir():
+        shutil.rmtree(folder / paths.RUNS, ignore_errors=True)
+        left.rename(folder / paths.RUNS)
+    give_up(repository, target)
+    git(repository.resolve(), "worktree", "move", "--force", "--force", str(folder), str(target))
     return target
 
 
 def give_up(repository: Path, folder: Path) -> None:
-    """Remove a worktree; what it shared stays."""
-    git(repository.resolve(), "worktree", "remove", "--force", str(folder))
+    """Remove a worktree, or what is left of one; what it shared stays."""
+    if _is_whole(folder):
+        git(repository.resolve(), "worktree", "remove", "--force", str(folder))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether there is a worktree that git neither was killed making (it is locked till then) nor removing."""
+    if not (link := folder / ".git").is_file():
+        return False
+    place = folder / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+    return place.is_dir() and not (place / "locked").exists()
 
 
 def _share_dvc(repository: Path, folder: Path) -> None:
     """Lead a worktree to the cache and the remotes of its checkout; relative addresses there are not its own."""
+    from dvc.config import Config
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -142,13 +154,15 @@ def _share_dvc(repository: Path, folder: Path) -> None:
         repo = Repo(str(repository))
     except DvcException as error:
         raise ConfigError(f"DVC cannot read {repository}: {error}", "`dvc status` shows where") from error
-    local = repository / ".dvc" / "config.local"
-    lines = [local.read_text(encoding="utf-8")] if local.is_file() else []
-    lines.append(f"[cache]\n    dir = {repo.cache.local_cache_dir}\n")
+    # DVC's own reading of the user's file: paths in it are whole, and no section can stand there twice
+    local = repo.config.load_one("local")
+    local["cache"]["dir"] = str(repo.cache.local_cache_dir)
     for name, remote in repo.config["remote"].items():
         if "://" not in (url := str(remote["url"])):
-            lines.append(f"['remote \"{name}\"']\n    url = {os.path.normpath(repository / '.dvc' / url)}\n")
-    write_text(folder / ".dvc" / "config.local", "".join(lines))
+            local["remote"].setdefault(name, {})["url"] = url
+    (folder / ".dvc" / "config.local").unlink(missing_ok=True)
+    with Config(str(folder / ".dvc"), validate=False).edit("local", validate=False) as settings:
+        settings.update(local)
 
 
 def _link(target: Path, link: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.forecast import forecast
+from flows.forecast import forecast, own_inputs
 from flows.plan import markdown, summary
 from tests.flows.conftest import ROOT, dvc, set_param
 
@@ -70,6 +70,28 @@ def test_a_stage_that_never_ran_would_run(project: Path) -> None:
     assert told(project)[0] == ("first", "restore", "it has not run here before")
     shutil.rmtree(project / ".dvc" / "cache" / "runs")
     assert told(project)[0] == ("first", "run", "it has not run here before")
+
+
+def test_what_stages_read_besides_data_is_told_without_a_look_at_what_they_made(project: Path, clone: Path) -> None:
+    before, changed = own_inputs(project, "first")
+    assert changed == ()
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text().replace("[middle]", "[first, middle]"))
+    dvc(project, "repro", "--quiet")
+    before, _ = own_inputs(project, "first")
+    set_param(project, "first", 2)
+    assert own_inputs(project, "first") == (before, ()), "they choose among the data, whoever else lists them"
+    set_param(project, "middle", 2)
+    after = own_inputs(project, "first")
+    assert (after[0] != before, after[1]) == (True, ("middle",))
+    dvc(project, "repro", "--quiet")
+    assert own_inputs(project, "first") == (after[0], ())
+    shutil.rmtree(project / "out")
+    shutil.rmtree(project / ".dvc/cache")
+    assert own_inputs(project, "first") == (after[0], ())
+    (clone / "stage.py").write_text("# edited\n")
+    assert own_inputs(clone, "none")[1] == ("first", "middle", "last")
+    (clone / "stage.py").unlink()
+    assert own_inputs(clone, "none")[1] == ("first", "middle", "last")
 
 
 @pytest.mark.parametrize("case", ["unchanged", "stale", "broken"])

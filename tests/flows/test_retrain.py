@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
+from flows import workspaces
 from flows.retrain import retrain
 from flows.workspaces import WORKTREES
 from tests import s3_server
 from tests.flows.conftest import CONFIG, dvc, git
+from tests.infra.files import WORKFLOWS, document
 
 pytestmark = pytest.mark.e2e
 
+RETRAIN = next(path for path in WORKFLOWS if path.stem == "retrain")
 INGEST = """
 import json, pathlib
 import pyarrow as pa, pyarrow.parquet as pq
@@ -34,6 +37,10 @@ pq.write_table(pa.table({"pair_id": pa.array(ids[:1], pa.string())}), out / "tes
 TRAIN = """
 import pathlib, shutil, sys
 
+for name, text in (("train/evals.csv", "step\\n0\\n"), ("register/registration.json", open("entry.json").read())):
+    file = pathlib.Path("results") / name
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
 half, trouble = pathlib.Path("runs/half"), pathlib.Path("../../../trouble")
 if trouble.exists():
     half.write_text("done so far")
@@ -55,8 +62,10 @@ stages:
   train:
     cmd: python train.py
     deps: [train.py, data/pairs]
-    outs: [models/adapter]
+    params: [train]
+    outs: [models/adapter, results/train, results/register]
 """
+ENTRY = {"name": "tiny", "version": "1" * 64, "serial": 2, "alias": "champion", "promoted": False, "outcome": "keep"}
 PARAMS = """\
 ingest:
   sources: [data/raw/*.jsonl]
@@ -65,6 +74,7 @@ register:
   root: models/registry
 runtime:
   row_store: runs/rows
+train: {x: 1}
 """
 
 
@@ -80,9 +90,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc" / "config").write_text(CONFIG)
     (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/config.local\n")
-    (folder / ".gitignore").write_text("/data/pairs\n/models/\n/runs/\n/trouble\n")
+    (folder / ".gitignore").write_text("/data/pairs\n/models/\n/results/\n/runs/\n/trouble\n")
     for name, text in {"ingest.py": INGEST, "train.py": TRAIN, "dvc.yaml": DVC_YAML, "params.yaml": PARAMS}.items():
         (folder / name).write_text(text)
+    (folder / "entry.json").write_text(json.dumps(ENTRY))
     add_pairs(folder, "first", 10)
     git(folder, "init", "--quiet", "--initial-branch", "main")
     dvc(folder, "repro", "--quiet")
@@ -162,6 +173,9 @@ def test_new_data_are_trained_on_once_and_handed_on(repository: Path, tmp_path: 
     assert worktrees(repository) == []
     again = look(repository)
     assert (again.name, again.message) == ("NothingNew", f"nothing new: branch {branch} has them already")
+    git(repository, "branch", "--delete", "--force", branch)  # as actions/checkout does
+    result = look(repository).result()
+    assert (result.branch, Path(result.report).is_dir()) == (branch, True), "who hands it on may have died before"
 
     shutil.rmtree(repository / ".dvc" / "cache")  # another machine has the branch and the remote, nothing else
     git(tmp_path, "clone", "--quiet", "--branch", branch, str(tmp_path / "origin.git"), str(tmp_path / "work/clone"))
@@ -169,6 +183,24 @@ def test_new_data_are_trained_on_once_and_handed_on(repository: Path, tmp_path: 
     assert (tmp_path / "work/clone/models/adapter/train.parquet").is_file()
     merged = look(tmp_path / "work/clone")
     assert merged.message == "nothing new: the data are those of dvc.lock"
+
+
+def test_the_workflow_finds_what_came_of_a_branch_that_only_origin_has(repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), str(tmp_path / "work/runner"))
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    branch = look(repository).result().branch
+    runner, output = tmp_path / "work/runner", tmp_path / "output"
+    (tmp_path / "work/store").rename(tmp_path / "elsewhere")
+    dvc(runner, "remote", "modify", "--local", "store", "url", str(tmp_path / "elsewhere"))
+    (runner / "runs/ci").mkdir(parents=True)
+    (runner / "runs/ci/summary.json").write_text(json.dumps({"branch": branch}))
+    (step,) = (step for step in document(RETRAIN)["jobs"]["retrain"]["steps"] if step.get("id") == "result")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "GITHUB_OUTPUT": str(output)}
+    subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], cwd=runner, env=env, check=True)
+    assert output.read_text() == f"branch={branch}\nversion=tiny@{'1' * 64}\n"
+    assert (runner / "runs/ci/evals.csv").read_text() == "step\n0\n"
 
 
 def test_a_run_that_failed_goes_on_with_the_newest_code(repository: Path) -> None:
@@ -183,6 +215,102 @@ def test_a_run_that_failed_goes_on_with_the_newest_code(repository: Path) -> Non
     assert look(repository, push=False).message == "trained: 6 new pairs"
     assert (repository / "runs/rows/resumed").exists(), "runs/ went along, and the shared row store is the checkout's"
     assert (len(branches(repository)), worktrees(repository)) == (1, [])
+
+
+def test_a_run_whose_code_was_mended_goes_on_from_its_checkpoint_under_another_key(repository: Path) -> None:
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    (repository / "trouble").touch()
+    assert look(repository, also_stale=True).is_failed()
+    (repository / "train.py").write_text(TRAIN + "# mended\n")
+    save(repository, "Mend the training")
+    assert look(repository, also_stale=True).message == "trained: 6 new pairs, stale: train"
+    assert (repository / "runs/rows/resumed").exists()
+    assert (len(branches(repository)), worktrees(repository)) == (1, [])
+
+
+def test_what_an_older_commits_run_left_is_swept_up_and_in_nobodys_way(repository: Path) -> None:
+    workspaces.worktree(repository, f"look-{said(repository, 'rev-parse', 'HEAD')[:12]}", "HEAD")
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    half_made = f"look-{said(repository, 'rev-parse', 'HEAD')[:12]}"
+    (workspaces.worktree(repository, half_made, "HEAD") / "dvc.yaml").unlink()
+    (repository / ".git/worktrees" / half_made / "locked").touch()
+    assert look(repository).message == "trained: 6 new pairs"
+    assert worktrees(repository) == []
+
+
+@pytest.mark.parametrize("known_by", ["both", "origin", "nobody who has the pairs"])
+def test_pairs_that_a_branch_was_trained_on_are_not_new_while_it_is_unmerged(
+    repository: Path, tmp_path: Path, known_by: str
+) -> None:
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    assert look(repository).message == "trained: 6 new pairs"
+    (branch,) = branches(repository)
+    add_pairs(repository, "third", 4)
+    save(repository, "Four more pairs")
+    if known_by != "both":
+        git(repository, "branch", "--delete", "--force", branch)
+        git(repository, "update-ref", "-d", f"refs/remotes/origin/{branch}")
+        shutil.rmtree(repository / ".dvc/cache")
+    if known_by == "nobody who has the pairs":
+        shutil.rmtree(tmp_path / "work/store")
+        assert look(repository).message == "trained: 20 new pairs"
+        return
+    assert look(repository).message == "nothing new: 4 new pairs, 5 are asked for"
+    assert worktrees(repository) == []
+    add_pairs(repository, "fourth", 1)
+    save(repository, "And one")
+    assert look(repository).message == "trained: 5 new pairs"
+
+
+def test_pairs_of_a_branch_that_is_gone_are_new_again(repository: Path, tmp_path: Path) -> None:
+    add_pairs(repository, "second", 6)
+    save(repository, "Six more pairs")
+    look(repository)
+    (branch,) = branches(repository)
+    for place in (repository, tmp_path / "origin.git"):
+        git(place, "branch", "--delete", "--force", branch)
+    add_pairs(repository, "third", 1)
+    save(repository, "And one")
+    assert look(repository).message == "trained: 7 new pairs"
+
+
+def test_a_stage_that_is_stale_by_itself_is_trained_once_where_that_is_asked_for(repository: Path) -> None:
+    (repository / "params.yaml").write_text(PARAMS.replace("x: 1", "x: 2"))
+    save(repository, "Another x")
+    assert look(repository).message == "nothing new: the data are those of dvc.lock"
+    result = look(repository, also_stale=True).result()
+    assert (result.status, result.why, result.new_pairs) == ("trained", "stale: train", 0)
+    assert branches(repository) == [result.branch]
+    assert result.branch != f"retrain/{result.data_version}"
+    assert said(repository, "show", "--name-only", "--format=%s", result.branch).split("\n\n") == [
+        f"Retrain what is stale: train (data {result.data_version})",
+        "dvc.lock",
+    ]
+    again = look(repository, also_stale=True).result()
+    assert (again.why, again.branch) == (f"branch {result.branch} has them already", result.branch)
+    (repository / "train.py").write_text(TRAIN + "# edited\n")
+    save(repository, "Code alone, which the plan counts, too")
+    assert look(repository, also_stale=True).message == "trained: stale: train"
+    (second,) = set(branches(repository)) - {again.branch}
+    git(repository, "merge", "--quiet", "--ff-only", second)
+    done = look(repository, also_stale=True)
+    assert done.message == "nothing new: the data are those of dvc.lock, and no stage is stale"
+
+
+def test_new_data_beside_a_stale_stage_neither_hide_it_nor_count_as_such(repository: Path) -> None:
+    add_pairs(repository, "second", 4)
+    save(repository, "Four more pairs")
+    for _ in range(2):  # the second time `ingest` comes from the run cache
+        assert look(repository, also_stale=True).message == "nothing new: 4 new pairs, 5 are asked for"
+    (repository / "params.yaml").write_text(PARAMS.replace("x: 1", "x: 2"))
+    save(repository, "Another x")
+    state = look(repository, also_stale=True)
+    assert state.message == "trained: 4 new pairs, stale: train"
+    assert look(repository, also_stale=True).result().branch == state.result().branch
+    assert look(repository).message == "nothing new: 0 new pairs, 5 are asked for"
 
 
 def test_rows_appended_to_a_versioned_prefix_are_found(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,10 +340,12 @@ def put(server: s3_server.Server, name: str, count: int) -> None:
 
 def test_the_command_writes_its_summary_and_ends_well(repository: Path, prefect_api: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flows.retrain", "--repository", str(repository), "--summary", str(tmp_path / "s")]
+    command.append("--also-stale")
     env = {**os.environ, "PREFECT_API_URL": prefect_api}
     done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "s").read_text())["status"] == "nothing new"
-    done = subprocess.run([*command[:-1], str(tmp_path / "t"), "--repository", str(tmp_path)], env=env, check=False)
+    assert json.loads((tmp_path / "s").read_text())["why"] == "the data are those of dvc.lock, and no stage is stale"
+    words = ["--summary", str(tmp_path / "t"), "--repository", str(tmp_path)]
+    done = subprocess.run([*command, *words], env=env, check=False)
     assert done.returncode == 1
     assert json.loads((tmp_path / "t").read_text())["why"].startswith("config: `git rev-parse HEAD`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -75,6 +76,56 @@ def test_what_a_died_run_left_under_runs_goes_along_to_the_next(project: Path) -
     assert moved == died
     assert (moved / "runs/train/checkpoint").exists()
     assert not fresh.exists()
+
+
+LOCAL = """
+[core]
+    checksum_jobs = 2
+[cache]
+    dir = ../../shared
+    type = copy
+['remote "store"']
+    verify = true
+['remote "bucket"']
+    url = s3://bucket/cache
+    credentialpath = ../keys
+"""
+
+
+def test_a_worktree_keeps_all_that_the_checkouts_own_settings_of_dvc_say(project: Path) -> None:
+    from dvc.repo import Repo
+
+    shutil.move(project / ".dvc/cache", project.parent / "shared")
+    (project / ".dvc/config.local").write_text(LOCAL)
+    for _ in range(2):  # one that a died run left has settings already
+        folder = workspaces.worktree(project, "one", "HEAD")
+        settings = Repo(str(folder)).config
+        assert settings["core"]["checksum_jobs"] == 2
+        assert (settings["cache"]["dir"], settings["cache"]["type"]) == (str(project.parent / "shared"), ["copy"])
+        store, bucket = settings["remote"]["store"], settings["remote"]["bucket"]
+        assert (store["url"], store["verify"]) == (str(project.parent / "store"), True)
+        assert (bucket["url"], bucket["credentialpath"]) == ("s3://bucket/cache", str(project / "keys"))
+    assert [step.forecast for step in forecast(folder)] == ["restore"] * 3
+    assert (project / ".dvc/config.local").read_text() == LOCAL
+
+
+@pytest.mark.parametrize("left", ["half made", "half removed", "unknown to git"])
+def test_what_a_killed_run_left_of_a_worktree_is_in_nobodys_way(project: Path, left: str) -> None:
+    for name in ("look", "data-1"):
+        folder = workspaces.worktree(project, name, "HEAD")
+        (folder / "dvc.yaml").unlink()
+        if left == "half made":
+            (project / ".git/worktrees" / name / "locked").write_text("initializing")
+        elif left == "half removed":
+            (folder / ".git").unlink()
+        else:
+            shutil.rmtree(project / ".git/worktrees" / name)
+    fresh = workspaces.worktree(project, "look", "HEAD")
+    assert (fresh / "dvc.yaml").is_file()
+    moved = workspaces.moved(project, fresh, "data-1")
+    assert (moved / "dvc.yaml").is_file()
+    workspaces.give_up(project, moved)
+    assert list((project / "runs/worktrees").iterdir()) == []
 
 
 @pytest.mark.e2e

@@ -91,6 +91,24 @@ def test_trainings_do_not_overlap_and_are_not_cut_off() -> None:
     assert RETRAIN["jobs"]["retrain"]["concurrency"] == {"group": "retrain", "cancel-in-progress": False}
 
 
+def test_a_job_on_our_own_runner_keeps_what_git_ignores_and_tracked_files_are_the_commits() -> None:
+    for job in (job for job in RETRAIN["jobs"].values() if "self-hosted" in job["runs-on"]):
+        checkout, reset = job["steps"][:2]
+        assert checkout["with"]["clean"] is False, "or a job that was cut starts from nothing"
+        assert reset["run"] == "git reset --hard --quiet"
+
+
+def test_what_the_plan_calls_due_is_trained_by_either_way() -> None:
+    commands = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in RETRAIN["jobs"].items()}
+    assert " --also-stale" in commands["retrain"]
+    assert " --param also_stale=true" in commands["deployment"]
+
+
+def test_a_run_that_finds_its_branch_there_has_no_report_and_goes_on() -> None:
+    (upload,) = (step for step in RETRAIN["jobs"]["retrain"]["steps"] if step.get("id") == "report")
+    assert upload["with"]["if-no-files-found"] == "ignore"
+
+
 def test_every_variable_and_secret_of_the_workflows_is_explained() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in [*WORKFLOWS, *ACTIONS])
     asked = set(re.findall(r"\b(?:vars|secrets)\.(\w+)", text))
