@@ -42,6 +42,24 @@ def append(store: RowStore, numbers: Numbers) -> None:
     store.append(keys_of(numbers), values_of(numbers), lengths_of(numbers))
 
 
+def opened(folder: Path) -> RowStore:
+    """Open the store of the reference's rows in ``folder``."""
+    return RowStore.open(folder, "reference")
+
+
+def filled(folder: Path, *parts: range) -> RowStore:
+    """Return a store with a segment for each of ``parts``."""
+    store = opened(folder)
+    for part in parts:
+        append(store, np.array(part))
+    return store
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of that store."""
+    return sorted((folder / "reference").iterdir())
+
+
 def holds(found: Found, numbers: Numbers, known: set[int]) -> None:
     """Check that exactly the rows ``known`` are found among ``numbers``, each with its own values."""
     assert found.mask.tolist() == [number in known for number in numbers.tolist()]
