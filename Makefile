@@ -28,7 +28,7 @@ env: $(INSTALLED) # the environment alone
 repro: $(INSTALLED)
 	@# DVC talks on stdout, of which one line a stage is worth reading; stages and errors talk on stderr.
 	@dvc repro | sed -nuE "s/^(Running stage '[^']*'|Stage '[^']*' is cached|Data and pipelines are up to date).*/\1/p"
-	python -m tasks.core.summary
+	python -m tasks.telemetry.summary
 
 # two workers on two cores: a second thread each would only wait
 test e2e nightly: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)

@@ -14,16 +14,18 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows import command_line, names, pins, workspaces
-from flows.forecast import forecast
-from flows.graph import stages_in_order
+from flows import pins
+from flows.dvc_project.forecast import forecast
+from flows.dvc_project.graph import stages_in_order
+from flows.git_work import workspaces
 from flows.pipeline import RunSettings, close, run_all
+from flows.prefect_ui import command_line, run_names
 from tasks.core.errors import ArtifactError, PipelineError
 
 STAGES = (pins.RESPOND, "winrate", "report")
 
 
-@flow(name="evaluate-only", flow_run_name=names.of_run, persist_result=False)
+@flow(name="evaluate-only", flow_run_name=run_names.of_run, persist_result=False)
 def evaluate_only(
     workspace: Path = Path(),
     opponent: str | None = None,

@@ -15,7 +15,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from flows import artifacts
+from flows.prefect_ui import artifacts
 from tasks.core import paths
 
 ARRIVED = "preference-data.arrived"

@@ -21,7 +21,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from flows import automations
+from flows.prefect_ui import automations
 
 NAME = "dpo: a run fell silent"
 SILENT_S = 600.0  # three heartbeats of the usual frequency, and a restart of the server

@@ -23,7 +23,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
-from flows import automations
+from flows.prefect_ui import automations
 from tasks.core.errors import ConfigError, PipelineError
 
 Labels = dict[str, str | list[str]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.released import ask
+from flows.registry_commands import ask
 from tasks.core import paths
 
 CHAMPION, INIT_ADAPTER = "respond.champion", "train.init_adapter"

@@ -24,9 +24,12 @@ from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 
-from flows import artifacts, command_line, events, names, pins, stages, status, workspaces
-from flows.graph import Stage, stages_in_order
-from flows.status import Outcome
+from flows import events, pins
+from flows.dvc_project import stage_run
+from flows.dvc_project.graph import Stage, stages_in_order
+from flows.dvc_project.outcome import Outcome, summary
+from flows.git_work import workspaces
+from flows.prefect_ui import artifacts, command_line, run_names
 from tasks.core.errors import PipelineError
 
 RETRY_DELAYS_S = [10.0, 60.0, 300.0]
@@ -70,7 +73,7 @@ def run_stage(stage: Stage, workspace: Path, settings: RunSettings) -> State[Out
 
     with lease(stage, settings):
         run_id = str(runtime.flow_run.id or "")
-        outcome = stages.run(stage, workspace, listen, settings.force, settings.timeout_s, run_id=run_id)
+        outcome = stage_run.run(stage, workspace, listen, settings.force, settings.timeout_s, run_id=run_id)
     progress.close(is_done=not outcome.is_failed)
     return as_state(outcome)
 
@@ -94,7 +97,7 @@ def as_state(outcome: Outcome) -> State[Outcome]:
     return Completed(name="Cached" if outcome.is_cached else None, message=message, data=outcome)
 
 
-@flow(name="pipeline", flow_run_name=names.of_run, persist_result=False)
+@flow(name="pipeline", flow_run_name=run_names.of_run, persist_result=False)
 def pipeline(
     workspace: Path = Path(),
     force: bool = False,
@@ -180,7 +183,7 @@ def close(outcomes: list[Outcome], workspace: Path) -> State[Any]:
         return Failed(message=f"stage `{failure.stage}` failed ({failure.kind}): {failure.why}")
     if any(outcome.stage == "register" and outcome.status == "ran" for outcome in outcomes):
         events.tell_release(workspace)
-    return Completed(message=status.summary(outcomes))
+    return Completed(message=summary(outcomes))
 
 
 def main() -> int:

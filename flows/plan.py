@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.forecast import IN_WORDS, Step, forecast
+from flows.dvc_project.forecast import IN_WORDS, Step, forecast
 from tasks.core.errors import PipelineError
 
 
@@ -74,9 +74,9 @@ if __name__ != "__main__":  # the command does without Prefect, which takes long
     from prefect.client.schemas.objects import State
     from prefect.states import Completed, Failed
 
-    from flows import names
+    from flows.prefect_ui import run_names
 
-    @flow(name="plan", flow_run_name=names.of_run, persist_result=False)
+    @flow(name="plan", flow_run_name=run_names.of_run, persist_result=False)
     def plan(workspace: Path = Path()) -> State[Any]:
         """Say what a run of the pipeline would do now, and why, without running anything.
 

@@ -15,12 +15,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import command_line, names
-from flows.released import ask
+from flows.prefect_ui import command_line, run_names
+from flows.registry_commands import ask
 from tasks.core.errors import GateRefused, PipelineError
 
 
-@flow(name="promote", flow_run_name=names.of_deed, persist_result=False)
+@flow(name="promote", flow_run_name=run_names.of_deed, persist_result=False)
 def promote(
     version: str,
     override: str | None = None,

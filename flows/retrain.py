@@ -27,9 +27,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import artifacts, command_line, forecast, incoming, names, publish, released, stages, workspaces
-from flows.graph import stages_in_order
+from flows import registry_commands
+from flows.dvc_project import forecast, new_data, stage_run
+from flows.dvc_project.graph import stages_in_order
+from flows.git_work import publish, workspaces
 from flows.pipeline import RunSettings, bring_up_to_date
+from flows.prefect_ui import artifacts, command_line, run_names
 from tasks.core import paths
 from tasks.core.errors import PipelineError
 from tasks.core.files import digest_of, pretty_json, write_text
@@ -85,7 +88,7 @@ class Result:
     report: str = ""
 
 
-@flow(name="retrain", flow_run_name=names.of_run, persist_result=False)
+@flow(name="retrain", flow_run_name=run_names.of_run, persist_result=False)
 def retrain(
     repository: Path = Path(),
     minimum_new_pairs: int = 100,
@@ -138,8 +141,8 @@ def find(
         workspaces.give_up(repository, left)  # of a run that died; of an older commit nobody would ask for it
     start = workspaces.git(repository, "rev-parse", "HEAD")
     fresh = workspaces.worktree(repository, f"look-{start[:12]}", start)
-    incoming.update(fresh, say)
-    version = incoming.look(fresh)
+    new_data.update(fresh, say)
+    version = new_data.look(fresh)
     key, stale = _stale(fresh, version) if also_stale else (version.name, ())
     if not version.is_new and not stale:
         workspaces.give_up(repository, fresh)
@@ -164,12 +167,12 @@ def find(
     return Batch(version.name, worktree, begun["new_pairs"], begun["champion"], key, stale)
 
 
-def _stale(workspace: Path, version: incoming.Version) -> tuple[str, tuple[str, ...]]:
+def _stale(workspace: Path, version: new_data.Version) -> tuple[str, tuple[str, ...]]:
     """Return the key of a run, and the stages that are stale for other reasons than new data.
 
     Where the data are new, all that reads them is stale: then a stage's own code, params and command have to say.
     """
-    digest, changed = forecast.own_inputs(workspace, incoming.INGEST)
+    digest, changed = forecast.own_inputs(workspace, new_data.INGEST)
     if not version.is_new:
         changed = tuple(step.stage for step in forecast.forecast(workspace) if step.is_stale)
     return (digest_of(version.name + digest)[: len(version.name)] if changed else version.name), changed
@@ -183,16 +186,16 @@ def _begin(worktree: Path, minimum: int, key: str, known: set[str] | None) -> No
     new, champion = 0, None
     if known is not None:
         _ingest(worktree)
-        new = len(incoming.pair_ids(worktree) - known)
-        champion = released.champion(worktree) if new >= minimum else None
+        new = len(new_data.pair_ids(worktree) - known)
+        champion = registry_commands.champion(worktree) if new >= minimum else None
     write_text(worktree / START, pretty_json({"key": key, "new_pairs": new, "champion": champion}))
 
 
 def _ingest(worktree: Path) -> None:
     say = get_run_logger().info
     for stage in stages_in_order(worktree):
-        if stage.name == incoming.INGEST:
-            if (outcome := stages.run(stage, worktree, say, run_id=str(runtime.flow_run.id or ""))).is_failed:
+        if stage.name == new_data.INGEST:
+            if (outcome := stage_run.run(stage, worktree, say, run_id=str(runtime.flow_run.id or ""))).is_failed:
                 raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
             break
 
@@ -200,13 +203,13 @@ def _ingest(worktree: Path) -> None:
 def _known(repository: Path, worktree: Path, prefix: str, asks_origin: bool) -> set[str]:
     """Return the ids of the pairs that were trained on: by dvc.lock of HEAD, and by those of unmerged branches."""
     say = get_run_logger().info
-    known, seen = incoming.known_pair_ids(worktree, say), {"", incoming.pairs_locked(repository, "HEAD")}
+    known, seen = new_data.known_pair_ids(worktree, say), {"", new_data.pairs_locked(repository, "HEAD")}
     for commit, branch in publish.unmerged(repository, prefix, asks_origin).items():
-        if (locked := incoming.pairs_locked(repository, commit)) in seen:
+        if (locked := new_data.pairs_locked(repository, commit)) in seen:
             continue
         seen.add(locked)
         place = workspaces.worktree(repository, f"look-{commit[:12]}", commit)
-        known |= incoming.known_pair_ids(place, say, f"the unmerged branch {branch}")
+        known |= new_data.known_pair_ids(place, say, f"the unmerged branch {branch}")
         workspaces.give_up(repository, place)
     return known
 

@@ -13,11 +13,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows import command_line, names
+from flows.prefect_ui import command_line, run_names
 from flows.promote import of_deed
 
 
-@flow(name="rollback", flow_run_name=names.of_deed, persist_result=False)
+@flow(name="rollback", flow_run_name=run_names.of_deed, persist_result=False)
 def rollback(name: str, reason: str, leave: str | None = None, workspace: Path = Path()) -> State[Any]:
     """Move the alias `champion` back to the version that it named before.
 

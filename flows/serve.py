@@ -18,8 +18,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL
 
-from flows import automations, liveness
-from flows.stages import environment
+from flows import liveness
+from flows.dvc_project.stage_run import environment
+from flows.prefect_ui import automations
 
 POOL, LIMIT = "box", "gpu"
 DEPLOYMENTS = Path(__file__).resolve().parents[1] / "infra" / "prefect.yaml"

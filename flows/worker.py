@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from flows.supervisor import adopt_orphans, descendants, end_with_parent, processes, send
+from flows.process_tree.supervisor import adopt_orphans, descendants, end_with_parent, processes, send
 
 RUNS_GRACE_S = 100.0  # a checkpoint's 20 s, the stages' 10 s, and the server's patience; compose allows 150 s
 _LEFT_GRACE_S = 40.0
@@ -107,7 +107,7 @@ def tell_lost(runs: Iterable[str]) -> None:
     from prefect.exceptions import PrefectException
     from prefect.states import Crashed
 
-    from flows import automations
+    from flows.prefect_ui import automations
 
     message = "its worker was killed, and it could not tell its own end"
     with automations.server("it will mark runs crashed itself when they were silent for long") as client:

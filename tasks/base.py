@@ -17,13 +17,14 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.core import log, paths
+from tasks.core import paths
 from tasks.core.errors import ConfigError, DataError, NetworkError
 from tasks.core.files import atomic_folder, digest_of, pretty_json, sha256_file, write_text
-from tasks.core.log import progress
 from tasks.core.params import check
-from tasks.core.stage import door
-from tasks.demo.model import DemoModelConfig, train_demo_model
+from tasks.demo.model.model import DemoModelConfig, train_demo_model
+from tasks.launch.stage import door
+from tasks.telemetry import log
+from tasks.telemetry.log import progress
 
 DEMO = "demo"
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")

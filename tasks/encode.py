@@ -26,18 +26,19 @@ from tasks.core.files import (
     verify_manifest,
     write_text,
 )
-from tasks.core.log import get_logger, progress
 from tasks.core.params import load_section
-from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.stage import door, note
-from tasks.pairs.cache import TokenWriter
-from tasks.pairs.encoding import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches, to_tokens
-from tasks.pairs.prompts import PromptWriter
-from tasks.pairs.recall import LOOKUP, RecallingEncoder, encoding_identity
-from tasks.pairs.schema import Pair
-from tasks.pairs.store import count_pairs, stored_pairs
-from tasks.pairs.tally import Tally
+from tasks.launch.stage import door
+from tasks.pairs.encoding.encoder import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches, to_tokens
+from tasks.pairs.encoding.prompts import PromptWriter
+from tasks.pairs.encoding.recall import LOOKUP, RecallingEncoder, encoding_identity
+from tasks.pairs.encoding.tally import Tally
+from tasks.pairs.record.pair import Pair
+from tasks.pairs.record.parquet import count_pairs, stored_pairs
+from tasks.pairs.tokens.token_cache import TokenWriter
+from tasks.rowstore.row_store import RowStore
+from tasks.telemetry.log import get_logger, progress
+from tasks.telemetry.receipts import note
 
 _log = get_logger(__name__)
 

@@ -16,17 +16,18 @@ from typing import IO, Any, Literal
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, pretty_json, write_text
-from tasks.core.log import get_logger, progress
 from tasks.core.params import check
-from tasks.core.stage import door, note
-from tasks.demo.pairs import demo_rows
-from tasks.pairs.formats import RawRow
-from tasks.pairs.intake import Intake, Scalar
-from tasks.pairs.schema import Columns, Pair, Rejection
-from tasks.pairs.settle import HELD_OUT, Sorted, sort_pairs, within_limit
-from tasks.pairs.sources import Source, find_sources
-from tasks.pairs.split import check_sides, is_held_out
-from tasks.pairs.store import PairWriter
+from tasks.demo.preferences.preferences import demo_rows
+from tasks.launch.stage import door
+from tasks.pairs.ingestion.formats import RawRow
+from tasks.pairs.ingestion.intake import Intake, Scalar
+from tasks.pairs.ingestion.settle import HELD_OUT, Sorted, sort_pairs, within_limit
+from tasks.pairs.ingestion.sources import Source, find_sources
+from tasks.pairs.ingestion.split import check_sides, is_held_out
+from tasks.pairs.record.pair import Columns, Pair, Rejection
+from tasks.pairs.record.parquet import PairWriter
+from tasks.telemetry.log import get_logger, progress
+from tasks.telemetry.receipts import note
 
 _SPILL = "spill.parquet"
 

@@ -20,23 +20,27 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from tasks.core import log, paths, ranks
+from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, pretty_json, write_text
 from tasks.core.params import load_params, load_section
 from tasks.core.paths import ADAPTER as WRITTEN_BY_TRAIN  # refused as an input, so that it is no dep
-from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.stage import door, note
-from tasks.dpo.adapter_files import FOLDER, KEY, AdapterFiles
-from tasks.dpo.blocks import completion_tokens
-from tasks.dpo.devices import accelerator, all_done
-from tasks.dpo.refcache import Known, ScoredPairs, Scoring
-from tasks.dpo.rowkeys import ReferenceIdentity, compute_identity
-from tasks.pairs.cache import TokenPairs, open_tokens
-from tasks.registry.pinned import PREFIX, read_pinned
-from tasks.registry.store import open_store
+from tasks.dpo.dataset.blocks import completion_tokens
+from tasks.dpo.dataset.scored_pairs import ScoredPairs
+from tasks.dpo.model.adapter_files import FOLDER, KEY, AdapterFiles
+from tasks.dpo.model.distributed import accelerator, all_done
+from tasks.dpo.reference.reference_pass import Known, Scoring
+from tasks.dpo.reference.row_identity import ReferenceIdentity, compute_identity
+from tasks.launch.launcher import relaunch_on_all_gpus
+from tasks.launch.stage import door
+from tasks.pairs.tokens.token_cache import TokenPairs, open_tokens
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.versions.pinned import PREFIX, read_pinned
+from tasks.rowstore.row_store import RowStore
+from tasks.telemetry import log
+from tasks.telemetry.receipts import note
 
 SPLITS = ("train", "test")
 _log = log.get_logger(__name__)
@@ -125,9 +129,9 @@ def _inputs(pinned: BaseModel, adapter: AdapterFiles | None, splits: dict[str, T
 
 def _load(base: Path, adapter: AdapterFiles | None, device: Any, runtime: RuntimeConfig) -> Any:
     """Load the reference model, its files checked."""
-    from tasks.dpo.adapter_source import load_adapter  # with transformers and PEFT, which take seconds to import
-    from tasks.dpo.policy import load_base
-    from tasks.dpo.sharding import is_wanted
+    from tasks.dpo.model.adapter_loading import load_adapter  # with transformers and PEFT, which take seconds to import
+    from tasks.dpo.model.base_loading import load_base
+    from tasks.dpo.model.sharding import is_wanted
 
     model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime, device))
     if adapter is None:
@@ -196,7 +200,7 @@ def find_adapter(params: Path) -> AdapterFiles | None:
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
-    ranks.relaunch_on_all_gpus("reference")
+    relaunch_on_all_gpus("reference")
     with door("reference", ReferenceConfig) as config:
         runtime = load_section(paths.PARAMS, "runtime", RuntimeConfig)
         rows = RowStore.open(runtime.row_store, "reference") if runtime.row_store else None

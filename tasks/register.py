@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.core import paths
-from tasks.core.bucket import SCHEME
 from tasks.core.errors import GateRefused
 from tasks.core.files import atomic_folder, pretty_json, write_text
-from tasks.core.log import get_logger
 from tasks.core.params import check
-from tasks.core.stage import door, note
-from tasks.registry import collect, lineage, names, release
-from tasks.registry.collect import Sources
-from tasks.registry.gate import GateConfig
-from tasks.registry.lineage import Origin
-from tasks.registry.registry import Registry
-from tasks.registry.release import Release
-from tasks.registry.store import open_store
+from tasks.launch.stage import door
+from tasks.object_store.bucket import SCHEME
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.log import names
+from tasks.registry.release import candidate, lineage, release
+from tasks.registry.release.candidate import Sources
+from tasks.registry.release.lineage import Origin
+from tasks.registry.release.release import Release
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.versions.registry import Registry
+from tasks.telemetry.log import get_logger
+from tasks.telemetry.receipts import note
 
 log = get_logger("tasks.register")  # run as a module its __name__ would be __main__
 
@@ -82,10 +84,10 @@ def run(sources: Sources, out: Path, config: RegisterConfig, origin: Origin, par
         NetworkError: The registry's server does not answer; run again.
         GateRefused: Promotion is required and was refused; version and ``out`` are written.
     """
-    identity, evidence = collect.identify(sources)
-    candidate = collect.gather(sources, identity, params, lineage.trace(origin, params))
+    identity, evidence = candidate.identify(sources)
+    gathered = candidate.gather(sources, identity, params, lineage.trace(origin, params))
     registry = Registry(open_store(config.root, config.encryption, config.kms_key), config.name)
-    done = release.register(registry, candidate, evidence, config.alias, config.gate)
+    done = release.register(registry, gathered, evidence, config.alias, config.gate)
     _write(out, config, done, dataclasses.asdict(identity))
     _tell(config, done)
     if config.require_promotion and not done.is_promoted:

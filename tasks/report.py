@@ -13,19 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core import log, paths
+from tasks.core import paths
 from tasks.core.files import atomic_folder, write_text
 from tasks.core.params import check, load_params
-from tasks.core.stage import door
-from tasks.page.answers import read_answers
+from tasks.launch.stage import door
 from tasks.page.card import model_card
-from tasks.page.data import read_data
-from tasks.page.evidence import read_evidence
 from tasks.page.facts import Facts
-from tasks.page.lineage import read_base, read_lineage
-from tasks.page.training import read_training
+from tasks.page.readers.read_answers import read_answers
+from tasks.page.readers.read_data import read_data
+from tasks.page.readers.read_evidence import read_evidence
+from tasks.page.readers.read_lineage import read_base, read_lineage
+from tasks.page.readers.read_training import read_training
 from tasks.page.webpage import render
 from tasks.page.words import verdict
+from tasks.telemetry import log
 
 _log = log.get_logger(__name__)
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from tasks.core import log, paths, provenance, ranks
+from tasks.core import paths, ranks
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError
 from tasks.core.files import (
@@ -44,13 +44,17 @@ from tasks.core.files import (
 )
 from tasks.core.params import check, load_params, load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.stage import door, note
-from tasks.dpo import generate, sharding
-from tasks.dpo.devices import accelerator, all_done
-from tasks.dpo.generate import SIDES, Completion, Request, Sampling, Side
-from tasks.dpo.policy import load_base
-from tasks.registry.pinned import PinnedAdapter, read_pinned
-from tasks.registry.store import open_store
+from tasks.dpo.generation import sampling
+from tasks.dpo.generation.sampling import SIDES, Completion, Request, Sampling, Side
+from tasks.dpo.model import sharding
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.model.distributed import accelerator, all_done
+from tasks.launch.launcher import relaunch_on_all_gpus
+from tasks.launch.stage import door
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.versions.pinned import PinnedAdapter, read_pinned
+from tasks.telemetry import log, provenance
+from tasks.telemetry.receipts import note
 
 CHAMPION_KEY = "respond.champion"
 GUARD_PROMPTS = 8  # on which the adapter's effect on the logits is measured
@@ -133,9 +137,9 @@ def run(
     if champion:
         champion.refuse_other_base(pinned.digest, CHAMPION_KEY)
         inputs["champion"] = champion.digest
-    sides = (*SIDES, generate.CHAMPION) if champion else SIDES
+    sides = (*SIDES, sampling.CHAMPION) if champion else SIDES
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
-    sampling = _sampling(config, read_json(folders.tokens / "template.json"))
+    draws = _sampling(config, read_json(folders.tokens / "template.json"))
     device = accelerator(runtime)
     cut = sharding.is_wanted(runtime, device)
     policy = sharding.place(_load_policy(pinned, folders, device.device, champion, cut), device, runtime)
@@ -145,15 +149,15 @@ def run(
         for row in prompts
         for sample in range(config.samples_per_prompt)
     ]
-    batches = generate.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
+    batches = sampling.plan_batches(requests, config.max_new_tokens, config.batch_tokens)
     kind = str(device.device.type)
     work = folders.runs / _fingerprint(inputs, config, f"{pinned.dtype_on(kind)} on {kind}")
-    own = _answer(policy, batches, sampling, sides, pinned.load_tokenizer(), work)
+    own = _answer(policy, batches, draws, sides, pinned.load_tokenizer(), work)
     shards = _gather_on_main(own)
     metrics: dict[str, Any] = {}
     delta = 0.0
     if shards is not None or cut:
-        delta = generate.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
+        delta = sampling.max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
     if shards is not None:
         rows = [row for shard in shards for row in shard]
         answers = merge(rows, prompts, sides, config.samples_per_prompt)
@@ -211,7 +215,7 @@ def _load_policy(
         if champion:
             with tempfile.TemporaryDirectory() as folder:
                 champion.write(Path(folder))
-                policy.load_adapter(folder, generate.CHAMPION)
+                policy.load_adapter(folder, sampling.CHAMPION)
         return policy.eval()
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         reason = f"the adapter in {folders.adapter} does not fit the base model ({error})"
@@ -230,14 +234,14 @@ def _check_context(prompts: list[Row], context: int | None, max_new_tokens: int)
 
 def _fingerprint(inputs: Row, config: RespondConfig, device: str) -> str:
     """Name everything that unfinished work depends on, the generating code and its libraries too."""
-    code = sha256_file(Path(generate.__file__))
+    code = sha256_file(Path(sampling.__file__))
     return digest_of([inputs, dataclasses.asdict(config), device, code, provenance.versions()])[:16]
 
 
 def _answer(
     policy: Any,
     batches: list[list[Request]],
-    sampling: Sampling,
+    draws: Sampling,
     sides: Sequence[Side],
     tokenizer: Any,
     work: Path,
@@ -250,11 +254,11 @@ def _answer(
     idle = _most_over_ranks(len(left)) - len(left) if in_step else 0
     tokens, began = 0, time.monotonic()
     for done, batch in log.progress(left, "answering", total=len(left), unit="batch"):
-        completions = [c for side in sides for c in generate.generate_batch(policy, batch, sampling, side, in_step)]
+        completions = [c for side in sides for c in sampling.generate_batch(policy, batch, draws, side, in_step)]
         tokens += sum(len(completion.ids) for completion in completions)
         write_text(done, canonical_json([_row(completion, tokenizer) for completion in completions]))
     for side in list(sides) * idle:  # the other ranks need this one's part of the weights
-        generate.generate_batch(policy, batches[-1][-1:], sampling, side, in_step)
+        sampling.generate_batch(policy, batches[-1][-1:], draws, side, in_step)
     note(generated_tokens=tokens, generated_tokens_per_s=round(tokens / (time.monotonic() - began), 1))
     return [row for done in files for row in read_json(done)]
 
@@ -348,7 +352,7 @@ def find_champion(config: RespondConfig) -> PinnedAdapter | None:
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
-    ranks.relaunch_on_all_gpus("respond")
+    relaunch_on_all_gpus("respond")
     with door("respond", RespondConfig) as config:
         run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig), find_champion(config))
 

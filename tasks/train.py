@@ -18,24 +18,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.core import log, paths, ranks
+from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.stage import door, note
-from tasks.dpo import sharding
-from tasks.dpo.adapter_files import FOLDER, AdapterFiles
-from tasks.dpo.adapter_source import load_adapter
-from tasks.dpo.devices import accelerator, all_done
-from tasks.dpo.metrics import SUMS
-from tasks.dpo.policy import attach_lora, load_base, save_adapter
-from tasks.dpo.refcache import ScoredPairs, open_scored
-from tasks.dpo.settings import TrainConfig
-from tasks.dpo.trackers import open_trackers
-from tasks.dpo.trainer import Curve, TrainResult, train
-from tasks.pairs.cache import open_tokens
+from tasks.dpo.dataset.scored_pairs import ScoredPairs, open_scored
+from tasks.dpo.model import sharding
+from tasks.dpo.model.adapter import attach_lora
+from tasks.dpo.model.adapter_files import FOLDER, AdapterFiles
+from tasks.dpo.model.adapter_loading import load_adapter
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.model.distributed import accelerator, all_done
+from tasks.dpo.objective.metrics import SUMS
+from tasks.dpo.telemetry.trackers import open_trackers
+from tasks.dpo.training.adapter_saving import save_adapter
+from tasks.dpo.training.train_config import TrainConfig
+from tasks.dpo.training.trainer import Curve, TrainResult, train
+from tasks.launch.launcher import relaunch_on_all_gpus
+from tasks.launch.stage import door
+from tasks.pairs.tokens.token_cache import open_tokens
+from tasks.telemetry import log
+from tasks.telemetry.receipts import note
 
 _log = log.get_logger(__name__)
 _DIGITS = 8  # significant digits in metrics and curves
@@ -139,7 +144,7 @@ def _round(value: float) -> float:
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
-    ranks.relaunch_on_all_gpus("train")
+    relaunch_on_all_gpus("train")
     with door("train", TrainConfig) as config:
         run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
 

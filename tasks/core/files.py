@@ -47,6 +47,12 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def code_digest(*rooms: Path) -> str:
+    """Return one digest over the names and bytes of all Python files in folders of code: it changes with any edit."""
+    files = {f"{room.name}/{path.relative_to(room).as_posix()}": path for room in rooms for path in room.rglob("*.py")}
+    return digest_of({name: sha256_file(path) for name, path in files.items()})
+
+
 def canonical_json(value: Any) -> str:
     """Return ``value`` as JSON with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

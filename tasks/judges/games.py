@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tasks.core.log import progress
 from tasks.judges.protocol import MISSING, Answer, Item, Judge, Opinion, Order, Status
+from tasks.telemetry.log import progress
 
 ORDERS: tuple[Order, ...] = ("AB", "BA")
 _AT_ONCE = 64  # items handed to a judge in one call, so that progress shows

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer{more}
 tokenizer = AutoTokenizer.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "models/adapter")  # or where you pulled the version to
 """
-# as tasks/dpo/quantised.py loads it
+# as tasks/dpo/model/quantization.py loads it
 _FOUR_BITS = """\
 four_bits = BitsAndBytesConfig(
     load_in_4bit=True,

@@ -15,9 +15,9 @@ import sys
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import explain_os_error
-from tasks.registry.commands import COMMANDS
-from tasks.registry.keeping import DAYS
-from tasks.registry.names import CHAMPION
+from tasks.registry.cli.commands import COMMANDS
+from tasks.registry.log.names import CHAMPION
+from tasks.registry.release.retention import DAYS
 
 PINNED = ("respond.champion", "train.init_adapter")
 _VERSION = "NAME@champion, NAME@v3, NAME@<8 or more digits of the digest>; NAME alone is NAME@champion"

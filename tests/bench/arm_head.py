@@ -48,7 +48,7 @@ def plain(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 def chunked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Ours for any head: a chunk at a time, its logits computed again in backward."""
-    from tasks.dpo.head import GeneralHead
+    from tasks.dpo.scoring.head import GeneralHead
 
     module = torch.nn.Linear(*weight.t().shape, bias=False, device="meta")
     module.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -57,7 +57,7 @@ def chunked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 def two_product(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Ours for a frozen head: the gradient with respect to the hidden state is made with the forward."""
-    from tasks.dpo.head import FrozenHead
+    from tasks.dpo.scoring.head import FrozenHead
 
     return FrozenHead(weight).score(hidden, labels).logp_N
 

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.mixed import mix
-from tasks.dpo.plan import Plan
-from tasks.dpo.policy import LoraSettings, attach_lora, save_adapter
-from tasks.dpo.preference import ObjectiveConfig
-from tasks.dpo.refcache import ScoredPairs, reference_logps
-from tasks.dpo.settings import TrainConfig
-from tasks.dpo.trainer import train
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.capacity.step_plan import Plan
+from tasks.dpo.dataset.scored_pairs import ScoredPairs
+from tasks.dpo.model.adapter import LoraSettings, attach_lora
+from tasks.dpo.model.cpu_bfloat16 import mix
+from tasks.dpo.objective.pair_loss import ObjectiveConfig
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.adapter_saving import save_adapter
+from tasks.dpo.training.train_config import TrainConfig
+from tasks.dpo.training.trainer import train
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.bench.job import Job, Outcome, serve
 from tests.bench.measure import BF16, StepClock, forget_peak, peak_bytes, synchronise, versions
 from tests.bench.mechanisms import Setup, switched_off

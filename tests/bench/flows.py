@@ -19,7 +19,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.graph import stages_in_order
+from flows.dvc_project.graph import stages_in_order
 from tests.conftest import ROOT
 from tests.flows import prefect_server
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo import step
-from tasks.dpo.logps import Mechanisms
+from tasks.dpo.scoring.scorer import Mechanisms
+from tasks.dpo.training import step
 
 
 @dataclasses.dataclass(frozen=True)

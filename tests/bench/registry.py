@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from tasks.registry.deeds import PROMOTE, Deed
-from tasks.registry.folder import FolderStore
-from tasks.registry.gate import GateConfig
-from tasks.registry.history import History
-from tasks.registry.reading import _rows
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
+from tasks.registry.cli.look import _rows
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.log.entries import PROMOTE, Deed
+from tasks.registry.log.history import History
+from tasks.registry.release.release import register
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, scores_of
 
 REPEATS = 20

@@ -22,8 +22,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
+from tasks.rowstore.row_store import RowStore
 from tests.bench.measure import peak_bytes
 from tests.conftest import ROOT
 
@@ -34,7 +34,8 @@ def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     """Return the seconds of both stages over ``pairs`` pairs, over a hundredth more, and over those again."""
     from tasks import base, reference
     from tasks.core.params import load_section
-    from tasks.dpo import adapter_source, logps  # noqa: F401 imported before the clock starts
+    from tasks.dpo.model import adapter_loading  # noqa: F401 imported before the clock starts
+    from tasks.dpo.scoring import scorer  # noqa: F401 imported before the clock starts
 
     params = folder / "params.yaml"
     runtime = RuntimeConfig(device="cpu")

@@ -18,8 +18,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tasks.dpo.objectives import length_desensitised_weights
-from tasks.dpo.preference import ObjectiveConfig, PairLoss, PairScores
+from tasks.dpo.objective.losses import length_desensitised_weights
+from tasks.dpo.objective.pair_loss import ObjectiveConfig, PairLoss, PairScores
 
 VOCABULARY = 61
 DIVERGENCES = {

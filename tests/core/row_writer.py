@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as _  # noqa: F401 the first append shall not have to wait for it
 
-from tasks.core import rowstore
-from tasks.core.rowstore import Found, RowStore
+from tasks.rowstore import row_store as rowstore
+from tasks.rowstore.row_store import Found, RowStore
 
 Numbers = npt.NDArray[np.int64]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import provenance
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, sha256_file
+from tasks.telemetry import provenance
 
 DIGEST = "d" * 64
 

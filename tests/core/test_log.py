@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tasks.core import log
+from tasks.telemetry import log
 from tests.conftest import ROOT
 
 SCRIPT = """
 import dataclasses, logging, sys, warnings
-from tasks.core import log
+from tasks.telemetry import log
 from tasks.core.errors import DataError
-from tasks.core.stage import door
+from tasks.launch.stage import door
 
 @dataclasses.dataclass(frozen=True)
 class Owner:

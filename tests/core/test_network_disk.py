@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.core import rowstore, segments
 from tasks.core.files import explain_os_error
+from tasks.rowstore import row_store as rowstore
+from tasks.rowstore import segment as segments
 from tests.core.row_writer import append, files, filled, holds, keys_of, opened
 
 

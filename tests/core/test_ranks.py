@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from tasks.core import ranks
+from tasks.launch import launcher
 from tests.conftest import ROOT
 
 FOLDER = Path("runs/receipts")
@@ -59,8 +60,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, *runs: Callable[[], BaseException 
         if error := left.pop(0)():
             raise error
 
-    monkeypatch.setattr(ranks, "_run_ranks", run_ranks)
-    code = ranks.launch("ingest", 3)
+    monkeypatch.setattr(launcher, "_run_ranks", run_ranks)
+    code = launcher.launch("ingest", 3)
     assert not left, "it was not started again"
     return code
 
@@ -227,9 +228,11 @@ RANKS = """
 import dataclasses, os, time
 from datetime import timedelta
 import torch.distributed as dist
-from tasks.core import log, ranks
+from tasks.core import ranks
+from tasks.launch import launcher
+from tasks.telemetry import log
 from tasks.core.errors import DataError, NetworkError
-from tasks.core.stage import door
+from tasks.launch.stage import door
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
@@ -242,11 +245,11 @@ with door("ingest", Owner) as config:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     dist.barrier()
     if ranks.rank() == 1:
-        log.get_logger("tasks.dpo.budget").warning("memory ran out")
+        log.get_logger("tasks.dpo.capacity.budget").warning("memory ran out")
         raise NetworkError("the store does not answer", "run again")
     dist.barrier()
 """
-PROGRAM = "import sys; from tasks.core import ranks; sys.exit(ranks.launch('ingest', 2))"
+PROGRAM = "import sys; from tasks.launch import launcher; sys.exit(launcher.launch('ingest', 2))"
 
 
 def two_ranks(root: Path, how: str, *words: str) -> tuple[int, list[str]]:

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core import rowstore, segments
 from tasks.core.errors import ConfigError
 from tasks.core.files import explain_os_error, sha256_file
-from tasks.core.rowstore import RowStore
+from tasks.rowstore import row_store as rowstore
+from tasks.rowstore import segment as segments
+from tasks.rowstore.row_store import RowStore
 from tests.conftest import ROOT
 from tests.core.row_writer import append, files, filled, holds, keys_of, opened
 from tests.small_disk import fill, small_disk
@@ -325,7 +326,7 @@ def test_memory_is_that_of_the_answer_not_of_the_store(tmp_path: Path):
 import sys
 import numpy as np
 from pathlib import Path
-from tasks.core.rowstore import RowStore
+from tasks.rowstore.row_store import RowStore
 def peak():  # of this very process: what getrusage tells begins with that of its parent
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) // 1024

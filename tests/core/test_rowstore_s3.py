@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.core import rowstore
 from tasks.core.errors import NetworkError, StorageError
-from tasks.core.rowstore import RowStore
+from tasks.rowstore import row_store as rowstore
+from tasks.rowstore.row_store import RowStore
 from tests import s3_server
 from tests.core.row_writer import append, holds, keys_of
 from tests.s3_server import Server

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core import errors, log, ranks
-from tasks.core.stage import door, note
+from tasks.core import errors, ranks
+from tasks.launch.stage import door
+from tasks.telemetry import log
+from tasks.telemetry.receipts import note
 from tests.conftest import ROOT
 from tests.small_disk import fill, small_disk
 
@@ -238,5 +240,5 @@ def test_progress_yields_every_item_and_shows_a_bar(capsys: pytest.CaptureFixtur
 
 
 def test_the_door_alone_loads_no_torch():
-    code = "import sys, tasks.core.stage, tasks.core.base_model; sys.exit('torch' in sys.modules)"
+    code = "import sys, tasks.launch.stage, tasks.core.base_model; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError
-from tasks.demo.model import build_model, cut_batches, mean_loss, train_demo_model
-from tasks.demo.talks import LESSON, corpus, held_out
-from tasks.demo.vocabulary import END, PAD, Row, encode_talk, train_tokenizer
-from tasks.demo.world import NAMES, PRODUCTS, TOPIC_WORDS, topic_words
+from tasks.demo.model.model import build_model, cut_batches, mean_loss, train_demo_model
+from tasks.demo.model.talks import LESSON, corpus, held_out
+from tasks.demo.model.vocabulary import END, PAD, Row, encode_talk, train_tokenizer
+from tasks.demo.world.world import NAMES, PRODUCTS, TOPIC_WORDS, topic_words
 from tests.demo.tiny_demo import TINY, tiny
 
 

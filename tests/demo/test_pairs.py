@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.core.params import load_section
-from tasks.demo.pairs import demo_rows
-from tasks.demo.replies import CURT_PHRASES, EMPATHY, FAULTS, OWNERSHIP
-from tasks.demo.world import NAMES, PROBLEMS, PRODUCTS, TOPIC_WORDS, topic_words
+from tasks.demo.preferences.preferences import demo_rows
+from tasks.demo.world.replies import CURT_PHRASES, EMPATHY, FAULTS, OWNERSHIP
+from tasks.demo.world.world import NAMES, PROBLEMS, PRODUCTS, TOPIC_WORDS, topic_words
 from tasks.judges.protocol import Answer
 from tasks.judges.rules import RuleJudge
 from tasks.winrate import WinrateConfig
@@ -107,7 +107,7 @@ def test_each_way_to_fail_is_frequent(rows: list[dict[str, Any]]) -> None:
 
 
 def test_replies_use_a_topic_word_only_to_name_the_topic() -> None:
-    from tasks.demo import replies
+    from tasks.demo.world import replies
 
     fixed = [*replies.CLOSINGS, *replies.DISMISSALS, *replies.DIGRESSIONS, *replies.VAGUE_OPENINGS]
     fixed += [*replies.VAGUE_BODIES, *replies.VAGUE_ENDINGS, *replies.OPENINGS, *replies.PROMISES, *replies.BLAME]

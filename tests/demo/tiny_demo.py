@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tasks.demo.model import DemoModelConfig
+from tasks.demo.model.model import DemoModelConfig
 
 TINY = DemoModelConfig(
     vocabulary=400,

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.core.errors import Preempted
-from tasks.core.rowstore import RowStore
-from tasks.dpo import blocks
-from tasks.dpo.refcache import Known, Scoring
-from tasks.dpo.rowkeys import ReferenceIdentity
+from tasks.dpo.dataset import blocks
+from tasks.dpo.reference.reference_pass import Known, Scoring
+from tasks.dpo.reference.row_identity import ReferenceIdentity
+from tasks.rowstore.row_store import RowStore
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(17)

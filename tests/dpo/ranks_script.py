@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from tasks.core.errors import ConfigError, Preempted
-from tasks.dpo import attention
-from tasks.dpo.checkpoint import newest_checkpoint
-from tasks.dpo.policy import LoraSettings
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import TrainResult
+from tasks.dpo.model.adapter import LoraSettings
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.scoring import attention
+from tasks.dpo.training.checkpoint import newest_checkpoint
+from tasks.dpo.training.trainer import TrainResult
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(17)  # steps of 8, 8 and 1: in the last one a second rank has nothing to do

@@ -20,19 +20,19 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tasks.core.errors import Preempted
-from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo import blocks
-from tasks.dpo.layers import decoder_layers
-from tasks.dpo.memory import bytes_of
-from tasks.dpo.mixed import mix
-from tasks.dpo.policy import LoraSettings
-from tasks.dpo.refcache import Known, Scoring, reference_logps
-from tasks.dpo.rowkeys import ReferenceIdentity
-from tasks.dpo.settings import ReferenceUpdate
-from tasks.dpo.sharding import is_sharded, shard_frozen
-from tasks.dpo.trainer import train
-from tasks.pairs.cache import TokenPairs
+from tasks.dpo.capacity.memory import bytes_of
+from tasks.dpo.dataset import blocks
+from tasks.dpo.model.adapter import LoraSettings
+from tasks.dpo.model.anatomy import decoder_layers
+from tasks.dpo.model.cpu_bfloat16 import mix
+from tasks.dpo.model.sharding import is_sharded, shard_frozen
+from tasks.dpo.reference.reference_pass import Known, Scoring, reference_logps
+from tasks.dpo.reference.row_identity import ReferenceIdentity
+from tasks.dpo.training.train_config import ReferenceUpdate
+from tasks.dpo.training.trainer import train
+from tasks.pairs.tokens.token_cache import TokenPairs
+from tasks.rowstore.row_store import RowStore
 from tests.dpo import tiny
 
 PAIRS, HELD_OUT = tiny.pairs(17), tiny.pairs(7, 99)  # the last step is one pair: a rank passes over it for nothing

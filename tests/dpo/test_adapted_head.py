@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.dpo.head import FrozenHead, GeneralHead
-from tasks.dpo.logps import Scorer
-from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
+from tasks.dpo.scoring.head import FrozenHead, GeneralHead
+from tasks.dpo.scoring.scorer import Scorer
 from tests.dpo import tiny
 
 ADAPTED = LoraSettings(rank=4, alpha=8, target_modules=("q_proj", "down_proj", "lm_head"))

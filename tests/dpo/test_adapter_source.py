@@ -13,12 +13,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import ArtifactError, ConfigError
-from tasks.dpo import policy as policies
-from tasks.dpo.adapter_files import CONFIG, WEIGHTS, AdapterFiles
-from tasks.dpo.adapter_source import load_adapter
-from tasks.dpo.policy import LoraSettings, adapter_parameters
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import train
+from tasks.dpo.model import base_loading as policies
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.model.adapter_files import CONFIG, WEIGHTS, AdapterFiles
+from tasks.dpo.model.adapter_loading import load_adapter
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.trainer import train
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(9)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError
-from tasks.dpo.budget import Budget, is_out_of_memory, within
+from tasks.dpo.capacity.budget import Budget, is_out_of_memory, within
 
 
 class Limited(torch.nn.Linear):

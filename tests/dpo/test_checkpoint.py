@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from tasks.core.errors import Preempted
-from tasks.dpo.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from tasks.dpo.policy import LoraSettings, adapter_parameters
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(14)  # steps of 4, 4, 4 and 2

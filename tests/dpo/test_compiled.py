@@ -12,11 +12,11 @@ import torch
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo import trainer
-from tasks.dpo.compiled import compile_layers, is_wanted
-from tasks.dpo.logps import Scorer
-from tasks.dpo.modes import set_modes
-from tasks.dpo.policy import adapter_parameters
+from tasks.dpo.model.adapter import adapter_parameters
+from tasks.dpo.scoring.scorer import Scorer
+from tasks.dpo.training import trainer
+from tasks.dpo.training.activation_checkpointing import set_modes
+from tasks.dpo.training.compiled_layers import compile_layers, is_wanted
 from tests.dpo import tiny
 
 # torch's tracer looks at .grad of what a graph break hands on, and warns of it

@@ -18,16 +18,18 @@ import pytest
 import torch
 
 from tasks.core.base_model import BaseModel
-from tasks.dpo import policy
-from tasks.dpo.generate import Request, Sampling, generate_batch
-from tasks.dpo.mixed import product_type
-from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, load_base
-from tasks.dpo.preflight import compute_type
-from tasks.dpo.refcache import ScoredPairs, reference_logps
-from tasks.dpo.rowkeys import compute_identity
-from tasks.dpo.trainer import train
-from tasks.pairs.encoding import EncodeConfig, encode_pairs
-from tasks.pairs.intake import read_pairs
+from tasks.dpo.capacity.preflight import compute_type
+from tasks.dpo.dataset.scored_pairs import ScoredPairs
+from tasks.dpo.generation.sampling import Request, Sampling, generate_batch
+from tasks.dpo.model import base_loading
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.model.cpu_bfloat16 import product_type
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.reference.row_identity import compute_identity
+from tasks.dpo.training.trainer import train
+from tasks.pairs.encoding.encoder import EncodeConfig, encode_pairs
+from tasks.pairs.ingestion.intake import read_pairs
 from tests.dpo import tiny
 
 
@@ -71,7 +73,7 @@ def test_a_cpu_without_bfloat16_products_is_told_that_it_will_be_slow_and_goes_o
 ):
     known = {"avx2": True, "avx512_bf16": has_products, "amx_bf16": False}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    assert policy.has_bfloat16_products() is has_products
+    assert base_loading.has_bfloat16_products() is has_products
     with caplog.at_level(logging.INFO, "tasks"):
         load_base(base)
     assert sum("this CPU has no products in it" in line for line in caplog.messages) == (0 if has_products else 1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import train
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.trainer import train
 from tests.dpo import tiny
 
 pytestmark = [

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tasks.dpo.divergences import alpha, divergence_score, forward_kl, js, reverse_kl
+from tasks.dpo.objective.divergences import alpha, divergence_score, forward_kl, js, reverse_kl
 
 ALL = [("reverse_kl", 0.5), ("forward_kl", 0.5), ("js", 0.5), ("alpha", 0.5), ("alpha", 1.5), ("alpha", 0.0)]
 

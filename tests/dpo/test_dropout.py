@@ -13,14 +13,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tasks.dpo.dropout import TokenDropout, dropped, factors
-from tasks.dpo.layout import lay_out_plain, lay_out_shared
-from tasks.dpo.logps import Mechanisms, Scorer
-from tasks.dpo.lora import drawing_by_batch
-from tasks.dpo.memory import Recompute
-from tasks.dpo.modes import set_modes
-from tasks.dpo.policy import LoraSettings, adapter_parameters
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.capacity.memory import Recompute
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.scoring.dropout import TokenDropout, dropped, factors
+from tasks.dpo.scoring.layout import lay_out_plain, lay_out_shared
+from tasks.dpo.scoring.lora import drawing_by_batch
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
+from tasks.dpo.training.activation_checkpointing import set_modes
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 
 HALF = LoraSettings(rank=4, alpha=8, dropout=0.5)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.dpo import attention
-from tasks.dpo.logps import Scorer
-from tasks.pairs.cache import TokenRow
+from tasks.dpo.scoring import attention
+from tasks.dpo.scoring.scorer import Scorer
+from tasks.pairs.tokens.token_cache import TokenRow
 from tests.dpo import tiny
 from tests.dpo.test_prefix import ROWS, apart, relative, scored
 

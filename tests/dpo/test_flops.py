@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MixtralConfig
 
-from tasks.dpo.flops import (
+from tasks.dpo.capacity.flops import (
     ModelShape,
     attention_flops,
     forward_backward_flops,

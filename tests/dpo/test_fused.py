@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.dpo.fused import fuse, unfuse
-from tasks.dpo.lora import make_lean
-from tasks.dpo.policy import LoraSettings, adapter_parameters
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.scoring.fusion_cpu import fuse, unfuse
+from tasks.dpo.scoring.lora import make_lean
 from tests.dpo import tiny
 
 FAMILIES = ("llama", "qwen3", "gemma2", "gemma3", "olmo2", "granite", "smollm3")

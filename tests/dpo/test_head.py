@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tasks.dpo.head import FrozenHead, GeneralHead, LogitShape
+from tasks.dpo.scoring.head import FrozenHead, GeneralHead, LogitShape
 
 N, H, V = 50, 24, 301
 SHAPES = {

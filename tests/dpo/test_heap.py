@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tasks.dpo.heap import Heap
+from tasks.dpo.telemetry.heap import Heap
 
 
 class Machine:
@@ -78,7 +78,7 @@ def test_without_the_systems_figures_memory_is_left_alone() -> None:
 
 PIECES_COME_AND_GO = """
 import torch
-from tasks.dpo.heap import release, resident_bytes
+from tasks.dpo.telemetry.heap import release, resident_bytes
 
 torch.ones(16_384)  # what the first tensor loads stays
 before = resident_bytes()

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError, DataError
-from tasks.dpo.policy import LoraSettings, adapter_parameters
-from tasks.dpo.refcache import ScoredPairs, reference_logps
-from tasks.dpo.trainer import train
+from tasks.dpo.dataset.scored_pairs import ScoredPairs
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.trainer import train
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(18)  # steps of 8, 8 and 2

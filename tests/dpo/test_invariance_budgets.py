@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.dpo.plan import Plan, Sizes
+from tasks.dpo.capacity.step_plan import Plan, Sizes
 from tests.dpo import tiny
 
 BUDGETS = (512, 2048, 8192, 65536)

@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from tasks.dpo.fused import fuse, unfuse
-from tasks.dpo.joint import together
-from tasks.dpo.logps import Mechanisms, Scorer
-from tasks.dpo.lora import make_lean, make_plain
+from tasks.dpo.scoring.fusion_cpu import fuse, unfuse
+from tasks.dpo.scoring.lora import make_lean, make_plain
+from tasks.dpo.scoring.lora_joint import together
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
 from tests.dpo import tiny
 
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from tasks.core.errors import ArtifactError, ConfigError, Preempted
-from tasks.core.rowstore import RowStore
-from tasks.dpo import blocks, sharding
-from tasks.dpo.refcache import Known, Scoring, reference_logps
-from tasks.dpo.rowkeys import ReferenceIdentity, row_keys
-from tasks.pairs.cache import TokenPairs
+from tasks.dpo.dataset import blocks
+from tasks.dpo.model import sharding
+from tasks.dpo.reference.reference_pass import Known, Scoring, reference_logps
+from tasks.dpo.reference.row_identity import ReferenceIdentity, row_keys
+from tasks.pairs.tokens.token_cache import TokenPairs
+from tasks.rowstore.row_store import RowStore
 from tests.conftest import ROOT
 from tests.dpo import tiny
 
@@ -167,9 +168,9 @@ def test_out_of_memory_cuts_the_micro_batch_finer_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
 
     model.get_input_embeddings().register_forward_pre_hook(run_out)
-    with caplog.at_level(logging.WARNING, "tasks.dpo.budget"):
+    with caplog.at_level(logging.WARNING, "tasks.dpo.capacity.budget"):
         found, scoring = scored(tmp_path, model=model, runtime=tiny.budget(800))
-    assert [record.getMessage() for record in caplog.records if record.name == "tasks.dpo.budget"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "tasks.dpo.capacity.budget"] == [
         "memory ran out at 800 tokens at once: going on with 400",
         "memory ran out at 400 tokens at once: going on with 200",
     ]

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from tasks.dpo.lora import make_lean, make_plain
+from tasks.dpo.scoring.lora import make_lean, make_plain
 from tests.dpo import tiny
 
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
 from tasks.core.errors import DataError
-from tasks.dpo.head import FrozenHead, GeneralHead
-from tasks.dpo.layout import lay_out_plain, lay_out_shared
-from tasks.dpo.logps import Mechanisms, Scorer, sum_by_branch
-from tasks.dpo.policy import LoraSettings, adapter_parameters
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.settings import TrainConfig
-from tasks.dpo.trainer import TrainResult, train
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.scoring.head import FrozenHead, GeneralHead
+from tasks.dpo.scoring.layout import lay_out_plain, lay_out_shared
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sum_by_branch
+from tasks.dpo.training.train_config import TrainConfig
+from tasks.dpo.training.trainer import TrainResult, train
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(5)

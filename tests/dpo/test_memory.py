@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.dpo.flops import ModelShape
-from tasks.dpo.heap import resident_bytes
-from tasks.dpo.logps import Scorer
-from tasks.dpo.memory import (
+from tasks.dpo.capacity.flops import ModelShape
+from tasks.dpo.capacity.memory import (
     Fusion,
     MemoryModel,
     Recompute,
@@ -26,9 +24,11 @@ from tasks.dpo.memory import (
     peak_bytes,
     saved_bytes,
 )
-from tasks.dpo.modes import set_modes
-from tasks.dpo.policy import LoraSettings, attach_lora
-from tasks.pairs.cache import TokenRow
+from tasks.dpo.model.adapter import LoraSettings, attach_lora
+from tasks.dpo.scoring.scorer import Scorer
+from tasks.dpo.telemetry.heap import resident_bytes
+from tasks.dpo.training.activation_checkpointing import set_modes
+from tasks.pairs.tokens.token_cache import TokenRow
 from tests.dpo import tiny
 
 # H 10, A 2·5, K 1·5, I 40

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.dpo.head import FrozenHead
-from tasks.dpo.logps import Mechanisms, Scorer
-from tasks.dpo.mixed import MixedLinear, as_factor, mix, product_type
-from tasks.pairs.cache import TokenRow
+from tasks.dpo.model.cpu_bfloat16 import MixedLinear, as_factor, mix, product_type
+from tasks.dpo.scoring.head import FrozenHead
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
+from tasks.pairs.tokens.token_cache import TokenRow
 from tests.dpo import tiny
 
 ROUNDING = 2.0**-8  # the largest relative error of a number rounded to bfloat16

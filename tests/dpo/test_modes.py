@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from tasks.dpo.evaluation import evaluation_mode
-from tasks.dpo.logps import Scorer
-from tasks.dpo.modes import set_modes
-from tasks.dpo.policy import LoraSettings
-from tasks.dpo.refcache import reference_logps
+from tasks.dpo.model.adapter import LoraSettings
+from tasks.dpo.model.evaluation import evaluation_mode
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.scoring.scorer import Scorer
+from tasks.dpo.training.activation_checkpointing import set_modes
 from tests.dpo import tiny
 
 HALF = LoraSettings(rank=4, alpha=8, dropout=0.5)

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from tasks.dpo import objectives
-from tasks.dpo.metrics import PairSums
-from tasks.dpo.objectives import accuracy, sigmoid
-from tasks.dpo.preference import PairScores
+from tasks.dpo.objective import losses
+from tasks.dpo.objective.losses import accuracy, sigmoid
+from tasks.dpo.objective.metrics import PairSums
+from tasks.dpo.objective.pair_loss import PairScores
 
 CHOSEN, REJECTED = 2.0, -1.0  # the log-ratios of the pair below: with β = 0.1, rewards 0.2 and -0.1, β h = 0.3
 LN_UP = {0.1: 0.644397, 0.15: 0.620957, 0.2: 0.598139, 0.3: 0.554355}  # -ln σ(x) = ln(1 + e^-x)
@@ -65,40 +65,40 @@ def test_huge_margins_stay_finite_numbers():
 
 def test_the_length_normalised_margin_is_a_difference_of_nats_a_token():
     # 2 / 4 - (-1) / 5 = 0.5 + 0.2
-    mean = objectives.token_mean_margin(tensor(CHOSEN), tensor(REJECTED), tensor(4), tensor(5))
+    mean = losses.token_mean_margin(tensor(CHOSEN), tensor(REJECTED), tensor(4), tensor(5))
     assert mean.item() == pytest.approx(0.7, abs=1e-12)
 
 
 def test_hinge_is_one_less_the_reward_margin_and_stops_at_zero():
-    assert objectives.hinge(tensor(3.0, 10.0, 12.0, -3.0), 0.1).tolist() == pytest.approx([0.7, 0.0, 0.0, 1.3])
+    assert losses.hinge(tensor(3.0, 10.0, 12.0, -3.0), 0.1).tolist() == pytest.approx([0.7, 0.0, 0.0, 1.3])
 
 
 def test_ipo_by_hand():
     # 1 / (2 · 0.1) = 5; (0.7 - 5)² = 18.49; nothing is lost where the margin is 5
-    assert objectives.ipo(tensor(0.7, 5.0), 0.1).tolist() == pytest.approx([18.49, 0.0])
+    assert losses.ipo(tensor(0.7, 5.0), 0.1).tolist() == pytest.approx([18.49, 0.0])
 
 
 def test_robust_by_hand():
     # (0.9 · 0.554355 - 0.1 · 0.854355) / 0.8 = 0.516855
-    assert objectives.robust(tensor(3.0), 0.1, 0.1).item() == pytest.approx(0.516855, abs=1e-6)
+    assert losses.robust(tensor(3.0), 0.1, 0.1).item() == pytest.approx(0.516855, abs=1e-6)
 
 
 def test_robust_is_in_expectation_over_flipped_labels_the_loss_of_the_true_ones():
     margin = tensor(3.0, -40.0, 0.5)
-    expected = 0.8 * objectives.robust(margin, 0.1, 0.2) + 0.2 * objectives.robust(-margin, 0.1, 0.2)
+    expected = 0.8 * losses.robust(margin, 0.1, 0.2) + 0.2 * losses.robust(-margin, 0.1, 0.2)
     assert expected.tolist() == pytest.approx(sigmoid(margin, 0.1).tolist(), abs=1e-12)
 
 
 def test_exo_by_hand():
     # q = σ(0.3) = 0.574443 against p = 0.9:  0.574443 (-0.554355 - ln 0.9) = 0.574443 · -0.448994 = -0.257922
     # and 0.425557 against 0.1:               0.425557 (-0.854355 - ln 0.1) = 0.425557 ·  1.448230 =  0.616305
-    assert objectives.exo_pair(tensor(3.0), 0.1, 0.1).item() == pytest.approx(0.358383, abs=2e-6)
+    assert losses.exo_pair(tensor(3.0), 0.1, 0.1).item() == pytest.approx(0.358383, abs=2e-6)
 
 
 def test_exo_costs_nothing_where_the_policy_has_the_odds_of_the_labels():
     # σ(β h) = 1 - ε = 0.8 at β h = ln 4
     margin = tensor(math.log(4)).requires_grad_()
-    loss = objectives.exo_pair(margin, 1.0, 0.2)
+    loss = losses.exo_pair(margin, 1.0, 0.2)
     loss.sum().backward()
     assert loss.item() == pytest.approx(0.0, abs=1e-12)
     assert margin.grad is not None
@@ -107,51 +107,51 @@ def test_exo_costs_nothing_where_the_policy_has_the_odds_of_the_labels():
 
 def test_discopop_by_hand():
     # z = 0.3, τ = 0.5: σ(0.6) = 0.645656; 0.354344 · 0.554355 + 0.645656 · e^-0.3 = 0.196432 + 0.478314
-    assert objectives.discopop(tensor(3.0), 0.1, 0.5).item() == pytest.approx(0.674746, abs=2e-6)
+    assert losses.discopop(tensor(3.0), 0.1, 0.5).item() == pytest.approx(0.674746, abs=2e-6)
 
 
 def test_nca_by_hand():
     # -ln σ(0.2) + ½ (-ln σ(-0.2)) + ½ (-ln σ(0.1)) = 0.598139 + 0.399070 + 0.322199
-    found = objectives.nca_pair(tensor(CHOSEN), tensor(REJECTED), 0.1)
+    found = losses.nca_pair(tensor(CHOSEN), tensor(REJECTED), 0.1)
     assert found.item() == pytest.approx(LN_UP[0.2] + (LN_UP[0.2] + 0.2) / 2 + LN_UP[0.1] / 2, abs=2e-6)
 
 
 def test_bco_by_hand_with_and_without_a_shift():
     chosen, rejected = tensor(CHOSEN), tensor(REJECTED)
-    assert objectives.bco_pair(chosen, rejected, 0.1).item() == pytest.approx(LN_UP[0.2] + LN_UP[0.1], abs=2e-6)
+    assert losses.bco_pair(chosen, rejected, 0.1).item() == pytest.approx(LN_UP[0.2] + LN_UP[0.1], abs=2e-6)
     # 0.2 - 0.05 = 0.15 and -(-0.1 - 0.05) = 0.15
-    assert objectives.bco_pair(chosen, rejected, 0.1, 0.05).item() == pytest.approx(2 * LN_UP[0.15], abs=2e-6)
+    assert losses.bco_pair(chosen, rejected, 0.1, 0.05).item() == pytest.approx(2 * LN_UP[0.15], abs=2e-6)
 
 
 def test_sppo_by_hand():
     # (2 - 5)² + (-1 + 5)² = 9 + 16; the goal is w = 5, l = -5
-    found = objectives.sppo_hard(tensor(CHOSEN, 5.0), tensor(REJECTED, -5.0), 0.1)
+    found = losses.sppo_hard(tensor(CHOSEN, 5.0), tensor(REJECTED, -5.0), 0.1)
     assert found.tolist() == pytest.approx([25.0, 0.0])
 
 
 def test_apo_by_hand():
     # σ(0.2) = 0.549834, σ(-0.1) = 0.475021, σ(0.3) = 0.574443
     chosen, rejected = tensor(CHOSEN), tensor(REJECTED)
-    assert objectives.apo_zero(chosen, rejected, 0.1).item() == pytest.approx(1 - 0.549834 + 0.475021, abs=2e-6)
-    assert objectives.apo_down(chosen, rejected, 0.1).item() == pytest.approx(0.549834 + 1 - 0.574443, abs=2e-6)
+    assert losses.apo_zero(chosen, rejected, 0.1).item() == pytest.approx(1 - 0.549834 + 0.475021, abs=2e-6)
+    assert losses.apo_down(chosen, rejected, 0.1).item() == pytest.approx(0.549834 + 1 - 0.574443, abs=2e-6)
 
 
 def test_aot_compares_quantile_with_quantile():
     # policy 5, 1, 3 sorted: 1, 3, 5; reference 0, 4, -2 sorted: -2, 0, 4; differences 3, 3, 1
-    found = objectives.aot(tensor(5, 1, 3), tensor(0, 4, -2), 0.1)
+    found = losses.aot(tensor(5, 1, 3), tensor(0, 4, -2), 0.1)
     assert found.tolist() == pytest.approx([LN_UP[0.3], LN_UP[0.3], LN_UP[0.1]], abs=1e-6)
 
 
 def test_aot_unpaired_compares_the_chosen_quantiles_with_the_rejected_ones():
     # chosen 2, 0 sorted: 0, 2; rejected -1, 1: differences 1, 1 (pair by pair they are 3 and -1)
-    found = objectives.aot_unpaired(tensor(2, 0), tensor(-1, 1), 0.1, label_smoothing=0.1)
+    found = losses.aot_unpaired(tensor(2, 0), tensor(-1, 1), 0.1, label_smoothing=0.1)
     assert found.tolist() == pytest.approx([LN_UP[0.1] + 0.1 * 0.1] * 2, abs=1e-6)
 
 
 def test_sorted_losses_pull_every_pair_alike_in_whatever_order_the_pairs_stand():
     first, second = torch.randn(2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    for loss in (objectives.aot, objectives.aot_unpaired):
+    for loss in (losses.aot, losses.aot_unpaired):
         pulls = []
         for rows in (torch.arange(7), order):
             ratios = first[rows].clone().requires_grad_()
@@ -162,26 +162,26 @@ def test_sorted_losses_pull_every_pair_alike_in_whatever_order_the_pairs_stand()
 
 
 def test_sorting_one_pair_leaves_the_sigmoid_loss():
-    one = objectives.aot(tensor(1.0), tensor(-2.0), 0.1), objectives.aot_unpaired(tensor(CHOSEN), tensor(REJECTED), 0.1)
+    one = losses.aot(tensor(1.0), tensor(-2.0), 0.1), losses.aot_unpaired(tensor(CHOSEN), tensor(REJECTED), 0.1)
     assert [loss.item() for loss in one] == pytest.approx([LN_UP[0.3]] * 2, abs=1e-6)
 
 
 OF_ONE = {
     "sigmoid": lambda h: sigmoid(h, 0.7, 0.1),
-    "hinge": lambda h: objectives.hinge(h, 0.7),
-    "ipo": lambda h: objectives.ipo(h, 0.7),
-    "robust": lambda h: objectives.robust(h, 0.7, 0.1),
-    "exo_pair": lambda h: objectives.exo_pair(h, 0.7, 1e-3),
-    "discopop": lambda h: objectives.discopop(h, 0.7, 0.3),
+    "hinge": lambda h: losses.hinge(h, 0.7),
+    "ipo": lambda h: losses.ipo(h, 0.7),
+    "robust": lambda h: losses.robust(h, 0.7, 0.1),
+    "exo_pair": lambda h: losses.exo_pair(h, 0.7, 1e-3),
+    "discopop": lambda h: losses.discopop(h, 0.7, 0.3),
 }
 OF_TWO = {
-    "nca_pair": lambda w, r: objectives.nca_pair(w, r, 0.7),
-    "bco_pair": lambda w, r: objectives.bco_pair(w, r, 0.7, 0.2),
-    "sppo_hard": lambda w, r: objectives.sppo_hard(w, r, 0.7),
-    "apo_zero": lambda w, r: objectives.apo_zero(w, r, 0.7),
-    "apo_down": lambda w, r: objectives.apo_down(w, r, 0.7),
-    "aot": lambda w, r: objectives.aot(w, r, 0.7, 0.1),
-    "aot_unpaired": lambda w, r: objectives.aot_unpaired(w, r, 0.7, 0.1),
+    "nca_pair": lambda w, r: losses.nca_pair(w, r, 0.7),
+    "bco_pair": lambda w, r: losses.bco_pair(w, r, 0.7, 0.2),
+    "sppo_hard": lambda w, r: losses.sppo_hard(w, r, 0.7),
+    "apo_zero": lambda w, r: losses.apo_zero(w, r, 0.7),
+    "apo_down": lambda w, r: losses.apo_down(w, r, 0.7),
+    "aot": lambda w, r: losses.aot(w, r, 0.7, 0.1),
+    "aot_unpaired": lambda w, r: losses.aot_unpaired(w, r, 0.7, 0.1),
 }
 
 
@@ -201,31 +201,31 @@ def test_a_loss_of_the_margin_falls_as_the_margin_grows_to_its_goal(name: str):
 def test_the_chosen_reward_is_held_up_by_nca_and_pressed_down_by_apo_down():
     # nca: d/dw = -β σ(-βw) + ½ β σ(βw) = -0.1 · 0.450166 + 0.05 · 0.549834 = -0.017525 at w = 2
     chosen, rejected = tensor(CHOSEN).requires_grad_(), tensor(REJECTED)
-    (pull,) = torch.autograd.grad(objectives.nca_pair(chosen, rejected, 0.1).sum(), chosen)
+    (pull,) = torch.autograd.grad(losses.nca_pair(chosen, rejected, 0.1).sum(), chosen)
     assert pull.item() == pytest.approx(-0.017525, abs=1e-6)
     # apo_down: β σ'(0.2) - β σ'(0.3) = 0.1 · (0.247517 - 0.244458) = 0.000306
-    (pull,) = torch.autograd.grad(objectives.apo_down(chosen, rejected, 0.1).sum(), chosen)
+    (pull,) = torch.autograd.grad(losses.apo_down(chosen, rejected, 0.1).sum(), chosen)
     assert pull.item() == pytest.approx(0.000306, abs=1e-6)
 
 
 def test_a_likely_pair_weighs_one_and_an_unlikely_one_its_probability():
     # e^(-0.5 - 1) = 0.223130; e^(0.4 - 0.1) > 1 is held at 1
     chosen = tensor(-0.5, 0.4).requires_grad_()
-    weights = objectives.alignment_weights(chosen, tensor(-1.0, -0.1))
+    weights = losses.alignment_weights(chosen, tensor(-1.0, -0.1))
     assert weights.tolist() == pytest.approx([0.223130, 1.0], abs=1e-6)
     assert not weights.requires_grad
 
 
 def test_tokens_beyond_the_shorter_completion_are_weighed_down_in_the_longer_alone():
     # pair 0: 3 and 1 tokens, so one is shared; pair 1: 2 and 4, so two are
-    weights = objectives.length_desensitised_weights(torch.tensor([3, 1, 2, 4]), 0.25)
+    weights = losses.length_desensitised_weights(torch.tensor([3, 1, 2, 4]), 0.25)
     assert weights.tolist() == [1, 0.25, 0.25, 1, 1, 1, 1, 1, 0.25, 0.25]
     assert weights.dtype == torch.float64
-    assert len(objectives.length_desensitised_weights(torch.zeros(0, dtype=torch.long), 0.25)) == 0
+    assert len(losses.length_desensitised_weights(torch.zeros(0, dtype=torch.long), 0.25)) == 0
 
 
 def test_an_alpha_of_one_weighs_all_tokens_alike():
-    assert objectives.length_desensitised_weights(torch.tensor([3, 1]), 1.0).tolist() == [1.0] * 4
+    assert losses.length_desensitised_weights(torch.tensor([3, 1]), 1.0).tolist() == [1.0] * 4
 
 
 def test_a_tie_counts_a_half_and_noise_is_a_tie():

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.dpo import offload
-from tasks.dpo.logps import Scorer
-from tasks.dpo.modes import set_modes
-from tasks.dpo.offload import offloading
-from tasks.dpo.policy import adapter_parameters
+from tasks.dpo.model.adapter import adapter_parameters
+from tasks.dpo.scoring.scorer import Scorer
+from tasks.dpo.training import activation_offload
+from tasks.dpo.training.activation_checkpointing import set_modes
+from tasks.dpo.training.activation_offload import offloading
 from tests.dpo import tiny
 
 ROWS = [tiny.pairs(3).row(i) for i in range(3)]
@@ -31,7 +31,7 @@ def gradients(model: Any, is_on: bool, level: str, device: torch.device = CPU) -
 
 @pytest.mark.parametrize("level", ["none", "selective", "full"])
 def test_gradients_are_the_same_to_the_last_bit(level: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(offload, "LEAST_BYTES", 1)
+    monkeypatch.setattr(activation_offload, "LEAST_BYTES", 1)
     model = tiny.moved(tiny.policy())
     expected = gradients(model, False, level)
     assert all(map(torch.equal, gradients(model, True, level), expected))
@@ -39,7 +39,7 @@ def test_gradients_are_the_same_to_the_last_bit(level: str, monkeypatch: pytest.
 
 def copies(monkeypatch: pytest.MonkeyPatch, level: str, is_on: bool = True) -> list[tuple[int, ...]]:
     """Return the shapes of what is copied to the host during one forward."""
-    monkeypatch.setattr(offload, "LEAST_BYTES", 1)
+    monkeypatch.setattr(activation_offload, "LEAST_BYTES", 1)
     found: list[tuple[int, ...]] = []
     whole = torch.empty
 
@@ -71,16 +71,16 @@ def test_no_weight_goes_out(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_is_off_or_small_stays(monkeypatch: pytest.MonkeyPatch):
     assert copies(monkeypatch, "none", is_on=False) == []
-    x = torch.ones(offload.LEAST_BYTES // 4 + 1, requires_grad=True)
-    assert offload._is_worth_it(x * 1, CPU)
-    monkeypatch.setattr(offload, "LEAST_BYTES", 1 << 30)
-    assert not offload._is_worth_it(x * 1, CPU)
+    x = torch.ones(activation_offload.LEAST_BYTES // 4 + 1, requires_grad=True)
+    assert activation_offload._is_worth_it(x * 1, CPU)
+    monkeypatch.setattr(activation_offload, "LEAST_BYTES", 1 << 30)
+    assert not activation_offload._is_worth_it(x * 1, CPU)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_on_cuda_what_waited_in_pinned_memory_comes_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(offload, "LEAST_BYTES", 1)
+    monkeypatch.setattr(activation_offload, "LEAST_BYTES", 1)
     device = torch.device("cuda")
     model = tiny.moved(tiny.policy().to(device))
     expected = gradients(model, False, "full", device)

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tasks.dpo.plan import Plan, Sizes, micro_batches, share
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.capacity.step_plan import Plan, Sizes, micro_batches, share
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 
 
 def rows_of(plan: Plan, epoch: int) -> list[list[int]]:

@@ -12,7 +12,9 @@ from peft import PeftModel
 
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError
-from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, load_base, save_adapter
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.training.adapter_saving import save_adapter
 from tests.dpo import tiny
 
 IDS = torch.arange(3, 23)[None]

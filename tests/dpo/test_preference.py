@@ -12,8 +12,17 @@ from torch import Tensor
 
 from tasks.core.errors import ConfigError
 from tasks.core.params import build
-from tasks.dpo import objectives
-from tasks.dpo.preference import DIVERGENT, LOSSES, SHIFTED, SMOOTHED, SORTED, ObjectiveConfig, PairLoss, PairScores
+from tasks.dpo.objective import losses
+from tasks.dpo.objective.pair_loss import (
+    DIVERGENT,
+    LOSSES,
+    SHIFTED,
+    SMOOTHED,
+    SORTED,
+    ObjectiveConfig,
+    PairLoss,
+    PairScores,
+)
 
 NEEDED: dict[str, dict[str, Any]] = {"exo_pair": {"label_smoothing": 1e-3}}
 
@@ -329,4 +338,4 @@ def test_a_divergence_changes_the_loss_or_is_refused(name: str):
 
 
 def test_sigmoid_is_the_default_and_is_dpo():
-    assert torch.equal(values(PairLoss(ObjectiveConfig()), ONE), objectives.sigmoid(tensor(3.0), 0.1))
+    assert torch.equal(values(PairLoss(ObjectiveConfig()), ONE), losses.sigmoid(tensor(3.0), 0.1))

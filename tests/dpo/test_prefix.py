@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.dpo import attention
-from tasks.dpo.last_layer import LastLayer
-from tasks.dpo.layout import lay_out_shared
-from tasks.dpo.logps import Mechanisms, Scorer, sum_by_branch
-from tasks.dpo.objectives import sigmoid
-from tasks.dpo.policy import LoraSettings, adapter_parameters
-from tasks.pairs.cache import TokenRow
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.objective.losses import sigmoid
+from tasks.dpo.scoring import attention
+from tasks.dpo.scoring.last_layer import LastLayer
+from tasks.dpo.scoring.layout import lay_out_shared
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sum_by_branch
+from tasks.pairs.tokens.token_cache import TokenRow
 from tests.dpo import tiny
 
 NOTHING = Mechanisms(shared_prefix=False, last_layer=False, two_products=False, lean_lora=False, fused=False)
@@ -257,7 +257,7 @@ def test_memory_that_runs_out_in_the_self_test_is_not_taken_for_rows_that_cannot
 def test_rows_are_shared_only_where_all_ranks_can(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     model, asked = tiny.base(), []
     own = model.config._attn_implementation
-    monkeypatch.setattr("tasks.dpo.logps.on_all_ranks", lambda flag, _: asked.append(flag))
+    monkeypatch.setattr("tasks.dpo.scoring.scorer.on_all_ranks", lambda flag, _: asked.append(flag))
     with caplog.at_level(logging.INFO), Scorer(model, ROWS) as scorer:
         assert (scorer.is_shared, scorer.kernel) == (False, "")
         assert model.config._attn_implementation == own

@@ -12,15 +12,11 @@ from accelerate import Accelerator
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo import preflight as module
-from tasks.dpo.flops import ModelShape, training_flops
-from tasks.dpo.logps import Scorer
-from tasks.dpo.memory import MemoryModel, Recompute
-from tasks.dpo.plan import Sizes
-from tasks.dpo.policy import adapter_parameters
-from tasks.dpo.preflight import (
+from tasks.dpo.capacity import preflight as module
+from tasks.dpo.capacity.flops import ModelShape, training_flops
+from tasks.dpo.capacity.memory import MemoryModel, Recompute
+from tasks.dpo.capacity.preflight import (
     CPU_TOKENS,
-    Work,
     allowed,
     choose,
     compute_type,
@@ -30,6 +26,10 @@ from tasks.dpo.preflight import (
     round_down,
     seconds,
 )
+from tasks.dpo.capacity.step_plan import Sizes
+from tasks.dpo.capacity.workload import Work
+from tasks.dpo.model.adapter import adapter_parameters
+from tasks.dpo.scoring.scorer import Scorer
 from tests.dpo import tiny
 
 NONE, SELECTIVE, FULL = Recompute
@@ -160,7 +160,7 @@ def test_the_preflight_of_a_small_model_chooses_and_says_so_in_two_lines(
 ):
     runtime = RuntimeConfig(tokens_per_micro_batch="auto", gradient_checkpointing="auto", device="cpu")
     to_do = Work(Sizes.of(tiny.pairs(20), is_shared=True), pairs_per_step=4, trains=trains)
-    with Scorer(tiny.policy()) as scorer, caplog.at_level(logging.INFO, "tasks.dpo.preflight"):
+    with Scorer(tiny.policy()) as scorer, caplog.at_level(logging.INFO, "tasks.dpo.capacity.preflight"):
         choice = preflight(scorer, to_do, runtime, Accelerator(cpu=True))
     assert (choice.tokens, choice.recompute) == (CPU_TOKENS, NONE)
     assert 0 < choice.need_bytes < choice.free_bytes

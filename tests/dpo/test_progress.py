@@ -9,7 +9,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from tasks.dpo.progress import Meter, in_one_line
+from tasks.dpo.telemetry.meter import Meter, in_one_line
 
 CPU = torch.device("cpu")
 ROW = {"loss": 0.6931, "accuracy": 0.5625, "margin": 0.0123}

@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.prometheus import Metrics, open_metrics
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trackers import Trackers, open_trackers
-from tasks.dpo.trainer import train
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.telemetry.prometheus import Metrics, open_metrics
+from tasks.dpo.telemetry.trackers import Trackers, open_trackers
+from tasks.dpo.training.trainer import train
 from tests.dpo import tiny
 from tests.swift_server import free_ports
 

@@ -17,9 +17,11 @@ from peft import PeftModel
 
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ConfigError
-from tasks.dpo import quantised
-from tasks.dpo.logps import Mechanisms, Scorer
-from tasks.dpo.policy import adapter_parameters, attach_lora, load_base, save_adapter
+from tasks.dpo.model import quantization
+from tasks.dpo.model.adapter import adapter_parameters, attach_lora
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
+from tasks.dpo.training.adapter_saving import save_adapter
 from tests.dpo import tiny
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -47,7 +49,7 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_a_base_in_full_precision_is_loaded_as_ever(base: BaseModel):
     plain = dataclasses.replace(base, quantise="none")
-    assert quantised.loading_options(plain, "cpu", torch.float32) == {}
+    assert quantization.loading_options(plain, "cpu", torch.float32) == {}
     assert {parameter.dtype for parameter in load_base(plain).parameters()} == {torch.float32}
 
 

@@ -10,10 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.dpo.logps import Mechanisms, Scorer
-from tasks.dpo.memory import Recompute
-from tasks.dpo.modes import set_modes
-from tasks.dpo.policy import LoraSettings, adapter_parameters
+from tasks.dpo.capacity.memory import Recompute
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
+from tasks.dpo.training.activation_checkpointing import set_modes
 from tests.dpo import tiny
 
 ROWS = [tiny.pairs(3).row(i) for i in range(3)]

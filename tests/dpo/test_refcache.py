@@ -11,11 +11,12 @@ import torch
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder
-from tasks.dpo import blocks
-from tasks.dpo.modes import set_modes
-from tasks.dpo.policy import LoraSettings
-from tasks.dpo.refcache import ScoredPairs, open_scored, reference_logps
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.dataset import blocks
+from tasks.dpo.dataset.scored_pairs import ScoredPairs, open_scored
+from tasks.dpo.model.adapter import LoraSettings
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.activation_checkpointing import set_modes
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(9)

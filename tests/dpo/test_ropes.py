@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError
-from tasks.dpo.logps import Mechanisms, Scorer
-from tasks.dpo.refcache import reference_logps
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 from tests.dpo.test_families import apart_without_gradient, row
 from tests.dpo.test_prefix import apart, relative, scored

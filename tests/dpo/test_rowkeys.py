@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tasks.dpo import rowkeys
-from tasks.dpo.rowkeys import ReferenceIdentity, compute_identity, row_keys
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.reference import row_identity
+from tasks.dpo.reference.row_identity import ReferenceIdentity, compute_identity, row_keys
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 from tests.rules import closure
 from tests.rules.source import ROOT
@@ -119,7 +119,7 @@ def test_every_module_that_scores_is_in_the_key():
         if path.parent == heart and path.name != "__init__.py" and path not in found:
             found.add(path)
             to_visit += closure.used_by(path, ROOT)
-    assert set(rowkeys.CODE) == {path.stem for path in found} - SCORE_NOTHING
+    assert set(row_identity.CODE) == {path.stem for path in found} - SCORE_NOTHING
 
 
 def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyPatch):
@@ -127,7 +127,7 @@ def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyP
     assert on_cpu == compute_identity("cpu", "float32")
     assert on_cpu.startswith("float32 on cpu; code ")
     assert compute_identity("cuda", "bfloat16").startswith("bfloat16 on cuda; code ")
-    monkeypatch.setattr(rowkeys, "CODE", rowkeys.CODE[:-1])
+    monkeypatch.setattr(row_identity, "CODE", row_identity.CODE[:-1])
     assert compute_identity("cpu", "float32") != on_cpu
     monkeypatch.undo()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0")

@@ -20,11 +20,11 @@ from accelerate import Accelerator
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tasks.core.errors import ConfigError
-from tasks.dpo import zero
-from tasks.dpo.budget import within
-from tasks.dpo.layers import decoder_layers
-from tasks.dpo.plan import Sizes, micro_batches
-from tasks.dpo.sharding import FixedBudget, evened, is_sharded, is_wanted, place, shard_frozen
+from tasks.dpo.capacity.budget import FixedBudget, within
+from tasks.dpo.capacity.step_plan import Sizes, evened, micro_batches
+from tasks.dpo.model import deepspeed_zero3
+from tasks.dpo.model.anatomy import decoder_layers
+from tasks.dpo.model.sharding import is_sharded, is_wanted, place, shard_frozen
 from tests.conftest import ROOT
 from tests.dpo import sharding_script, tiny
 
@@ -199,7 +199,7 @@ def test_an_old_deepspeed_is_refused_by_its_number(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.18.2")
     with pytest.raises(ConfigError, match=r"DeepSpeed 0.18.2 is too old for it — `pip install"):
-        zero.refuse_unless_installed()
+        deepspeed_zero3.refuse_unless_installed()
 
 
 @pytest.mark.e2e
@@ -207,7 +207,7 @@ def test_an_old_deepspeed_is_refused_by_its_number(monkeypatch: pytest.MonkeyPat
 def test_a_deepspeed_that_works_on_another_kind_of_device_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(ConfigError, match=r"the model on meta — run again with DS_ACCELERATOR=meta in the environment"):
-        zero.share_out([], torch.device("meta"))
+        deepspeed_zero3.share_out([], torch.device("meta"))
 
 
 @pytest.mark.parametrize("by", ["none", "fsdp", "deepspeed"])
@@ -222,7 +222,7 @@ def test_a_linear_layer_leaves_its_weight_and_no_view_of_it_to_backward(bias: bo
     torch.manual_seed(0)
     plain, lean = (torch.nn.Linear(5, 3, bias=bias).requires_grad_(False) for _ in range(2))
     lean.load_state_dict(plain.state_dict())
-    zero.keep_no_view(lean)
+    deepspeed_zero3.keep_no_view(lean)
     gradients = []
     for layer in (plain, lean):
         x = torch.arange(20.0).reshape(2, 2, 5).requires_grad_()

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from tasks.core.errors import ConfigError, Preempted
-from tasks.dpo.moving import MovingReference
-from tasks.dpo.policy import adapter_parameters
-from tasks.dpo.preference import LOSSES
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.trainer import train
-from tasks.pairs.cache import TokenPairs
+from tasks.dpo.model.adapter import adapter_parameters
+from tasks.dpo.objective.pair_loss import LOSSES
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.moving_reference import MovingReference
+from tasks.dpo.training.trainer import train
+from tasks.pairs.tokens.token_cache import TokenPairs
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(13)  # steps of 6, 6 and 1

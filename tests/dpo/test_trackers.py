@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.trackers import Trackers, flat, open_trackers
+from tasks.dpo.telemetry.trackers import Trackers, flat, open_trackers
 
 NAMES = ("tensorboard", "wandb", "mlflow", "dvclive")
 CONFIG = {"beta": 0.1, "lora": {"rank": 8, "target_modules": ("q", "v")}, "note": None}

@@ -13,12 +13,13 @@ from peft import get_peft_model_state_dict
 
 from tasks.core.files import sha256_file
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.policy import LoraSettings, adapter_parameters, attach_lora, save_adapter
-from tasks.dpo.preference import ObjectiveConfig
-from tasks.dpo.refcache import reference_logps
-from tasks.dpo.settings import TrainConfig
-from tasks.dpo.trainer import TrainResult, train
-from tasks.pairs.cache import TokenPairs, TokenRow
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
+from tasks.dpo.objective.pair_loss import ObjectiveConfig
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.dpo.training.adapter_saving import save_adapter
+from tasks.dpo.training.train_config import TrainConfig
+from tasks.dpo.training.trainer import TrainResult, train
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 
 torch.set_num_threads(1)
 VOCABULARY = 97

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.supervisor import descendants, send
+from flows.process_tree.supervisor import descendants, send
 from tests.flows.conftest import living_in, wait_for
 from tests.flows.prefect_server import FINAL, PrefectServer, deploy, working
 

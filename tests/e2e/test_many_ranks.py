@@ -18,7 +18,7 @@ from tests.stages.test_train import ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-LAUNCH = "import sys; from tasks.core import ranks; sys.exit(ranks.launch('train', 2))"
+LAUNCH = "import sys; from tasks.launch import launcher; sys.exit(launcher.launch('train', 2))"
 
 
 def start(root: Path) -> subprocess.Popen[str]:

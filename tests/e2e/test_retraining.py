@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.demo.pairs import demo_rows
+from tasks.demo.preferences.preferences import demo_rows
 from tests import s3_server
 from tests.e2e.conftest import GIT, Checkout
 from tests.flows import prefect_server

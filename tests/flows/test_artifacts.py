@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flows.artifacts import how_far
-from tasks.core import log
+from flows.prefect_ui.artifacts import how_far
+from tasks.telemetry import log
 
 
 def test_a_bars_line_tells_its_percentage() -> None:

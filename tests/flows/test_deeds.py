@@ -8,12 +8,12 @@ import pytest
 
 from flows.evaluate_only import evaluate_only
 from flows.promote import promote
-from flows.released import champion
+from flows.registry_commands import champion
 from flows.rollback import rollback
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
-from tasks.registry.store import open_store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import register
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.versions.registry import Registry
 from tests.flows.conftest import set_param
 from tests.registry.samples import sample, scores_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.supervisor import descendants, processes
+from flows.process_tree.supervisor import descendants, processes
 from tests.flows.conftest import ROOT, living_in, set_param, tell, wait_for
 from tests.flows.prefect_server import PrefectServer, deploy, running, working
 

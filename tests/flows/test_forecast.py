@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.forecast import forecast, own_inputs
+from flows.dvc_project.forecast import forecast, own_inputs
 from flows.plan import markdown, summary
 from tests.flows.conftest import ROOT, dvc, set_param
 
@@ -111,10 +111,10 @@ def test_the_exit_status_says_whether_something_would_run(project: Path, case: s
 
 
 def test_the_plan_and_the_run_agree_on_a_clone_with_the_remote(clone: Path) -> None:
-    from flows import stages
-    from flows.graph import stages_in_order
+    from flows.dvc_project import stage_run
+    from flows.dvc_project.graph import stages_in_order
 
     set_param(clone, "last", 2)
     expected = {step.stage: step.is_stale for step in forecast(clone)}
-    ran = {stage.name: stages.run(stage, clone, lambda _: None).status == "ran" for stage in stages_in_order(clone)}
+    ran = {stage.name: stage_run.run(stage, clone, lambda _: None).status == "ran" for stage in stages_in_order(clone)}
     assert expected == ran == {"first": False, "middle": False, "last": True}

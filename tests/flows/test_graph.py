@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from flows.graph import look_at, open_index, stages_in_order
+from flows.dvc_project.graph import look_at, open_index, stages_in_order
 from tests.flows.conftest import ROOT, dvc, git, set_param
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import incoming
+from flows.dvc_project import new_data
 from tasks.core.errors import ConfigError, NetworkError
 from tests.flows.conftest import ROOT, dvc, git
 
@@ -51,26 +51,26 @@ def project(built: Path, tmp_path: Path) -> Path:
 
 
 def test_the_version_changes_with_the_data_and_with_what_chooses_among_them_not_with_code(project: Path) -> None:
-    first = incoming.look(project)
+    first = new_data.look(project)
     assert not first.is_new
     (project / "code.py").write_text("# edited\n")
-    assert incoming.look(project) == first
+    assert new_data.look(project) == first
     (project / "data/raw/b.jsonl").write_text("{}\n")
-    second = incoming.look(project)
+    second = new_data.look(project)
     assert (second.is_new, second.name != first.name) == (True, True)
     (project / "data/raw/b.jsonl").unlink()
     (project / "params.yaml").write_text("ingest: {limit: 2}\n")
-    third = incoming.look(project)
+    third = new_data.look(project)
     assert third.is_new
     assert third.name not in (first.name, second.name)
     (project / "dvc.lock").unlink()
-    assert incoming.look(project).is_new, "what never ran is new"
+    assert new_data.look(project).is_new, "what never ran is new"
 
 
 def test_a_project_without_the_stage_is_refused(project: Path) -> None:
     (project / "dvc.yaml").write_text(YAML.replace("ingest:\n    cmd", "other:\n    cmd"))
     with pytest.raises(ConfigError, match="has no stage `ingest`"):
-        incoming.look(project)
+        new_data.look(project)
 
 
 def test_an_import_whose_source_is_gone_is_one_error(project: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_import_whose_source_is_gone_is_one_error(project: Path, tmp_path: Pa
     with pytest.raises(
         (ConfigError, NetworkError), match=r"`dvc update --quiet data/raw/source.jsonl.dvc` in .* failed"
     ):
-        incoming.update(project, lambda _: None)
+        new_data.update(project, lambda _: None)
 
 
 class Hub(BaseHTTPRequestHandler):

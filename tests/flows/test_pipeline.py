@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import TaskRunSort
 
-from flows.graph import stages_in_order
+from flows.dvc_project.graph import stages_in_order
 from flows.pipeline import RunSettings, lease, outcome_of, pipeline, run_stage
 from tests.flows.conftest import ROOT, living_in, set_param, tell, wait_for
 

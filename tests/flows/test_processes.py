@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.processes import Lines, TimedOut, run_watched
-from flows.supervisor import SURVIVORS, Grace, descendants
+from flows.process_tree.run_watched import Lines, TimedOut, run_watched
+from flows.process_tree.supervisor import SURVIVORS, Grace, descendants
 from tests.flows.conftest import ROOT, living_in, wait_for
 
 QUICK = Grace(interrupt_s=5.0, terminate_s=1.0)
@@ -41,8 +41,8 @@ time.sleep(600)
 """
 PARENT = """
 import pathlib, sys
-from flows.processes import run_watched
-from flows.supervisor import Grace
+from flows.process_tree.run_watched import run_watched
+from flows.process_tree.supervisor import Grace
 run_watched([sys.executable, "-c", sys.argv[1]], pathlib.Path(sys.argv[2]), print, grace=Grace(5.0, 1.0))
 """
 

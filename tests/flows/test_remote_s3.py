@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import stages
-from flows.graph import stages_in_order
+from flows.dvc_project import stage_run
+from flows.dvc_project.graph import stages_in_order
 from tests import s3_server
 from tests.flows.conftest import dvc, git, set_param
 
@@ -25,7 +25,7 @@ def test_another_machine_pulls_what_one_pushed_and_runs_nothing(project: Path, m
         assert server.names("cache")
         clone = project.parent / "clone"
         git(project.parent, "clone", "--quiet", str(project), str(clone))
-        outcomes = [stages.run(stage, clone, lambda _: None) for stage in stages_in_order(clone)]
+        outcomes = [stage_run.run(stage, clone, lambda _: None) for stage in stages_in_order(clone)]
         assert [(outcome.stage, outcome.is_cached) for outcome in outcomes] == [
             ("first", True),
             ("middle", True),
@@ -38,6 +38,6 @@ def test_another_machine_pulls_what_one_pushed_and_runs_nothing(project: Path, m
         dvc(project, "push", "--run-cache")
         set_param(clone, "middle", 2)
         dvc(clone, "pull", "--run-cache", "--allow-missing")
-        outcomes = [stages.run(stage, clone, lambda _: None) for stage in stages_in_order(clone)]
+        outcomes = [stage_run.run(stage, clone, lambda _: None) for stage in stages_in_order(clone)]
         assert all(outcome.is_cached for outcome in outcomes)
         assert (clone / "out/last/data.txt").read_text() == (project / "out/last/data.txt").read_text()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
-from flows import workspaces
+from flows.git_work import workspaces
+from flows.git_work.workspaces import WORKTREES
 from flows.retrain import retrain
-from flows.workspaces import WORKTREES
 from tests import s3_server
 from tests.flows.conftest import CONFIG, dvc, git
 from tests.infra.files import WORKFLOWS, document

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from flows import stages
-from flows.graph import stages_in_order
-from flows.status import Outcome
-from flows.supervisor import Grace
+from flows.dvc_project import stage_run
+from flows.dvc_project.graph import stages_in_order
+from flows.dvc_project.outcome import Outcome
+from flows.process_tree.supervisor import Grace
 from tests.flows.conftest import living_in, set_param, tell
 
 
 def run(folder: Path, *names: str, force: bool = False, timeout_s: float | None = None) -> list[Outcome]:
     chosen = [stage for stage in stages_in_order(folder) if stage.name in names]
-    return [stages.run(stage, folder, print, force, timeout_s, Grace(5.0, 1.0)) for stage in chosen]
+    return [stage_run.run(stage, folder, print, force, timeout_s, Grace(5.0, 1.0)) for stage in chosen]
 
 
 def statuses(outcomes: list[Outcome]) -> list[str]:
@@ -129,7 +129,7 @@ def test_a_fault_of_dvc_itself_is_told_in_its_own_words(project: Path) -> None:
 def test_a_lock_file_with_a_merge_conflict_fails_the_stage_in_one_line(project: Path) -> None:
     order = stages_in_order(project)
     (project / "dvc.lock").write_text("<<<<<<< ours\n" + (project / "dvc.lock").read_text())
-    outcome = stages.run(order[0], project, print)
+    outcome = stage_run.run(order[0], project, print)
     assert (outcome.status, outcome.kind) == ("failed", "config")
     assert "dvc.lock" in outcome.why
     assert "\n" not in outcome.why
@@ -171,7 +171,7 @@ def test_a_stopped_stage_keeps_its_checkpoint_leaves_no_process_and_no_lock(proj
     set_param(project, "first", 2)
     tell(project, "first", "train")
     with pytest.raises(KeyboardInterrupt):
-        stages.run(stages_in_order(project)[0], project, cancel)
+        stage_run.run(stages_in_order(project)[0], project, cancel)
     assert (project / "checkpoint").exists()
     assert living_in(project) == []
     (project / "mood" / "first").unlink()
@@ -188,5 +188,5 @@ def test_a_stage_past_its_deadline_fails_as_timed_out(project: Path) -> None:
 def test_a_stage_that_did_not_change_by_dvcs_account_costs_no_dvc(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "run_watched", lambda *_: pytest.fail("DVC was started"))
+    monkeypatch.setattr(stage_run, "run_watched", lambda *_: pytest.fail("DVC was started"))
     assert statuses(run(project, "first", "middle", "last")) == ["unchanged"] * 3

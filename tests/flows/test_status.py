@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import Look
+from flows.dvc_project.graph import Look
+from flows.dvc_project.outcome import Outcome, Transcript, failed, key_metrics, succeeded, summary, table
 from flows.pipeline import as_state, is_worth_a_retry
-from flows.status import Outcome, Transcript, failed, key_metrics, succeeded, summary, table
 
 FAILED_LINE = "ERROR: failed to reproduce 'train': failed to run: python -m tasks.train, exited with {code}"
 

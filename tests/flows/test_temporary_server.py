@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.supervisor import descendants
+from flows.process_tree.supervisor import descendants
 from tests.flows.conftest import ROOT, living_in, set_param, tell, wait_for
 
 pytestmark = pytest.mark.e2e

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.supervisor import descendants, send
+from flows.process_tree.supervisor import descendants, send
 from tests.flows.conftest import ROOT, wait_for
 
 WATCH = """
 import sys
-from flows.supervisor import adopt_orphans
+from flows.process_tree.supervisor import adopt_orphans
 from flows.worker import Watch
 adopt_orphans()
 sys.exit(Watch([sys.executable, *sys.argv[1:]]).work())

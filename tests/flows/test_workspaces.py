@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import stages, workspaces
-from flows.forecast import forecast
-from flows.graph import stages_in_order
+from flows.dvc_project import stage_run
+from flows.dvc_project.forecast import forecast
+from flows.dvc_project.graph import stages_in_order
+from flows.git_work import workspaces
 from tests.flows.conftest import ROOT, git, set_param, wait_for
 
 
@@ -38,7 +39,7 @@ def test_a_second_run_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> N
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from flows.workspaces import held\n"
+    code = "import sys, time; from pathlib import Path; from flows.git_work.workspaces import held\n"
     code += f"with held(Path({str(tmp_path / 'lock')!r}), print): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -60,7 +61,8 @@ def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
         (folder / place / "mine").touch()
         assert (project / place / "mine").exists()
     assert workspaces.worktree(project, "one", "HEAD") == folder, "one that a died run left is taken as it is"
-    assert [stages.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)] == ["restored"] * 3
+    statuses = [stage_run.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)]
+    assert statuses == ["restored"] * 3
     workspaces.give_up(project, folder)
     assert not folder.exists()
     assert (project / "models/registry/mine").exists(), "what was shared stays"
@@ -136,7 +138,7 @@ def test_eight_runs_at_once_in_worktrees_of_one_repository_all_end_right(project
 
     def run(folder: Path) -> None:
         said: list[str] = []
-        done = [stages.run(stage, folder, said.append) for stage in stages_in_order(folder)]
+        done = [stage_run.run(stage, folder, said.append) for stage in stages_in_order(folder)]
         assert "failed" not in [outcome.status for outcome in done], (done, said)
 
     with ThreadPoolExecutor(8) as pool:
@@ -165,9 +167,9 @@ def test_a_repository_that_git_refuses_is_told_in_one_line(tmp_path: Path) -> No
 
 
 def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path: Path) -> None:
-    from flows import names
+    from flows.prefect_ui import run_names
     from tasks.core.errors import ConfigError
 
-    assert names.about(tmp_path / "no") == ("", "")
+    assert run_names.about(tmp_path / "no") == ("", "")
     with pytest.raises(ConfigError, match="is no folder"):
         workspaces.git(tmp_path / "no", "status")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import retrain, workspaces
+from flows import retrain
+from flows.git_work import workspaces
 from tests.flows.conftest import git, wait_for
 from tests.infra.files import INFRA
 

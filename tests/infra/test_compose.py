@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.ranks import SECONDS_TO_STOP
+from tasks.launch.launcher import SECONDS_TO_STOP
 from tests.infra.files import INFRA, document, leaves
 
 COMPOSE = document(INFRA / "compose.yaml")

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tasks.core.ranks import SECONDS_TO_STOP
+from tasks.launch.launcher import SECONDS_TO_STOP
 from tests.infra import tools
 from tests.infra.files import INFRA, document, documents, leaves, pool
 

@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 
-from tasks.core import rowstore
 from tasks.core.errors import StorageError
-from tasks.core.rowstore import RowStore
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import promote, register, rollback
-from tasks.registry.store import open_store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import promote, register, rollback
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.versions.registry import Registry
+from tasks.rowstore import row_store as store_of_rows
+from tasks.rowstore.row_store import RowStore
 from tests import s3_server
 from tests.core.row_writer import append
 from tests.infra.files import INFRA
@@ -165,7 +165,7 @@ def test_each_role_is_enough_for_what_it_does_and_not_for_what_others_do(
         candidate, evidence = sample(seed, scores_of(80 + seed, losses=20 - seed))
         digests.append(register(registry(), candidate, evidence, "champion", GateConfig()).digest)
     rows = RowStore.open("s3://team-dpo/rows", "reference")
-    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 2)
+    monkeypatch.setattr(store_of_rows, "MOST_SEGMENTS", 2)
     for number in range(3):  # small segments are merged into one, and removed
         append(rows, np.array([number]))
     assert len(client().list_objects_v2(Bucket=SETTINGS["bucket"], Prefix="rows/")["Contents"]) == 1

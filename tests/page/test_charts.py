@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks.page import charts
 from tasks.page.bins import histogram, round_step, spread, ticks
 from tasks.page.facts import Rate
-from tasks.page.training import thin
+from tasks.page.readers.read_training import thin
 
 
 def _parsed(markup: str) -> ElementTree.Element:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tasks.core.errors import ArtifactError
-from tasks.page.reading import Node, read_columns, read_lines, read_node
+from tasks.page.readers.json_node import Node, read_columns, read_lines, read_node
 
 
 def _node(**values) -> Node:

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tasks.page import words
-from tasks.page.evidence import read_evidence
 from tasks.page.facts import BaseFacts, EvidenceFacts, Measures, Rate
+from tasks.page.readers.read_evidence import read_evidence
 
 GAP = "\u00a0"
 BASE = BaseFacts("local", "stories", None, "ab" * 32)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.files import atomic_folder, digest_of, read_json, sha256_file, write_text
-from tasks.pairs.schema import Message, Pair
+from tasks.pairs.record.pair import Message, Pair
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:

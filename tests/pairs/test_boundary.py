@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.pairs.encoding import EncodeConfig, PairEncoder, encode_pairs
-from tasks.pairs.schema import Pair
+from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder, encode_pairs
+from tasks.pairs.record.pair import Pair
 from tests.pairs.samples import chat, pair
 
 PIECES = (

@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, write_manifest
-from tasks.pairs.cache import TokenPairs, TokenRow, TokenWriter, cache_path, open_tokens
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow, TokenWriter, cache_path, open_tokens
 from tests.conftest import ROOT
 
 
@@ -142,6 +142,7 @@ def test_a_file_that_is_no_array_is_refused(folder: Path) -> None:
 
 
 def test_the_cache_needs_numpy_and_nothing_heavier() -> None:
-    code = "import sys, tasks.pairs.cache; print([m for m in ('torch', 'transformers', 'pyarrow') if m in sys.modules])"
+    heavy = "('torch', 'transformers', 'pyarrow')"
+    code = f"import sys, tasks.pairs.tokens.token_cache; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

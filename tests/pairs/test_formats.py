@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import DataError
-from tasks.pairs.formats import RawRow, read_rows
+from tasks.pairs.ingestion.formats import RawRow, read_rows
 from tests.pairs.samples import text_rows, write_rows
 
 

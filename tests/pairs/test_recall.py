@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.core.rowstore import RowStore
-from tasks.pairs.encoding import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder
-from tasks.pairs.recall import RecallingEncoder, encoding_identity
-from tasks.pairs.rowcode import pack, unpack
-from tasks.pairs.schema import Pair
+from tasks.pairs.encoding.encoder import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder
+from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
+from tasks.pairs.encoding.rowcode import pack, unpack
+from tasks.pairs.record.pair import Pair
+from tasks.rowstore.row_store import RowStore
 from tests.pairs.samples import chat, pair
 from tests.pairs.test_boundary import random_pairs
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.pairs.formats import RawRow
-from tasks.pairs.rows import parse_row
-from tasks.pairs.schema import REASONS, Columns, Message, Pair, Rejection
+from tasks.pairs.ingestion.formats import RawRow
+from tasks.pairs.ingestion.rows import parse_row
+from tasks.pairs.record.pair import REASONS, Columns, Message, Pair, Rejection
 from tests.pairs.samples import chat
 
 USER = {"role": "user", "content": "Hi"}

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import ConfigError, DataError
-from tasks.pairs.hub import HubDataset, parse_hub
-from tasks.pairs.intake import read_pairs
-from tasks.pairs.schema import Columns
-from tasks.pairs.sources import find_sources
+from tasks.pairs.ingestion.hub import HubDataset, parse_hub
+from tasks.pairs.ingestion.intake import read_pairs
+from tasks.pairs.ingestion.sources import find_sources
+from tasks.pairs.record.pair import Columns
 from tests.conftest import ROOT
 from tests.pairs.samples import OneDatasetHub, text_rows, write_rows
 
@@ -86,7 +86,7 @@ def test_a_pinned_hub_data_set_is_read_and_a_branch_is_refused_with_its_commit(h
         tmp_path,
         f"""
 from tasks.core.errors import PipelineError
-from tasks.pairs.intake import read_pairs
+from tasks.pairs.ingestion.intake import read_pairs
 print(len(list(read_pairs("hub:org/name@{OneDatasetHub.commit}"))))
 for source in ("hub:org/name@main#train", "hub:org/name@{OneDatasetHub.commit}#none"):
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import DataError
-from tasks.pairs.schema import Pair
-from tasks.pairs.split import is_held_out, split_pairs
+from tasks.pairs.ingestion.split import is_held_out, split_pairs
+from tasks.pairs.record.pair import Pair
 from tests.pairs.samples import chat
 
 

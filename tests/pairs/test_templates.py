@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import ConfigError
-from tasks.pairs.encoding import EncodeConfig, PairEncoder, encode_pairs
-from tasks.pairs.schema import Message, Pair
-from tasks.pairs.template import load_template
+from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder, encode_pairs
+from tasks.pairs.encoding.template import load_template
+from tasks.pairs.record.pair import Message, Pair
 from tests.pairs.samples import byte_tokenizer, chat, pair
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.params import build
-from tasks.pairs.assemble import Assembled
-from tasks.pairs.encoding import DROP_REASONS, EncodeConfig, EncodedPair, PairEncoder, encode_pairs
-from tasks.pairs.schema import Pair
+from tasks.pairs.encoding.assemble import Assembled
+from tasks.pairs.encoding.encoder import DROP_REASONS, EncodeConfig, EncodedPair, PairEncoder, encode_pairs
+from tasks.pairs.record.pair import Pair
 from tests.pairs.samples import chat, pair
 
 LONG = "one two three four five six seven eight nine ten"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry import s3
-from tasks.registry.folder import FolderStore
-from tasks.registry.registry import Registry
-from tasks.registry.store import Store, open_store
+from tasks.registry.stores import s3
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.stores.store import Store
+from tasks.registry.versions.registry import Registry
 from tests import s3_server, swift_server
 from tests.s3_server import Server
 

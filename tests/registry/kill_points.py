@@ -11,13 +11,13 @@ import os
 import sys
 from pathlib import Path
 
-from tasks.registry.entry import Candidate
-from tasks.registry.evidence import Evidence
-from tasks.registry.folder import FolderStore
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
-from tasks.registry.store import Moved
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.log.evidence import Evidence
+from tasks.registry.release.release import register
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.stores.store import Moved
+from tasks.registry.versions.manifest import Candidate
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample
 
 

@@ -12,10 +12,10 @@ import random
 import signal
 from typing import Any
 
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
-from tasks.registry.s3 import S3Store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import register
+from tasks.registry.stores.s3 import S3Store
+from tasks.registry.versions.registry import Registry
 from tests.registry.conftest import BUCKET
 from tests.registry.kill_points import candidate
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import promote, register
-from tasks.registry.store import open_store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import promote, register
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, scores_of
 
 EVEN = scores_of(30, losses=30)  # as good as the reference: the gate itself promotes none

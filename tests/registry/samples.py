@@ -8,9 +8,9 @@ import json
 import numpy as np
 from safetensors.numpy import save
 
-from tasks.registry import evidence as evidences
-from tasks.registry.entry import ADAPTER_CONFIG, EVIDENCE, WEIGHTS, Candidate, Identity, evidence_digest
-from tasks.registry.evidence import Evidence
+from tasks.registry.log import evidence as evidences
+from tasks.registry.log.evidence import Evidence
+from tasks.registry.versions.manifest import ADAPTER_CONFIG, EVIDENCE, WEIGHTS, Candidate, Identity, evidence_digest
 
 BASE = "b" * 64
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry.gate import GateConfig
-from tasks.registry.names import Address, is_alias, is_name
-from tasks.registry.registry import Registry
-from tasks.registry.release import promote, register
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.log.names import Address, is_alias, is_name
+from tasks.registry.release.release import promote, register
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, scores_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent

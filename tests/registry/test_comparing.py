@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tasks.registry.comparing import compare, flat
-from tasks.registry.entry import ADAPTER_CONFIG, LINEAGE, WEIGHTS, Candidate
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
+from tasks.registry.cli.diff import compare, flat
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import register
+from tasks.registry.versions.manifest import ADAPTER_CONFIG, LINEAGE, WEIGHTS, Candidate
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, sha
 
 MODULE = "base_model.model.layers.0.q_proj"
@@ -78,7 +78,7 @@ def test_bfloat16_weights_are_compared_too(registry: Registry):
     import torch
     from safetensors.torch import save as save_torch
 
-    from tasks.registry.comparing import _factors
+    from tasks.registry.cli.diff import _factors
 
     tensors = {name: torch.tensor(value).bfloat16() for name, value in adapter(1).items()}
     factors = _factors(save_torch(tensors), CONFIG, "x")

@@ -11,14 +11,14 @@ import pytest
 
 from tasks.core.errors import GateRefused, RegistryError
 from tasks.core.files import sha256_bytes
-from tasks.registry import deeds as deeds_of
-from tasks.registry.deeds import Deed
-from tasks.registry.folder import FolderStore
-from tasks.registry.gate import INCONCLUSIVE, KEEP, PROMOTE, GateConfig
-from tasks.registry.history import History
-from tasks.registry.journal import EVERY
-from tasks.registry.registry import Registry
-from tasks.registry.release import Release, deprecate, promote, register, restore, rollback
+from tasks.registry.gate.gate import INCONCLUSIVE, KEEP, PROMOTE, GateConfig
+from tasks.registry.log import entries as deeds_of
+from tasks.registry.log.entries import Deed
+from tasks.registry.log.history import History
+from tasks.registry.log.registry_log import EVERY
+from tasks.registry.release.release import Release, deprecate, promote, register, restore, rollback
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, scores_of
 
 GATE = GateConfig()

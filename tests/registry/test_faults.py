@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import PipelineError
-from tasks.registry.entry import WEIGHTS, Candidate
-from tasks.registry.evidence import Evidence
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import deprecate, promote, register, rollback
-from tasks.registry.s3 import S3Store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.log.evidence import Evidence
+from tasks.registry.release.release import deprecate, promote, register, rollback
+from tasks.registry.stores.s3 import S3Store
+from tasks.registry.versions.manifest import WEIGHTS, Candidate
+from tasks.registry.versions.registry import Registry
 from tests.conftest import ROOT as CHECKOUT
 from tests.fault_proxy import FAULTS, Proxy, between
 from tests.registry.conftest import BUCKET, ROOT

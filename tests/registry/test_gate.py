@@ -8,10 +8,10 @@ import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.params import build
-from tasks.registry.deeds import REGISTER, Deed, LogEntry
-from tasks.registry.evidence import DUEL, parse
-from tasks.registry.gate import INCONCLUSIVE, KEEP, PROMOTE, Decision, GateConfig, decide, lower_bound, spent_alpha
-from tasks.registry.history import History
+from tasks.registry.gate.gate import INCONCLUSIVE, KEEP, PROMOTE, Decision, GateConfig, decide, lower_bound, spent_alpha
+from tasks.registry.log.entries import REGISTER, Deed, LogEntry
+from tasks.registry.log.evidence import DUEL, parse
+from tasks.registry.log.history import History
 from tests.registry.samples import BASE, evidence, evidence_files, scores_of
 
 GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_coverage=0.98, min_shared_prompts=50)

@@ -8,12 +8,12 @@ import json
 import pytest
 
 from tasks.core.errors import RegistryError
-from tasks.registry import keeping
-from tasks.registry.entry import LINEAGE, Candidate
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import promote, register, rollback
-from tasks.registry.store import Store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release import retention
+from tasks.registry.release.release import promote, register, rollback
+from tasks.registry.stores.store import Store
+from tasks.registry.versions.manifest import LINEAGE, Candidate
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, scores_of
 
 EVEN = scores_of(30, losses=30)
@@ -45,14 +45,14 @@ def line(store: Store) -> tuple[Registry, list[str]]:
 
 def test_what_anything_needs_is_kept_and_the_rest_is_given_up(line: tuple[Registry, list[str]]):
     registry, digests = line
-    found = keeping.plan([registry], 90, LATER)["demo"]
+    found = retention.plan([registry], 90, LATER)["demo"]
     assert found.kept == {
         digests[3]: "`champion` names it",
         digests[2]: "a rollback of `champion` leads to it",
         digests[0]: f"demo {digests[3][:12]} was trained from it",
     }
     assert found.given_up == [digests[1], digests[4], digests[5]]
-    young = keeping.plan([registry], 90, NOW)["demo"]
+    young = retention.plan([registry], 90, NOW)["demo"]
     assert young.given_up == []
     assert young.kept[digests[4]] == "register 0 days ago"
 
@@ -62,16 +62,16 @@ def test_a_child_of_another_name_keeps_its_parent(line: tuple[Registry, list[str
     other = Registry(registry.store, "other")
     child = release(other, 9, digests[4])
     promote(other, child, "champion", override="a start")
-    plans = keeping.plan([registry, other], 90, LATER)
+    plans = retention.plan([registry, other], 90, LATER)
     assert plans["demo"].kept[digests[4]] == f"other {child[:12]} was trained from it"
     assert plans["demo"].given_up == [digests[1], digests[5]]
 
 
 def test_a_sweep_removes_what_was_given_up_and_nothing_else(line: tuple[Registry, list[str]]):
     registry, digests = line
-    plan = keeping.plan([registry], 90, LATER)["demo"]
+    plan = retention.plan([registry], 90, LATER)["demo"]
     kept = {key for digest in plan.kept for key in registry.store.ages(f"demo/versions/{digest}")}
-    removed = keeping.sweep(registry, plan)
+    removed = retention.sweep(registry, plan)
     assert all(key.split("/")[2] in plan.given_up for key in removed)
     assert set(registry.store.ages("demo/versions")) == kept
     fresh = Registry(registry.store, "demo")
@@ -84,13 +84,13 @@ def test_a_sweep_removes_what_was_given_up_and_nothing_else(line: tuple[Registry
         fresh.find(digests[4])
     with pytest.raises(RegistryError, match="has no version"):
         fresh.read(digests[4])
-    again = keeping.plan([fresh], 90, LATER)["demo"]
+    again = retention.plan([fresh], 90, LATER)["demo"]
     assert (again.given_up, again.leftovers) == ([], [])
 
 
 def test_a_version_that_was_given_up_can_be_registered_again(line: tuple[Registry, list[str]]):
     registry, digests = line
-    keeping.sweep(registry, keeping.plan([registry], 90, LATER)["demo"])
+    retention.sweep(registry, retention.plan([registry], 90, LATER)["demo"])
     with pytest.raises(RegistryError, match="has no version"):
         promote(registry, digests[4], "champion", override="after all")
     assert release(registry, 4) == digests[4]
@@ -102,7 +102,7 @@ def test_a_version_that_was_given_up_can_be_registered_again(line: tuple[Registr
 
 def test_a_rollback_to_what_is_no_longer_kept_is_refused(line: tuple[Registry, list[str]]):
     registry, digests = line
-    keeping.sweep(registry, keeping.plan([registry], 90, LATER)["demo"])
+    retention.sweep(registry, retention.plan([registry], 90, LATER)["demo"])
     assert rollback(registry, "champion") == (digests[3], digests[2])
     with pytest.raises(RegistryError, match="is no longer kept — promote another version"):
         rollback(registry, "champion")
@@ -110,16 +110,16 @@ def test_a_rollback_to_what_is_no_longer_kept_is_refused(line: tuple[Registry, l
 
 def test_a_version_that_came_to_be_named_meanwhile_stays(line: tuple[Registry, list[str]]):
     registry, digests = line
-    plan = keeping.plan([registry], 90, LATER)["demo"]
+    plan = retention.plan([registry], 90, LATER)["demo"]
     promote(Registry(registry.store, "demo"), digests[4], "staging", override="meanwhile")
-    keeping.sweep(registry, plan)
+    retention.sweep(registry, plan)
     assert digests[4] in registry.digests()
     assert digests[5] not in registry.digests()
 
 
 def test_a_sweep_that_was_killed_is_completed_by_the_next(line: tuple[Registry, list[str]]):
     registry, digests = line
-    plan = keeping.plan([registry], 90, LATER)["demo"]
+    plan = retention.plan([registry], 90, LATER)["demo"]
     whole = registry.store.remove
 
     def dies(key: str) -> None:
@@ -129,12 +129,12 @@ def test_a_sweep_that_was_killed_is_completed_by_the_next(line: tuple[Registry, 
 
     registry.store.remove = dies  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        keeping.sweep(registry, plan)
+        retention.sweep(registry, plan)
     registry.store.remove = whole  # type: ignore[method-assign]
     assert digests[1] not in Registry(registry.store, "demo").digests()
-    second = keeping.plan([registry], 90, LATER)["demo"]
+    second = retention.plan([registry], 90, LATER)["demo"]
     assert {key.split("/")[2] for key in second.leftovers} == {digests[1]}
-    keeping.sweep(registry, second)
+    retention.sweep(registry, second)
     assert registry.store.children("demo/versions") == sorted(second.kept)
 
 
@@ -142,6 +142,6 @@ def test_a_registration_under_way_is_not_taken_for_a_leftover(store: Store):
     registry = Registry(store, "demo")
     digest = release(registry, 0)
     store.put(f"demo/versions/{'a' * 64}/adapter_config.json", b"{}")
-    plan = keeping.plan([registry], 90, LATER)["demo"]
+    plan = retention.plan([registry], 90, LATER)["demo"]
     assert plan.leftovers == []
     assert plan.given_up == [digest]

@@ -10,10 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.core.files import sha256_file
-from tasks.registry.entry import ADAPTER_CONFIG, WEIGHTS, Candidate
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import register
+from tasks.registry.versions.manifest import ADAPTER_CONFIG, WEIGHTS, Candidate
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample
 
 

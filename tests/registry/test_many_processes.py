@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry.folder import FolderStore
-from tasks.registry.registry import Registry
-from tasks.registry.store import Store
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.stores.store import Store
+from tasks.registry.versions.registry import Registry
 from tests.registry.rival import EVEN
 from tests.registry.samples import sample
 

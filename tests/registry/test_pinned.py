@@ -10,10 +10,10 @@ import pytest
 
 from flows import pins
 from tasks.core.errors import ConfigError, RegistryError
-from tasks.registry import pinned
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import promote, register
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import promote, register
+from tasks.registry.versions import pinned
+from tasks.registry.versions.registry import Registry
 from tests.conftest import ROOT
 from tests.registry.samples import BASE, sample, scores_of
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import NetworkError, RegistryError, StorageError
-from tasks.registry import s3
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry, names_in
-from tasks.registry.release import promote, register, rollback
-from tasks.registry.store import MissingKey, Store, in_lanes, open_store
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import promote, register, rollback
+from tasks.registry.stores import s3
+from tasks.registry.stores.open_store import open_store
+from tasks.registry.stores.store import MissingKey, Store, in_lanes
+from tasks.registry.versions.registry import Registry, names_in
 from tests.registry.conftest import BUCKET, ROOT
 from tests.registry.samples import sample, scores_of
 from tests.s3_server import Server

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import RegistryError
-from tasks.registry.entry import LINEAGE, Candidate
-from tasks.registry.gate import GateConfig
-from tasks.registry.lineage import stage_hashes
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
-from tasks.registry.tagging import ARTIFACT, tag
+from tasks.registry.cli.gto_tags import ARTIFACT, tag
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.lineage import stage_hashes
+from tasks.registry.release.release import register
+from tasks.registry.versions.manifest import LINEAGE, Candidate
+from tasks.registry.versions.registry import Registry
 from tests.conftest import ROOT
 from tests.registry.samples import sample, scores_of
 

@@ -14,11 +14,11 @@ import pytest
 
 from tasks.core.errors import RegistryError
 from tasks.core.files import MANIFEST, sha256_bytes
-from tasks.registry.entry import WEIGHTS, Candidate
-from tasks.registry.folder import FolderStore
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import Release, register
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import Release, register
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.versions.manifest import WEIGHTS, Candidate
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample, scores_of
 
 GATE = GateConfig()

@@ -1,8 +1,9 @@
-"""The import closure of each stage: the files whose edit must re-run it, for `deps` in dvc.yaml.
+"""The rooms that each stage depends on, for `deps` in dvc.yaml: the folders of the modules that it imports.
 
-DVC does not follow imports, so dvc.yaml lists every module that a stage imports, directly or through
-others, inside functions too, and the packages' `__init__`. Files that a module names by a string and
-that lie beside it (a template, a style sheet) belong to it, and so does a package that it loads by path.
+DVC does not follow imports, so dvc.yaml lists the folder of every module that a stage imports, directly or through
+others, inside functions too. Files that a module names by a string and that lie beside it (a template, a style sheet)
+belong to it, and so does a package that it loads by path. Observers, which only tell, are nobody's dependency, and
+what only they import is none either; a package's `__init__` holds a docstring alone.
 
 run as: python -m tests.rules.closure            prints what differs, exit code 1 when something does
         python -m tests.rules.closure --write    brings the deps of dvc.yaml up to date
@@ -21,20 +22,34 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = "tasks/"
+OBSERVERS = ("tasks/telemetry", "tasks/launch", "tasks/dpo/telemetry")
 
 
-def stage_deps(stage: str, root: Path = ROOT) -> tuple[str, ...]:
-    """Return the code that ``stage`` depends on, as sorted paths relative to ``root``."""
+def imported_files(stage: str, root: Path = ROOT) -> tuple[str, ...]:
+    """Return the files whose edit can change what ``stage`` writes, as sorted paths relative to ``root``."""
     found: set[Path] = set()
     to_visit = list(_files_of(f"tasks.{stage}", root))
     while to_visit:
         path = to_visit.pop()
-        if path in found:
+        if path in found or is_observer(path.relative_to(root).as_posix()):
             continue
         found.add(path)
         if path.suffix == ".py":
             to_visit += used_by(path, root)
-    return tuple(sorted(path.relative_to(root).as_posix() for path in found))
+    return tuple(sorted(path.relative_to(root).as_posix() for path in found if path.name != "__init__.py"))
+
+
+def is_observer(path: str) -> bool:
+    """Tell whether a file, by its path in the checkout, only tells what happens."""
+    return path.startswith(tuple(f"{room}/" for room in OBSERVERS))
+
+
+def stage_deps(stage: str, root: Path = ROOT) -> tuple[str, ...]:
+    """Return the code that ``stage`` depends on: its own file and folders, those in other such folders left out."""
+    files = imported_files(stage, root)
+    rooms = {Path(file).parent for file in files} - {Path("tasks")}
+    outermost = {room.as_posix() for room in rooms if not rooms & set(room.parents)}
+    return tuple(sorted({file for file in files if Path(file).parent == Path("tasks")} | outermost))
 
 
 @cache
@@ -145,5 +160,5 @@ if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
         write()
     problems = explain()
-    print("\n".join(problems) or "dvc.yaml lists every stage's import closure")
+    print("\n".join(problems) or "dvc.yaml lists every room that a stage imports")
     sys.exit(bool(problems))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("base", "ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
-ROOMS = tuple(sorted(path.parent.name for path in (ROOT / "tasks").glob("*/__init__.py") if path.parent.name != "core"))
 TORCH_FREE = ("ingest", "encode", "winrate", "report", "register")
 
 

@@ -13,11 +13,49 @@ from pathlib import Path
 import pytest
 
 from tests.rules import closure
-from tests.rules.source import ROOMS, ROOT, STAGES, TORCH_FREE, dotted, imports, modules, tree_of
+from tests.rules.source import ROOT, STAGES, TORCH_FREE, dotted, imports, modules, tree_of
 
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 400
-ALLOWED_BETWEEN_ROOMS = {"dpo": {"tasks.pairs.cache"}}
+# What a room may import, besides itself and what tells. Rooms are folders; `flows` may import `core` and what tells.
+MAY_IMPORT = {
+    "core": (),
+    "telemetry": ("core",),
+    "launch": ("core",),
+    "object_store": ("core",),
+    "rowstore": ("core", "object_store"),
+    "demo/world": ("core",),
+    "demo/model": ("core", "demo/world"),
+    "demo/preferences": ("core", "demo/world"),
+    "pairs/record": ("core",),
+    "pairs/tokens": ("core",),
+    "pairs/ingestion": ("core", "pairs/record"),
+    "pairs/encoding": ("core", "pairs/record", "pairs/tokens", "rowstore"),
+    "dpo/model": ("core",),
+    "dpo/objective": ("core",),
+    "dpo/generation": ("core", "dpo/model"),
+    "dpo/scoring": ("core", "pairs/tokens", "dpo/model"),
+    "dpo/capacity": ("core", "pairs/tokens", "dpo/model", "dpo/scoring"),
+    "dpo/dataset": ("core", "pairs/tokens"),
+    "dpo/reference": ("core", "pairs/tokens", "dpo/model", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
+    "dpo/telemetry": ("core", "dpo/capacity"),
+    "dpo/training": (
+        *("core", "pairs/tokens", "dpo/model", "dpo/objective", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
+        "dpo/telemetry",
+    ),
+    "judges": ("core",),
+    "page": ("core",),
+    "page/readers": ("core", "page"),
+    "registry/stores": ("core", "object_store"),
+    "registry/log": ("core", "registry/stores"),
+    "registry/versions": ("core", "registry/stores", "registry/log"),
+    "registry/gate": ("core", "registry/log"),
+    "registry/release": ("core", "registry/stores", "registry/log", "registry/versions", "registry/gate"),
+    "registry/cli": (
+        *("core", "registry/stores", "registry/log", "registry/versions", "registry/gate", "registry/release"),
+    ),
+    "registry": ("core", "registry/log", "registry/release", "registry/cli"),
+}
 HEART_NEEDS_ONLY = {"torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "tqdm"}
 
 
@@ -33,22 +71,49 @@ def python(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_the_hall_imports_nothing_of_ours() -> None:
-    for path in modules("tasks/core"):
-        strangers = {name for name in ours(path) if name != "tasks" and not lies_in(name, "tasks.core")}
+def room_of(path: Path) -> str:
+    """The folder of a module, as MAY_IMPORT names it."""
+    room = path.parent.relative_to(ROOT / "tasks").as_posix()
+    return "judges" if room == "judges/win_rate" else room  # a metric of `evaluate` is a folder
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms whose modules a module imports, its own left out."""
+    files = {dep for dep in closure.used_by(path, ROOT) if dep.suffix == ".py" and dep.name != "__init__.py"}
+    return {room_of(dep) for dep in files} - {room_of(path), "."}
+
+
+def test_every_room_says_what_it_may_import_and_the_arrows_run_one_way() -> None:
+    rooms = {room_of(path) for path in modules("tasks") if path.name != "__init__.py"} - {"."}
+    assert set(MAY_IMPORT) == rooms
+    for number, (room, allowed) in enumerate(MAY_IMPORT.items()):
+        above = set(allowed) - set(list(MAY_IMPORT)[:number])
+        assert above == set(), f"{room} may import {above}, which stands above it: that could close a circle"
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    allowed = {*MAY_IMPORT[room], "telemetry"} - ({"telemetry"} if room == "core" else set())
+    for path in (ROOT / "tasks" / room).glob("*.py"):
+        strangers = imported_rooms(path) - allowed
         assert strangers == set(), f"{path.relative_to(ROOT)} imports {strangers}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_the_hall_and_itself(room: str) -> None:
-    allowed = ("tasks.core", f"tasks.{room}", *ALLOWED_BETWEEN_ROOMS.get(room, ()))
-    for path in modules(f"tasks/{room}"):
-        strangers = {
-            name
-            for name in ours(path)
-            if name not in ("tasks", "tasks.pairs") and not any(lies_in(name, package) for package in allowed)
-        }
-        assert strangers == set(), f"{path.relative_to(ROOT)} imports {strangers}"
+def test_no_two_rooms_have_a_file_of_the_same_name() -> None:
+    names: dict[str, list[str]] = {}
+    for path in modules("tasks", "flows"):
+        if not path.stem.startswith("__"):
+            names.setdefault(path.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
+
+
+def test_no_circle_of_imports_anywhere() -> None:
+    every = modules("tasks", "flows")
+    waits_for = {path: {dep for dep in closure.used_by(path, ROOT) if dep in set(every)} - {path} for path in every}
+    while free := [path for path, deps in waits_for.items() if not deps & waits_for.keys()]:
+        for path in free:
+            del waits_for[path]
+    assert sorted(path.relative_to(ROOT).as_posix() for path in waits_for) == []
 
 
 def test_a_stage_imports_no_other_stage() -> None:
@@ -65,10 +130,11 @@ def test_prefect_is_imported_in_flows_alone_and_flows_by_nobody() -> None:
         assert strangers == set(), f"{path.relative_to(ROOT)} imports {strangers}"
 
 
-def test_the_flows_touch_no_room_only_the_hall() -> None:
+def test_the_flows_import_only_the_hall_and_what_tells() -> None:
     for path in modules("flows"):
-        strangers = {name for name in ours(path) if lies_in(name, "tasks") and not lies_in(name, "tasks.core")}
-        assert strangers - {"tasks"} == set(), f"{path.relative_to(ROOT)} imports {strangers}"
+        names = {name for name in ours(path) if lies_in(name, "tasks")} - {"tasks"}
+        strangers = {name for name in names if not lies_in(name, "tasks.core") and not lies_in(name, "tasks.telemetry")}
+        assert strangers == set(), f"{path.relative_to(ROOT)} imports {strangers}"
     assert not (ROOT / "flows" / "tasks.py").exists(), "Prefect's word `tasks` would hide ours"
 
 

@@ -76,9 +76,10 @@ def test_the_pins_fit_what_pyproject_asks_for_and_solve_the_known_traps() -> Non
     assert {"fastapi", "sqlalchemy", "prefect"} <= {requirement.name for requirement in asked}
 
 
-def test_pyproject_lists_every_package() -> None:
-    packages = {dotted(path) for path in modules("tasks", "flows") if path.name == "__init__.py"}
-    assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
+def test_pyproject_finds_every_package() -> None:
+    assert PYPROJECT["tool"]["setuptools"]["packages"] == {"find": {"include": ["flows*", "tasks*"]}}
+    folders = {path.parent for path in modules("tasks", "flows")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -101,7 +102,7 @@ def test_deployments_load_by_module_entrypoint_and_their_parameters_are_describe
 def test_somebody_is_told_of_every_flow_that_fails() -> None:
     from prefect import Flow
 
-    from flows import automations
+    from flows.prefect_ui import automations
 
     every = [vars(importlib.import_module(dotted(path))) for path in modules("flows")]
     flows = {one.name for names in every for one in names.values() if isinstance(one, Flow)}

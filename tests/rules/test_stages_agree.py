@@ -29,7 +29,7 @@ def outs(stage: str) -> list[str]:
 
 def bound_paths(stage: str) -> set[str]:
     """The standard paths that the modules of a stage name, those of the hall left out."""
-    modules = [ROOT / dep for dep in closure.stage_deps(stage) if dep.endswith(".py") and "/core/" not in dep]
+    modules = [ROOT / dep for dep in closure.imported_files(stage) if dep.endswith(".py") and "/core/" not in dep]
     names = {
         node.attr
         for module in modules
@@ -117,10 +117,7 @@ def test_the_closure_follows_imports_in_functions_packages_and_files_named_besid
     (room / "three.py").write_text("")
     (room / "unused.py").write_text("")
     (room / "page.css").write_text("")
-    assert closure.stage_deps("stage", tmp_path) == (
-        "tasks/__init__.py",
-        "tasks/room/__init__.py",
-        "tasks/room/metric/__init__.py",
+    assert closure.imported_files("stage", tmp_path) == (
         "tasks/room/metric/metric.py",
         "tasks/room/one.py",
         "tasks/room/page.css",
@@ -128,6 +125,7 @@ def test_the_closure_follows_imports_in_functions_packages_and_files_named_besid
         "tasks/room/two.py",
         "tasks/stage.py",
     )
+    assert closure.stage_deps("stage", tmp_path) == ("tasks/room", "tasks/stage.py")
 
 
 def test_writing_the_closure_keeps_comments_data_deps_and_order(tmp_path: Path) -> None:
@@ -138,10 +136,9 @@ def test_writing_the_closure_keeps_comments_data_deps_and_order(tmp_path: Path) 
     text += "    outs:\n      - a\n"
     (tmp_path / "dvc.yaml").write_text(text)
     assert closure.explain(tmp_path) == [
-        "one: add      - tasks/__init__.py",
         "one: add      - tasks/one.py",
         "one: remove   - tasks/gone.py",
     ]
     closure.write(tmp_path)
-    expected = text.replace("      - tasks/gone.py\n", "      - tasks/__init__.py\n      - tasks/one.py\n")
+    expected = text.replace("      - tasks/gone.py\n", "      - tasks/one.py\n")
     assert (tmp_path / "dvc.yaml").read_text() == expected

@@ -60,7 +60,7 @@ def _sentence(path: str) -> str:
 
 
 def _line(depth: int, name: str, phrase: str) -> str:
-    return f"{'  ' * depth + name:<28}{phrase}"
+    return f"{'  ' * depth + name:<34} {phrase}"
 
 
 def main() -> None:

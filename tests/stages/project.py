@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tasks.core.files import atomic_folder, digest_of, sha256_file
-from tasks.pairs.cache import TokenPairs, TokenWriter
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
 from tests.conftest import ROOT
 from tests.dpo import tiny
 

@@ -15,13 +15,13 @@ import pytest
 from tasks.core.errors import ArtifactError, ConfigError, DataError
 from tasks.core.files import atomic_folder
 from tasks.core.params import build, load_params
-from tasks.core.rowstore import RowStore
 from tasks.encode import main, run
 from tasks.ingest import IngestConfig
 from tasks.ingest import run as ingest
-from tasks.pairs.cache import open_tokens
-from tasks.pairs.encoding import EncodeConfig
-from tasks.pairs.store import PairWriter, stored_pairs
+from tasks.pairs.encoding.encoder import EncodeConfig
+from tasks.pairs.record.parquet import PairWriter, stored_pairs
+from tasks.pairs.tokens.token_cache import open_tokens
+from tasks.rowstore.row_store import RowStore
 from tests.conftest import ROOT
 from tests.pairs.samples import folder_bytes, pinned_base, read_lines, real_tokenizer, text_rows, write_rows
 
@@ -171,9 +171,9 @@ def test_when_every_row_is_known_the_tokenizer_is_not_even_loaded(pandalm: Path,
     code = """
 import sys
 from pathlib import Path
-from tasks.core.rowstore import RowStore
+from tasks.rowstore.row_store import RowStore
 from tasks.encode import run
-from tasks.pairs.encoding import EncodeConfig
+from tasks.pairs.encoding.encoder import EncodeConfig
 pairs, base, out, rows = map(Path, sys.argv[1:])
 run(pairs, base, out, EncodeConfig(), RowStore.open(rows, "encode"))
 print([name for name in ("torch", "transformers", "tokenizers") if name in sys.modules])

@@ -17,8 +17,8 @@ import pytest
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.params import build, load_params
 from tasks.ingest import IngestConfig, run
-from tasks.pairs.schema import Columns, Pair
-from tasks.pairs.store import stored_pairs
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.parquet import stored_pairs
 from tests.conftest import ROOT
 from tests.pairs.samples import chat, folder_bytes, read_lines, text_rows, write_rows
 

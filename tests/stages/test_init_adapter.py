@@ -16,11 +16,11 @@ from ruamel.yaml import YAML
 from tasks import reference, train
 from tasks.core.errors import ConfigError, RegistryError
 from tasks.core.files import read_json, sha256_file
-from tasks.dpo.adapter_files import CONFIG, WEIGHTS, AdapterFiles
-from tasks.registry.folder import FolderStore
-from tasks.registry.gate import GateConfig
-from tasks.registry.registry import Registry
-from tasks.registry.release import register
+from tasks.dpo.model.adapter_files import CONFIG, WEIGHTS, AdapterFiles
+from tasks.registry.gate.gate import GateConfig
+from tasks.registry.release.release import register
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.versions.registry import Registry
 from tests import s3_server
 from tests.dpo import tiny
 from tests.registry.samples import sample, sha

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from tasks import reference, train
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
-from tasks.core.rowstore import RowStore
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.refcache import open_scored, reference_logps
-from tasks.pairs.cache import open_tokens
+from tasks.dpo.dataset.scored_pairs import open_scored
+from tasks.dpo.reference.reference_pass import reference_logps
+from tasks.pairs.tokens.token_cache import open_tokens
+from tasks.rowstore.row_store import RowStore
 from tests.conftest import ROOT
 from tests.dpo import tiny
 from tests.small_disk import fill, small_disk

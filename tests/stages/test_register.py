@@ -16,10 +16,10 @@ from tasks.core.errors import ArtifactError, ConfigError, GateRefused, PipelineE
 from tasks.core.files import pretty_json, write_manifest, write_text
 from tasks.core.params import build, load_section
 from tasks.register import RegisterConfig, run
-from tasks.registry.collect import Sources
-from tasks.registry.folder import FolderStore
-from tasks.registry.lineage import Origin
-from tasks.registry.registry import Registry
+from tasks.registry.release.candidate import Sources
+from tasks.registry.release.lineage import Origin
+from tasks.registry.stores.folder import FolderStore
+from tasks.registry.versions.registry import Registry
 from tests.registry.samples import evidence_files, sample, scores_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -212,7 +212,7 @@ def test_an_unfit_input_is_refused_by_name_and_nothing_is_recorded(tmp_path: Pat
 
 
 def test_a_lock_that_dvc_did_not_write_is_refused(tmp_path: Path):
-    from tasks.registry.lineage import stage_hashes
+    from tasks.registry.release.lineage import stage_hashes
 
     (tmp_path / "dvc.lock").write_text("stages: [1, 2]\n")
     with pytest.raises(ArtifactError, match="is no lock file of DVC"):

@@ -27,9 +27,11 @@ from tasks.core.files import (
 )
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.generate import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
-from tasks.dpo.policy import LoraSettings, attach_lora, load_base, save_adapter
-from tasks.registry.pinned import PinnedAdapter
+from tasks.dpo.generation.sampling import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
+from tasks.dpo.model.adapter import LoraSettings, attach_lora
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.training.adapter_saving import save_adapter
+from tasks.registry.versions.pinned import PinnedAdapter
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
 from tests.dpo.test_sharding import needs_deepspeed

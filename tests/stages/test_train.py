@@ -23,8 +23,8 @@ from tasks import reference, train
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.params import build
-from tasks.dpo.policy import load_base
-from tasks.dpo.settings import TrainConfig
+from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.training.train_config import TrainConfig
 from tests.dpo import tiny
 from tests.small_disk import small_disk
 from tests.stages import project

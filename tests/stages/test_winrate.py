@@ -155,8 +155,8 @@ def challenged(tmp_path) -> Inputs:
 
 
 def test_a_champion_is_met_head_to_head_and_the_gate_can_weigh_it(challenged, config):
-    from tasks.registry import evidence
-    from tasks.registry.gate import GateConfig, decide
+    from tasks.registry.gate.gate import GateConfig, decide
+    from tasks.registry.log import evidence
 
     metrics = challenged.run(config)
     duel = metrics["champion"]

@@ -1,0 +1,94 @@
+"""Run one stage through DVC and say what became of it; no Prefect here, so all of it runs anywhere.
+
+DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`, by way of run_cache.py. With `--pull`,
+outputs that are missing here come from the remote where it holds them, and are made where it does not: a remote without
+them, or without anything, is no error. Where nothing changed by DVC's own account, it is not started at all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.dvc_project import outcome
+from flows.dvc_project.graph import Stage, look_at
+from flows.dvc_project.outcome import Outcome
+from flows.process_tree.run_watched import TimedOut, run_watched
+from flows.process_tree.supervisor import Grace
+from tasks.core.errors import PipelineError
+from tasks.telemetry import log
+
+RUN_CACHE = Path(__file__).with_name("run_cache.py")
+_HINTS = (  # what DVC says after every stage, to somebody at a prompt
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
+
+
+def run(
+    stage: Stage,
+    workspace: Path,
+    on_line: Callable[[str], None],
+    force: bool = False,
+    timeout_s: float | None = None,
+    grace: Grace | None = None,
+    run_id: str = "",
+) -> Outcome:
+    """Bring ``stage`` up to date and return what happened; a failed stage is an outcome, not an exception.
+
+    Args:
+        stage: The stage; those that it needs are up to date already.
+        workspace: The checkout's root.
+        on_line: Called with each line that DVC and the stage print.
+        force: Run it even if nothing changed.
+        timeout_s: Seconds after which it is stopped, with time for a checkpoint.
+        grace: How much time that is.
+        run_id: The flow's run that it is part of, as its log lines and its receipt are to name it.
+    """
+    began = time.monotonic()
+    try:
+        look = look_at(workspace, stage.name)
+    except PipelineError as error:
+        return Outcome(stage.name, "failed", str(error), kind=error.kind)
+    if look.lost:
+        advice = "restore it, or take it out of dvc.yaml"
+        return Outcome(stage.name, "failed", f"{', '.join(look.lost)} is missing — {advice}", kind="artifact")
+    if not look.why and not force:
+        on_line(f"Stage '{stage.name}' didn't change, skipping")
+        return outcome.succeeded(stage.name, set(), look, time.monotonic() - began, workspace)
+    before = outcome.read_receipt(workspace, stage.name)
+    transcript = outcome.Transcript(stage.name)
+
+    def listen(line: str) -> None:
+        transcript.feed(line)
+        if not line.strip().startswith(_HINTS):
+            on_line(line)
+
+    try:
+        code = run_watched(command(stage, force), workspace, listen, environment(run_id), timeout_s, grace)
+    except TimedOut as error:
+        return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
+    seconds = time.monotonic() - began
+    if code == 0:
+        return outcome.succeeded(stage.name, transcript.heard, look, seconds, workspace)
+    after = outcome.read_receipt(workspace, stage.name)
+    return outcome.failed(transcript, stage.name, {} if after == before else after, code, seconds)
+
+
+def command(stage: Stage, force: bool = False) -> list[str]:
+    """Return the words that bring ``stage`` up to date, with this very environment's DVC."""
+    words = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
+    return [*words, "--pull", *(["--force"] if force else []), *stage.targets]
+
+
+def environment(run_id: str = "") -> dict[str, str]:
+    """Return the environment of a stage: this one, this interpreter's folder first on the path, and the run's id."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    run = {log.RUN: run_id} if run_id else {}
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **run}

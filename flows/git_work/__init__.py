@@ -1,0 +1,1 @@
+"""Worktrees that runs work in, and the branches that they push."""

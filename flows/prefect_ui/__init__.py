@@ -1,0 +1,1 @@
+"""What people see and set in Prefect: artifacts, run names, automations."""

@@ -1,0 +1,43 @@
+"""What a flow run is called: the flow, the line of versions, and the commit that it works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime
+
+from flows.git_work.workspaces import git, params
+from tasks.core.errors import ConfigError
+
+
+def of_run() -> str:
+    """Return the name of the run that starts now, as `pipeline demo main@26b7df1`; `+` marks uncommitted changes."""
+    parameters: dict[str, Any] = runtime.flow_run.parameters or {}
+    place = parameters.get("workspace") or parameters.get("repository") or "."
+    return " ".join(filter(None, (runtime.flow_run.flow_name, *about(Path(place)))))
+
+
+def of_deed() -> str:
+    """Return the name of a run that changes the registry, as `promote demo@v3`."""
+    parameters: dict[str, Any] = runtime.flow_run.parameters or {}
+    return f"{runtime.flow_run.flow_name} {parameters.get('version') or parameters.get('name')}"
+
+
+def about(workspace: Path) -> tuple[str, str]:
+    """Return the line of versions and `branch@commit` of a checkout; empty where they cannot be told."""
+    try:
+        name = params(workspace).get("register", {}).get("name", "")
+    except ConfigError:
+        name = ""
+    commit = _git(workspace, "rev-parse", "--short", "HEAD")
+    branch = _git(workspace, "rev-parse", "--abbrev-ref", "HEAD")
+    dirty = "+" if _git(workspace, "status", "--porcelain", "--untracked-files=no") else ""
+    return str(name), f"{'' if branch == 'HEAD' else branch}@{commit}{dirty}" if commit else ""
+
+
+def _git(workspace: Path, *words: str) -> str:
+    try:
+        return git(workspace, *words)
+    except ConfigError:
+        return ""

@@ -1,0 +1,1 @@
+"""Commands that leave no process behind."""

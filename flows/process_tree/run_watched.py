@@ -1,0 +1,166 @@
+"""Run a command from a flow: its output line by line, a deadline, and no process left behind.
+
+The command runs under :mod:`flows.process_tree.supervisor`, which this process holds by a pipe. However this process
+goes on or ends (an exception, a cancellation, a deadline, SIGKILL), the pipe closes and the supervisor
+stops the command with everything that it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from flows.process_tree import supervisor
+from flows.process_tree.supervisor import KILL_WAIT_S, Grace
+
+PROGRESS_EVERY_S = 5.0
+_LONGEST_LINE = 2000
+
+
+class TimedOut(Exception):
+    """A command was stopped because it ran past its deadline."""
+
+
+class Lines:
+    """Cuts a stream of bytes into lines, and thins the updates of progress bars.
+
+    A progress bar ends its updates with a carriage return: of those, one every few seconds is kept,
+    and always the last one before a new line.
+    """
+
+    def __init__(self, every_s: float = PROGRESS_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rest = b""
+        self._held = ""
+        self._every_s = every_s
+        self._clock = clock
+        self._shown = -every_s
+
+    def feed(self, block: bytes) -> Iterator[str]:
+        """Yield the lines that ``block`` completes."""
+        *pieces, self._rest = _keep_ends(self._rest + block)
+        for piece in pieces:
+            text = piece[:-1].decode("utf-8", "replace").rstrip()[:_LONGEST_LINE]
+            if piece.endswith(b"\r"):
+                yield from self._thin(text)
+            elif text or self._held:
+                yield text or self._held
+                self._held = ""
+
+    def close(self) -> Iterator[str]:
+        """Yield what the stream ended on without a line end."""
+        last = self._rest.decode("utf-8", "replace").strip()[:_LONGEST_LINE] or self._held
+        self._rest, self._held = b"", ""
+        if last:
+            yield last
+
+    def _thin(self, text: str) -> Iterator[str]:
+        if not text:
+            return
+        self._held = text
+        if self._clock() - self._shown >= self._every_s:
+            self._shown = self._clock()
+            self._held = ""
+            yield text
+
+
+def _keep_ends(data: bytes) -> list[bytes]:
+    """Split at line feeds and carriage returns, keeping them; the last piece has none."""
+    pieces = data.replace(b"\r\n", b"\n").splitlines(keepends=True)
+    return pieces if pieces and not pieces[-1].endswith((b"\n", b"\r")) else [*pieces, b""]
+
+
+def run_watched(
+    command: Sequence[str],
+    cwd: Path,
+    on_line: Callable[[str], None],
+    env: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    grace: Grace | None = None,
+) -> int:
+    """Run ``command`` to its end and return its exit code; whatever happens, nothing of it survives.
+
+    Args:
+        command: Program and arguments.
+        cwd: Where it runs.
+        on_line: Called with each line of its output (standard output and error together).
+        env: Its whole environment; this process's when None.
+        timeout_s: Seconds after which it is stopped.
+        grace: Seconds that it is given to write a checkpoint when it is stopped.
+
+    Raises:
+        TimedOut: The deadline passed; the command has been stopped.
+    """
+    grace = grace or Grace()
+    # isolated, without site: the supervisor needs the standard library only, and starts sooner
+    words = [sys.executable, "-I", "-S", supervisor.__file__]
+    words += ["--grace", str(grace.interrupt_s), str(grace.terminate_s), "--", *command]
+    process = subprocess.Popen(
+        words,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    lines = Lines()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        if not _read(process, lines, on_line, deadline):
+            raise TimedOut(f"it was stopped after {timeout_s:g} s")
+        return process.wait()
+    finally:
+        _let_go(process, lines, on_line, grace)
+
+
+def _read(
+    process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], deadline: float | None
+) -> bool:
+    """Pass on lines until the output ends; return False when the deadline came first."""
+    assert process.stdout is not None
+    descriptor = process.stdout.fileno()
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        ready, _, _ = select.select([descriptor], [], [], left)
+        if not ready:
+            continue
+        block = os.read(descriptor, 1 << 16)
+        for line in lines.feed(block) if block else lines.close():
+            on_line(line)
+        if not block:
+            return True
+
+
+def _let_go(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], grace: Grace) -> None:
+    """Close the pipe, so that the supervisor stops what still runs; wait for it; sweep up after its own death."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    longest = grace.interrupt_s + grace.terminate_s + KILL_WAIT_S + 2.0
+    try:
+        if process.poll() is None:
+            with contextlib.suppress(Exception):  # a listener that fails must not keep us from the end
+                _read(process, lines, on_line, time.monotonic() + longest)
+        process.wait(timeout=longest)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        process.stdout.close()
+    deadline = time.monotonic() + KILL_WAIT_S
+    while (left := _living_in_session(process.pid)) and time.monotonic() < deadline:
+        supervisor.send(signal.SIGKILL, left)
+        time.sleep(0.01)  # what was killed takes a moment to be gone
+
+
+def _living_in_session(number: int) -> list[int]:
+    return [pid for pid, state, _, session in supervisor.processes() if session == number and state not in "ZX"]

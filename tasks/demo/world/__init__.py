@@ -1,0 +1,1 @@
+"""The demo's small world: what customers write, and how a support desk replies."""

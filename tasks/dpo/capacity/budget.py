@@ -1,0 +1,98 @@
+"""When memory runs out in the middle: the token budget is halved and the step done again.
+
+Results do not depend on how a step is cut, so a rank that runs out cuts its own pairs finer and needs to ask no
+other rank. Which pairs are its own stays as it was planned.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from tasks.core.errors import ConfigError
+from tasks.telemetry import log
+
+T = TypeVar("T")
+_log = log.get_logger(__name__)
+# torch's allocator on a CPU (Linux, then Windows), the CUDA runtime and cuBLAS raise plain RuntimeErrors.
+_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class Budget:
+    """The packed tokens that this rank takes at once.
+
+    Args:
+        tokens: To start with.
+        longest_pair: Packed tokens of the longest pair, the least that is ever tried.
+
+    Attributes:
+        tokens: As it stands now.
+    """
+
+    def __init__(self, tokens: int, longest_pair: int) -> None:
+        self.tokens, self._least = tokens, longest_pair
+
+    def halve(self) -> None:
+        """Halve the budget and say so.
+
+        Raises:
+            ConfigError: A micro-batch is down to one pair already.
+        """
+        if self.tokens <= self._least:
+            raise ConfigError(
+                f"memory ran out on a single pair ({self._least:,} tokens at the longest)",
+                "set `runtime.gradient_checkpointing: true` if it is not, lower `encode.max_prompt_tokens` or "
+                "`encode.max_completion_tokens`, quantise the base or take a smaller one",
+            )
+        before, self.tokens = self.tokens, max(self.tokens // 2, self._least)
+        _log.warning("memory ran out at %s tokens at once: going on with %s", f"{before:,}", f"{self.tokens:,}")
+
+
+def within(budget: Budget, work: Callable[[int], T], undo: Callable[[], None]) -> T:
+    """Return ``work(tokens)``, begun again with half the tokens each time that memory runs out.
+
+    Args:
+        budget: What to start with; it keeps what was learnt for the steps that follow.
+        work: Does the whole of it and must leave nothing behind but what ``undo`` takes back.
+        undo: Called after each failure, for example to drop gradients summed so far.
+
+    Raises:
+        ConfigError: A single pair does not fit.
+    """
+    while True:
+        try:
+            return work(budget.tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # only here, behind the handler, are the traceback's frames gone, and the tensors that they held
+        undo()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        budget.halve()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether ``error`` says that a device's or the machine's memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+class FixedBudget(Budget):
+    """The budget of a sharded base: it is not halved, for a rank cannot do a part again without the others."""
+
+    def halve(self) -> None:
+        """Refuse.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"memory ran out at {self.tokens:,} tokens at once, and a sharded base cannot go on with less by itself",
+            "lower `runtime.tokens_per_micro_batch`, or set `runtime.gradient_checkpointing: true`",
+        )

@@ -1,0 +1,1 @@
+"""Token pairs beside their reference log-probabilities."""

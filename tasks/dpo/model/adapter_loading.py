@@ -1,0 +1,154 @@
+"""The adapter that training continues from: read without pickles, checked against the base, loaded to be trained.
+
+It is the policy's first value and, frozen, the reference; so the first step's margins are zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from tasks.core.errors import ArtifactError, ConfigError
+from tasks.dpo.model.adapter import LoraSettings
+from tasks.dpo.model.adapter_files import CONFIG, KEY, WEIGHTS
+
+# What an adapter's config may say otherwise than plain LoRA; all else (DoRA, whole layers beside the adapter, weights
+# that its beginning took out of the base) would not be trained on as it was.
+_FREE = {
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "peft_version",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+}
+_BEGINNINGS = (True, False, "gaussian")
+_SHOWN = 3
+
+
+def load_adapter(model: Any, folder: Path, settings: LoraSettings | None = None) -> Any:
+    """Put the adapter in ``folder`` on ``model``, to be trained on: frozen base, float32 adapter.
+
+    Args:
+        model: The base model.
+        folder: Holds the adapter's two files.
+        settings: `train.lora`, which must have the adapter's shape; its dropout is the one of training.
+
+    Raises:
+        ArtifactError: The files are damaged, or are no LoRA adapter that can be trained on.
+        ConfigError: The adapter does not fit the model, or ``settings`` says another shape.
+    """
+    config = _read_config(folder / CONFIG)
+    tensors = _read_weights(folder / WEIGHTS)
+    if settings is not None:
+        config.lora_dropout = settings.dropout
+    layers = _linear_layers(model)
+    with torch.random.fork_rng(devices=[]):  # PEFT draws first values, which are then replaced
+        try:
+            policy = get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigError(
+                f"`{KEY}`: the adapter does not fit the base ({error})", "give one of this base"
+            ) from None
+    _check_fit(tensors, get_peft_model_state_dict(policy, save_embedding_layers=False))
+    set_peft_model_state_dict(policy, tensors)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if settings is not None:
+        _refuse_other_shape(config, set(policy.targeted_module_names), settings, layers)
+    return policy
+
+
+def _read_config(path: Path) -> LoraConfig:
+    """Read an adapter's config, refusing what is no plain LoRA."""
+    try:
+        values = json.loads(path.read_bytes())
+        kind = values.pop("peft_type", None)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error})", "restore the adapter from a copy") from None
+    if kind != "LORA":
+        raise ConfigError(f"`{KEY}`: {path} is an adapter of the kind {kind}", "training continues from LoRA adapters")
+    usual = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
+    for name, value in sorted(values.items()):
+        is_plain = not value or value == usual.get(name)
+        if name == "init_lora_weights":
+            is_plain = value in _BEGINNINGS
+        if name not in _FREE and not is_plain:
+            told = f"`{KEY}`: the adapter's `{name}` is {str(value)[:60]}"
+            raise ConfigError(told, "training continues from plain LoRA: merge it into the base")
+    known = {name: value for name, value in values.items() if name in usual and name != "auto_mapping"}
+    return LoraConfig(**{**known, "init_lora_weights": True, "inference_mode": False})
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error})", "restore the adapter from a copy") from None
+    bad = [name for name, tensor in sorted(tensors.items()) if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ArtifactError(f"{path} holds values that are no numbers, in {bad[0]}", "choose another adapter")
+    return tensors
+
+
+def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse tensors that are not, one for one, those that the model's adapters need."""
+    faults = [f"no {name}" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{name}, which has no place" for name in sorted(found.keys() - expected.keys())]
+    faults += [
+        f"{name} of shape {list(found[name].shape)}, not {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].shape != expected[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        told = f"`{KEY}`: the adapter does not fit the base: it has {'; '.join(faults[:_SHOWN])}{more}"
+        raise ConfigError(told, "give an adapter of this base")
+
+
+def _linear_layers(model: Any) -> set[str]:
+    """Return the names of the layers that `all-linear` stands for: every linear one but the head."""
+    head = model.get_output_embeddings()
+    return {
+        name
+        for name, module in model.named_modules()
+        if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+    }
+
+
+def _refuse_other_shape(config: LoraConfig, targeted: set[str], settings: LoraSettings, layers: set[str]) -> None:
+    """Refuse params that say another shape than the adapter has, which cannot be changed any more."""
+    for key, own, said in (("rank", config.r, settings.rank), ("alpha", config.lora_alpha, settings.alpha)):
+        if own != said:
+            raise ConfigError(f"`train.lora.{key}` is {said}, the adapter of `{KEY}` has {own}", f"write {own}")
+    names = settings.target_modules
+    wanted = layers if isinstance(names, str) else {n for n in layers | targeted if _is_named(n, names)}
+    if wanted != targeted:
+        one = sorted(wanted ^ targeted)[0]
+        told = f"`train.lora.target_modules` {'names' if one in wanted else 'leaves out'} {one}"
+        shown = sorted({name.rpartition(".")[2] for name in targeted})
+        raise ConfigError(f"{told}, unlike the adapter of `{KEY}`", f"name its layers: {', '.join(shown)}")
+
+
+def _is_named(layer: str, names: tuple[str, ...]) -> bool:
+    return any(f".{layer}".endswith(f".{name}") for name in names)

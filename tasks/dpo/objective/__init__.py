@@ -1,0 +1,1 @@
+"""What is minimised: preference losses, divergences and the metrics beside them."""

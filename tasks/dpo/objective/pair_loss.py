@@ -1,0 +1,332 @@
+"""The objective of a run: which losses, how they are weighted, and what they remember from step to step.
+
+``ObjectiveConfig`` is the mapping `train.objective` of params.yaml and refuses what a loss would silently
+ignore; ``PairLoss`` applies it to the sums of log-probabilities of some pairs.
+
+Where TRL 1.16's DPOTrainer has a loss, ours equals it. TRL and the papers differ, and so do we, in this:
+
+- `ipo` takes token means where its paper writes sums; so do TRL and the paper's authors in their experiments.
+- `bco_pair` has no reward shift in TRL; the paper's is `bco_momentum` below 1, and 1 is as TRL.
+- `alpha` of the divergences counts as TRL does: it is 1 - α of the f-DPO paper.
+- `label_smoothing` does nothing to TRL's `sigmoid` and `sigmoid_norm`; here it is conservative DPO's.
+- WPO's weight is at most 1, as its authors have it; TRL 1.16 lost the bound. TRL weighs `sft` too, we do not.
+- `aot`, `aot_unpaired` sort, and `sft` averages, over the global step; in TRL over each device's micro-batch.
+- `forward_kl` stops at e^80 where TRL overflows; TRL's `alpha` stops there too.
+
+Shape suffix: ``_n`` is one number a pair, float64; log-probabilities in nats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tasks.core.errors import ConfigError
+from tasks.core.params import check
+from tasks.dpo.objective import losses
+from tasks.dpo.objective.divergences import Divergence, divergence_score
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is made small: the mapping `train.objective` of params.yaml.
+
+    Attributes:
+        loss: The name of one loss, or a mapping of names to weights above 0, whose weighted sum it is.
+        beta: β of Eq. 7 of arXiv:2305.18290; τ of `ipo`, in 1 / nats a token.
+        label_smoothing: Assumed share of wrong labels, in [0, 0.5); `exo_pair` needs one above 0.
+        nll_weight: Weight of the chosen completions' negative log-likelihood (mean over the step's tokens).
+        divergence: What holds the policy to the reference.
+        divergence_alpha: α of the divergence `alpha`.
+        ld_alpha: LD-DPO's weight of the tokens beyond the shorter completion's length; 1 is off.
+        wpo: Whether pairs are weighted by how likely the policy itself would write them.
+        discopop_tau: τ of `discopop`.
+        bco_momentum: How slowly `bco_pair`'s reward shift follows the step's mean reward; 1 leaves it at 0.
+        adaptive_beta_gain: How strongly β follows the step's mean margin (β-DPO); 0 is off.
+        adaptive_beta_momentum: How slowly the running mean that it is compared with follows.
+    """
+
+    loss: str | dict[str, float] = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    nll_weight: float = 0.0
+    divergence: Divergence = "reverse_kl"
+    divergence_alpha: float = 0.5
+    ld_alpha: float = 1.0
+    wpo: bool = False
+    discopop_tau: float = 0.05
+    bco_momentum: float = 1.0
+    adaptive_beta_gain: float = 0.0
+    adaptive_beta_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        _check_losses(self.mix)
+        _check_combinations(self)
+
+    @property
+    def mix(self) -> dict[str, float]:
+        """The losses and their weights, `sft` included."""
+        return {self.loss: 1.0} if isinstance(self.loss, str) else dict(self.loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairScores:
+    """What the losses see of n pairs, each field float64 [n] or absent.
+
+    Attributes:
+        policy_chosen: Σ log π over the chosen completion's tokens, differentiable; weighted where LD-DPO is on.
+        policy_rejected: The same of the rejected completion.
+        reference_chosen: The same under the reference, with the same token weights.
+        reference_rejected: The same.
+        chosen_tokens: Tokens of the chosen completion, all of them.
+        rejected_tokens: Tokens of the rejected one.
+        weight: The data's weight of each pair, for running means; absent is 1.
+        margin: By how much reward β h is to exceed 0, the data's column; absent is 0.
+        wpo_chosen: a of :func:`tasks.dpo.objective.losses.alignment_weights` for chosen, where WPO is on.
+        wpo_rejected: The same of the rejected one.
+    """
+
+    policy_chosen: Tensor
+    policy_rejected: Tensor
+    reference_chosen: Tensor
+    reference_rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+    weight: Tensor | None = None
+    margin: Tensor | None = None
+    wpo_chosen: Tensor | None = None
+    wpo_rejected: Tensor | None = None
+
+
+class PairLoss:
+    """The losses of pairs under one configuration; it holds no state but that configuration.
+
+    Attributes:
+        config: What it was made from.
+        needs_whole_step: Whether :meth:`losses` must see all pairs of an optimizer step at once, of all
+            ranks and in the plan's order: the loss sorts them, or takes a mean over them.
+        nll_weight: Weight of the chosen completions' mean negative log-likelihood, that of `sft` included;
+            the trainer adds this term, for it is a mean over tokens and not over pairs.
+    """
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self.config = config
+        mix = config.mix
+        self.nll_weight = config.nll_weight + mix.pop("sft", 0.0)
+        self._mix = mix
+        self._score = divergence_score(config.divergence, config.divergence_alpha)
+        self._is_moving = config.adaptive_beta_gain > 0 or config.bco_momentum < 1
+        self.needs_whole_step = self._is_moving or not SORTED.isdisjoint(mix)
+
+    @property
+    def takes_margin(self) -> bool:
+        """Whether the data's margins mean something to every loss of the mix."""
+        return bool(self._mix) and self._mix.keys() <= SHIFTED
+
+    @property
+    def takes_weight(self) -> bool:
+        """Whether the data's weights do: in a sorted loss no number belongs to one pair."""
+        return SORTED.isdisjoint(self._mix)
+
+    def check_columns(self, has_weights: bool, has_margins: bool) -> None:
+        """Refuse data columns that the losses would ignore; ask once, before training.
+
+        Args:
+            has_weights: Whether any pair's weight differs from 1.
+            has_margins: Whether any pair's margin differs from 0.
+
+        Raises:
+            ConfigError: Naming the losses that have no place for the column.
+        """
+        for has, takes, column, able in (
+            (has_weights, self.takes_weight, "weights", LOSSES.keys() - SORTED),
+            (has_margins, self.takes_margin, "margins", SHIFTED),
+        ):
+            if has and not takes:
+                deaf = _list(self._mix.keys() - able) or "sft"
+                raise ConfigError(
+                    f"`train.objective.loss` is {deaf}, which has no place for the {column} in the data",
+                    f"drop that column, or choose among: {_list(able)}",
+                )
+
+    def state0(self) -> Tensor:
+        """Return the state before the first step, float64 [2]: running mean margin in nats, running mean reward.
+
+        It belongs into checkpoints, and onto the scores' device.
+        """
+        return torch.zeros(2, dtype=torch.float64)
+
+    def losses(self, scores: PairScores, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each pair, float64 [n], without the data's weights, and the state after the step.
+
+        Pure. A loss that sorts gives n numbers of which only the sum has a meaning. Where
+        ``needs_whole_step`` is false the state comes back as it was, however the pairs are split. For a
+        held-out set give all its pairs with the state of training, and drop the new one.
+        """
+        chosen_n = scores.policy_chosen.double() - scores.reference_chosen
+        rejected_n = scores.policy_rejected.double() - scores.reference_rejected
+        moment = self._moment(chosen_n.detach(), rejected_n.detach(), scores.weight, state)
+        terms = self._terms(chosen_n, rejected_n, scores, moment)
+        total_n = torch.zeros_like(chosen_n)
+        for name, weight in self._mix.items():
+            total_n = total_n + weight * LOSSES[name](terms)
+        if self.config.wpo:
+            if scores.wpo_chosen is None or scores.wpo_rejected is None:
+                raise ValueError("WPO is on and the scores have no wpo_chosen and wpo_rejected")
+            total_n = total_n * losses.alignment_weights(scores.wpo_chosen, scores.wpo_rejected)
+        return total_n, moment.state
+
+    def _moment(self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor | None, state: Tensor) -> Moment:
+        """Advance the running means by one step; β and the reward shift come from them.
+
+        M ← m M + (1 - m) E[h], β = β0 (1 + g (E[h] - M)): β-DPO at the level of the batch, arXiv:2407.08639,
+        with the margin in nats and the mean moved before it is used, as its authors' code does, and β held
+        at β0 / 100 or more. δ ← m' δ + (1 - m') E[β (w + l) / 2]: the reward shift of arXiv:2404.04656.
+        """
+        config = self.config
+        if not self._is_moving:
+            return Moment(config.beta, 0.0, state)
+        share_n = torch.full_like(chosen_n, 1 / len(chosen_n)) if weight_n is None else weight_n / weight_n.sum()
+        margin = (share_n * (chosen_n - rejected_n)).sum()
+        running_margin = torch.lerp(margin, state[0], config.adaptive_beta_momentum)
+        beta = config.beta * (1 + config.adaptive_beta_gain * (margin - running_margin)).clamp(min=0.01)
+        reward = beta * (share_n * (chosen_n + rejected_n)).sum() / 2
+        shift = torch.lerp(reward, state[1], config.bco_momentum)
+        return Moment(beta, shift, torch.stack([running_margin, shift]))
+
+    def _terms(self, chosen_n: Tensor, rejected_n: Tensor, scores: PairScores, moment: Moment) -> Terms:
+        up_n, down_n = self._score(chosen_n), self._score(rejected_n)
+        margin_n = up_n - down_n
+        mean_margin_n = losses.token_mean_margin(up_n, down_n, scores.chosen_tokens, scores.rejected_tokens)
+        if scores.margin is not None and self.takes_margin:  # β (h - m / β) = β h - m: m is a reward
+            margin_n = margin_n - scores.margin / moment.beta
+            mean_margin_n = mean_margin_n - scores.margin / moment.beta
+        policy_n = scores.policy_chosen.double() - scores.policy_rejected
+        reference_n = scores.reference_chosen.double() - scores.reference_rejected
+        return Terms(
+            chosen_n, rejected_n, margin_n, mean_margin_n, policy_n, reference_n, moment.beta, moment.shift, self.config
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What a step takes from the running means: β, the reward shift δ, and the state after it."""
+
+    beta: float | Tensor
+    shift: float | Tensor
+    state: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What a loss may be made of; w, l and h are those of :mod:`tasks.dpo.objective.losses`.
+
+    Attributes:
+        chosen_n: w.
+        rejected_n: l.
+        margin_n: h, or the difference of the divergence's scores; less the data's margin over β.
+        mean_margin_n: The same of token means.
+        policy_n: log π(y_w|x) - log π(y_l|x).
+        reference_n: The same under the reference.
+        beta: β of this step.
+        shift: δ of `bco_pair`.
+        config: The smoothing and the τ.
+    """
+
+    chosen_n: Tensor
+    rejected_n: Tensor
+    margin_n: Tensor
+    mean_margin_n: Tensor
+    policy_n: Tensor
+    reference_n: Tensor
+    beta: float | Tensor
+    shift: float | Tensor
+    config: ObjectiveConfig
+
+
+LOSSES: dict[str, Callable[[Terms], Tensor]] = {
+    "sigmoid": lambda t: losses.sigmoid(t.margin_n, t.beta, t.config.label_smoothing),
+    "sigmoid_norm": lambda t: losses.sigmoid(t.mean_margin_n, t.beta, t.config.label_smoothing),
+    "hinge": lambda t: losses.hinge(t.margin_n, t.beta),
+    "ipo": lambda t: losses.ipo(t.mean_margin_n, t.beta),
+    "robust": lambda t: losses.robust(t.margin_n, t.beta, t.config.label_smoothing),
+    "exo_pair": lambda t: losses.exo_pair(t.margin_n, t.beta, t.config.label_smoothing),
+    "discopop": lambda t: losses.discopop(t.margin_n, t.beta, t.config.discopop_tau),
+    "nca_pair": lambda t: losses.nca_pair(t.chosen_n, t.rejected_n, t.beta),
+    "bco_pair": lambda t: losses.bco_pair(t.chosen_n, t.rejected_n, t.beta, t.shift),
+    "sppo_hard": lambda t: losses.sppo_hard(t.chosen_n, t.rejected_n, t.beta),
+    "aot": lambda t: losses.aot(t.policy_n, t.reference_n, t.beta, t.config.label_smoothing),
+    "aot_unpaired": lambda t: losses.aot_unpaired(t.chosen_n, t.rejected_n, t.beta, t.config.label_smoothing),
+    "apo_zero": lambda t: losses.apo_zero(t.chosen_n, t.rejected_n, t.beta),
+    "apo_down": lambda t: losses.apo_down(t.chosen_n, t.rejected_n, t.beta),
+}
+"""The losses of pairs by the name that params.yaml gives them; `sft` is a loss of tokens and the trainer's."""
+
+SMOOTHED = frozenset({"sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"})
+"""The losses in which label smoothing stands."""
+SHIFTED = frozenset({"sigmoid", "sigmoid_norm", "hinge", "robust", "exo_pair", "discopop"})
+"""The losses of β h alone, in which a data margin can be taken off it (arXiv:2402.10571; Llama 2, arXiv:2307.09288)."""
+DIVERGENT = SHIFTED | {"ipo"}
+"""The losses of a difference of scores, in which a divergence other than the reverse KL has a meaning."""
+SORTED = frozenset({"aot", "aot_unpaired"})
+"""The losses that sort the pairs of a step."""
+
+
+def _check_ranges(config: ObjectiveConfig) -> None:
+    """Refuse numbers out of range."""
+    key = "train.objective."
+    check(config.beta > 0, key + "beta", config.beta, "give a number above 0, for example 0.1")
+    is_share = 0 <= config.label_smoothing < 0.5
+    check(is_share, key + "label_smoothing", config.label_smoothing, "give a share in [0, 0.5)")
+    check(config.nll_weight >= 0, key + "nll_weight", config.nll_weight, "give 0 (off) or more")
+    check(0 <= config.ld_alpha <= 1, key + "ld_alpha", config.ld_alpha, "give a weight in [0, 1]; 1 is off")
+    check(config.discopop_tau > 0, key + "discopop_tau", config.discopop_tau, "give a number above 0, e.g. 0.05")
+    check(0 <= config.bco_momentum <= 1, key + "bco_momentum", config.bco_momentum, "give 0 to 1; 1 is off")
+    gain, momentum = config.adaptive_beta_gain, config.adaptive_beta_momentum
+    check(gain >= 0, key + "adaptive_beta_gain", gain, "give 0 (off) or more, for example 0.6")
+    check(0 <= momentum < 1, key + "adaptive_beta_momentum", momentum, "give 0 to below 1, for example 0.9")
+
+
+def _check_losses(mix: dict[str, float]) -> None:
+    """Refuse a mix of nothing, an unknown loss, and a weight that is not above 0."""
+    names = (*LOSSES, "sft")
+    check(len(mix) > 0, "train.objective.loss", mix, "name at least one loss")
+    for name, weight in mix.items():
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"choose among: {', '.join(names)}"
+        check(name in names, "train.objective.loss", name, hint)
+        check(weight > 0, f"train.objective.loss.{name}", weight, "give a number above 0, or leave the loss out")
+
+
+def _check_combinations(config: ObjectiveConfig) -> None:
+    """Refuse settings that the losses would ignore, by name: those that a loss cannot have, or that none reads."""
+    losses = config.mix.keys() - {"sft"}
+    if "exo_pair" in losses:
+        advice = "`exo_pair` takes its logarithm: give one above 0, for example 1e-3"
+        check(config.label_smoothing > 0, "train.objective.label_smoothing", config.label_smoothing, advice)
+    everything = frozenset(LOSSES)
+    rules: list[tuple[str, bool, frozenset[str], Literal["all", "any"]]] = [
+        ("label_smoothing", config.label_smoothing > 0, SMOOTHED, "any"),
+        ("divergence", config.divergence != "reverse_kl", DIVERGENT, "all"),
+        ("ld_alpha", config.ld_alpha < 1, everything, "all"),
+        ("wpo", config.wpo, everything - SORTED, "all"),
+        ("bco_momentum", config.bco_momentum < 1, frozenset({"bco_pair"}), "any"),
+        ("adaptive_beta_gain", config.adaptive_beta_gain > 0, everything, "all"),
+    ]
+    for key, is_on, able, needed in rules:
+        deaf = losses - able or (set() if losses else {"sft"})
+        if is_on and deaf and (needed == "all" or losses.isdisjoint(able)):
+            raise ConfigError(
+                f"`train.objective.{key}` is {getattr(config, key)!r}, which has no meaning for {_list(deaf)}",
+                f"leave it at {getattr(ObjectiveConfig, key)!r}, or choose among: {_list(able)}",
+            )
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,1 @@
+"""The pass that scores the fixed reference, and what names its rows."""

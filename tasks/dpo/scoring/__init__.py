@@ -1,0 +1,1 @@
+"""Log-probabilities of completion tokens: layout, attention, LoRA layers, head."""

@@ -1,0 +1,247 @@
+"""Attention over a shared row: each segment's queries see its own keys and nothing else.
+
+Registered with transformers as `shared_prefix`; the segments and the kernel come through the model's forward
+as the keywords `segments` and `kernel`. Five kernels compute the same:
+
+- `varlen`: torch's variable-length flash attention, one call a layer (CUDA, half precision);
+- `flash`: the same of the package flash-attn, where it is installed; it also knows soft caps;
+- `flex`: FlexAttention, one call a layer (CUDA);
+- `row`: torch's CPU kernel, a segment at a time, as one operation (CPU, see `cpu_attention`);
+- `pieces`: one scaled_dot_product_attention a segment, anywhere.
+
+Shapes: query [1, heads, T, d], key and value [1, key heads, T, d]; the result is [1, T, heads, d].
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from tasks.dpo.scoring import attention_cpu
+from tasks.dpo.scoring.last_layer import is_for_scored, widened
+from tasks.dpo.scoring.layout import Segments
+
+NAME = "shared_prefix"
+Kernel = Callable[[Tensor, Tensor, Tensor, Segments, float, int, float], Tensor]
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    kernel: str = "pieces",
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within the segments; the signature is that of transformers' attention functions.
+
+    Raises:
+        ValueError: The model has a mask or attention dropout of its own, or did not pass the segments on.
+    """
+    if segments is None or attention_mask is not None or dropout:
+        raise ValueError("attention over a shared row takes segments, and neither a mask nor dropout")
+    segments.windows.add(sliding_window or 0)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    options = (scale, sliding_window or 0, softcap or 0.0)
+    if kernel == "flex" or not is_for_scored(module):  # flex takes its mask from all tokens
+        return KERNELS[kernel](query, key, value, segments, *options), None
+    scored = KERNELS[kernel](query.index_select(2, segments.scored_Q), key, value, segments.of_scored, *options)
+    return widened(scored, 1, segments.scored_Q, query.shape[2]), None
+
+
+AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+def lost_window(config: Any, windows: Collection[int]) -> str:
+    """Name the window or the chunks that a config speaks of and that no layer asked for; "" where there is none.
+
+    Such a family keeps to them by its mask alone, which a shared row has not.
+
+    Args:
+        config: A language model's.
+        windows: What its layers asked for (:attr:`Segments.windows`).
+    """
+    kinds = getattr(config, "layer_types", None) or ()
+    chunk, window = (getattr(config, name, None) for name in ("attention_chunk_size", "sliding_window"))
+    if chunk or "chunked_attention" in kinds:
+        return f"attention in chunks of {chunk} tokens"
+    slides = "sliding_attention" in kinds or (window and getattr(config, "use_sliding_window", True))
+    is_passed = window in windows if window else any(windows)
+    return f"sliding window of {window} tokens" if slides and not is_passed else ""
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Return the kernels that may work here, the fastest first; the last one always does."""
+    if device.type != "cuda":
+        return ["row", "pieces"] if device.type == "cpu" and attention_cpu.is_known() else ["pieces"]
+    half = dtype in (torch.bfloat16, torch.float16)
+    found = ["varlen"] if half and importlib.util.find_spec("torch.nn.attention.varlen") else []
+    found += ["flash"] if half and importlib.util.find_spec("flash_attn") else []
+    return [*found, "flex", "pieces"]
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    if softcap:
+        raise ValueError("torch's variable-length attention has no soft cap")
+    known = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"scale": scale}
+    if "window_size" in known:
+        options["window_size"] = (window - 1 if window else -1, 0)
+    elif window:
+        raise ValueError("this torch's variable-length attention has no sliding window")
+    else:
+        options["is_causal"] = True
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in known:
+        options["enable_gqa"] = True
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    q, k, v = _flat(query, key, value, segments)
+    out: Tensor = varlen_attn(q, k, v, *_offsets(segments), **options)  # type: ignore[assignment]
+    return out[None]
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+) -> Tensor:
+    q, k, v = _flat(query, key, value, segments)
+    out: Tensor = importlib.import_module("flash_attn").flash_attn_varlen_func(
+        q,
+        k,
+        v,
+        *_offsets(segments),
+        softmax_scale=scale,
+        causal=True,
+        window_size=(window - 1 if window else -1, 0 if window else -1),
+        softcap=softcap,
+    )
+    return out[None]
+
+
+def _flat(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> list[Tensor]:
+    """Return queries [T, heads, d], and keys and values [K, key heads, d] in the order of the segments."""
+    index = segments.key_K
+    return [query[0].transpose(0, 1), *(part[0].transpose(0, 1).index_select(0, index) for part in (key, value))]
+
+
+def _offsets(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
+    return segments.query_offsets, segments.key_offsets, max(segments.query_lengths), max(segments.key_lengths)
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+) -> Tensor:
+    def capped(score: Tensor, *_: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    out: Tensor = _flex_attention(query.device.type)(
+        query,
+        key,
+        value,
+        score_mod=capped if softcap else None,
+        block_mask=_block_mask(segments, window),
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out.transpose(1, 2)
+
+
+@functools.cache
+def _flex_attention(device: str) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+
+
+def _block_mask(segments: Segments, window: int) -> Any:
+    """Return FlexAttention's mask: a token sees earlier ones of its prompt and of its own completion."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    group, branch, position = segments.group_T, segments.branch_T, segments.position_T
+
+    def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        is_kin = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q]))
+        distance = position[q] - position[k]
+        is_before = (distance >= 0) & (distance < window) if window else distance >= 0
+        return is_kin & is_before
+
+    if ("flex", window) not in segments.masks:
+        total = len(group)
+        segments.masks["flex", window] = create_block_mask(sees, None, None, total, total, device=str(group.device))
+    return segments.masks["flex", window]
+
+
+def _row(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+) -> Tensor:
+    if softcap:
+        raise ValueError("torch's attention has no soft cap")
+    apply: Any = attention_cpu.RowAttention.apply
+    out: Tensor = apply(query, key, value, segments, _masks(segments, window, query.dtype), scale)
+    return out
+
+
+def _pieces(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
+) -> Tensor:
+    queries = torch.split(query, list(segments.query_lengths), 2)
+    keys, values = (torch.split(x.index_select(2, segments.key_K), list(segments.key_lengths), 2) for x in (key, value))
+    parts = zip(queries, keys, values, _masks(segments, window, query.dtype), strict=True)
+    if softcap:
+        pieces = [_capped(q, k, v, mask, scale, softcap) for q, k, v, mask in parts]
+    else:
+        pieces = [
+            F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=True)
+            for q, k, v, mask in parts
+        ]
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], 1)
+
+
+def _masks(segments: Segments, window: int, dtype: torch.dtype) -> list[Tensor | None]:
+    """Return what is added to each segment's scores, [queries, keys]; None for plain causal attention."""
+    if (window, dtype) not in segments.masks:
+        device = segments.key_K.device
+        lengths = zip(segments.query_lengths, segments.key_lengths, strict=True)
+        segments.masks[window, dtype] = [
+            None if q == k and not 0 < window < k else _mask(q, k, window, dtype, device) for q, k in lengths
+        ]
+    masks: list[Tensor | None] = segments.masks[window, dtype]
+    return masks
+
+
+def _mask(queries: int, keys: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    is_hidden = (distance < 0) | (distance >= (window or keys))
+    return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(is_hidden, float("-inf"))
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float) -> Tensor:
+    """Attend with scores capped to ±softcap by tanh, before the mask (arXiv:2408.00118, Gemma 2)."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = softcap * torch.tanh((q @ k.transpose(-1, -2)) * scale / softcap)
+    if mask is None:
+        mask = _mask(q.shape[2], k.shape[2], 0, scores.dtype, scores.device)
+    return torch.softmax((scores + mask).float(), -1).to(q.dtype) @ v
+
+
+KERNELS: dict[str, Kernel] = {"varlen": _varlen, "flash": _flash, "flex": _flex, "row": _row, "pieces": _pieces}

@@ -1,0 +1,276 @@
+"""How pairs are laid out for one forward: every prompt once, or plain padded rows.
+
+Shape suffixes: B rows, L tokens of a row, T = B·L, N completion tokens, K keys that all segments see,
+S segments, Q tokens that predict one, n pairs.
+
+Shared: one row of groups [prompt | completion | completion | …]. Positions of each completion go on from
+its prompt, so every token has the position that it would have alone. What a token may see is told by
+segments, each a run of queries with its own keys: the first is the prompt with its first completion,
+every further completion has the prompt's keys and its own. Queries stand at the end of their keys, so
+"causal, aligned at the bottom right" is the whole rule. The first token of every completion is predicted
+by the prompt's last token; a completion's last token predicts nothing, so it is a label and not in the row.
+
+Plain: a row for each completion with its own copy of the prompt, padded on the right. A causal model's
+token never sees what stands behind it, so no mask is needed; this is right for every family.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tasks.core.errors import DataError
+from tasks.pairs.tokens.token_cache import TokenRow
+
+Array = npt.NDArray[np.int64]
+Names = npt.NDArray[np.int32]
+_ODD = 0x9E3779B1  # multiples of it differ in all bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Which keys each run of queries of a shared row sees.
+
+    Attributes:
+        query_lengths: Queries of each segment, S numbers; together they are the row.
+        key_lengths: Keys of each segment, S numbers.
+        key_K: Places in the row of all segments' keys, one segment after the other.
+        group_T: The group (prompt) of each token.
+        branch_T: The completion of each token within its group, counted from 1; 0 for the prompt.
+        position_T: The place of each token in its own sequence.
+        scored_lengths: Of each segment's queries those that predict a completion token, its last ones; S numbers.
+        scored_Q: Their places in the row, ascending.
+        key_runs: Places of each segment's keys as runs, S tuples; together they are ``key_K``.
+    """
+
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    key_K: Tensor
+    group_T: Tensor
+    branch_T: Tensor
+    position_T: Tensor
+    scored_lengths: tuple[int, ...]
+    scored_Q: Tensor
+    key_runs: tuple[tuple[slice, ...], ...]
+
+    def to(self, device: torch.device | str) -> Segments:
+        """Return the segments with their tensors on ``device``."""
+        names = ("key_K", "group_T", "branch_T", "position_T", "scored_Q")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    @functools.cached_property
+    def of_scored(self) -> Segments:
+        """The same keys for the queries alone that predict a completion token."""
+        return dataclasses.replace(self, query_lengths=self.scored_lengths)
+
+    @functools.cached_property
+    def query_offsets(self) -> Tensor:
+        """Where each segment's queries begin, and the end: int32 [S + 1]."""
+        return _offsets(self.query_lengths, self.key_K.device)
+
+    @functools.cached_property
+    def key_offsets(self) -> Tensor:
+        """Where each segment's keys begin, and the end: int32 [S + 1]."""
+        return _offsets(self.key_lengths, self.key_K.device)
+
+    @functools.cached_property
+    def windows(self) -> set[int]:
+        """The sliding windows that layers asked for so far, 0 for none."""
+        return set()
+
+    @functools.cached_property
+    def masks(self) -> dict[tuple[object, object], Any]:
+        """What a kernel made of the segments for the first layer, kept for the others."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pairs laid out for one forward.
+
+    Attributes:
+        ids_BL: Token ids, zero behind each row's end.
+        position_BL: Position of each token in its own sequence.
+        segments: What the tokens see, for a shared row; None for plain rows.
+        source_N: Place in T of the token that predicts each completion token.
+        label_N: The completion token itself; in the order of the pairs, chosen before rejected.
+        branch_N: Its completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
+        name_T: A hash of each token's text up to the end of its part and of its place there, int32; 0 for padding.
+        pairs: n.
+        is_long_BL: Whether the token's own text exceeds the limit that the rows were laid out with; None without one.
+    """
+
+    ids_BL: Tensor
+    position_BL: Tensor
+    segments: Segments | None
+    source_N: Tensor
+    label_N: Tensor
+    branch_N: Tensor
+    name_T: Tensor
+    pairs: int
+    is_long_BL: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        return Batch(
+            self.ids_BL.to(device, non_blocking=True),
+            self.position_BL.to(device, non_blocking=True),
+            None if self.segments is None else self.segments.to(device),
+            self.source_N.to(device, non_blocking=True),
+            self.label_N.to(device, non_blocking=True),
+            self.branch_N.to(device, non_blocking=True),
+            self.name_T.to(device, non_blocking=True),
+            self.pairs,
+            None if self.is_long_BL is None else self.is_long_BL.to(device, non_blocking=True),
+        )
+
+
+def lay_out_shared(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
+    """Lay pairs out in one row, every distinct prompt once.
+
+    Args:
+        rows: The pairs.
+        limit: Tokens beyond which a text has positions of another kind, and shares no prompt with shorter ones.
+
+    Raises:
+        DataError: A prompt, chosen or rejected has no tokens, so there is nothing to score or to score it from.
+    """
+    _refuse_empty(rows)
+    groups: dict[tuple[bytes, bool], list[int]] = {}
+    for i, row in enumerate(rows):
+        for side, completion in enumerate((row.chosen, row.rejected)):
+            groups.setdefault((row.prompt.tobytes(), _is_long(row.prompt, completion, limit)), []).append(2 * i + side)
+    plan = _Row()
+    for branches in groups.values():
+        parts = [(branch, (rows[branch // 2].chosen, rows[branch // 2].rejected)[branch % 2]) for branch in branches]
+        plan.add(rows[branches[0] // 2].prompt, parts)
+    segments = Segments(
+        query_lengths=tuple(plan.query_lengths),
+        key_lengths=tuple(sum(run.stop - run.start for run in runs) for runs in plan.key_runs),
+        key_K=_tensor([np.arange(run.start, run.stop) for runs in plan.key_runs for run in runs]),
+        group_T=_tensor(plan.groups),
+        branch_T=_tensor(plan.branches),
+        position_T=_tensor(plan.positions),
+        scored_lengths=tuple(plan.scored_lengths),
+        scored_Q=_tensor(plan.scored),
+        key_runs=tuple(plan.key_runs),
+    )
+    source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
+    tensors = (_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows))
+    is_long_G = torch.tensor([is_long for _, is_long in groups])
+    is_long_BL = None if limit is None else is_long_G[segments.group_T][None]
+    return Batch(*tensors, torch.from_numpy(np.concatenate(plan.names)), len(rows), is_long_BL)
+
+
+@dataclasses.dataclass
+class _Row:
+    """A shared row while it is built: parts of each of its arrays, in order."""
+
+    ids: list[npt.NDArray[np.int32]] = dataclasses.field(default_factory=list)
+    names: list[Names] = dataclasses.field(default_factory=list)
+    positions: list[Array] = dataclasses.field(default_factory=list)
+    groups: list[Array] = dataclasses.field(default_factory=list)
+    branches: list[Array] = dataclasses.field(default_factory=list)
+    sources: dict[int, Array] = dataclasses.field(default_factory=dict)
+    query_lengths: list[int] = dataclasses.field(default_factory=list)
+    key_runs: list[tuple[slice, ...]] = dataclasses.field(default_factory=list)
+    scored: list[Array] = dataclasses.field(default_factory=list)
+    scored_lengths: list[int] = dataclasses.field(default_factory=list)
+    size: int = 0
+
+    def add(self, prompt: npt.NDArray[np.int32], completions: Sequence[tuple[int, npt.NDArray[np.int32]]]) -> None:
+        """Add a prompt and its completions, each with its number in the batch."""
+        group = len(self.groups)
+        begin = self.size
+        text = zlib.crc32(prompt.tobytes())
+        prompt_places = self._append(prompt, 0, 0)
+        self.names.append(_names(text, 0, len(prompt)))
+        for number, (branch, completion) in enumerate(completions):
+            places = self._append(completion[:-1], len(prompt), number + 1)
+            self.names.append(_names(zlib.crc32(completion.tobytes(), text), len(prompt), len(places)))
+            self.sources[branch] = np.concatenate([prompt_places[-1:], places])
+            if number and not len(places):
+                continue
+            self.query_lengths.append(len(places) + (0 if number else len(prompt)))
+            own = slice(self.size - len(places), self.size)
+            prompts = slice(begin, begin + len(prompt))
+            self.key_runs.append((prompts, own) if number else (slice(begin, own.stop),))
+            self.scored.append(places if number else self.sources[branch])
+            self.scored_lengths.append(len(self.scored[-1]))
+        self.groups.append(np.full(self.size - begin, group))
+
+    def _append(self, ids: npt.NDArray[np.int32], position: int, branch: int) -> Array:
+        """Append tokens; return their places in the row."""
+        self.ids.append(ids)
+        self.positions.append(np.arange(position, position + len(ids)))
+        self.branches.append(np.full(len(ids), branch))
+        self.size += len(ids)
+        return np.arange(self.size - len(ids), self.size)
+
+
+def lay_out_plain(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
+    """Lay pairs out as padded rows: the chosen of pair i in row 2i, the rejected in row 2i + 1.
+
+    Args:
+        rows: The pairs.
+        limit: Tokens beyond which a text has positions of another kind.
+
+    Raises:
+        DataError: A prompt, chosen or rejected has no tokens.
+    """
+    _refuse_empty(rows)
+    branches = [(row.prompt, completion) for row in rows for completion in (row.chosen, row.rejected)]
+    width = max(len(prompt) + len(completion) for prompt, completion in branches)
+    ids, names = np.zeros((len(branches), width), dtype=np.int64), np.zeros((len(branches), width), dtype=np.int32)
+    for i, (prompt, completion) in enumerate(branches):
+        text, own = zlib.crc32(prompt.tobytes()), slice(len(prompt), len(prompt) + len(completion))
+        ids[i, : len(prompt)], names[i, : len(prompt)] = prompt, _names(text, 0, len(prompt))
+        ids[i, own] = completion
+        names[i, own] = _names(zlib.crc32(completion.tobytes(), text), len(prompt), len(completion))
+    source_N = _tensor([i * width + len(p) - 1 + np.arange(len(c)) for i, (p, c) in enumerate(branches)])
+    position_BL = torch.arange(width).expand(len(branches), width)
+    tensors = (torch.from_numpy(ids), position_BL, None, source_N, *_labels(rows))
+    is_long_B = torch.tensor([_is_long(*branch, limit) for branch in branches])
+    is_long_BL = None if limit is None else is_long_B[:, None].expand(position_BL.shape)
+    return Batch(*tensors, torch.from_numpy(names.reshape(-1)), len(rows), is_long_BL)
+
+
+def length_of_longest(rows: Sequence[TokenRow]) -> int:
+    """Return the tokens of the longest text, which is a prompt with one of its completions."""
+    return max(len(row.prompt) + max(len(row.chosen), len(row.rejected)) for row in rows)
+
+
+def _is_long(prompt: Sized, completion: Sized, limit: int | None) -> bool:
+    return limit is not None and len(prompt) + len(completion) > limit
+
+
+def _labels(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+    completions = [completion for row in rows for completion in (row.chosen, row.rejected)]
+    return _tensor(completions), torch.from_numpy(np.repeat(np.arange(len(completions)), [len(c) for c in completions]))
+
+
+def _names(text: int, first: int, count: int) -> Names:
+    """Return a name for each of ``count`` tokens from place ``first`` of a text that hashes to ``text``."""
+    places = np.arange(first + 1, first + count + 1, dtype=np.uint32) * np.uint32(_ODD)
+    return (places ^ np.uint32(text)).view(np.int32)
+
+
+def _tensor(parts: Sequence[npt.NDArray[np.integer]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))
+
+
+def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)).to(device, non_blocking=True)
+
+
+def _refuse_empty(rows: Sequence[TokenRow]) -> None:
+    if not all(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)):
+        raise DataError("a pair has an empty prompt, chosen or rejected", "drop it before training")

@@ -1,0 +1,111 @@
+"""How fast training goes and how well the machine is used, in one short line beside the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from tasks.dpo.capacity.memory import in_words, peak_bytes
+
+
+class Meter:
+    """Pairs, tokens and operations over the time that training itself takes.
+
+    The clock runs from :meth:`start` to :meth:`stop`; what is no training (an evaluation, a checkpoint) stands
+    between a stop and the next start. On CUDA a step ends before the device is done with it: where the host has
+    waited for the device, :meth:`lap`, :meth:`summary` and :meth:`stop` count that wait too.
+
+    Args:
+        device: Whose memory is told.
+        peak: Floating-point operations a second of all ranks' matrix products; 0 where nobody measured them.
+        clock: Seconds from any point on.
+    """
+
+    def __init__(self, device: torch.device, peak: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device, self._peak, self._clock = device, peak, clock
+        self._mark: float | None = None
+        self._all, self._recent = [0.0] * 4, [0.0] * 4  # seconds, pairs, tokens, operations
+
+    def start(self) -> None:
+        """Let the clock run from now on."""
+        self._mark = self._clock()
+
+    def stop(self) -> None:
+        """Let the clock stand until the next start."""
+        self._pass_time()
+        self._mark = None
+
+    def step(self, pairs: int, tokens: int, flops: float) -> None:
+        """Count a step that ends now.
+
+        Args:
+            pairs: Its pairs over all ranks.
+            tokens: Their tokens, each prompt once.
+            flops: The operations that the model needs for them, see `tasks.dpo.capacity.flops`.
+        """
+        self._pass_time()
+        for totals in (self._all, self._recent):
+            for i, amount in enumerate((pairs, tokens, flops)):
+                totals[i + 1] += amount
+
+    def lap(self) -> dict[str, float]:
+        """Return what :meth:`summary` does, of the steps since the last lap, and begin the next one."""
+        self._pass_time()
+        totals, self._recent = self._recent, [0.0] * 4
+        return self._speed(totals)
+
+    def summary(self) -> dict[str, float]:
+        """Return the means of all steps so far: pairs and tokens a second, utilisation; and seconds and peak bytes.
+
+        There is no utilisation where nobody measured what the machine can do.
+        """
+        self._pass_time()
+        return self._speed(self._all)
+
+    def _speed(self, totals: list[float]) -> dict[str, float]:
+        rates = _rates(totals, self._peak)
+        if not self._peak:
+            del rates["utilisation"]
+        return {**rates, "seconds": totals[0], "peak_bytes": float(peak_bytes(self._device))}
+
+    def _pass_time(self) -> None:
+        """Count the time since the clock was last looked at, if it runs."""
+        if self._mark is not None:
+            now = self._clock()
+            for totals in (self._all, self._recent):
+                totals[0] += now - self._mark
+            self._mark = now
+
+
+def in_one_line(speed: Mapping[str, float], row: Mapping[str, float]) -> str:
+    """Return a lap's speed, the peak of memory, and loss, accuracy and margin of ``row`` as one line.
+
+    At most 70 characters for any machine of today, so that it fits beside a bar in 120 columns.
+    """
+    parts = [f"{_short(speed['pairs_per_s'])} pairs/s", f"{_short(speed['tokens_per_s'])} tok/s"]
+    if "utilisation" in speed:
+        parts.append(f"{100 * speed['utilisation']:.0f}% used")
+    parts.append(in_words(int(speed["peak_bytes"])).replace(" ", ""))
+    loss = f"{row['loss']:.3f}" if row["loss"] < 10 else _short(row["loss"])
+    return " ".join([*parts, f"loss {loss} acc {row['accuracy']:.2f} margin {_short(row['margin'])}"])
+
+
+def _rates(totals: list[float], peak: float) -> dict[str, float]:
+    """Return amounts a second, all 0 before the first step."""
+    spent, pairs, tokens, flops = totals
+    per_second = 1 / spent if spent > 0 else 0.0
+    return {
+        "pairs_per_s": pairs * per_second,
+        "tokens_per_s": tokens * per_second,
+        "utilisation": flops * per_second / peak if peak else 0.0,
+    }
+
+
+def _short(number: float) -> str:
+    """Return a number in at most five characters up to a billion: `0.52`, `12.3`, `850`, `15.2k`."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}" if abs(number) < 1000 * size else f"{number / size:.0f}{unit}"
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"

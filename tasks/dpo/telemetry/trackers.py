@@ -1,0 +1,153 @@
+"""Curves sent to TensorBoard, Weights & Biases, MLflow, DVCLive or Prometheus while training runs, when asked for.
+
+What they write lies under `runs/`: no stage's output holds a clock or a host. The results themselves are the
+CSV files of `results/train/`, so a tracker that fails is left out with one line and training goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, tracking
+
+from tasks.core.errors import ConfigError
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.telemetry.prometheus import open_metrics
+from tasks.telemetry import log
+
+PROJECT = "dpo"  # what runs are grouped under where a tracker knows groups
+_log = log.get_logger(__name__)
+
+
+class Trackers:
+    """The open trackers of this process; none off rank 0."""
+
+    def __init__(self, open_ones: Mapping[str, Any]) -> None:
+        self._open = dict(open_ones)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def log(self, row: Mapping[str, float], step: int, part: str = "train") -> None:
+        """Send one row of a curve.
+
+        Args:
+            row: Its numbers; `step` is left out.
+            step: The optimizer step that they belong to.
+            part: What stands before their names: `train`, `eval`, `speed` or `plan`.
+        """
+        values = {f"{part}/{name}": float(value) for name, value in row.items() if name != "step"}
+        self._each(lambda tracker: tracker.log(values, step=step))
+
+    def close(self) -> None:
+        """Write out and close all of them."""
+        self._each(lambda tracker: tracker.finish())
+        self._open.clear()
+
+    def _each(self, do: Callable[[Any], object]) -> None:
+        for name, tracker in list(self._open.items()):
+            try:
+                do(tracker)
+            except Exception as error:  # noqa: BLE001 a service may fail in any way, and training must not
+                _log.warning("%s failed and is left out from here on: %s", name, " ".join(str(error).split()))
+                del self._open[name]
+
+
+def open_trackers(
+    accelerator: Accelerator,
+    runtime: RuntimeConfig,
+    run_name: str,
+    config: Mapping[str, Any],
+    folder: Path,
+    resumes: bool = False,
+) -> Trackers:
+    """Open what `runtime.trackers` names, and `runtime.metrics_port`, on the main process.
+
+    Args:
+        accelerator: This process's place among the ranks.
+        runtime: Names the trackers and the port.
+        run_name: What the run is called there; the same name goes on with the same run where a tracker can.
+        config: What the run was made with; may be nested.
+        folder: Where trackers that write files put them, each in a folder of its own.
+        resumes: Whether training goes on from a checkpoint.
+
+    Raises:
+        ConfigError: A tracker's package is not installed, or it does not open.
+    """
+    for name in runtime.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"`runtime.trackers` names {name}, which is not installed",
+                f"run `pip install {name}`, or take it out of the list",
+            )
+    names = runtime.trackers if accelerator.is_main_process else ()
+    opened: dict[str, Any] = {name: _open(name, run_name, config, (folder / name).resolve(), resumes) for name in names}
+    if metrics := open_metrics(runtime, "train", run_name, accelerator.is_main_process):
+        opened["prometheus"] = metrics
+    return Trackers(opened)
+
+
+def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, resumes: bool) -> Any:
+    """Open one tracker; what the service calls its run is kept beside it, to go on with on a resume."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{run_name}.id"
+    known = kept.read_text(encoding="utf-8") if resumes and kept.is_file() else None
+    try:
+        tracker = _MAKERS[name](folder, run_name, resumes, known)
+        tracker.start()
+        tracker.store_init_configuration({} if known else flat(config))
+    except Exception as error:
+        raise ConfigError(
+            f"the tracker {name} does not open ({error})", "mend that, or take it out of `runtime.trackers`"
+        ) from error
+    if name in _IDS:
+        kept.write_text(_IDS[name](tracker), encoding="utf-8")
+    return tracker
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Return a nested config as one level with dotted names; what is no number or text becomes text."""
+    found: dict[str, bool | int | float | str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
+
+
+def _tensorboard(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
+    return tracking.TensorBoardTracker(run_name, logging_dir=folder)
+
+
+def _wandb(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
+    more = {"id": known, "resume": "allow"} if known else {}
+    return tracking.WandBTracker(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run_name, **more)
+
+
+def _mlflow(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    place = (folder / "artifacts").as_uri()
+    return tracking.MLflowTracker(PROJECT, logging_dir=place, run_id=known, run_name=run_name)
+
+
+def _dvclive(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
+    """Without a dvc.yaml or an experiment of DVCLive's own: the stages have theirs."""
+    where = str(folder / run_name)
+    return tracking.DVCLiveTracker(dir=where, resume=resumes, save_dvc_exp=False, dvcyaml=None, report=None)
+
+
+_MAKERS: dict[str, Callable[[Path, str, bool, str | None], Any]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "dvclive": _dvclive,
+}
+_IDS: dict[str, Callable[[Any], str]] = {
+    "wandb": lambda tracker: str(tracker.tracker.id),
+    "mlflow": lambda tracker: str(tracker.tracker.info.run_id),
+}

@@ -1,0 +1,64 @@
+"""Decoder layers fused by torch.compile: one graph for all layers of a kind, whatever the batch's size.
+
+What is compiled is a layer and not the model, so a deep model compiles as fast as a shallow one. Attention stays out
+of the graphs: what its segments say changes with every batch, and its kernels are fused already. Where backward
+computes layers again, the checkpoint goes around a layer and the parts inside are compiled; all of a part is then
+computed again, products too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from tasks.core.errors import ConfigError
+from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.model.anatomy import decoder_layers
+from tasks.dpo.scoring import attention
+from tasks.dpo.scoring.last_layer import works_for_scored
+
+_COMPILERS = ("g++", "clang++")
+
+
+def is_wanted(runtime: RuntimeConfig, device: torch.device) -> bool:
+    """Tell whether `runtime.compile` asks for it: `auto` does on CUDA."""
+    return runtime.compile == "on" or (runtime.compile == "auto" and device.type == "cuda")
+
+
+def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
+    """Have every decoder layer compiled when it is next called; results change in the last digits only.
+
+    Call it when the modes are set: it looks at what is computed again. A last layer that works for the scored tokens
+    alone stays as it is, for with those its shapes change in the middle.
+
+    Args:
+        model: A causal language model, bare or with adapters.
+        backend: torch.compile's; `aot_eager` traces and fuses nothing.
+
+    Raises:
+        ConfigError: The model is on a CPU, and there is no C++ compiler.
+    """
+    if backend == "inductor" and next(model.parameters()).device.type == "cpu":
+        _refuse_without_compiler()
+    keep_out: Any = torch.compiler.disable
+    AttentionInterface.register(attention.NAME, keep_out(attention.shared_prefix_attention))
+    for layer in decoder_layers(model):
+        if works_for_scored(layer):
+            continue
+        is_checkpointed = getattr(layer, "gradient_checkpointing", False) and layer.training
+        for module in layer.children() if is_checkpointed else (layer,):
+            if any(True for _ in module.parameters()):
+                module.compile(dynamic=True, backend=backend)
+
+
+def _refuse_without_compiler() -> None:
+    wanted = [os.environ["CXX"]] if "CXX" in os.environ else _COMPILERS
+    if not any(shutil.which(name) for name in wanted):
+        raise ConfigError(
+            f"`runtime.compile` needs a C++ compiler on a CPU, and there is none ({', '.join(wanted)})",
+            "install one, or set `runtime.compile: off`",
+        )

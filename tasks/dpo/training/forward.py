@@ -1,0 +1,132 @@
+"""From pairs to what the losses see of them: one micro-batch, or all pairs of a step gathered over the ranks.
+
+Shape suffixes: N completion tokens, n pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.dpo.capacity.step_plan import Rows
+from tasks.dpo.dataset.scored_pairs import ScoredPairs
+from tasks.dpo.objective.losses import length_desensitised_weights
+from tasks.dpo.objective.pair_loss import ObjectiveConfig, PairScores
+from tasks.dpo.scoring.layout import Batch
+from tasks.dpo.scoring.scorer import Scorer, sum_by_branch
+
+_GATHERED = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected", "wpo_chosen", "wpo_rejected")
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """What one forward says of its pairs.
+
+    Attributes:
+        scores: What the losses see.
+        nll_n: -Σ log π over the chosen completion's tokens, float64.
+    """
+
+    scores: PairScores
+    nll_n: Tensor
+
+
+class PairForward:
+    """Scores pairs of a data set for one objective.
+
+    Args:
+        scorer: Of the policy.
+        objective: Whose needs are met: token weights, WPO's means.
+    """
+
+    def __init__(self, scorer: Scorer, objective: ObjectiveConfig) -> None:
+        self._scorer, self._objective = scorer, objective
+
+    def __call__(
+        self, data: ScoredPairs, rows: Rows, moved_reference: Callable[[Batch], Tensor] | None = None
+    ) -> Forward:
+        """Score ``rows`` of ``data``; differentiable with respect to the adapters, when gradients are on.
+
+        Args:
+            data: The pairs with the fixed reference's log-probabilities.
+            rows: Which of them.
+            moved_reference: Gives a batch's log-probabilities under a reference that moved, [N]; None for the
+                fixed one.
+        """
+        batch = self._scorer.lay_out([data.tokens.row(int(row)) for row in rows])
+        found = self._scorer.score(batch, self._objective.wpo)
+        weights_N = self._token_weights(data, rows)
+        policy = sum_by_branch(found.logp_N, batch, weights_N)
+        device = policy[0].device
+        if moved_reference is not None:
+            reference = sum_by_branch(moved_reference(batch), batch, weights_N)
+        elif weights_N is not None:
+            reference = sum_by_branch(torch.from_numpy(data.token_logps(rows)).to(device), batch, weights_N)
+        else:
+            chosen_n, rejected_n = data.sums(rows)
+            reference = chosen_n.to(device), rejected_n.to(device)
+        wpo = None
+        if found.collision_N is not None:
+            chosen_n, rejected_n = sum_by_branch(found.logp_N.detach() - found.collision_N, batch)
+            chosen_tokens, rejected_tokens = token_counts(data, rows, device)
+            wpo = chosen_n / chosen_tokens, rejected_n / rejected_tokens
+        is_chosen_N = (batch.branch_N % 2 == 0).double()
+        nll_n = -sum_by_branch(found.logp_N, batch, is_chosen_N)[0]
+        return Forward(pair_scores(data, rows, policy, reference, wpo), nll_n)
+
+    def _token_weights(self, data: ScoredPairs, rows: Rows) -> Tensor | None:
+        """Return LD-DPO's token weights, [N]; made from lengths on the host, so no device is waited for."""
+        if self._objective.ld_alpha == 1.0:
+            return None
+        lengths_2n = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.int64).reshape(-1))
+        return length_desensitised_weights(lengths_2n, self._objective.ld_alpha).to(self._scorer.device)
+
+
+Two = tuple[Tensor, Tensor]
+
+
+def token_counts(data: ScoredPairs, rows: Rows, device: torch.device) -> Two:
+    """Return the tokens of chosen and of rejected, float64 [n] each."""
+    counts = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.float64)).to(device)
+    return counts[:, 0], counts[:, 1]
+
+
+def pair_scores(data: ScoredPairs, rows: Rows, policy: Two, reference: Two, wpo: Two | None) -> PairScores:
+    """Put together what the losses see of ``rows``, on the device of ``policy``."""
+    device = policy[0].device
+    columns = (data.tokens.weights[rows], data.tokens.margins[rows])
+    weight, margin = (torch.from_numpy(column.astype(np.float64)).to(device) for column in columns)
+    counts = token_counts(data, rows, device)
+    return PairScores(*policy, *reference, *counts, weight, margin, *(wpo or (None, None)))
+
+
+def gathered(
+    parts: Sequence[tuple[Rows, Forward]],
+    data: ScoredPairs,
+    rows: Rows,
+    add_up: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> Forward:
+    """Return the scores of all ``rows``, in their order, from every rank's own parts; without gradient.
+
+    Args:
+        parts: This rank's micro-batches and their forwards.
+        data: What the rows are rows of.
+        rows: All rows that the ranks have together.
+        add_up: Sums a tensor over the ranks.
+        device: Where to.
+    """
+    table = torch.zeros(len(rows), len(_GATHERED) + 1, dtype=torch.float64, device=device)
+    order = np.argsort(rows)
+    for own, forward in parts:
+        columns = [getattr(forward.scores, name) for name in _GATHERED]
+        filled = [torch.zeros_like(forward.nll_n) if column is None else column for column in columns]
+        places = torch.from_numpy(order[np.searchsorted(rows, own, sorter=order)]).to(device)
+        table[places] = torch.stack([*filled, forward.nll_n], 1).detach()
+    table = add_up(table)  # each row is one rank's and zero elsewhere, so the sum is exact
+    policy, reference, wpo = ((table[:, i], table[:, i + 1]) for i in (0, 2, 4))
+    return Forward(pair_scores(data, rows, policy, reference, wpo), table[:, 6])

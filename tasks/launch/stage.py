@@ -1,0 +1,72 @@
+"""The door of a stage: binds params, keeps the receipt, and turns an expected error into one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TypeVar
+
+from tasks.core import paths, ranks
+from tasks.core.errors import PipelineError
+from tasks.core.files import digest_of, explain_os_error
+from tasks.core.params import load_section
+from tasks.telemetry import log, receipts
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def door(stage: str, owner: type[T]) -> Iterator[T]:
+    """Open a stage: yield its params section as ``owner``; on the way out, write its receipt.
+
+    Any :class:`PipelineError` or fault of the disk becomes one line on standard error and the
+    error's exit code. Other exceptions are bugs of ours and keep their traceback. A rank other than
+    rank 0 leaves a receipt of its own where it fails; see :func:`tasks.launch.launcher.launch`.
+    """
+    log.set_up(stage)
+    _quiet_libraries()
+    receipts.begin(stage)
+
+    try:
+        config = load_section(paths.PARAMS, stage, owner)
+        receipts.note_params(digest_of(repr(config)))
+        yield config
+        receipts.close("ok")
+    except PipelineError as error:
+        _leave(stage, error, has_receipt=receipts.close(error.kind, error))
+    except OSError as error:
+        expected = explain_os_error(error)
+        has_receipt = receipts.close(expected.kind if expected else "bug", expected or error)
+        if expected is None:
+            raise
+        _leave(stage, expected, has_receipt)
+    except KeyboardInterrupt:
+        receipts.close("interrupted")
+        log.say(stage, "interrupted; what was finished is kept", "warning")
+        sys.exit(130)
+    except BaseException as error:
+        receipts.close("bug", error)
+        raise
+
+
+def _leave(stage: str, error: PipelineError, has_receipt: bool) -> None:
+    """Print the error and exit; the launcher prints it for another rank that left a receipt."""
+    if ranks.is_main() or not (has_receipt and ranks.is_of_launcher()):
+        log.say(stage, str(error), "error")
+    sys.exit(error.exit_code)
+
+
+def _quiet_libraries() -> None:
+    """Keep third-party bars and notices out of the log; nothing here changes a result."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if loaded := sys.modules.get("transformers.utils.logging"):  # it has read those names already
+        loaded.set_verbosity_error()
+        if os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1":
+            loaded.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""Readers of what the earlier stages wrote, strict about every key."""

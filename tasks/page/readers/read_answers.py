@@ -1,0 +1,114 @@
+"""Reads the answers: statistics a side, their lengths, and examples picked by a rule that cannot flatter."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import read_manifest
+from tasks.page.bins import Lengths, histogram, spread
+from tasks.page.facts import AnswerFacts, Example, Side
+from tasks.page.readers.json_node import Node, read_lines, read_node
+
+BEFORE, AFTER = "reference", "policy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The lines of `responses.jsonl`, held by side.
+
+    Attributes:
+        texts: The first sample of each (prompt_id, side): its text, and whether the length limit cut it.
+        tokens: Tokens of every sample, by side.
+    """
+
+    texts: dict[tuple[str, str], tuple[str, bool]]
+    tokens: dict[str, Lengths]
+
+
+def read_answers(tokens: Path, responses: Path, winrate: Path, drawn: int, lost: int) -> AnswerFacts:
+    """Read the answers of both sides, and pick ``drawn`` prompts blindly and up to ``lost`` lost ones.
+
+    A prompt's id is a hash of its text, so the smallest ids are a draw in which no result has a say.
+
+    Raises:
+        ArtifactError: A folder is unfinished or damaged, a line lacks a key, or a prompt lacks an answer.
+    """
+    read_manifest(tokens, "encode")
+    read_manifest(responses, "respond")
+    answers = _read_responses(responses / "responses.jsonl")
+    scores = {row.text("prompt_id"): row.optional("score") for row in read_lines(winrate / "scores.jsonl", "winrate")}
+    ids = sorted(scores)
+    blind = ids[:drawn]
+    losses = [name for name in ids[drawn:] if _is_loss(scores[name])][:lost]
+    wanted = {*blind, *losses}
+    prompts = {row.text("prompt_id"): row for row in read_lines(tokens / "prompts.jsonl", "encode")}
+    shown = {name: _example(name, prompts, answers, scores[name]) for name in wanted}
+    empty = np.zeros(0, dtype=np.int64)
+    metrics = read_node(responses / "metrics.json", "respond")
+    return AnswerFacts(
+        samples=metrics.count("samples"),
+        sides=_sides(metrics, answers),
+        lengths=histogram((AFTER, answers.tokens.get(AFTER, empty)), (BEFORE, answers.tokens.get(BEFORE, empty))),
+        drawn=tuple(shown[name] for name in blind),
+        lost=tuple(shown[name] for name in losses),
+    )
+
+
+def _is_loss(score: float | None) -> bool:
+    return score is not None and score < 0.5
+
+
+def _read_responses(path: Path) -> Answers:
+    texts: dict[tuple[str, str], tuple[str, bool]] = {}
+    tokens: dict[str, list[int]] = {}
+    for row in read_lines(path, "respond"):
+        side = row.text("side")
+        tokens.setdefault(side, []).append(row.count("n_tokens"))
+        if row.count("sample") == 0:
+            texts[row.text("prompt_id"), side] = (row.text("text"), row.text("finish") == "length")
+    return Answers(texts, {side: np.array(counts) for side, counts in tokens.items()})
+
+
+def _example(name: str, prompts: dict[str, Node], answers: Answers, score: float | None) -> Example:
+    if name not in prompts:
+        raise ArtifactError(f"prompt {name} was judged but is not among the encoded prompts", "run `dvc repro`")
+    absent = [side for side in (BEFORE, AFTER) if (name, side) not in answers.texts]
+    if absent:
+        raise ArtifactError(f"prompt {name} was judged but has no answer of the {absent[0]}", "run `dvc repro`")
+    prompt = prompts[name]
+    question, display = prompt.text("question"), prompt.text("display")
+    (before, before_is_cut), (after, after_is_cut) = (answers.texts[name, side] for side in (BEFORE, AFTER))
+    return Example(
+        prompt_id=name,
+        slice=None if prompt.get("slice") is None else prompt.text("slice"),
+        question=question,
+        whole_prompt=display if len(display) > len(question) + 20 else None,
+        before=before,
+        after=after,
+        score=score,
+        before_is_cut=before_is_cut,
+        after_is_cut=after_is_cut,
+    )
+
+
+def _sides(metrics: Node, answers: Answers) -> tuple[Side, ...]:
+    """Return the sides with their statistics; policy and reference first."""
+    found = metrics.node("sides").nodes()
+    order = sorted(found, key=lambda name: ((AFTER, BEFORE).index(name) if name in (AFTER, BEFORE) else 2, name))
+    return tuple(_side(name, found[name], answers.tokens.get(name)) for name in order)
+
+
+def _side(name: str, node: Node, tokens: Lengths | None) -> Side:
+    has_any = tokens is not None and len(tokens) > 0
+    return Side(
+        name,
+        node.number("tokens_mean"),
+        node.number("empty"),
+        node.number("truncated"),
+        node.number("distinct_ratio"),
+        spread(name, tokens) if tokens is not None and has_any else None,
+    )

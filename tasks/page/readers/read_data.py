@@ -1,0 +1,76 @@
+"""Reads what went in: the pairs, the rows left out with their reasons, the split and the lengths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import read_manifest
+from tasks.page.bins import histogram, spread
+from tasks.page.facts import DataFacts, Reason, Split
+from tasks.page.readers.json_node import Node, read_lines, read_node
+
+SPLITS = ("train", "test")
+AGAIN = "run `dvc repro -f ingest`"
+
+
+def read_data(pairs: Path, tokens: Path) -> DataFacts:
+    """Read `data/pairs/` and `data/tokens/` into the facts of the page's first section.
+
+    Raises:
+        ArtifactError: A folder is unfinished or damaged, or a row lacks a key.
+    """
+    read_manifest(pairs, "ingest")
+    read_manifest(tokens, "encode")
+    lengths = _lengths(tokens)
+    parts = {name: lengths[:, column] for column, name in enumerate(("prompt", "chosen", "rejected"))}
+    facts = DataFacts(
+        **_counts(read_node(pairs / "metrics.json", "ingest")),
+        rejected=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
+        dropped=_reasons(read_lines(tokens / "dropped.jsonl", "encode"), "pair_id"),
+        spreads=tuple(spread(name, values) for name, values in parts.items() if len(values)),
+        lengths=histogram(("chosen", parts["chosen"]), ("rejected", parts["rejected"])),
+    )
+    if facts.read != facts.kept + facts.refused + facts.filtered + facts.over_limit:
+        raise ArtifactError(f"{pairs} does not account for each of the {facts.read} rows read", AGAIN)
+    return facts
+
+
+def _counts(metrics: Node) -> dict[str, Any]:
+    """Return what ingest counted: rows read, rows left out by params, and both sides of the split."""
+    left_out, pairs, prompts = metrics.node("left_out"), metrics.node("pairs"), metrics.node("prompts")
+    return {
+        "read": metrics.count("rows_read"),
+        "filtered": left_out.count("filtered"),
+        "over_limit": left_out.count("over_limit"),
+        "splits": tuple(Split(name, pairs.count(name), prompts.count(name)) for name in SPLITS),
+    }
+
+
+def _lengths(tokens: Path) -> np.ndarray[Any, Any]:
+    """Return int32 [pairs of both sides, 3]: tokens of prompt, chosen and rejected."""
+    found = []
+    for name in SPLITS:
+        path = tokens / f"{name}.lengths.npy"
+        try:
+            found.append(np.load(path, allow_pickle=False).reshape(-1, 3))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error})", "run `dvc repro -f encode`") from None
+    return np.concatenate(found)
+
+
+def _reasons(rows: Iterable[Node], origin: str) -> tuple[Reason, ...]:
+    """Count rows by reason, most frequent first; ``origin`` is the key that says where a row came from."""
+    counts: Counter[str] = Counter()
+    first: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        name = row.text("reason")
+        counts[name] += 1
+        first.setdefault(name, (row.text(origin), str(row.values.get("detail") or "")))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Reason(name, rows, *first[name]) for name, rows in ranked)

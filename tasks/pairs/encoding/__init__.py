@@ -1,0 +1,1 @@
+"""From pairs to token ids: chat template, tokenizer, boundary, truncation."""

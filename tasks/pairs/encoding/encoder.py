@@ -1,0 +1,306 @@
+"""Pairs to tokens: rendering, tokenising in batches on all cores, and the rows that come of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+
+from tasks.core.errors import ConfigError, DataError
+from tasks.core.files import canonical_json
+from tasks.core.params import check
+from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
+from tasks.pairs.encoding.template import PLAIN, ChatTemplate, TemplateRefused, load_template
+from tasks.pairs.record.pair import Message, Pair
+from tasks.pairs.tokens.token_cache import Ids, TokenPairs
+from tasks.telemetry.log import get_logger
+
+BATCH = 512  # pairs; three texts each keep every core of the tokenizer busy
+
+DROP_REASONS = {
+    "template_refused": "the chat template raises an error for this conversation",
+    "empty_reply": "a reply is blank",
+    "no_prompt_token": "no token stands before the replies",
+    "eos_in_reply": "a reply's own text holds a token that stops generation",
+    "identical_completions": "both replies have the same tokens (after cutting)",
+    "prompt_too_long": "the prompt is longer than allowed, and truncation is `drop`",
+    "completion_too_long": "a reply is longer than allowed, and truncation is `drop`",
+}
+
+_log = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeConfig:
+    """The `encode` section of params.yaml; its keys are explained there."""
+
+    max_prompt_tokens: int = 512
+    max_completion_tokens: int = 512
+    truncation: Literal["cut", "drop"] = "cut"
+    chat_template: str = "auto"
+    text_as: Literal["completion", "chat"] = "completion"
+
+    def __post_init__(self) -> None:
+        longest = self.max_prompt_tokens
+        check(longest >= 2, "encode.max_prompt_tokens", longest, "write 2 or more")
+        longest = self.max_completion_tokens
+        check(longest >= 1, "encode.max_completion_tokens", longest, "write 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedPair:
+    """What became of one pair.
+
+    Attributes:
+        pair: The pair.
+        made: Its row; None if it was dropped.
+        prompt: The tokens that a model is asked to go on from, cut like the row's; none if the pair was dropped.
+        reason: Why it was dropped, one of :data:`DROP_REASONS`.
+        detail: What exactly was wrong.
+        is_rerendered: The template renders the prompt alone differently than with a reply behind it.
+    """
+
+    pair: Pair
+    made: Assembled | None
+    prompt: Ids
+    reason: str = ""
+    detail: str = ""
+    is_rerendered: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderFacts:
+    """What an encoder says of itself, as plain values.
+
+    Attributes:
+        kind: Of its template: `auto`, `plain`, `file`, or `none` where there is none.
+        template: The template's text.
+        eos_ids: All ids that stop generation, the tokenizer's own first.
+        context: The most tokens that the tokenizer says its model was made for.
+        lacks_bos: The tokenizer begins plain text with BOS, and the chat template does not.
+    """
+
+    kind: str
+    template: str | None
+    eos_ids: tuple[int, ...]
+    context: int
+    lacks_bos: bool
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderFacts:
+        """Read what :meth:`to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"eos_ids": tuple(values["eos_ids"])})
+
+    def to_json(self) -> str:
+        """Return the facts as JSON."""
+        return canonical_json(dataclasses.asdict(self))
+
+    def warn(self) -> None:
+        """Say what may be meant otherwise."""
+        if self.lacks_bos:
+            _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rendered:
+    """A pair's three texts."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    is_chat: bool
+
+    @property
+    def is_rerendered(self) -> bool:
+        return not (self.chosen.startswith(self.prompt) and self.rejected.startswith(self.prompt))
+
+
+class PairEncoder:
+    """Turns pairs into rows of tokens with one tokenizer and one configuration.
+
+    Args:
+        tokenizer: Of transformers; a fast one works on all cores.
+        config: What to do with long texts and which template to use.
+        more_eos_ids: Further ids at which the model stops, as its generation config lists them.
+
+    Raises:
+        ConfigError: The tokenizer has no EOS, or the template cannot be used.
+    """
+
+    def __init__(self, tokenizer: Any, config: EncodeConfig, more_eos_ids: Iterable[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self.template = load_template(tokenizer, config.chat_template)
+        self.eos_ids = _eos_ids(tokenizer, more_eos_ids)
+        self._raw_rules = self._rules(None)
+        self._chat_rules = self._rules(self.template)
+
+    def _rules(self, template: ChatTemplate | None) -> TokenRules:
+        """Return the rules for rendered conversations, or (None) for plain text."""
+        bos_id = self._tokenizer.bos_token_id
+        eos_id = self._tokenizer.eos_token_id
+        begins = self._tokenizer("a")["input_ids"][:1] == [bos_id]
+        ending = self._tokenise([template.ending()])[0] if template else np.zeros(0, dtype=np.int32)
+        return TokenRules(
+            eos_id=self.eos_ids[0] if eos_id is None else eos_id,
+            eos_ids=self.eos_ids,
+            bos_id=bos_id,
+            # a chat template writes the special tokens that the model was trained with, and no others
+            adds_bos=begins and (template is None or template.kind == PLAIN),
+            turn_ends=int(np.isin(ending, self.eos_ids).sum()),
+            max_prompt=self._config.max_prompt_tokens,
+            max_completion=self._config.max_completion_tokens,
+            is_cut=self._config.truncation == "cut",
+        )
+
+    @cached_property
+    def facts(self) -> EncoderFacts:
+        """What this encoder says of itself."""
+        return EncoderFacts(
+            kind=self.template.kind if self.template else "none",
+            template=self.template.jinja if self.template else None,
+            eos_ids=self.eos_ids,
+            context=int(self._tokenizer.model_max_length),
+            lacks_bos=self._lacks_bos(),
+        )
+
+    def _lacks_bos(self) -> bool:
+        """Tell whether the tokenizer begins texts with BOS and the chat template does not."""
+        if self.template is None or self._chat_rules.adds_bos or not self._raw_rules.adds_bos:
+            return False
+        rendered = self.template.render([Message("user", "Question")])
+        return bool(self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id])
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
+        """Encode a batch; the result has one entry a pair, in order.
+
+        Raises:
+            ConfigError: A pair is a conversation and there is no chat template.
+        """
+        rendered = [self._render(pair) for pair in pairs]
+        texts = [text for each in rendered if isinstance(each, _Rendered) for text in _texts(each)]
+        tokens = iter(self._tokenise(texts))
+        done = []
+        for pair, each in zip(pairs, rendered, strict=True):
+            if isinstance(each, _Rendered):
+                done.append(self._assemble(pair, each, *islice(tokens, 3)))
+            else:
+                done.append(EncodedPair(pair, None, np.zeros(0, dtype=np.int32), each.reason, each.detail))
+        return done
+
+    def _render(self, pair: Pair) -> _Rendered | PairDropped:
+        if not (pair.chosen.strip() and pair.rejected.strip()):
+            return PairDropped("empty_reply", "a reply has no text")
+        prompt = pair.prompt
+        if isinstance(prompt, str):
+            if self._config.text_as == "completion":
+                return _Rendered(prompt, prompt + pair.chosen, prompt + pair.rejected, is_chat=False)
+            prompt = (Message("user", prompt),)
+        template = self._need_template()
+        try:
+            alone, chosen, rejected = (template.render(prompt, reply) for reply in (None, pair.chosen, pair.rejected))
+        except TemplateRefused as refusal:
+            return PairDropped("template_refused", str(refusal))
+        return _Rendered(alone, chosen, rejected, is_chat=True)
+
+    def _need_template(self) -> ChatTemplate:
+        if self.template is None:
+            raise ConfigError(
+                "the pairs are conversations, and the base model's tokenizer has no chat template",
+                "set `encode.chat_template: plain`, or name a jinja file there",
+            )
+        return self.template
+
+    def _tokenise(self, texts: list[str]) -> list[Ids]:
+        """Return the ids of each text as it stands: nothing added, padded or cut."""
+        if not texts:
+            return []
+        unique = list(dict.fromkeys(texts))  # many pairs can share a prompt
+        found = self._tokenizer(
+            unique,
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, found["input_ids"], strict=True)}
+        return [known[text] for text in texts]
+
+    def _assemble(self, pair: Pair, texts: _Rendered, *tokens: Ids) -> EncodedPair:
+        rules = self._chat_rules if texts.is_chat else self._raw_rules
+        prompt, chosen, rejected = (with_bos(ids, rules) for ids in tokens)
+        try:
+            made = assemble(prompt, chosen, rejected, rules)
+        except PairDropped as dropped:
+            return EncodedPair(pair, None, prompt[:0], dropped.reason, dropped.detail, texts.is_rerendered)
+        return EncodedPair(pair, made, cut_prompt(prompt, rules), is_rerendered=texts.is_rerendered)
+
+
+def _texts(rendered: _Rendered) -> tuple[str, str, str]:
+    return rendered.prompt, rendered.chosen, rendered.rejected
+
+
+def _eos_ids(tokenizer: Any, more: Iterable[int]) -> tuple[int, ...]:
+    """Return all ids that stop generation, the tokenizer's own first."""
+    own = tokenizer.eos_token_id
+    size = len(tokenizer)
+    others = sorted({token for token in more if 0 <= token < size} - {own})
+    every = ([] if own is None else [own]) + others
+    if not every:
+        raise ConfigError("the base model's tokenizer has no EOS token, so no reply could end", "choose another base")
+    return tuple(every)
+
+
+def to_tokens(encoded: Iterable[EncodedPair]) -> TokenPairs:
+    """Return the rows of the pairs that were not dropped."""
+    kept = [(each.pair, each.made.row) for each in encoded if each.made]
+    return TokenPairs.of_rows(
+        [row for _, row in kept],
+        [pair.pair_id for pair, _ in kept],
+        [pair.prompt_id for pair, _ in kept],
+        [pair.weight for pair, _ in kept],
+        [pair.margin for pair, _ in kept],
+    )
+
+
+def encode_pairs(pairs: Iterable[Pair], tokenizer: Any, config: EncodeConfig | None = None) -> TokenPairs:
+    """Tokenise pairs in memory; what cannot be used is logged by reason.
+
+    Args:
+        pairs: From :func:`tasks.pairs.ingestion.intake.read_pairs`, or made by hand.
+        tokenizer: Of transformers.
+        config: Lengths, truncation and chat template.
+
+    Raises:
+        ConfigError: A pair is a conversation and there is no chat template.
+        DataError: No pair is left.
+    """
+    encoder = PairEncoder(tokenizer, config or EncodeConfig())
+    encoder.facts.warn()
+    parts, dropped = [], Counter[str]()
+    for batch in in_batches(pairs, BATCH):
+        encoded = encoder.encode(batch)
+        dropped.update(each.reason for each in encoded if each.reason)
+        parts.append(to_tokens(encoded))
+    tokens = TokenPairs.concatenate(parts)
+    if not len(tokens):
+        raise DataError(f"no pair is left after tokenising; dropped: {dict(dropped)}", "see the reasons")
+    if dropped:
+        _log.warning("%d pairs kept, dropped: %s", len(tokens), dict(dropped))
+    return tokens
+
+
+def in_batches(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    """Yield lists of at most ``size`` pairs."""
+    iterator = iter(pairs)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,1 @@
+"""From preference data as people have it to pairs, each row accounted for."""

@@ -1,0 +1,201 @@
+"""Reading sources into pairs, with every row accounted for.
+
+A row becomes a pair, or a rejection with one reason; rows that a filter leaves out are counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tasks.core.errors import DataError
+from tasks.pairs.ingestion.formats import RawRow
+from tasks.pairs.ingestion.rows import parse_row
+from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
+from tasks.pairs.record.pair import Columns, Pair, Rejection, get_field
+from tasks.telemetry.log import get_logger
+
+Scalar = str | int | float | bool
+
+_USUAL = (1.0, 0.0)  # weight and margin of a row that says neither
+
+_log = get_logger(__name__)
+
+
+class Intake:
+    """Turns the rows of sources into distinct pairs and rejections, and counts them.
+
+    Attributes:
+        rows: How many rows were read.
+        filtered: How many of them ``where`` left out.
+        rejected: How many were turned away, by reason; duplicates are one of the reasons.
+        rows_by_source: How many rows each source gave.
+        contradicting: The ids of pairs that also stand with chosen and rejected swapped, so far.
+    """
+
+    def __init__(self, columns: Columns, where: Mapping[str, Scalar] | None = None) -> None:
+        self._columns = columns
+        self._where = dict(where or {})
+        self._seen: set[str] = set()
+        self._unusual: dict[str, tuple[float, float]] = {}
+        self.rows = 0
+        self.filtered = 0
+        self.rejected: Counter[str] = Counter()
+        self.rows_by_source: Counter[str] = Counter()
+        self.contradicting: set[str] = set()
+
+    def read(self, sources: Iterable[Source]) -> Iterator[Pair | Rejection]:
+        """Yield a pair or a rejection for every row that the filter lets through, in order.
+
+        Raises:
+            DataError: A source cannot be read, or none of its rows has a column that is needed.
+        """
+        for source in sources:
+            found = _ColumnCheck(source.name)
+            for row in source.read():
+                self.rows += 1
+                self.rows_by_source[source.name] += 1
+                yield from self._take(row, found)
+            found.finish()
+
+    def _take(self, row: RawRow, found: _ColumnCheck) -> Iterator[Pair | Rejection]:
+        if isinstance(row.value, dict):
+            found.see(row.value, self._where)
+            if not _matches(row.value, self._where):
+                self.filtered += 1
+                found.filtered += 1
+                return
+        taken = parse_row(row, self._columns)
+        if isinstance(taken, Pair):
+            taken = self._compare(taken)
+        if isinstance(taken, Rejection):
+            self.rejected[taken.reason] += 1
+            found.lack(taken.column)
+        yield taken
+
+    def _compare(self, pair: Pair) -> Pair | Rejection:
+        """Reject a pair that was there before; note one that was there the other way round."""
+        numbers = (pair.weight, pair.margin)
+        if pair.pair_id in self._seen:
+            earlier = self._unusual.get(pair.pair_id, _USUAL)
+            told = f"pair {pair.pair_id} stands in an earlier row"
+            if numbers == earlier:
+                return Rejection(pair.source, "duplicate", told)
+            told += " with weight {:g} and margin {:g}; here they are {:g} and {:g}".format(*earlier, *numbers)
+            return Rejection(pair.source, "duplicate_differs", told)
+        if pair.swapped_id in self._seen:
+            self.contradicting.update((pair.pair_id, pair.swapped_id))
+        self._seen.add(pair.pair_id)
+        if numbers != _USUAL:
+            self._unusual[pair.pair_id] = numbers
+        return pair
+
+    def check_share(self, limit: float) -> None:
+        """Refuse data of which more than ``limit`` (0 to 1) was turned away; duplicates do not count.
+
+        Raises:
+            DataError: With the share and the most frequent reasons.
+        """
+        faulty = self.rejected.total() - self.rejected["duplicate"]
+        considered = self.rows - self.filtered
+        if considered and faulty / considered <= limit:
+            return
+        if not considered:
+            raise DataError("`ingest.where` leaves no row", "correct its field or value")
+        reasons = Counter({reason: count for reason, count in self.rejected.items() if reason != "duplicate"})
+        top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        raise DataError(
+            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}",
+            f"mend the data or `ingest.columns`; to go on without them raise `ingest.max_rejected_share` above {limit}",
+        )
+
+
+@dataclasses.dataclass
+class _ColumnCheck:
+    """Finds out whether a column is absent from *every* row of a source: then its name is wrong."""
+
+    source: str
+    objects: int = 0
+    filtered: int = 0
+    columns: dict[str, None] = dataclasses.field(default_factory=dict)
+    lacking: Counter[str] = dataclasses.field(default_factory=Counter)
+    unfiltered: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def see(self, row: dict[str, Any], where: Mapping[str, Scalar]) -> None:
+        self.objects += 1
+        if self.objects <= 100:
+            self.columns.update(dict.fromkeys(map(str, row)))
+        for name in where:
+            self.unfiltered[name] += not _has(row, name)
+
+    def lack(self, column: str | None) -> None:
+        if column:
+            self.lacking[column] += 1
+
+    def finish(self) -> None:
+        """Refuse the source if a column that was asked for is in none of its rows."""
+        parsed = self.objects - self.filtered
+        absent = [name for name, count in self.unfiltered.items() if count == self.objects > 0]
+        absent += [name for name, count in self.lacking.items() if count == parsed]
+        if absent:
+            found = ", ".join(self.columns)
+            raise DataError(f"{self.source} has no column `{absent[0]}` (it has: {found})", self._advice(absent[0]))
+
+    def _advice(self, name: str) -> str:
+        if name in self.unfiltered:
+            return "correct the field under `ingest.where`"
+        if "label" in self.columns:
+            return "single replies with a good or bad label are no pairs; each row needs a chosen and a rejected reply"
+        return "name the file's columns under `ingest.columns` (prompt, chosen, rejected, slice, weight, margin)"
+
+
+def _has(row: dict[str, Any], name: str) -> bool:
+    try:
+        get_field(row, name)
+    except KeyError:
+        return False
+    return True
+
+
+def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:
+    """Tell whether every field named has the value asked for; true is not 1."""
+    for name, wanted in where.items():
+        if not _has(row, name):
+            return False
+        value = get_field(row, name)
+        if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
+            return False
+    return True
+
+
+def read_pairs(
+    *data: str | Iterable[Any],
+    columns: Columns | None = None,
+    where: Mapping[str, Scalar] | None = None,
+    max_rejected_share: float = 0.1,
+) -> Iterator[Pair]:
+    """Yield the pairs of files, globs, pinned hub data sets, or rows at hand, without exact duplicates.
+
+    What was turned away is logged by reason when the last row is read.
+
+    Args:
+        data: Paths, globs or `hub:…` texts; or iterables of dicts, such as a `datasets.Dataset`.
+        columns: What the columns are called; prompt, chosen, rejected, slice, weight and margin unless said.
+        where: Fields and the values that rows must have there.
+        max_rejected_share: Above this share (0 to 1) of unusable rows, refuse the data.
+
+    Raises:
+        DataError: A source cannot be read, or too many rows are unusable.
+    """
+    intake = Intake(columns or Columns(), where)
+    sources: list[Source] = []
+    for given in data:
+        sources.extend(find_sources([given]) if isinstance(given, str) else [rows_source(given)])
+    for taken in intake.read(sources):
+        if isinstance(taken, Pair):
+            yield taken
+    intake.check_share(max_rejected_share)
+    if intake.rejected:
+        _log.warning("of %d rows, turned away: %s", intake.rows, dict(intake.rejected))

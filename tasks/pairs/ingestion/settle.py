@@ -1,0 +1,140 @@
+"""The second pass of ingestion: what can be decided only when all rows are known.
+
+Contradictory pairs and a limit depend on every row, and the rows may not fit into memory; so the first
+pass writes all distinct pairs to one file, and this one sorts them into train and test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.pairs.record.pair import Rejection
+from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
+
+SIDES = ("train", "test")
+HELD_OUT = pa.field("is_held_out", pa.bool_(), nullable=False)
+
+_MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
+
+
+@dataclasses.dataclass
+class Numbers:
+    """What stands in a column of numbers that rows may lack.
+
+    Attributes:
+        usual: The number of a row that lacks it.
+        found: How many rows have another.
+    """
+
+    usual: float
+    found: int = 0
+    total: float = 0.0
+    smallest: float = math.inf
+    largest: float = -math.inf
+
+    def add(self, values: list[float]) -> None:
+        """Count some rows."""
+        self.found += sum(value != self.usual for value in values)
+        self.total = math.fsum([self.total, *values])
+        self.smallest, self.largest = min([self.smallest, *values]), max([self.largest, *values])
+
+    def metrics(self, rows: int) -> dict[str, Any]:
+        """Return how many of ``rows`` have another number than the usual one, and the spread over all of them."""
+        spread = {"min": self.smallest, "mean": self.total / max(rows, 1), "max": self.largest}
+        return {"pairs": self.found, **{name: float(f"{value:.6g}") for name, value in spread.items()}}
+
+
+@dataclasses.dataclass
+class Sorted:
+    """What became of the distinct pairs: counts by side, and how long their texts are."""
+
+    pairs: Counter[str] = dataclasses.field(default_factory=Counter)
+    prompts: dict[str, set[str]] = dataclasses.field(default_factory=lambda: {side: set() for side in SIDES})
+    slices: dict[str, Counter[str]] = dataclasses.field(default_factory=lambda: {side: Counter() for side in SIDES})
+    characters: Counter[str] = dataclasses.field(default_factory=Counter)
+    chosen_longer: int = 0
+    weights: Numbers = dataclasses.field(default_factory=lambda: Numbers(usual=1.0))
+    margins: Numbers = dataclasses.field(default_factory=lambda: Numbers(usual=0.0))
+    over_limit: int = 0
+
+    def add(self, side: str, batch: pa.RecordBatch) -> None:
+        """Count the rows of a batch that went to ``side``."""
+        self.pairs[side] += batch.num_rows
+        self.prompts[side].update(batch.column("prompt_id").to_pylist())
+        self.slices[side].update(name for name in batch.column("slice").to_pylist() if name is not None)
+        for chosen, rejected in zip(
+            batch.column("chosen").to_pylist(), batch.column("rejected").to_pylist(), strict=True
+        ):
+            self.characters.update(chosen=len(chosen), rejected=len(rejected))
+            self.chosen_longer += len(chosen) > len(rejected)
+        self.weights.add(batch.column("weight").to_pylist())
+        self.margins.add(batch.column("margin").to_pylist())
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the counts as `dvc metrics` shows them."""
+        total = max(self.pairs.total(), 1)
+        names = sorted(set(self.slices["train"]) | set(self.slices["test"]))
+        return {
+            "pairs": {side: self.pairs[side] for side in SIDES},
+            "prompts": {side: len(self.prompts[side]) for side in SIDES},
+            "characters_mean": {name: round(self.characters[name] / total, 2) for name in ("chosen", "rejected")},
+            "chosen_longer_share": round(self.chosen_longer / total, 4),
+            **({"weight": self.weights.metrics(total)} if self.weights.found else {}),
+            **({"margin": self.margins.metrics(total)} if self.margins.found else {}),
+            "slices": {name: {side: self.slices[side][name] for side in SIDES} for name in names[:_MOST_SLICES]},
+            "slices_found": len(names),
+        }
+
+
+def sort_pairs(
+    spill: Path,
+    folder: Path,
+    contradicting: Collection[str],
+    kept: Collection[str] | None,
+    reject: Callable[[Rejection], None],
+) -> Sorted:
+    """Write `train.parquet` and `test.parquet` into ``folder`` from the first pass's file.
+
+    Args:
+        spill: All distinct pairs, with :data:`HELD_OUT` behind the schema.
+        folder: Where the two files go.
+        contradicting: Ids of pairs to leave out as contradictions; each is told to ``reject``.
+        kept: Ids of the pairs within the limit; None for no limit.
+        reject: Takes note of a rejected row.
+    """
+    result = Sorted()
+    with PairWriter(folder / "train.parquet") as train, PairWriter(folder / "test.parquet") as test:
+        for batch in read_batches(spill):
+            ids: list[str] = batch.column("pair_id").to_pylist()
+            _tell_contradictions(batch, ids, contradicting, reject)
+            stays = [name not in contradicting and (kept is None or name in kept) for name in ids]
+            result.over_limit += sum(name not in contradicting for name in ids) - sum(stays)
+            held_out: list[bool] = batch.column(HELD_OUT.name).to_pylist()
+            for side, writer in (("train", train), ("test", test)):
+                wanted = [stay and held is (side == "test") for stay, held in zip(stays, held_out, strict=True)]
+                rows = keep_rows(batch, wanted)
+                writer.append_batch(rows)
+                result.add(side, rows)
+    return result
+
+
+def _tell_contradictions(
+    batch: pa.RecordBatch, ids: list[str], contradicting: Collection[str], reject: Callable[[Rejection], None]
+) -> None:
+    if not contradicting:
+        return
+    for name, source in zip(ids, batch.column("source").to_pylist(), strict=True):
+        if name in contradicting:
+            reject(Rejection(source, "contradiction", f"pair {name} also stands with chosen and rejected swapped"))
+
+
+def within_limit(ids: Collection[str], limit: int) -> set[str]:
+    """Return the ``limit`` ids that come first in order: a fixed random choice, for ids are hashes."""
+    return set(sorted(ids)[:limit])

@@ -1,0 +1,1 @@
+"""What a preference pair is, and pairs on disk."""

@@ -1,0 +1,135 @@
+"""Pairs on disk: Parquet with one schema, written and read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.errors import ArtifactError
+from tasks.pairs.record.pair import Message, Pair, plain_prompt
+
+BATCH = 2048  # pairs; bounds memory, and is the row group's size in the first pass
+
+SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt_text", pa.string()),
+        pa.field("prompt_messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=False),
+        pa.field("slice", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+        pa.field("margin", pa.float64(), nullable=False),
+    ]
+)
+
+
+def to_record(pair: Pair) -> dict[str, Any]:
+    """Return a pair as a row of :data:`SCHEMA`."""
+    prompt = plain_prompt(pair.prompt)
+    return {
+        "pair_id": pair.pair_id,
+        "prompt_id": pair.prompt_id,
+        "prompt_text": prompt if isinstance(prompt, str) else None,
+        "prompt_messages": None if isinstance(prompt, str) else prompt,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "slice": pair.slice,
+        "source": pair.source,
+        "weight": pair.weight,
+        "margin": pair.margin,
+    }
+
+
+def from_record(record: dict[str, Any]) -> Pair:
+    """Return the pair that a row of :data:`SCHEMA` holds."""
+    messages = record["prompt_messages"]
+    prompt = record["prompt_text"] if messages is None else tuple(Message(**message) for message in messages)
+    others = (record[name] for name in ("chosen", "rejected", "slice", "source", "weight", "margin"))
+    return Pair(prompt, *others)
+
+
+class PairWriter:
+    """Writes pairs to one Parquet file in batches; a context manager.
+
+    Extra columns (the first pass marks held-out rows) come as fields behind :data:`SCHEMA`.
+    """
+
+    def __init__(self, path: Path, extra: Sequence[pa.Field] = ()) -> None:
+        self.schema = pa.schema([*SCHEMA, *extra])
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self._waiting: list[dict[str, Any]] = []
+
+    def append(self, pair: Pair, **extra: Any) -> None:
+        """Add a pair; it reaches the disk with its batch."""
+        self._waiting.append(to_record(pair) | extra)
+        if len(self._waiting) >= BATCH:
+            self._flush()
+
+    def append_batch(self, batch: pa.RecordBatch) -> None:
+        """Add rows that have this file's schema already."""
+        if batch.num_rows:
+            self._writer.write_batch(batch)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, schema=self.schema))
+            self._waiting = []
+
+    def __enter__(self) -> PairWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the record batches of a Parquet file of pairs.
+
+    Raises:
+        ArtifactError: It is not one.
+    """
+    try:
+        with pq.ParquetFile(path) as table:
+            missing = [name for name in SCHEMA.names if name not in table.schema_arrow.names]
+            if missing:
+                raise ArtifactError(
+                    f"{path} has no column `{missing[0]}`", "delete its folder and run `dvc repro ingest`"
+                )
+            yield from table.iter_batches(batch_size=BATCH)
+    except pa.ArrowException as error:
+        raise ArtifactError(
+            f"{path} is not readable Parquet ({error})", "delete its folder and run `dvc repro ingest`"
+        ) from None
+
+
+def count_pairs(path: Path) -> int:
+    """Return how many pairs a Parquet file of pairs holds, from its footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def stored_pairs(path: Path) -> Iterator[list[Pair]]:
+    """Yield the pairs of a Parquet file in batches.
+
+    Raises:
+        ArtifactError: It is not a file of pairs.
+    """
+    for batch in read_batches(path):
+        yield [from_record(record) for record in batch.to_pylist()]
+
+
+def keep_rows(batch: pa.RecordBatch, wanted: Sequence[bool]) -> pa.RecordBatch:
+    """Return the rows of a batch where ``wanted`` is true, in :data:`SCHEMA`'s columns."""
+    rows = batch.select(SCHEMA.names).filter(pa.array(wanted, type=pa.bool_()))
+    return pa.RecordBatch.from_arrays(rows.columns, schema=SCHEMA)

@@ -1,0 +1,1 @@
+"""The token cache that encode writes and the later stages read."""

@@ -1,0 +1,1 @@
+"""`python -m tasks.registry`, command by command."""

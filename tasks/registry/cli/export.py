@@ -1,0 +1,112 @@
+"""A version taken elsewhere: to a repository on the Hub, into the base's weights, to a vLLM server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError, ConfigError, NetworkError, RegistryError, StorageError
+from tasks.core.files import atomic_folder
+from tasks.registry.log.names import short
+from tasks.registry.versions.manifest import ADAPTER_CONFIG, LINEAGE
+from tasks.registry.versions.registry import Registry
+
+
+def to_hub(registry: Registry, digest: str, repository: str, is_private: bool) -> str:
+    """Upload a version's files to a model repository, which is made if it is not there; return the commit's address.
+
+    The token is the Hub's own: HF_TOKEN, or what `hf auth login` left.
+
+    Raises:
+        StorageError: The Hub refuses.
+        NetworkError: The Hub does not answer.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
+
+    api, told = HfApi(), f"{registry.name} {short(digest)}"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            registry.pull(digest, Path(folder) / "version")
+            api.create_repo(repository, private=is_private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repository, folder_path=Path(folder) / "version", commit_message=f"Registry version {told}"
+            )
+    except HFValidationError as error:
+        raise ConfigError(f"{repository!r} is no repository: {error}", "write owner/name") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        what = f"the Hub refused {repository} ({status or error})"
+        if status in (401, 403, 404):
+            raise StorageError(what, "set HF_TOKEN to a token that may write there") from None
+        raise NetworkError(what, "run again later") from None
+    except OfflineModeIsEnabled:
+        raise NetworkError("the Hub is switched off by HF_HUB_OFFLINE", "unset it, and run again") from None
+    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        raise NetworkError(f"the Hub does not answer: {error}", "check HF_ENDPOINT and the network") from None
+    return str(done.commit_url)
+
+
+def merged(registry: Registry, digest: str, base: Path, target: Path) -> None:
+    """Write a checkpoint of the base with the version's adapter merged into its weights, and its tokenizer.
+
+    The sum is made in float32 and written in the type of the base's files.
+
+    Args:
+        registry: Where the version is.
+        digest: The version.
+        base: Output of the base stage, which must be the base that the version was trained on.
+        target: The folder to write, absent or empty.
+
+    Raises:
+        ArtifactError: The base is another one, or does not load.
+        RegistryError: ``target`` holds something, or the version is damaged.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RegistryError(f"{target} exists and is not an empty folder", "name a new folder to write into")
+    pinned, version = BaseModel.open(base), registry.read(digest)
+    if pinned.digest != version.identity.base:
+        what = f"{base} is the base {short(pinned.digest)}, version {short(digest)} was trained on "
+        raise ArtifactError(
+            what + short(version.identity.base), "give the base stage's output of its lineage as --base"
+        )
+    place = {"pretrained_model_name_or_path": pinned.location, "revision": pinned.revision or "main"}
+    dtype = getattr(AutoConfig.from_pretrained(**place), "dtype", None) or torch.float32
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"the base model {pinned.source} does not load ({error})", "fetch it again") from None
+    with tempfile.TemporaryDirectory() as folder:
+        registry.pull(digest, Path(folder) / "version")
+        whole: Any = PeftModel.from_pretrained(model, Path(folder) / "version").merge_and_unload()
+    with contextlib.suppress(FileNotFoundError):
+        target.rmdir()
+    with atomic_folder(target, {"version": digest, "name": registry.name, "base": pinned.digest}) as draft:
+        whole.to(dtype).save_pretrained(draft)
+        pinned.load_tokenizer().save_pretrained(draft)
+
+
+def vllm_line(registry: Registry, digest: str, folder: Path) -> str:
+    """Return the command that serves a version, pulled into ``folder``, under its registry's name."""
+    config = json.loads(registry.read_file(digest, ADAPTER_CONFIG))
+    base = json.loads(registry.read_file(digest, LINEAGE))["base"]
+    ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
+    words = ["vllm", "serve", str(base["source"])]
+    words += ["--revision", str(base["revision"])] if base.get("revision") else []
+    words += ["--enable-lora", "--max-lora-rank", str(_served_rank(max(ranks)))]
+    return shlex.join([*words, "--lora-modules", f"{registry.name}={folder}"])
+
+
+def _served_rank(rank: int) -> int:
+    """Return the smallest rank that vLLM knows and that holds ``rank``."""
+    return next((known for known in (1, 8, 16, 32, 64, 128, 256, 320, 512) if known >= rank), rank)

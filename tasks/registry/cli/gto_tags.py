@@ -1,0 +1,92 @@
+"""A version as a Git tag in GTO's form, so that `dvc artifacts get` and DVC's own registry find it.
+
+adapter@v3.0.0          version 3, at the commit whose dvc.lock holds its adapter
+adapter#champion#1      what an alias names, newest last
+
+A tag stands at a commit, so the version must be the one that the commit's dvc.lock records.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tasks.core import paths
+from tasks.core.errors import RegistryError
+from tasks.registry.log.names import short
+from tasks.registry.release.lineage import hashes_of
+from tasks.registry.versions.manifest import LINEAGE
+from tasks.registry.versions.registry import Registry
+
+ARTIFACT = "adapter"  # its name under `artifacts:` in dvc.yaml
+
+
+def check(registry: Registry, digest: str, checkout: Path = Path()) -> None:
+    """Refuse to tag HEAD as a version that its dvc.lock does not record.
+
+    Raises:
+        RegistryError: It does not.
+    """
+    lineage = json.loads(registry.read_file(digest, LINEAGE))
+    if not (expected := _adapter(lineage.get("stages"))) or _adapter(_committed(checkout)) != expected:
+        what = f"the dvc.lock of this checkout's HEAD does not hold the adapter of version {short(digest)}"
+        raise RegistryError(what, "commit dvc.lock as that run left it, or check that commit out, and tag again")
+
+
+def tag(registry: Registry, digest: str, alias: str, checkout: Path = Path()) -> list[str]:
+    """Tag HEAD as a version and as what ``alias`` names; return the tags made, none where they were there.
+
+    Raises:
+        RegistryError: HEAD is not the commit of that version, or GTO refuses.
+    """
+    from gto import api
+    from gto.exceptions import GTOException
+
+    check(registry, digest, checkout)
+    version, message = f"v{registry.history().serials()[digest]}.0.0", f"{registry.name} {digest}"
+    before = _tags(checkout)
+    try:
+        if f"{ARTIFACT}@{version}" not in before:
+            api.register(str(checkout), ARTIFACT, "HEAD", version=version, message=message)
+        if not _is_newest(before, alias, _commit(checkout, "HEAD"), checkout):
+            api.assign(str(checkout), ARTIFACT, alias, version, message=message, force=True, skip_registration=True)
+    except GTOException as error:
+        raise RegistryError(f"GTO made no tag: {error}", "see `gto show`") from None
+    return sorted(_tags(checkout) - before)
+
+
+def _is_newest(tags: set[str], alias: str, head: str, checkout: Path) -> bool:
+    """Tell whether the newest tag of an alias stands at ``head``."""
+    found = [name for name in tags if name.startswith(f"{ARTIFACT}#{alias}#")]
+    newest = max(found, key=lambda name: int(name.rpartition("#")[2]), default=None)
+    return newest is not None and _commit(checkout, newest) == head
+
+
+def _commit(checkout: Path, name: str) -> str:
+    return _git(checkout, "rev-list", "-n", "1", name).strip()
+
+
+def _adapter(stages: Any) -> Any:
+    return ((stages or {}).get("train") or {}).get("outs", {}).get(paths.ADAPTER.as_posix())
+
+
+def _committed(checkout: Path) -> dict[str, Any]:
+    try:
+        return hashes_of(_git(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}"))
+    except ValueError:
+        return {}
+
+
+def _tags(checkout: Path) -> set[str]:
+    return set(_git(checkout, "tag", "--list", f"{ARTIFACT}@*", f"{ARTIFACT}#*").split())
+
+
+def _git(checkout: Path, *words: str) -> str:
+    """Run git; what it cannot answer is empty."""
+    try:
+        done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
+    except OSError as error:
+        raise RegistryError(f"git does not run: {error}", "install it") from None
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,1 @@
+"""Whether evidence is good enough to promote."""

@@ -1,0 +1,217 @@
+"""The evidence that the gate weighs: per-prompt credits, coverage and guards, as `winrate` left them.
+
+`metrics.json` and `scores.jsonl` are read strictly where something is missing and tolerantly where
+something is added. Two optional parts widen what can be compared: a `judge` key in the metrics (its
+fingerprint), and `champion_scores.jsonl` beside a `champion: {"digest": ...}` key, the candidate's
+credits in direct comparison with that version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import digest_of, sha256_bytes
+from tasks.registry.log.names import is_digest
+
+METRICS, SCORES, DUEL = "metrics.json", "scores.jsonl", "champion_scores.jsonl"
+_AGAIN = "run `dvc repro winrate`"
+_SLACK = 1e-3  # metrics may be rounded
+_SAMPLE = 64  # prompts by which sets are compared without their files
+_DIGITS = 8
+
+Scores = Mapping[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """One guard's verdict: what was measured, what is allowed, and whether it passed."""
+
+    name: str
+    value: Any
+    limit: Any
+    is_passed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of one version's answers.
+
+    Attributes:
+        version: The version's digest, or a word for a candidate that has none yet.
+        base: Digest of the base model, which is the reference that the credits were won against, whatever adapter
+            training went on from.
+        scores: Credit in [0, 1] a prompt against the reference; None where the verdict is missing.
+        coverage: Share of prompts with a verdict.
+        guards: The guards that were measured.
+        judge: Fingerprint of the judge, where the metrics give one.
+        duel_with: Digest of the champion that the candidate met head to head; None without.
+        duel: Its credits there.
+    """
+
+    version: str
+    base: str
+    scores: Scores
+    coverage: float
+    guards: tuple[Guard, ...]
+    judge: str | None = None
+    duel_with: str | None = None
+    duel: Scores = dataclasses.field(default_factory=dict)
+
+    @property
+    def prompt_set(self) -> str:
+        """Digest of the prompts that were judged."""
+        return digest_of(sorted(self.scores))
+
+    @property
+    def prompt_sample(self) -> list[str]:
+        """The 64 lowest hashes of the prompts that were judged: they tell how much two sets have in common."""
+        return sorted(sha256_bytes(f"look/{prompt}".encode())[:_DIGITS] for prompt in self.scores)[:_SAMPLE]
+
+    def credits(self) -> list[float]:
+        """Return a credit for every prompt, 0 where the verdict is missing."""
+        return [score or 0.0 for score in self.scores.values()]
+
+    def credits_against(self, champion: str) -> list[float] | None:
+        """Return the credits won head to head against ``champion``; None when they never met."""
+        if self.duel_with != champion:
+            return None
+        return [score or 0.0 for score in self.duel.values()]
+
+    def differs_from(self, champion: Evidence) -> str:
+        """Say why credits cannot be compared with the champion's; empty when they can."""
+        if self.base != champion.base:
+            return f"its reference is {champion.base[:12]}, the candidate's {self.base[:12]}"
+        if self.judge and champion.judge and self.judge != champion.judge:
+            return f"its judge was {champion.judge[:12]}, the candidate's {self.judge[:12]}"
+        return ""
+
+    def shared_with(self, champion: Evidence) -> list[tuple[float, float]]:
+        """Return both credits on each prompt that both met, and on which the champion's is known.
+
+        A missing credit of the candidate is a loss. The champion's is not guessed at: as a loss it
+        would speak for the candidate.
+        """
+        theirs = champion.scores
+        shared = [(ours, theirs.get(prompt)) for prompt, ours in self.scores.items()]
+        return [(ours or 0.0, other) for ours, other in shared if other is not None]
+
+
+def are_much_the_same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Tell from their samples whether two sets of prompts have a third of all their prompts in common, or more.
+
+    That is half of each where they are of one size. The lowest hashes of the union are a sample of it (Broder 1997).
+    """
+    ours, theirs = set(one), set(other)
+    union = sorted(ours | theirs)[:_SAMPLE]
+    return 3 * sum(name in ours and name in theirs for name in union) >= len(union)
+
+
+def read_folder(folder: Path, base: str, version: str) -> Evidence:
+    """Read the evidence that lies in ``folder`` (`results/winrate/`).
+
+    Raises:
+        ArtifactError: A file or key is missing or malformed; the message names it.
+    """
+    files = {}
+    for name in (METRICS, SCORES, DUEL):
+        path = folder / name
+        if path.is_file():
+            files[name] = path.read_bytes()
+        elif name != DUEL:
+            raise ArtifactError(f"{path} is missing", _AGAIN)
+    return parse(files, str(folder), base, version)
+
+
+def parse(files: Mapping[str, bytes], where: str, base: str, version: str) -> Evidence:
+    """Build evidence from the bytes of its files, by name; ``where`` they lie is for messages.
+
+    Raises:
+        ArtifactError: A key is missing or malformed, or metrics and scores contradict each other.
+    """
+    metrics = _object(files[METRICS], f"{where}/{METRICS}")
+    scores = _scores(files[SCORES], f"{where}/{SCORES}")
+    _agree(metrics, scores, where)
+    known = sum(score is not None for score in scores.values()) / len(scores)
+    duel_with = (metrics.get("champion") or {}).get("digest")
+    has_duel = DUEL in files and is_digest(duel_with)
+    return Evidence(
+        version=version,
+        base=base,
+        scores=scores,
+        coverage=min(known, _number(metrics, "coverage", f"{where}/{METRICS}")),
+        guards=_guards(metrics, f"{where}/{METRICS}"),
+        judge=_fingerprint(metrics.get("judge")),
+        duel_with=duel_with if has_duel else None,
+        duel=_scores(files[DUEL], f"{where}/{DUEL}") if has_duel else {},
+    )
+
+
+def _object(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise ArtifactError(f"{where} is not valid JSON ({error})", _AGAIN) from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{where} is not a JSON object", _AGAIN)
+    return value
+
+
+def _number(record: Mapping[str, Any], key: str, where: str) -> float:
+    if key not in record:
+        raise ArtifactError(f"{where} has no key `{key}`", _AGAIN)
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ArtifactError(f"{where}: `{key}` is {value!r}, not a number", _AGAIN)
+    return float(value)
+
+
+def _scores(data: bytes, where: str) -> dict[str, float | None]:
+    """Read `prompt_id` and `score` of each line, in order."""
+    scores: dict[str, float | None] = {}
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], start=1):
+        record = _object(line, f"{where}:{number}")
+        for key in ("prompt_id", "score"):
+            if key not in record:
+                raise ArtifactError(f"{where}:{number} has no key `{key}`", _AGAIN)
+        prompt = str(record["prompt_id"])
+        if prompt in scores:
+            raise ArtifactError(f"{where}:{number} is the second line of prompt {prompt}", _AGAIN)
+        score = None if record["score"] is None else _number(record, "score", f"{where}:{number}")
+        if score is not None and not 0 <= score <= 1:
+            raise ArtifactError(f"{where}:{number}: `score` is {score}, outside 0 to 1", _AGAIN)
+        scores[prompt] = score
+    if not scores:
+        raise ArtifactError(f"{where} holds no prompt", _AGAIN)
+    return scores
+
+
+def _agree(metrics: Mapping[str, Any], scores: Scores, where: str) -> None:
+    """Refuse metrics whose win rate the scores do not give, with missing verdicts out or as losses."""
+    told = _number(metrics, "win_rate", f"{where}/{METRICS}")
+    known = [score for score in scores.values() if score is not None]
+    low = math.fsum(known) / len(scores)
+    high = math.fsum(known) / len(known) if known else 0.0
+    if not low - _SLACK <= told <= high + _SLACK:
+        what = f"{where}/{METRICS} says win_rate {told:.4f}, but {SCORES} beside it gives {high:.4f}"
+        raise ArtifactError(what, f"the two are not of one run: {_AGAIN}")
+
+
+def _guards(metrics: Mapping[str, Any], where: str) -> tuple[Guard, ...]:
+    if "guards" not in metrics:
+        raise ArtifactError(f"{where} has no key `guards`", _AGAIN)
+    guards = []
+    for name, record in sorted(metrics["guards"].items()):
+        if not isinstance(record, dict) or not isinstance(record.get("passed"), bool):
+            raise ArtifactError(f"{where}: `guards.{name}.passed` is not true or false", _AGAIN)
+        guards.append(Guard(name, record.get("value"), record.get("limit"), record["passed"]))
+    return tuple(guards)
+
+
+def _fingerprint(judge: Any) -> str | None:
+    return judge if judge is None or isinstance(judge, str) else digest_of(judge)

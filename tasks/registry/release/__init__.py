@@ -1,0 +1,1 @@
+"""Register, promote, roll back, retire: what changes the registry."""

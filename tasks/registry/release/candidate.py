@@ -1,0 +1,103 @@
+"""A candidate, gathered from the folders that the stages before `register` wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tasks.core import paths
+from tasks.core.errors import ArtifactError
+from tasks.core.files import manifest_digest, pretty_json, read_manifest, verify_manifest
+from tasks.registry.log import evidence as evidences
+from tasks.registry.log.evidence import Evidence
+from tasks.registry.versions.manifest import ADAPTER_CONFIG, EVIDENCE, LINEAGE, PARAMS, WEIGHTS, Candidate, Identity
+from tasks.registry.versions.manifest import evidence_digest as digest_of_evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The folders that a candidate is made of, each written by the stage of its name.
+
+    Attributes:
+        adapter: Of train: the adapter in PEFT's format.
+        train_results: Of train: its metrics.
+        winrate: The evidence.
+        report: The report and the model card.
+        base: The pinned base model.
+        reference: The reference's log-probs.
+        pairs: Of ingest: the preference pairs.
+    """
+
+    adapter: Path = paths.ADAPTER
+    train_results: Path = paths.TRAIN_RESULTS
+    winrate: Path = paths.WINRATE
+    report: Path = paths.REPORT
+    base: Path = paths.BASE
+    reference: Path = paths.REFERENCE
+    pairs: Path = paths.PAIRS
+
+
+def identify(sources: Sources) -> tuple[Identity, Evidence]:
+    """Return what a candidate is, and its evidence, with the bytes of both verified.
+
+    Raises:
+        ArtifactError: A folder is missing, unfinished or altered; the message names its stage.
+    """
+    adapter = verify_manifest(sources.adapter, "train")["files"]
+    winrate = verify_manifest(sources.winrate, "winrate")["files"]
+    for name in (WEIGHTS, ADAPTER_CONFIG):
+        if name not in adapter:
+            raise ArtifactError(f"{sources.adapter} holds no {name}", "run `dvc repro -f train`")
+    identity = Identity(
+        weights=adapter[WEIGHTS]["sha256"],
+        adapter_config=adapter[ADAPTER_CONFIG]["sha256"],
+        base=_base_digest(sources.base),
+        reference=manifest_digest(sources.reference, "reference"),
+        data=manifest_digest(sources.pairs, "ingest"),
+        evidence=digest_of_evidence({EVIDENCE + name: winrate[name]["sha256"] for name in _evidence_names(winrate)}),
+    )
+    return identity, evidences.read_folder(sources.winrate, identity.base, identity.digest)
+
+
+def gather(sources: Sources, identity: Identity, params: str, lineage: dict[str, Any]) -> Candidate:
+    """Gather every file of a candidate but its decision.
+
+    Args:
+        sources: The folders.
+        identity: What :func:`identify` found in them.
+        params: The text of params.yaml.
+        lineage: Content of lineage.json.
+
+    Raises:
+        ArtifactError: A file is missing; the message names its stage.
+    """
+    adapter = read_manifest(sources.adapter, "train")["files"]
+    winrate = read_manifest(sources.winrate, "winrate")["files"]
+    read_manifest(sources.report, "report")
+    read_manifest(sources.train_results, "train")
+    files: dict[str, bytes | Path] = {name: sources.adapter / name for name in adapter if name != "README.md"}
+    files |= {EVIDENCE + name: sources.winrate / name for name in _evidence_names(winrate)}
+    files |= {
+        "README.md": sources.report / "README.md",
+        "report.html": sources.report / "report.html",
+        "train/metrics.json": sources.train_results / "metrics.json",
+        PARAMS: params.encode(),
+        LINEAGE: pretty_json(lineage).encode(),
+    }
+    for path in files.values():
+        if isinstance(path, Path) and not path.is_file():
+            raise ArtifactError(f"{path} is missing", "run `dvc repro` for the stage that writes it")
+    return Candidate(identity, files)
+
+
+def _evidence_names(files: dict[str, Any]) -> list[str]:
+    """Return which of the win rate's files are kept as evidence: credits and metrics, not every verdict."""
+    return [name for name in (evidences.METRICS, evidences.SCORES, evidences.DUEL) if name in files]
+
+
+def _base_digest(base: Path) -> str:
+    manifest = read_manifest(base, "base")
+    if "digest" not in manifest:
+        raise ArtifactError(f"{base}/manifest.json is not a base manifest", "run `dvc repro base`")
+    return str(manifest["digest"])

@@ -1,0 +1,203 @@
+"""A folder as the registry's store: drafts that are linked to their names, on any disk that knows hard links."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tasks.core.errors import RegistryError, StorageError
+from tasks.registry.stores.store import BLOCK, MissingKey, Moved, key_parts, refuse_stranger
+
+_DRAFTS = ".drafts"  # no key can begin with a dot, so drafts are never listed
+_STALE_SECONDS = 86_400
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class FolderStore:
+    """A folder as a store. It may lie on a network disk, as long as that knows hard links.
+
+    A draft is written and synced under `.drafts/`, then linked to its final name: `link` refuses
+    what exists, on every POSIX file system, and shows a file only when it is whole. Objects are
+    read-only. A draft left behind by a killed process is swept a day later.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.label = str(root)
+        self.lanes = 1  # a disk serves one reader as fast as many
+
+    def put(self, key: str, content: bytes | Path, moved: Moved | None = None) -> bool:
+        """Create ``key`` durably if it is absent; see :class:`Store`."""
+        path = self._path(key)
+        if path.exists():
+            return False
+        draft = self._new_draft()
+        try:
+            self._fill(draft, content, moved)
+            self._make_folders(path.parent)
+            is_created = self._link(draft, path)
+            self._sync_folder(path.parent)
+            return is_created
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a write on a full disk does not say where
+            raise
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of ``key``; see :class:`Store`."""
+        return b"".join(self.stream(key))
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes of ``key`` in blocks; see :class:`Store`."""
+        with self._open(key) as source:
+            while block := source.read(BLOCK):
+                yield block
+
+    def fetch(self, key: str, target: Path, moved: Moved | None = None) -> None:
+        """Copy ``key`` to a new file; see :class:`Store`."""
+        with self._open(key) as source, target.open("xb") as sink:
+            _copy(source, sink, moved)
+
+    def exists(self, key: str) -> bool:
+        """Tell whether ``key`` is there; see :class:`Store`."""
+        return self._path(key).is_file()
+
+    def children(self, prefix: str, after: str = "") -> list[str]:
+        """Return the names below ``prefix``; see :class:`Store`."""
+        folder = self._path(prefix) if prefix else self.root
+        try:
+            with os.scandir(folder) as entries:
+                chosen = (entry for entry in entries if not entry.name.startswith(".") and entry.name > after)
+                return sorted(_checked(entry) for entry in chosen)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        """Return all keys below ``prefix`` with their ages; see :class:`Store`."""
+        folder = self._path(prefix)
+        if not folder.is_dir():
+            return {}
+        found: dict[str, float] = {}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                key = f"{prefix}/{_checked(entry)}"
+                if entry.is_dir(follow_symlinks=False):
+                    found |= self.ages(key)
+                else:
+                    found[key] = time.time() - entry.stat(follow_symlinks=False).st_mtime
+        return found
+
+    def remove(self, key: str) -> None:
+        """Remove ``key`` and the folders that it leaves empty; see :class:`Store`."""
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        for folder in path.parents[: len(key_parts(key)) - 1]:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                break  # it holds something
+
+    def sweep(self, older_than: float) -> int:
+        """Remove stale drafts; see :class:`Store`."""
+        drafts, horizon, swept = self.root / _DRAFTS, time.time() - older_than, 0
+        for path in drafts.iterdir() if drafts.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_mtime < horizon:
+                    path.unlink()
+                    swept += 1
+        return swept
+
+    def _path(self, key: str) -> Path:
+        """Return the file of ``key``; refuse whatever could lead outside the root."""
+        path = self.root
+        for part in key_parts(key):
+            path = path / part
+            if path.is_symlink():
+                raise _link_refused(path)
+        return path
+
+    def _open(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        try:
+            return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingKey(f"{path} is missing", "see what is there with `python -m tasks.registry verify`") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _link_refused(path) from None
+            raise
+
+    def _new_draft(self) -> Path:
+        """Return a fresh name for a draft, after sweeping those that nobody can be writing any more."""
+        self.sweep(_STALE_SECONDS)
+        drafts = self.root / _DRAFTS
+        drafts.mkdir(parents=True, exist_ok=True)
+        return drafts / f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    def _fill(self, draft: Path, content: bytes | Path, moved: Moved | None) -> None:
+        """Write the draft, read-only from the start, and see it safe on the disk."""
+        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        with os.fdopen(opened, "wb") as target:
+            if isinstance(content, bytes):
+                _copy(io.BytesIO(content), target, moved)
+            else:
+                with content.open("rb") as source:
+                    _copy(source, target, moved)
+            target.flush()
+            os.fsync(target.fileno())
+
+    def _make_folders(self, folder: Path) -> None:
+        """Make the folders down to ``folder``, each durably named in the one above it."""
+        if folder.is_dir():
+            return
+        self._make_folders(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        self._sync_folder(folder.parent)
+
+    def _link(self, draft: Path, path: Path) -> bool:
+        """Give the finished draft its name; False when another writer was first."""
+        try:
+            os.link(draft, path, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                what = f"the file system of {self.root} cannot make hard links ({error.strerror})"
+                raise StorageError(what, "keep the registry on one that can, such as ext4, xfs or NFS") from None
+            raise
+        return True
+
+    def _sync_folder(self, folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checked(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        raise _link_refused(Path(entry.path))
+    return refuse_stranger(entry.name, entry.path)
+
+
+def _copy(source: BinaryIO, sink: BinaryIO, moved: Moved | None) -> None:
+    while block := source.read(BLOCK):
+        sink.write(block)
+        if moved:
+            moved(len(block))
+
+
+def _link_refused(path: Path) -> RegistryError:
+    return RegistryError(f"{path} is a symbolic link, and a registry holds none", "remove it, and find who put it")

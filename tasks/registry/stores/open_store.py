@@ -1,0 +1,27 @@
+"""Open the registry's store: a folder, or a prefix of a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.registry.stores.store import Store
+
+
+def open_store(root: str, encryption: str = "", kms_key: str = "") -> Store:
+    """Open the registry's store that ``root`` names: the path of a folder, or ``s3://bucket/prefix``.
+
+    Args:
+        root: Where it is.
+        encryption: Of a bucket: how the server shall encrypt (`AES256`, `aws:kms`); the bucket's own way when empty.
+        kms_key: The key for `aws:kms`; the account's own when empty.
+
+    Raises:
+        ConfigError: It is an address that no store here can open.
+    """
+    if "://" in root:
+        from tasks.registry.stores.s3 import S3Store  # boto3 is slow to import
+
+        return S3Store(root, encryption, kms_key)
+    from tasks.registry.stores.folder import FolderStore
+
+    return FolderStore(Path(root))

@@ -1,0 +1,1 @@
+"""Versions: written whole, read verified, never changed."""

@@ -1,0 +1,1 @@
+"""Rows that were computed once, kept under the hash of what they depend on."""

@@ -1,0 +1,72 @@
+"""The short table that closes a run: what went in, what came out, and where to look.
+
+run as: python -m tasks.telemetry.summary (after `dvc repro`)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.core import paths
+from tasks.core.errors import PipelineError
+from tasks.core.files import read_json
+
+
+def lines(root: Path = Path()) -> list[tuple[str, str]]:
+    """Return the table's rows, (what, value), from the results under ``root``.
+
+    Raises:
+        ArtifactError: A stage has not written its results yet.
+    """
+    pairs = read_json(root / paths.PAIRS / "metrics.json")
+    trained = read_json(root / paths.TRAIN_RESULTS / "metrics.json")
+    judged = read_json(root / paths.WINRATE / "metrics.json")
+    entry = read_json(root / paths.REGISTER / "registration.json")
+    before, after = trained["before"], trained["after"]
+    return [
+        ("pairs", _pairs(pairs)),
+        ("held-out accuracy", f"{before['accuracy']:.3f} → {after['accuracy']:.3f}"),
+        ("held-out margin", f"{before['margin']:+.3f} → {after['margin']:+.3f}"),
+        ("win rate", _win_rate(judged)),
+        ("registry", _entry(entry)),
+        ("report", str(paths.REPORT / "report.html")),
+    ]
+
+
+def _pairs(metrics: dict[str, Any]) -> str:
+    left_out = {"rejected": 0, **metrics["left_out"]}
+    told = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in left_out.items() if n or why == "rejected")
+    kept = metrics["pairs"]
+    return f"{metrics['rows_read']} in, {told}: {kept['train']} to train on, {kept['test']} held out"
+
+
+def _win_rate(metrics: dict[str, Any]) -> str:
+    return (
+        f"{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
+        f"{metrics['high']:.3f}, {metrics['prompts']} prompts"
+    )
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    outcome = f"promoted to {entry['alias']}" if entry["promoted"] else f"not promoted ({entry['outcome']})"
+    return f"{entry['name']} v{entry['serial']} ({entry['version'][:12]}), {outcome}"
+
+
+def main() -> None:
+    """Print the table for the checkout in the working directory."""
+    try:
+        rows = lines()
+    except PipelineError as error:
+        print(f"[summary] error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    width = max(len(what) for what, _ in rows)
+    print()
+    for what, value in rows:
+        print(f"  {what:<{width}}  {value}")
+    print()
+
+
+if __name__ == "__main__":
+    main()
