@@ -1,7 +1,8 @@
 """Write the report page and the model card: what went in, how training went, who won and how surely.
 
 reads:  data/base/, data/pairs/, data/tokens/, models/adapter/, results/train/, data/responses/, results/winrate/
-writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version
+writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version;
+        curves/*.svg, the curves of training for other pages
 params: `report` in params.yaml; the sections of the other stages are shown as lineage
 run as: python -m tasks.report
 """
@@ -18,6 +19,7 @@ from tasks.core.files import atomic_folder, write_text
 from tasks.core.params import check, load_params
 from tasks.launch.stage import door
 from tasks.page.card import model_card
+from tasks.page.curves import write_curves
 from tasks.page.facts import Facts
 from tasks.page.readers.read_answers import read_answers
 from tasks.page.readers.read_data import read_data
@@ -86,6 +88,7 @@ def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Fa
     with atomic_folder(folders.out, {"stage": "report", "inputs": inputs}) as draft:
         write_text(draft / "report.html", render(facts, config.title, config.excerpt_chars))
         write_text(draft / "README.md", model_card(facts, config.title, config.license))
+        write_curves(draft / "curves", facts.training)
     _log.info("%s", verdict(facts.evidence))
     _log.info("the page is %s", folders.out / "report.html")
     return facts

@@ -17,13 +17,12 @@ from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
 from tasks.core.params import check
 from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
-from tasks.judges.estimates import consistency, first_position_share, per_prompt, win_rate
+from tasks.judges.estimates import consistency, first_position_share, per_prompt, smallest_detectable_win_rate, win_rate
 from tasks.judges.games import pair_up, play
 from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
 from tasks.judges.judged_answers import CHAMPION, Answers, read_answers
 from tasks.judges.leakage import measure_leakage
 from tasks.judges.metric import load_metric
-from tasks.judges.power import smallest_detectable_win_rate
 from tasks.judges.rules import RulesConfig
 from tasks.judges.verdict_files import Judged, columns, rounded, write_evidence
 from tasks.launch.stage import door

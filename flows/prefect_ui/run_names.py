@@ -1,4 +1,4 @@
-"""What a flow run is called: the flow, the line of versions, and the commit that it works on."""
+"""Names of flow runs: the flow, the name of the versions in the registry, and the checkout's commit."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tasks.core.errors import ConfigError
 
 
 def of_run() -> str:
-    """Return the name of the run that starts now, as `pipeline demo main@26b7df1`; `+` marks uncommitted changes."""
+    """Return the name of the current run, as `pipeline demo main@26b7df1`; `+` marks uncommitted changes."""
     parameters: dict[str, Any] = runtime.flow_run.parameters or {}
-    place = parameters.get("workspace") or parameters.get("repository") or "."
-    return " ".join(filter(None, (runtime.flow_run.flow_name, *about(Path(place)))))
+    folder = parameters.get("workspace") or parameters.get("repository") or "."
+    return " ".join(filter(None, (runtime.flow_run.flow_name, *about(Path(folder)))))
 
 
-def of_deed() -> str:
-    """Return the name of a run that changes the registry, as `promote demo@v3`."""
+def of_registry_change() -> str:
+    """Return the name of the current run, one that changes the registry, as `promote demo@v3`."""
     parameters: dict[str, Any] = runtime.flow_run.parameters or {}
     return f"{runtime.flow_run.flow_name} {parameters.get('version') or parameters.get('name')}"
 
 
 def about(workspace: Path) -> tuple[str, str]:
-    """Return the line of versions and `branch@commit` of a checkout; empty where they cannot be told."""
+    """Return the name of the versions and `branch@commit` of a checkout; empty where they are unknown."""
     try:
         name = params(workspace).get("register", {}).get("name", "")
     except ConfigError:

@@ -63,7 +63,7 @@ def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
     assert workspaces.worktree(project, "one", "HEAD") == folder, "one that a died run left is taken as it is"
     statuses = [stage_run.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)]
     assert statuses == ["restored"] * 3
-    workspaces.give_up(project, folder)
+    workspaces.remove_worktree(project, folder)
     assert not folder.exists()
     assert (project / "models/registry/mine").exists(), "what was shared stays"
     assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
@@ -74,9 +74,9 @@ def test_what_a_died_run_left_under_runs_goes_along_to_the_next(project: Path) -
     (died / "runs/train").mkdir(parents=True)
     (died / "runs/train/checkpoint").touch()
     fresh = workspaces.worktree(project, "look", "HEAD")
-    moved = workspaces.moved(project, fresh, "data-1")
-    assert moved == died
-    assert (moved / "runs/train/checkpoint").exists()
+    renamed = workspaces.rename_worktree(project, fresh, "data-1")
+    assert renamed == died
+    assert (renamed / "runs/train/checkpoint").exists()
     assert not fresh.exists()
 
 
@@ -124,9 +124,9 @@ def test_what_a_killed_run_left_of_a_worktree_is_in_nobodys_way(project: Path, l
             shutil.rmtree(project / ".git/worktrees" / name)
     fresh = workspaces.worktree(project, "look", "HEAD")
     assert (fresh / "dvc.yaml").is_file()
-    moved = workspaces.moved(project, fresh, "data-1")
-    assert (moved / "dvc.yaml").is_file()
-    workspaces.give_up(project, moved)
+    renamed = workspaces.rename_worktree(project, fresh, "data-1")
+    assert (renamed / "dvc.yaml").is_file()
+    workspaces.remove_worktree(project, renamed)
     assert list((project / "runs/worktrees").iterdir()) == []
 
 
