@@ -17,7 +17,7 @@ from tests.rules.source import ROOT, STAGES, TORCH_FREE, dotted, imports, module
 
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 400
-# What a room may import, besides itself and what tells. Rooms are folders. `flows` may import `core`, `hub`, what tells.
+# What a room may import, besides itself and what tells. Rooms are folders. `flows` may import core, hub, what tells.
 MAY_IMPORT = {
     "core": (),
     "telemetry": ("core",),
