@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
@@ -42,8 +42,9 @@ from tasks.core.files import (
     sha256_file,
     write_text,
 )
-from tasks.core.params import check, load_params, load_section
+from tasks.core.params import load_params, load_section
 from tasks.core.runtime import RuntimeConfig
+from tasks.core.section import Section, above, at_least, between
 from tasks.dpo.generation import sampling
 from tasks.dpo.generation.sampling import SIDES, Completion, Request, Sampling, Side
 from tasks.dpo.model import sharding
@@ -63,7 +64,7 @@ _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class RespondConfig:
+class RespondConfig(Section, path="respond"):
     """How the held-out prompts are answered.
 
     Attributes:
@@ -78,26 +79,21 @@ class RespondConfig:
         champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
     """
 
-    max_prompts: int | None
-    samples_per_prompt: int
+    max_prompts: Annotated[int, at_least(1)] | None
+    samples_per_prompt: Annotated[int, at_least(1)]
     do_sample: bool
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    batch_tokens: int
+    temperature: Annotated[float, above(0)]
+    top_p: Annotated[float, between(0, 1, "(]")]
+    max_new_tokens: Annotated[int, at_least(1)]
+    batch_tokens: Annotated[int, at_least(1)]
     seed: int
     champion: str | None = None
 
     def __post_init__(self) -> None:
-        many = "write 1 or more"
-        check(self.max_prompts is None or self.max_prompts >= 1, "respond.max_prompts", self.max_prompts, many)
-        for name in ("samples_per_prompt", "max_new_tokens", "batch_tokens"):
-            check(getattr(self, name) >= 1, f"respond.{name}", getattr(self, name), many)
-        check(self.temperature > 0, "respond.temperature", self.temperature, "write a number above 0")
-        check(0 < self.top_p <= 1, "respond.top_p", self.top_p, "write a number above 0 and up to 1")
+        super().__post_init__()
         is_useful = self.do_sample or self.samples_per_prompt == 1
         advice = "without `respond.do_sample` all samples of a prompt are the same: write 1"
-        check(is_useful, "respond.samples_per_prompt", self.samples_per_prompt, advice)
+        self.require(is_useful, "samples_per_prompt", advice)
 
 
 @dataclasses.dataclass(frozen=True)

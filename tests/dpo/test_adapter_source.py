@@ -13,8 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import ArtifactError, ConfigError
-from tasks.dpo.model import base_loading as policies
-from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
+from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
 from tasks.dpo.model.adapter_files import CONFIG, WEIGHTS, AdapterFiles
 from tasks.dpo.model.adapter_loading import load_adapter
 from tasks.dpo.reference.reference_pass import reference_logps
@@ -155,7 +154,7 @@ def test_what_is_no_plain_lora_is_refused_by_name(tmp_path: Path, changes: dict[
 
 
 def test_an_adapter_of_another_base_is_refused_by_the_first_tensors_that_differ(tmp_path: Path):
-    wide = tiny.moved(policies.attach_lora(tiny.base(hidden_size=64), tiny.LORA, 1))
+    wide = tiny.moved(attach_lora(tiny.base(hidden_size=64), tiny.LORA, 1))
     tiny.adapter_bytes(wide, tmp_path / "wide")
     with pytest.raises(
         ConfigError, match=r"does not fit the base: it has .*lora_A.weight of shape \[4, 64\], not \[4, 32\]"
@@ -163,7 +162,7 @@ def test_an_adapter_of_another_base_is_refused_by_the_first_tensors_that_differ(
         load_adapter(tiny.base(), tmp_path / "wide")
     with pytest.raises(ConfigError, match=r"`train.init_adapter`: the adapter does not fit the base"):
         load_adapter(tiny.base("gpt_neox"), saved(tmp_path / "llama"))
-    deep = tiny.moved(policies.attach_lora(tiny.base(num_hidden_layers=3), LoraSettings(4, 8, 0.0, ("q_proj",)), 1))
+    deep = tiny.moved(attach_lora(tiny.base(num_hidden_layers=3), LoraSettings(4, 8, 0.0, ("q_proj",)), 1))
     tiny.adapter_bytes(deep, tmp_path / "deep")
     edited(tmp_path / "deep", target_modules=["q_proj"])
     with pytest.raises(ConfigError, match=r"layers.2.*, which has no place"):
@@ -207,7 +206,3 @@ def test_a_pickled_adapter_is_not_read(tmp_path: Path):
         AdapterFiles.read(tmp_path, "x")
     with pytest.raises(ConfigError, match=r"holds no adapter_model.safetensors — save the adapter"):
         AdapterFiles.read(tmp_path / "nowhere", "x")
-
-
-def test_the_names_of_the_files_are_those_that_the_policy_is_saved_under():
-    assert (policies.WEIGHTS, policies.CONFIG) == (WEIGHTS, CONFIG)

@@ -222,7 +222,7 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
 
 
 def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkeypatch):
-    real, calls = respond.generate.generate_batch, []
+    real, calls = respond.sampling.generate_batch, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
@@ -230,7 +230,7 @@ def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkey
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(respond.generate, "generate_batch", interrupted)
+    monkeypatch.setattr(respond.sampling, "generate_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         inputs.run()
     assert not inputs.out.exists()
