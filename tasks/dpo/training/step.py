@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tasks.dpo.capacity.budget import Budget, FixedBudget, within
 from tasks.dpo.capacity.step_plan import Rows, Sizes, evened, micro_batches, share
-from tasks.dpo.capacity.workload import Work
+from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
 from tasks.dpo.model.distributed import sum_over_ranks
 from tasks.dpo.model.evaluation import evaluation_mode
@@ -89,7 +89,7 @@ class StepGradients:
         self._sizes = sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
         self.sizes = dataclasses.replace(sizes[0], is_shared=True)
         self._planned, self.offloads = tokens, False
-        longest = max(Work(sizes, 1).longest_pair for sizes in self._sizes)
+        longest = max(Workload(sizes, 1).longest_pair for sizes in self._sizes)
         self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest)
 
     def accumulate(self, step: int, rows: Rows, state: Tensor) -> StepSums:

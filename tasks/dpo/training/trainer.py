@@ -23,11 +23,11 @@ from tasks.dpo.capacity.flops import ModelShape, matmul_rate, training_flops
 from tasks.dpo.capacity.memory import Recompute
 from tasks.dpo.capacity.preflight import preflight
 from tasks.dpo.capacity.step_plan import Plan, Sizes
-from tasks.dpo.capacity.workload import Work
+from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
 from tasks.dpo.model.adapter import adapter_parameters
 from tasks.dpo.model.cpu_bfloat16 import product_type
-from tasks.dpo.model.distributed import accelerator, from_main, sum_over_ranks
+from tasks.dpo.model.distributed import from_main, open_accelerator, sum_over_ranks
 from tasks.dpo.model.sharding import is_sharded, place
 from tasks.dpo.model.threads import suited_threads
 from tasks.dpo.objective.metrics import PairSums, with_nll
@@ -119,7 +119,7 @@ def train(
     for name, part in (("train", train_set), ("held-out", test_set)):
         if len(part) == 0:
             raise DataError(f"there are no {name} pairs", "give at least one")
-    device = accelerator(runtime)
+    device = open_accelerator(runtime)
     place(policy, device, runtime)
     set_modes(policy, Recompute.NONE)
     with (
@@ -127,12 +127,12 @@ def train(
         Scorer(policy, sample_rows(train_set.tokens), mechanisms) as scorer,
         listen_for_stop() as stop,
     ):
-        work = Work(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
+        workload = Workload(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
         is_compiled = compiled_layers.is_wanted(runtime, device.device) and not is_sharded(policy)
         _tell_limits(scorer, runtime)
         # compiled layers keep nothing selectively
         levels = tuple(level for level in Recompute if not (is_compiled and level is Recompute.SELECTIVE))
-        choice = preflight(scorer, work, runtime, device, levels)
+        choice = preflight(scorer, workload, runtime, device, levels)
         set_modes(policy, choice.recompute)
         if is_compiled:
             compiled_layers.compile_layers(policy)
@@ -168,7 +168,7 @@ class Trainer:
         checkpoints: Path | None = None,
     ) -> None:
         self.config, self.runtime, self.checkpoints = config, runtime, checkpoints
-        self.accelerator = accelerator(runtime)
+        self.accelerator = open_accelerator(runtime)
         self.device, self.ranks = self.accelerator.device, self.accelerator.num_processes
         self.parameters = adapter_parameters(scorer.model)
         self.plan = Plan(len(train_set), config.pairs_per_step, config.epochs, config.seed)
