@@ -50,11 +50,11 @@ def _reference_in_each_step(setup: Setup) -> Iterator[Setup]:
     """Score the reference of each micro-batch again, as a trainer without stored log-probabilities does."""
     plain = step.StepGradients._score
 
-    def score(self: step.StepGradients, number: int, part: Any) -> Any:
+    def score(self: step.StepGradients, number: int, part: Any, **options: Any) -> Any:
         scorer = self._scorer
         with torch.no_grad(), scorer.model.disable_adapter():
             scorer.logps(scorer.lay_out([self._train.tokens.row(int(row)) for row in part]))
-        return plain(self, number, part)
+        return plain(self, number, part, **options)
 
     step.StepGradients._score = score  # type: ignore[method-assign]
     try:
