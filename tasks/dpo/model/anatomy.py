@@ -26,6 +26,11 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     return list(lists[sizes.index(max(sizes))])
 
 
+def bare_model(model: Any) -> Any:
+    """Return the model without PEFT's wrapper; one without adapters is returned as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def body_of(model: Any) -> Any | None:
     """Return what gives a bare causal language model's hidden states, None where nothing is found.
 

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.model import deepspeed_zero3
-from tasks.dpo.model.anatomy import body_of, decoder_layers
+from tasks.dpo.model.anatomy import bare_model, body_of, decoder_layers
 from tasks.dpo.model.quantization import quantised_and_sharded
 from tasks.telemetry import log
 
@@ -77,7 +77,7 @@ def shard_frozen(model: Any, accelerator: Accelerator, by: Literal["fsdp", "deep
     """
     if getattr(model, "is_quantized", False):
         raise quantised_and_sharded()
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = bare_model(model)
     body = body_of(inner) or inner
     layers = decoder_layers(body)
     if by == "deepspeed":

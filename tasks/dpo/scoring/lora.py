@@ -32,25 +32,20 @@ _outside_graphs: Any = torch.compiler.disable  # what a batch's tokens are calle
 _QUANTISED = "peft.tuners.lora.bnb"  # only imported by PEFT where bitsandbytes is installed
 
 
-def make_lean(policy: torch.nn.Module, dropout: TokenDropout | None = None) -> int:
-    """Give every plain LoRA layer of ``policy`` the lean forward; return how many keep PEFT's own.
+def make_lean(policy: torch.nn.Module, dropout: TokenDropout | None = None) -> None:
+    """Give every plain LoRA layer of ``policy`` the lean forward.
 
-    Kept are layers whose base is neither an ``nn.Linear`` nor one of bitsandbytes, or that have a variant (DoRA)
-    or a bias of their own; and, without ``dropout``, any layer for as long as its dropout trains.
+    PEFT's own forward stays for layers whose base is neither an ``nn.Linear`` nor one of bitsandbytes, and for layers
+    with a variant (DoRA) or a LoRA bias. Without ``dropout``, it also runs wherever an adapter's dropout is on.
 
     Args:
         policy: A model with adapters.
-        dropout: What tells of each token what is dropped of it.
+        dropout: Says what is dropped of each token.
     """
-    kept = 0
     for number, module in enumerate(policy.modules()):
-        if isinstance(module, lora.LoraLayer):
-            if _is_plain(module):
-                module.token_dropout = None if dropout is None else (dropout, number)
-                module.__class__ = _lean(type(module))  # type: ignore[arg-type]
-            elif not isinstance(module, _Lean):
-                kept += 1
-    return kept
+        if isinstance(module, lora.LoraLayer) and _is_plain(module):
+            module.token_dropout = None if dropout is None else (dropout, number)
+            module.__class__ = _lean(type(module))  # type: ignore[arg-type]
 
 
 def make_plain(policy: torch.nn.Module) -> None:
