@@ -68,7 +68,7 @@ def test_where_bitsandbytes_does_not_work_its_own_words_are_told(base: BaseModel
 
 
 def test_a_quantised_base_is_not_sharded(base: BaseModel):
-    with pytest.raises(ConfigError, match=r"`runtime.sharding` is to cut .*, and the base is quantised"):
+    with pytest.raises(ConfigError, match=r"`runtime.sharding` would shard .*, and the base is quantised"):
         load_base(base, is_sharded=True)
 
 
