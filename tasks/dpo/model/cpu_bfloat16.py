@@ -76,6 +76,6 @@ def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float()
 
 
-def product_of_slopes(left: Tensor, right: Tensor) -> Tensor:
+def product_for_gradients(left: Tensor, right: Tensor) -> Tensor:
     """Return left @ right in float32, accumulated in it; on a CPU a bfloat16 product rounds its result once."""
     return (left @ right).float() if left.device.type == "cpu" else product_in_float32(left, right)

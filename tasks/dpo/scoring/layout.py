@@ -103,7 +103,7 @@ class Batch:
         source_N: Place in T of the token that predicts each completion token.
         label_N: The completion token itself; in the order of the pairs, chosen before rejected.
         branch_N: Its completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
-        name_T: A hash of each token's text up to the end of its part and of its place there, int32; 0 for padding.
+        hash_T: A hash of each token's text up to the end of its part and of its place there, int32; 0 for padding.
         pairs: n.
         is_long_BL: Whether the token's own text exceeds the limit that the rows were laid out with; None without one.
     """
@@ -114,7 +114,7 @@ class Batch:
     source_N: Tensor
     label_N: Tensor
     branch_N: Tensor
-    name_T: Tensor
+    hash_T: Tensor
     pairs: int
     is_long_BL: Tensor | None = None
 
@@ -127,7 +127,7 @@ class Batch:
             self.source_N.to(device, non_blocking=True),
             self.label_N.to(device, non_blocking=True),
             self.branch_N.to(device, non_blocking=True),
-            self.name_T.to(device, non_blocking=True),
+            self.hash_T.to(device, non_blocking=True),
             self.pairs,
             None if self.is_long_BL is None else self.is_long_BL.to(device, non_blocking=True),
         )

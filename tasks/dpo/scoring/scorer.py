@@ -138,7 +138,7 @@ class Scorer:
 
     def score(self, batch: Batch, with_collision: bool = False) -> TokenScores:
         """Return each completion token's log-probability, and log Σ_v π(v)² where asked for, [N] each."""
-        self.dropout.follow(batch.name_T, None if batch.segments is None else batch.segments.scored_Q)
+        self.dropout.follow(batch.hash_T, None if batch.segments is None else batch.segments.scored_Q)
         self._ropes.follow(batch)
         if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
