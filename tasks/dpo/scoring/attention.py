@@ -55,6 +55,7 @@ def shared_prefix_attention(
     """
     if segments is None or attention_mask is not None or dropout:
         raise ValueError("attention over a shared row takes segments, and neither a mask nor dropout")
+
     segments.windows.add(sliding_window or 0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scale, sliding_window or 0, softcap or 0.0)

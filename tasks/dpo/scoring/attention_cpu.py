@@ -38,12 +38,14 @@ class RowAttention(torch.autograd.Function):
         """Return the result; ``masks`` are the segments' additive masks, None for plain causal attention."""
         _, heads, tokens, size = query.shape
         result = query.new_empty(1, tokens, heads, size)
+
         sums = []
         for part, keys, mask in _parts(segments, masks):
             pieces = _of_queries(key, keys, heads), _of_queries(value, keys, heads)
             out, logsumexp = _flash(query[:, :, part], *pieces, 0.0, mask is None, attn_mask=mask, scale=scale)
             result[:, part] = out.transpose(1, 2)
             sums.append(logsumexp)
+
         ctx.save_for_backward(query, key, value, result, *sums)
         ctx.segments, ctx.masks, ctx.scale = segments, masks, scale
         return result
@@ -54,6 +56,7 @@ class RowAttention(torch.autograd.Function):
         query, key, value, result, *sums = ctx.saved_tensors
         heads = query.shape[1]
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+
         for (part, keys, mask), logsumexp in zip(_parts(ctx.segments, ctx.masks), sums, strict=True):
             dq, *d_pieces = _flash_backward(
                 grads[0][:, part].transpose(1, 2),
@@ -67,6 +70,7 @@ class RowAttention(torch.autograd.Function):
                 attn_mask=mask,
                 scale=ctx.scale,
             )
+            # a segment has queries of its own; keys and values of a prompt are in several segments
             d_query[:, :, part] = dq
             for total, piece in zip((d_key, d_value), d_pieces, strict=True):
                 _add(total, keys, piece)

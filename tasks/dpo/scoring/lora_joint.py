@@ -20,7 +20,8 @@ from torch import Tensor
 
 from tasks.dpo.model.cpu_bfloat16 import as_factor, product_for_gradients
 from tasks.dpo.scoring.last_layer import is_for_scored
-from tasks.dpo.scoring.lora import adapter_gradients, is_lean, plain_operands, shaped
+from tasks.dpo.scoring.lora import is_lean, plain_operands
+from tasks.dpo.scoring.lora_operations import adapter_gradients, shaped
 
 _OF_ONE_INPUT = ("q_proj", "k_proj", "v_proj")  # in the order in which attention calls them
 
