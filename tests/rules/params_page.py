@@ -18,7 +18,7 @@ import yaml
 from tests.rules.source import ROOT
 
 PARAMS, PAGE = ROOT / "params.yaml", ROOT / "docs" / "params.md"
-LONGEST_DEFAULT = 60  # characters; longer ones are lists, which are better read in params.yaml
+LONGEST_DEFAULT = 60  # characters; longer ones are lists and mappings, which are better read in params.yaml
 HEAD = """# Parameters
 
 `params.yaml` holds every parameter of the pipeline, in one section for each stage that has parameters. A stage is
@@ -27,6 +27,23 @@ memory, never a result, and no stage is run again for it. An unknown key or a va
 line, which names the key.
 
 `python -m tests.rules.params_page --write` writes this page from `params.yaml`; a test compares the two.
+
+## Where do I change …?
+
+| what | where |
+|---|---|
+| the base model | `base.source`, `base.revision` |
+| what it computes in | `base.compute_dtype`, `base.quantise` |
+| which data, which columns, how much is held out | [`ingest`](#ingest) |
+| lengths, truncation, the chat template | [`encode`](#encode) |
+| the loss, β, learning rate, epochs, LoRA's shape | [`train`](#train); equations in [losses.md](losses.md) |
+| which adapter training continues from | `train.init_adapter`: it is then the reference of the loss, too |
+| which released version the new one has to beat | `respond.champion`; `python -m tasks.registry pin` writes it |
+| what a good answer is | `winrate.judge`, `winrate.rules`; see [evidence.md](evidence.md) |
+| when an adapter is promoted | `register.gate` |
+| where versions are released to | `register.root`: a folder, or `s3://bucket/prefix` |
+| what fits into this machine's memory, and who shards a base that does not | [`runtime`](#runtime) |
+| where DVC keeps its cache | `dvc remote modify local url s3://bucket/path` |
 """
 
 
@@ -76,10 +93,10 @@ def _default(key: Key, values: Any) -> str:
     """Return the default as code; nothing for a mapping of further keys."""
     for part in key.path.split("."):
         values = values[part]
-    if isinstance(values, dict) and values:
+    if isinstance(values, dict) and not key.written:
         return ""
-    written = key.written if not isinstance(values, list) else json.dumps(values, ensure_ascii=False)
-    return f"`{written}`" if len(written) <= LONGEST_DEFAULT else "a list, see `params.yaml`"
+    written = json.dumps(values, ensure_ascii=False) if isinstance(values, list) else key.written
+    return f"`{written}`" if len(written) <= LONGEST_DEFAULT else "see `params.yaml`"
 
 
 def _stage_sentence(section: str) -> str:
