@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.judges.protocol import Answer, Item, Judge
 from tests.rules import params_page
 from tests.rules.source import ROOT
 
@@ -120,6 +121,20 @@ def paths(params: dict[str, Any], whole: set[str], above: str = "") -> Iterator[
         yield f"{above}{name}"
         if isinstance(value, dict) and f"{above}{name}" not in whole:
             yield from paths(value, whole, f"{above}{name}.")
+
+
+def test_the_example_of_a_judge_judges() -> None:
+    code = re.search(
+        r"^```python\n(# tasks/judges/.*?)^```$", read(ROOT / "docs" / "evidence.md"), re.DOTALL | re.MULTILINE
+    )
+    assert code
+    names: dict[str, Any] = {}
+    exec(compile(code[1], "docs/evidence.md", "exec"), names)
+    judge: Judge = names["CalmJudge"]()
+    first, second = Answer("Stop!!"), Answer("Please stop!")
+    opinions = judge.judge([Item("a", "?", first, second), Item("b", "?", second, first), Item("c", "?", first, first)])
+    assert [opinion.p_first for opinion in opinions] == [0.0, 1.0, 0.5]
+    assert len(judge.fingerprint) == 64
 
 
 def test_the_readme_stays_a_page() -> None:
