@@ -13,6 +13,7 @@ import yaml
 from tasks.judges.protocol import Answer, Item, Judge
 from tests.rules import params_page
 from tests.rules.source import ROOT
+from tests.rules.test_borders import MAY_IMPORT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "infra" / "README.md"]
 README_LINES = 175
@@ -121,6 +122,22 @@ def paths(params: dict[str, Any], whole: set[str], above: str = "") -> Iterator[
         yield f"{above}{name}"
         if isinstance(value, dict) and f"{above}{name}" not in whole:
             yield from paths(value, whole, f"{above}{name}.")
+
+
+def test_the_diagram_of_rooms_has_the_arrows_that_imports_may_take() -> None:
+    blocks = re.findall(r"```mermaid\n(.*?)```", read(ROOT / "docs" / "architecture.md"), re.DOTALL)
+    drawn = set(re.findall(r"^ *(\w+) --> (\w+)$", blocks[1], re.MULTILINE))
+    rooms = {room.removeprefix("dpo/"): to for room, to in MAY_IMPORT.items() if room.startswith("dpo/")}
+    allowed = {(room, dep.removeprefix("dpo/")) for room, to in rooms.items() for dep in to if dep.startswith("dpo/")}
+    assert drawn == {(room, dep) for room, dep in allowed if "telemetry" not in (room, dep)}
+
+
+@pytest.mark.parametrize(
+    "words", ["own data", "model", "own judge", "settings", "resume", "many gpus", "promote", "roll back", "retrain"]
+)
+def test_a_new_user_finds_it_by_a_heading(words: str) -> None:
+    headings = [heading.lower() for heading in re.findall(r"^## (.+)$", read(ROOT / "README.md"), re.MULTILINE)]
+    assert any(words in heading for heading in headings)
 
 
 def test_the_example_of_a_judge_judges() -> None:
