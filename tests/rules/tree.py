@@ -13,7 +13,7 @@ from tests.rules.source import ROOT, tracked
 TOP = {
     "README.md": "this page",
     "params.yaml": "every parameter, a sentence above each key",
-    "dvc.yaml": "the nine stages, what each reads and writes",
+    "dvc.yaml": "the ten stages, what each reads and writes",
     "pyproject.toml": "packages and tools",
     "constraints.txt": "the whole dependency tree, pinned",
     "Makefile": "repro, test, lint, e2e",
