@@ -41,7 +41,7 @@ def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     params = folder / "params.yaml"
     runtime = RuntimeConfig(device="cpu")
     lay_params(params, pairs)
-    base.run(folder / "base", load_section(params, "base", base.BaseConfig))
+    base.run(base.Folders(folder / "base"), load_section(params, "base", base.BaseConfig))
     project.write_no_adapter(folder / "init")
     found = {}
     for name, count in (("full", pairs), ("new", pairs + pairs // 100), ("same", pairs + pairs // 100)):
@@ -62,10 +62,11 @@ def encode_seconds(folder: Path, params: Path) -> float:
     from tasks.core.params import load_section
 
     shutil.rmtree(folder / "pairs", ignore_errors=True)
-    ingest.run(folder / "pairs", load_section(params, "ingest", ingest.IngestConfig))
+    ingest.run(ingest.Folders(folder / "pairs"), load_section(params, "ingest", ingest.IngestConfig))
     config = load_section(params, "encode", encode.EncodeConfig)
     began = time.perf_counter()
-    encode.run(folder / "pairs", folder / "base", folder / "tokens", config, RowStore.open(folder / "rows", "encode"))
+    folders = encode.Folders(folder / "pairs", folder / "base", folder / "tokens")
+    encode.run(folders, config, RowStore.open(folder / "rows", "encode"))
     return time.perf_counter() - began
 
 
