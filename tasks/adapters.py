@@ -14,17 +14,24 @@ A version is named by its digest, so it is the same wherever the registry lies. 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ArtifactError, ConfigError
+from tasks.core.errors import ConfigError
 from tasks.core.files import MANIFEST, atomic_folder, read_json, write_bytes
 from tasks.core.params import load_params
 from tasks.core.paths import ADAPTER as WRITTEN_BY_TRAIN  # refused as an input, so that it is no dep
-from tasks.core.pinned_adapter import CHAMPION_KEY, CONFIG, INIT_KEY, WEIGHTS, PinnedAdapter, adapter_digest
+from tasks.core.pinned_adapter import (
+    CHAMPION_KEY,
+    CONFIG,
+    INIT_KEY,
+    WEIGHTS,
+    PinnedAdapter,
+    adapter_digest,
+    refuse_damaged,
+)
 from tasks.launch.stage import door
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.versions.pinned import PREFIX, find_version, refuse_leaking_split
@@ -99,7 +106,7 @@ def _pin(out: Path, key: str, word: str | None, config: AdaptersConfig, base: st
             return
         is_folder = key == INIT_KEY and Path(word).is_dir() and not word.startswith(PREFIX)
         adapter = _from_folder(word, draft) if is_folder else _from_registry(word, key, config, draft)
-        _check_files(draft, word)
+        refuse_damaged(draft, word)
         if adapter.base not in (None, base):
             what = f"`{key}`: {word} was trained on another base (digest {str(adapter.base)[:12]})"
             raise ConfigError(what, f"choose that base in `base`, or an adapter of this one ({base[:12]})")
@@ -138,24 +145,6 @@ def _from_registry(word: str, key: str, config: AdaptersConfig, draft: Path) -> 
         write_bytes(draft / name, registry.read_file(version, name))
     base = registry.read(version).identity.base
     return PinnedAdapter(draft, word, adapter_digest(draft), base, registry.name, version)
-
-
-def _check_files(folder: Path, word: str) -> None:
-    """Refuse weights that are not whole, and a config that is no JSON object."""
-    from safetensors import SafetensorError, safe_open
-
-    advice = "restore the adapter from a copy"
-    try:
-        with safe_open(folder / WEIGHTS, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise ArtifactError(f"{WEIGHTS} of {word} cannot be read ({error})", advice) from None
-    try:
-        is_config = isinstance(json.loads((folder / CONFIG).read_bytes()), dict)
-    except ValueError:
-        is_config = False
-    if not is_config:
-        raise ArtifactError(f"{CONFIG} of {word} is no JSON object", advice)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,28 @@ class PinnedAdapter:
 def adapter_digest(folder: Path) -> str:
     """Return the identity of the adapter whose two files lie in ``folder``."""
     return digest_of({name: sha256_file(folder / name) for name in (WEIGHTS, CONFIG)})
+
+
+def refuse_damaged(folder: Path, source: str) -> None:
+    """Refuse weights in ``folder`` that are not whole safetensors, and a config that is no JSON object.
+
+    Raises:
+        ArtifactError: Naming the file and ``source``, where the adapter comes from.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    advice = "restore the adapter from a copy"
+    try:
+        with safe_open(folder / WEIGHTS, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ArtifactError(f"{WEIGHTS} of {source} cannot be read ({error})", advice) from None
+    try:
+        is_config = isinstance(json.loads((folder / CONFIG).read_bytes()), dict)
+    except ValueError:
+        is_config = False
+    if not is_config:
+        raise ArtifactError(f"{CONFIG} of {source} is no JSON object", advice)
 
 
 def refuse_other_source(adapter: PinnedAdapter | None, folder: Path, key: str, word: str | None) -> None:

@@ -14,6 +14,7 @@ from tasks.core import paths, ranks
 from tasks.core.errors import PipelineError
 from tasks.core.files import digest_of, explain_os_error
 from tasks.core.params import load_section
+from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         stage: The stage's name.
         owner: The dataclass of its params section; or a function that reads a params file, for a stage without one.
     """
+    refuse_arguments(stage)
     log.set_up(stage)
     _quiet_libraries()
     receipts.begin(stage)
