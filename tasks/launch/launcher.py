@@ -14,6 +14,7 @@ from tasks.core.errors import GateRefused, PipelineError, Preempted
 from tasks.core.files import pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
+from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
@@ -35,6 +36,7 @@ def relaunch_on_all_gpus(stage: str) -> None:
     Returns at once where there is nothing to spread over, where `runtime.device` is `cpu`, and where
     params.yaml cannot be read: then the stage itself says so, once.
     """
+    refuse_arguments(stage)
     if ranks.is_launched() or not _wants_gpus() or (count := visible_gpus()) < 2:
         return
     sys.exit(launch(stage, count))
