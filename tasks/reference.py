@@ -30,9 +30,10 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.blocks import completion_tokens
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
 from tasks.dpo.model.adapter_files import FOLDER, KEY, AdapterFiles
-from tasks.dpo.model.distributed import accelerator, all_done
-from tasks.dpo.reference.reference_pass import Known, Scoring
+from tasks.dpo.model.distributed import all_done, open_accelerator
+from tasks.dpo.reference.reference_pass import ReferencePass
 from tasks.dpo.reference.row_identity import ReferenceIdentity, compute_identity
+from tasks.dpo.reference.row_recall import RowRecall
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.pairs.tokens.token_cache import TokenPairs, open_tokens
@@ -89,14 +90,16 @@ def run(
     """
     pinned = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
     splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
-    device, began = accelerator(runtime), time.monotonic()
+    device, began = open_accelerator(runtime), time.monotonic()
     if adapter is not None:
         adapter.refuse_other_base(pinned.digest)
     kind = device.device.type
     compute = compute_identity(kind, pinned.dtype_on(kind))
     identity = ReferenceIdentity(pinned.digest, adapter.digest if adapter else None, compute)
     load = functools.partial(_load, folders.base, adapter, device, runtime)
-    scoring = Scoring(load, runtime, Known(rows, identity) if rows else None, with_adapter=adapter is not None)
+    scoring = ReferencePass(
+        load, runtime, RowRecall(rows, identity) if rows else None, with_adapter=adapter is not None
+    )
     metrics: dict[str, Any] = {}
     if device.is_main_process:
         about = {"stage": "reference", "model": config.model, **_inputs(pinned, adapter, splits)}
@@ -141,7 +144,7 @@ def _load(base: Path, adapter: AdapterFiles | None, device: Any, runtime: Runtim
         return load_adapter(model, Path(folder)).requires_grad_(False)
 
 
-def _write(stream: IO[bytes], tokens: TokenPairs, scoring: Scoring) -> None:
+def _write(stream: IO[bytes], tokens: TokenPairs, scoring: ReferencePass) -> None:
     """Write a split's log-probabilities as a .npy file, block by block."""
     total = int(completion_tokens(tokens).sum())
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (total,)})
@@ -162,7 +165,7 @@ def _describe(tokens: TokenPairs, path: Path) -> dict[str, float]:
     }
 
 
-def _tell(scoring: Scoring, splits: dict[str, TokenPairs], seconds: float) -> None:
+def _tell(scoring: ReferencePass, splits: dict[str, TokenPairs], seconds: float) -> None:
     count = sum(int(completion_tokens(tokens).sum()) for tokens in splits.values())
     note(completion_tokens=count, completion_tokens_per_s=round(count / seconds, 1))
     note(pairs_scored=scoring.scored, pairs_from_row_store=scoring.recalled)

@@ -49,7 +49,7 @@ from tasks.dpo.generation import sampling
 from tasks.dpo.generation.sampling import SIDES, Completion, Request, Sampling, Side
 from tasks.dpo.model import sharding
 from tasks.dpo.model.base_loading import load_base
-from tasks.dpo.model.distributed import accelerator, all_done
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.registry.stores.open_store import open_store
@@ -136,7 +136,7 @@ def run(
     sides = (*SIDES, sampling.CHAMPION) if champion else SIDES
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
     draws = _sampling(config, read_json(folders.tokens / "template.json"))
-    device = accelerator(runtime)
+    device = open_accelerator(runtime)
     cut = sharding.is_wanted(runtime, device)
     policy = sharding.place(_load_policy(pinned, folders, device.device, champion, cut), device, runtime)
     _check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)

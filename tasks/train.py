@@ -30,7 +30,7 @@ from tasks.dpo.model.adapter import attach_lora
 from tasks.dpo.model.adapter_files import FOLDER, AdapterFiles
 from tasks.dpo.model.adapter_loading import load_adapter
 from tasks.dpo.model.base_loading import load_base
-from tasks.dpo.model.distributed import accelerator, all_done
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.objective.metrics import SUMS
 from tasks.dpo.telemetry.trackers import open_trackers
 from tasks.dpo.training.adapter_saving import save_adapter
@@ -79,7 +79,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
         "reference": manifest_digest(folders.reference, "reference"),
     }
     checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
-    device = accelerator(runtime)
+    device = open_accelerator(runtime)
     model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime, device))
     policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
     asked, resumes = dataclasses.asdict(config), checkpoints.is_dir()

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "dpo/scoring": ("core", "pairs/tokens", "dpo/model"),
     "dpo/capacity": ("core", "pairs/tokens", "dpo/model", "dpo/scoring"),
     "dpo/dataset": ("core", "pairs/tokens"),
-    "dpo/reference": ("core", "pairs/tokens", "dpo/model", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
+    "dpo/reference": ("core", "rowstore", "pairs/tokens", "dpo/model", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
     "dpo/telemetry": ("core", "dpo/capacity"),
     "dpo/training": (
         *("core", "pairs/tokens", "dpo/model", "dpo/objective", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
