@@ -87,7 +87,7 @@ def test_a_service_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.Lo
     assert [step for step, _ in broken.rows] == [1]
     assert [step for step, _ in steady.rows] == [1, 2]
     assert [record.getMessage() for record in caplog.records] == [
-        "broken failed and is left out from here on: the service is gone"
+        "broken failed and is dropped: the service is gone"
     ]
 
 
