@@ -136,7 +136,7 @@ def caveats(base: BaseFacts, evidence: EvidenceFacts) -> list[str]:
         reasons.append(f"Only {percent(evidence.coverage)} of the prompts have a verdict.")
     if base.is_demo:
         reasons.append(
-            "This is the built-in demo: a tiny model in a made-up world. It shows the pipeline at work, and is no product."
+            "This is the built-in demo, a tiny model in a made-up world: it shows the pipeline, and is no product."
         )
     return reasons
 
