@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, digest_of, pretty_json, write_text
-from tasks.core.params import check
+from tasks.core.section import Section, filled
 from tasks.demo.model.model import DemoModelConfig
 from tasks.launch.stage import door
 from tasks.pinning.demo_base import train_demo_base
@@ -31,7 +31,7 @@ _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseConfig:
+class BaseConfig(Section, path="base"):
     """Which model is the base.
 
     Attributes:
@@ -43,18 +43,18 @@ class BaseConfig:
         demo: Size and training of the demo's model; only `source: demo` needs it.
     """
 
-    source: str = DEMO
+    source: Annotated[str, filled("write `demo`, a folder or a hub id")] = DEMO
     revision: str | None = None
     quantise: Literal["none", "nf4"] = "none"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     demo: DemoModelConfig | None = None
 
     def __post_init__(self) -> None:
-        check(bool(self.source.strip()), "base.source", self.source, "write `demo`, a folder or a hub id")
+        super().__post_init__()
         is_complete = self.source != DEMO or self.demo is not None
-        check(is_complete, "base.demo", None, "the demo's model needs this section: copy it from params.yaml")
+        self.require(is_complete, "demo", "the demo's model needs this section: copy it from params.yaml")
         needs_none = self.kind == "hub" or self.revision is None
-        check(needs_none, "base.revision", self.revision, "write null: only hub models have revisions")
+        self.require(needs_none, "revision", "write null: only hub models have revisions")
 
     @property
     def kind(self) -> str:

@@ -12,11 +12,11 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, pretty_json, write_text
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door
 from tasks.pairs.ingestion.formats import RawRow
@@ -31,27 +31,19 @@ _SPILL = "spill.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
-class IngestConfig:
+class IngestConfig(Section, path="ingest"):
     """The `ingest` section of params.yaml; its keys are explained there."""
 
-    sources: tuple[str, ...]
+    sources: Annotated[tuple[str, ...], filled("name at least one source, such as demo")]
     columns: Columns = dataclasses.field(default_factory=Columns)
     where: dict[str, Scalar] = dataclasses.field(default_factory=dict)
-    limit: int | None = None
-    test_share: float = 0.1
+    limit: Annotated[int, at_least(2, "or null")] | None = None
+    test_share: Annotated[float, between(0, 1, "()")] = 0.1
     split_seed: int = 0
     contradictions: Literal["drop", "keep"] = "drop"
-    max_rejected_share: float = 0.1
-    demo_pairs: int = 3000
+    max_rejected_share: Annotated[float, between(0, 1)] = 0.1
+    demo_pairs: Annotated[int, at_least(2)] = 3000
     demo_seed: int = 0
-
-    def __post_init__(self) -> None:
-        check(len(self.sources) > 0, "ingest.sources", list(self.sources), "name at least one source, such as demo")
-        check(self.limit is None or self.limit > 1, "ingest.limit", self.limit, "write null, or 2 or more pairs")
-        check(0 < self.test_share < 1, "ingest.test_share", self.test_share, "write a share between 0 and 1")
-        share = self.max_rejected_share
-        check(0 <= share <= 1, "ingest.max_rejected_share", share, "write a share from 0 to 1")
-        check(self.demo_pairs > 1, "ingest.demo_pairs", self.demo_pairs, "write 2 or more")
 
 
 @dataclasses.dataclass(frozen=True)

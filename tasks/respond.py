@@ -17,15 +17,16 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, write_text
-from tasks.core.params import check, load_section
+from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
+from tasks.core.section import Section, above, at_least, between
 from tasks.dpo.generation.answering import answer, gather_on_main, work_name
 from tasks.dpo.generation.answers import describe, merge
 from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_prompts
@@ -41,7 +42,7 @@ _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class RespondConfig:
+class RespondConfig(Section, path="respond"):
     """How the held-out prompts are answered.
 
     Attributes:
@@ -56,26 +57,21 @@ class RespondConfig:
         champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
     """
 
-    max_prompts: int | None
-    samples_per_prompt: int
+    max_prompts: Annotated[int, at_least(1)] | None
+    samples_per_prompt: Annotated[int, at_least(1)]
     do_sample: bool
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    batch_tokens: int
+    temperature: Annotated[float, above(0)]
+    top_p: Annotated[float, between(0, 1, "(]")]
+    max_new_tokens: Annotated[int, at_least(1)]
+    batch_tokens: Annotated[int, at_least(1)]
     seed: int
     champion: str | None = None
 
     def __post_init__(self) -> None:
-        many = "write 1 or more"
-        check(self.max_prompts is None or self.max_prompts >= 1, "respond.max_prompts", self.max_prompts, many)
-        for name in ("samples_per_prompt", "max_new_tokens", "batch_tokens"):
-            check(getattr(self, name) >= 1, f"respond.{name}", getattr(self, name), many)
-        check(self.temperature > 0, "respond.temperature", self.temperature, "write a number above 0")
-        check(0 < self.top_p <= 1, "respond.top_p", self.top_p, "write a number above 0 and up to 1")
+        super().__post_init__()
         is_useful = self.do_sample or self.samples_per_prompt == 1
         advice = "without `respond.do_sample` all samples of a prompt are the same: write 1"
-        check(is_useful, "respond.samples_per_prompt", self.samples_per_prompt, advice)
+        self.require(is_useful, "samples_per_prompt", advice)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, between
 from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
+from tasks.judges.estimates import smallest_detectable_win_rate
 from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
 from tasks.judges.judged_answers import read_answers
 from tasks.judges.judging import judge_answers
 from tasks.judges.leakage import measure_leakage
-from tasks.judges.power import smallest_detectable_win_rate
 from tasks.judges.rules import RulesConfig
 from tasks.judges.verdict_files import rounded, write_evidence
 from tasks.launch.stage import door
@@ -31,7 +31,7 @@ _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class WinrateConfig:
+class WinrateConfig(Section, path="winrate"):
     """How answers are judged and what the result must keep to.
 
     Attributes:
@@ -45,18 +45,12 @@ class WinrateConfig:
     """
 
     judge: JudgeKind
-    tie_margin: float
-    alpha: float
-    power: float
-    seed: int
+    tie_margin: Annotated[float, between(0, 1, "[)")]
+    alpha: Annotated[float, between(0, 0.5, "()", "for example 0.05")]
+    power: Annotated[float, between(0.5, 1, "[)", "for example 0.8")]
+    seed: Annotated[int, at_least(0)]
     rules: RulesConfig
     guards: GuardLimits
-
-    def __post_init__(self) -> None:
-        check(0 <= self.tie_margin < 1, "winrate.tie_margin", self.tie_margin, "write a number from 0 up to 1")
-        check(0 < self.alpha < 0.5, "winrate.alpha", self.alpha, "write a number between 0 and 0.5, such as 0.05")
-        check(0.5 <= self.power < 1, "winrate.power", self.power, "write a number from 0.5 up to 1, such as 0.8")
-        check(self.seed >= 0, "winrate.seed", self.seed, "write 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

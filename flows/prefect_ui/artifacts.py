@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -18,10 +19,8 @@ from prefect.artifacts import (
 
 from flows.dvc_project import outcome
 from flows.dvc_project.outcome import Outcome
-from flows.prefect_ui import pictures
 from tasks.core import paths
 
-CURVES = {"loss": "Loss", "accuracy": "Preference accuracy"}
 _BAR = re.compile(r"^(?P<what>[\w ]+):\s+(?P<percent>\d+)%\|")
 _UPDATE_EVERY_S = 5.0
 
@@ -77,8 +76,8 @@ def publish(outcomes: list[Outcome], workspace: Path) -> None:
     """Show what became of each stage and, of those that are up to date, what they found."""
     create_table_artifact(table=outcome.table(outcomes), key="pipeline", description="What became of each stage")
     done = {outcome.stage for outcome in outcomes if outcome.status in ("ran", "restored", "pulled", "unchanged")}
-    if "train" in done and (drawn := curves(workspace / paths.TRAIN_RESULTS)):
-        create_markdown_artifact(drawn, key="curves", description="The curves of the training")
+    if "report" in done and (images := curves(workspace / paths.REPORT)):
+        create_markdown_artifact(images, key="curves", description="The curves of the training")
     if "winrate" in done and (rows := win_rates(read_json(workspace / paths.WINRATE / "metrics.json"))):
         create_table_artifact(table=rows, key="win-rate", description="Win rates on held-out prompts")
     if "report" in done or "register" in done:
@@ -126,10 +125,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def curves(results: Path) -> str:
-    """Return Markdown with the curves as pictures; empty where none were written."""
-    drawn = []
-    for column, title in CURVES.items():
-        if lines := pictures.curves(results, column):
-            drawn.append(f"![{title}]({pictures.as_address(pictures.picture(title, lines))})")
-    return "\n\n".join(drawn)
+def curves(report: Path) -> str:
+    """Return Markdown that shows the curves in a report's folder; empty where there are none."""
+    images = []
+    for path in sorted((report / "curves").glob("*.svg")):
+        data = base64.b64encode(path.read_bytes()).decode()
+        images.append(f"![{path.stem}](data:image/svg+xml;base64,{data})")
+    return "\n\n".join([*images, "Strong lines: held-out pairs. Faint lines: training batches."]) if images else ""

@@ -1,8 +1,8 @@
 """The rule judge: versioned scorers, each 0 to 1 with a weight; the better weighted mean wins.
 
-It is cheap, offline and exactly repeatable, and it can be read: a verdict carries the score of every
-rule for both answers. It judges what its rules say and nothing else, so it suits tasks whose wishes can
-be written down (a tone, a topic, a length, a clean end).
+It is cheap, offline, deterministic and explainable: a verdict holds the score of every rule for both
+answers. It judges by its rules alone, so it suits tasks whose requirements can be written as rules
+(a tone, a topic, a length, a clean end).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.core.files import digest_of
-from tasks.core.params import check
+from tasks.core.section import Rule, Section, at_least
 from tasks.judges.protocol import Answer, Item, Opinion, opinion_of
 from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
 
@@ -21,61 +21,53 @@ from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, disti
 VERSIONS = {"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1, "gold": 1}
 _ENDS = (".", "!", "?", "…", "。", "！", "？")
 _CLOSERS = "\"'”’)]*"
+Phrase = Annotated[str, Rule(lambda text: bool(words(text)), "a phrase needs at least one word: remove it")]
+Weight = Annotated[float, at_least(0, "where 0 switches the rule off")]
 
 
 @dataclasses.dataclass(frozen=True)
-class RulesConfig:
+class RulesConfig(Section, path="winrate.rules"):
     """The rules of the rule judge; a weight of 0 switches a rule off.
 
     Attributes:
-        required_weight: Weight of the share of `required_groups` of which a phrase stands in the answer.
-        required_groups: Lists of phrases; of each list any one satisfies it.
-        forbidden_weight: Weight of having none of `forbidden_phrases`.
-        forbidden_phrases: Phrases that an answer must not hold.
+        required_weight: Weight of the share of `required_groups` with a phrase in the answer.
+        required_groups: Lists of phrases; any one phrase satisfies its list.
+        forbidden_weight: Weight of containing none of `forbidden_phrases`.
+        forbidden_phrases: Phrases that an answer must not contain.
         overlap_weight: Weight of being on topic: the share of the question's content words that the answer uses.
-        topic_words: Where a task has a closed vocabulary of topics: only these words count, and naming
-            others costs as much as missing some (shared over all named). Empty: any content word counts.
+        topic_words: A closed vocabulary of topics: only these words count, and the score is Jaccard's (naming
+            a wrong topic costs as much as missing one). Empty: any content word counts.
         length_weight: Weight of having between `min_words` and `max_words` words.
         min_words: Fewest words of a good answer.
         max_words: Most words of a good answer.
         repetition_weight: Weight of the share of distinct word n-grams.
         repetition_ngram: Words in such an n-gram.
-        ending_weight: Weight of stopping by itself, on the punctuation that ends a sentence.
+        ending_weight: Weight of ending by itself with the punctuation that ends a sentence.
         gold_weight: Weight of word overlap (F1) with the held-out chosen answer.
     """
 
-    required_weight: float
-    required_groups: tuple[tuple[str, ...], ...]
-    forbidden_weight: float
-    forbidden_phrases: tuple[str, ...]
-    overlap_weight: float
+    required_weight: Weight
+    required_groups: tuple[tuple[Phrase, ...], ...]
+    forbidden_weight: Weight
+    forbidden_phrases: tuple[Phrase, ...]
+    overlap_weight: Weight
     topic_words: tuple[str, ...]
-    length_weight: float
-    min_words: int
+    length_weight: Weight
+    min_words: Annotated[int, at_least(1)]
     max_words: int
-    repetition_weight: float
-    repetition_ngram: int
-    ending_weight: float
-    gold_weight: float
+    repetition_weight: Weight
+    repetition_ngram: Annotated[int, at_least(1)]
+    ending_weight: Weight
+    gold_weight: Weight
 
     def __post_init__(self) -> None:
-        where = "winrate.rules"
-        for name, weight in self.weights().items():
-            check(weight >= 0, f"{where}.{name}_weight", weight, "write 0 (off) or more")
-        check(any(self.weights().values()), where, "all weights 0", "give at least one rule a weight above 0")
-        check(self.min_words >= 1, f"{where}.min_words", self.min_words, "write 1 or more")
-        check(self.max_words >= self.min_words, f"{where}.max_words", self.max_words, "write min_words or more")
-        check(self.repetition_ngram >= 1, f"{where}.repetition_ngram", self.repetition_ngram, "write 1 or more")
-        self._check_phrases(where)
-
-    def _check_phrases(self, where: str) -> None:
-        groups, phrases = self.required_groups, self.forbidden_phrases
-        is_given = all(groups) and (bool(groups) or not self.required_weight)
-        check(is_given, f"{where}.required_groups", groups, "give each group a phrase, or set required_weight to 0")
-        is_given = bool(phrases) or not self.forbidden_weight
-        check(is_given, f"{where}.forbidden_phrases", phrases, "give a phrase, or set forbidden_weight to 0")
-        wordless = [phrase for group in (*groups, phrases) for phrase in group if not words(phrase)]
-        check(not wordless, where, wordless, "a phrase needs at least one word: remove it")
+        super().__post_init__()
+        self.require(any(self.weights().values()), "required_weight", "give at least one rule a weight above 0")
+        self.require(self.max_words >= self.min_words, "max_words", "write min_words or more")
+        is_given = all(self.required_groups) and (bool(self.required_groups) or not self.required_weight)
+        self.require(is_given, "required_groups", "give each group a phrase, or set required_weight to 0")
+        is_given = bool(self.forbidden_phrases) or not self.forbidden_weight
+        self.require(is_given, "forbidden_phrases", "give a phrase, or set forbidden_weight to 0")
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each rule by its name."""
@@ -84,7 +76,7 @@ class RulesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuleScores:
-    """One answer under the rules: the weighted mean, and each rule's score (absent where it has no say)."""
+    """The scores of one answer: the weighted mean, and each rule's score (absent where the rule does not apply)."""
 
     total: float
     by_rule: dict[str, float]
@@ -119,7 +111,7 @@ class RuleJudge:
         return opinion_of(p_first, {"first": _shown(first), "second": _shown(second)})
 
     def score(self, question: str, answer: Answer, gold: str | None = None) -> RuleScores:
-        """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules with a weight and a say; an empty answer scores 0."""
+        """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules that apply and weigh above 0; an empty answer scores 0."""
         weights = {name: weight for name, weight in self._config.weights().items() if weight > 0}
         if not words(answer.text):
             return RuleScores(0.0, dict.fromkeys(weights, 0.0))
@@ -148,13 +140,13 @@ def _shown(scores: RuleScores) -> dict[str, Any]:
 
 
 def required_share(text: str, groups: Sequence[Sequence[list[str]]]) -> float:
-    """Return the share of groups of which at least one phrase (a list of words) stands in the text."""
-    found = words(text)
-    return sum(any(contains_phrase(found, phrase) for phrase in group) for group in groups) / len(groups)
+    """Return the share of groups with at least one phrase (a list of words) in the text."""
+    text_words = words(text)
+    return sum(any(contains_phrase(text_words, phrase) for phrase in group) for group in groups) / len(groups)
 
 
 def overlap_share(question: str, text: str, topics: Collection[str] = ()) -> float | None:
-    """Return how far the text is about what the question asks; None when the question names nothing.
+    """Return how far the text is on the topic of the question; None when the question has no topic.
 
     Without `topics`: the share of the question's content words that the text uses. With them: topic words
     that both name over topic words that either names (Jaccard).
@@ -181,6 +173,6 @@ def ends_cleanly(answer: Answer) -> bool:
 
 def word_f1(text: str, gold: str) -> float:
     """Return F1 = 2·common / (words of text + words of gold), counting repeated words as often as both have them."""
-    ours, theirs = Counter(words(text)), Counter(words(gold))
-    size = ours.total() + theirs.total()
-    return 2 * (ours & theirs).total() / size if size else 0.0
+    counts, gold_counts = Counter(words(text)), Counter(words(gold))
+    size = counts.total() + gold_counts.total()
+    return 2 * (counts & gold_counts).total() / size if size else 0.0

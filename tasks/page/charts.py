@@ -18,7 +18,7 @@ from tasks.page.bins import ticks
 from tasks.page.facts import Curve, Histogram, Rate
 from tasks.page.words import count, interval, number, percent
 
-_LINE_HEIGHT = 196  # px of a curve's plotting area
+LINE_HEIGHT = 196  # px of a curve's plotting area
 _BAR_HEIGHT = 72  # px of one half of a histogram
 _LABEL_GAP = 15  # px between two labels at the ends of curves
 _ACROSS = 1000  # units across in which curves are drawn before they are stretched
@@ -82,18 +82,18 @@ def line_chart(
     values = [y for one in drawn for _, y in one.points] + ([mark[0]] if mark else [])
     marks_y = ticks(min(values), max(values))
     last = max(one.points[-1][0] for one in drawn)
-    axes = Axes((0, last), (marks_y[0], marks_y[-1]), _LINE_HEIGHT)
+    axes = Axes((0, last), (marks_y[0], marks_y[-1]), LINE_HEIGHT)
     label = show_tick or _tick_format(marks_y)
     parts = [_level(axes.y(value), label(value)) for value in marks_y]
-    parts += [_step(axes.x(value), count(value), _LINE_HEIGHT) for value in _steps(last)]
-    parts.append(_unit("step", _LINE_HEIGHT))
+    parts += [_step(axes.x(value), count(value), LINE_HEIGHT) for value in _steps(last)]
+    parts.append(_unit("step", LINE_HEIGHT))
     if mark:
         parts.append(_mark(axes.y(mark[0]), mark[1]))
     parts += [_curve(one, axes) for one in drawn]
     parts += [_dots(one, axes, show) for one in drawn if one.has_dots]
     parts += _end_labels(drawn, axes)
     said = "; ".join(f"{one.name} {show(one.points[0][1])} → {show(one.points[-1][1])}" for one in drawn if one.name)
-    return _svg(f"{title}: {said}", _LINE_HEIGHT, parts, "lines")
+    return _svg(f"{title}: {said}", LINE_HEIGHT, parts, "lines")
 
 
 def _steps(last: float) -> list[float]:
@@ -140,7 +140,7 @@ def _curve(one: Series, axes: Axes) -> Markup:
     return Markup(
         '<svg width="100%" height="{height}" viewBox="0 0 {across} {height}" preserveAspectRatio="none">'
         '<path class="curve {style}" d="{path}" vector-effect="non-scaling-stroke"/></svg>'
-    ).format(height=_LINE_HEIGHT, across=_ACROSS, style=one.style, path=path)
+    ).format(height=LINE_HEIGHT, across=_ACROSS, style=one.style, path=path)
 
 
 def _dots(one: Series, axes: Axes, show: Callable[[float], str]) -> Markup:
@@ -158,7 +158,7 @@ def _end_labels(drawn: Sequence[Series], axes: Axes) -> list[Markup]:
     places: list[float] = []
     for y, _ in named:
         places.append(max(y, places[-1] + _LABEL_GAP) if places else y)
-    over = max(0.0, (places[-1] if places else 0.0) - _LINE_HEIGHT)
+    over = max(0.0, (places[-1] if places else 0.0) - LINE_HEIGHT)
     label = Markup('<text class="name {style}" x="100%" dx="9" y="{y}" dy="4">{name}</text>')
     return [
         label.format(style=drawn[index].style, y=round(place - over, 1), name=drawn[index].name)

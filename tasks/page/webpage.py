@@ -7,13 +7,13 @@ the page's own Content-Security-Policy forbids scripts and loads, should an esca
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
 from tasks.page import charts, words
+from tasks.page.curves import curve_charts
 from tasks.page.facts import AnswerFacts, EvidenceFacts, Facts, Rate, TrainingFacts
 from tasks.page.snippet import loading_snippet
 
@@ -45,15 +45,6 @@ class RateRow:
     note: str
     rate: Rate
     track: Markup
-
-
-@dataclasses.dataclass(frozen=True)
-class CurveChart:
-    """A chart of training, with what to look for in it."""
-
-    title: str
-    note: str
-    drawing: Markup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +85,7 @@ def render(facts: Facts, title: str, excerpt_chars: int) -> str:
         details=_details(evidence),
         tiles=_tiles(facts),
         passes=words.passes(facts.training.epochs),
-        curves=_curves(facts.training),
+        curves=curve_charts(facts.training),
         measures=_measures(facts.training),
         likelihood=words.likelihood(facts.training.before, facts.training.after),
         charts=_histograms(facts),
@@ -193,46 +184,6 @@ def _length_note(answers: AnswerFacts) -> str:
     if not {"policy", "reference"} <= means.keys():
         return "of the base's"
     return f"{words.number(means['policy'], 1)} tokens, base {words.number(means['reference'], 1)}"
-
-
-def _curves(training: TrainingFacts) -> list[CurveChart]:
-    """Return the four charts of training."""
-
-    def both(name: str) -> list[charts.Series]:
-        return [
-            charts.Series("", training.train_curves[name], "reference faint"),
-            charts.Series("held out", training.eval_curves[name], "policy", has_dots=True),
-        ]
-
-    logps = []
-    for side in ("chosen", "rejected"):
-        logps.append(charts.Series("", training.train_curves[f"logp_{side}"], f"{side} faint"))
-        logps.append(charts.Series(side, training.eval_curves[f"logp_{side}"], side, has_dots=True))
-    is_plain = math.isclose(training.before.loss, math.log(2), abs_tol=0.01)
-    return [
-        CurveChart(
-            "Loss",
-            "Starts at ln 2 = 0.69, where the adapter changes nothing."
-            if is_plain
-            else "Starts above or below ln 2 = 0.69: it holds more than the plain DPO term.",
-            charts.line_chart("Loss", both("loss"), mark=(math.log(2), "ln 2") if is_plain else None),
-        ),
-        CurveChart(
-            "Accuracy",
-            "Share of pairs whose chosen answer has the higher reward.",
-            charts.line_chart("Accuracy", both("accuracy"), words.percent, lambda value: words.percent(value, 0)),
-        ),
-        CurveChart(
-            "Reward margin",
-            "Reward of chosen less rejected. It can grow while the text gets worse.",
-            charts.line_chart("Reward margin", both("margin")),
-        ),
-        CurveChart(
-            "Log-probability of the answers",
-            "Chosen falling along with rejected is likelihood collapse, which the loss hides.",
-            charts.line_chart("Log-probability", logps),
-        ),
-    ]
 
 
 def _measures(training: TrainingFacts) -> list[MeasureRow]:

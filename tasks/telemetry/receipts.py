@@ -14,6 +14,7 @@ from typing import Any
 from tasks.core import paths, ranks
 from tasks.core.errors import PipelineError
 from tasks.core.files import pretty_json, read_json, write_text
+from tasks.core.versions import versions
 from tasks.telemetry import log, provenance
 
 Receipt = dict[str, Any]
@@ -58,7 +59,7 @@ def close(status: str, error: BaseException | None = None) -> bool:
         error=None if error is None else f"{type(error).__name__}: {error}",
         ranks=ranks.world_size(),
         machine=provenance.machine(),
-        versions=provenance.versions(),
+        versions=versions(),
         peak_memory_bytes=provenance.peak_memory_bytes(),
         **({} if ranks.is_main() else {"rank": ranks.rank()}),
     )

@@ -288,10 +288,10 @@ def test_a_loss_sees_the_reference_through_differences_alone(name: str):
     [
         ({"loss": "sigmoyd"}, "`train.objective.loss` is 'sigmoyd' — did you mean `sigmoid`?"),
         ({"loss": {}}, "`train.objective.loss` is {} — name at least one loss"),
-        ({"loss": {"sigmoid": 0}}, "`train.objective.loss.sigmoid` is 0.0 — give a number above 0"),
+        ({"loss": {"sigmoid": 0}}, "`train.objective.loss.sigmoid` is 0.0 — write a number above 0"),
         ({"loss": {"sigmoid": "much"}}, "`train.objective.loss.sigmoid` is 'much' — write a number"),
         ({"beta": 0}, "`train.objective.beta` is 0.0"),
-        ({"label_smoothing": 0.5}, "`train.objective.label_smoothing` is 0.5 — give a share"),
+        ({"label_smoothing": 0.5}, "`train.objective.label_smoothing` is 0.5 — write a number from 0 to below 0.5"),
         ({"nll_weight": -1}, "`train.objective.nll_weight` is -1.0"),
         ({"ld_alpha": 1.5}, "`train.objective.ld_alpha` is 1.5"),
         ({"discopop_tau": 0}, "`train.objective.discopop_tau` is 0.0"),

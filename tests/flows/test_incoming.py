@@ -110,7 +110,8 @@ def hub() -> Iterator[str]:
 
 
 def update(project: Path, hub: str) -> subprocess.CompletedProcess[str]:
-    code = f"from pathlib import Path\nfrom flows import incoming\nincoming.update(Path({str(project)!r}), print)"
+    code = "from pathlib import Path\nfrom flows.dvc_project import new_data\n"
+    code += f"new_data.update(Path({str(project)!r}), print)"
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(project / "hf")}
     command = [sys.executable, "-W", "ignore", "-c", code]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)

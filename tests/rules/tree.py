@@ -20,6 +20,7 @@ TOP = {
 }
 OTHERS = {
     "page.css": "the page's style",
+    "curve.css": "the colours of the curves' standalone files",
     "template.html.jinja": "the page",
 }
 TAILS = {

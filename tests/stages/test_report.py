@@ -23,7 +23,8 @@ def _small(root: Path, **changes) -> Folders:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _remanifest(folder: Path) -> None:
@@ -36,7 +37,8 @@ def test_the_stage_writes_page_card_and_manifest(tmp_path):
     folders = _small(tmp_path)
     run(folders, PARAMS, CONFIG)
     manifest = verify_manifest(folders.out, "report")
-    assert set(manifest["files"]) == {"report.html", "README.md"}
+    curves = {f"curves/{name}.svg" for name in ("loss", "accuracy", "margin", "logps")}
+    assert set(manifest["files"]) == {"report.html", "README.md", *curves}
     assert manifest["inputs"]["adapter"] == manifest_digest(folders.adapter, "train")
     assert manifest["inputs"]["winrate"] == manifest_digest(folders.winrate, "winrate")
 

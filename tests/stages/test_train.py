@@ -26,9 +26,9 @@ from tasks.core.params import build
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.train_config import TrainConfig
 from tests.dpo import tiny
+from tests.ports import free_ports
 from tests.small_disk import small_disk
 from tests.stages import project
-from tests.swift_server import free_ports
 
 RUNTIME = tiny.budget(4096)
 

@@ -14,9 +14,9 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, between
 from tasks.demo.model.talks import corpus, held_out
 from tasks.demo.model.vocabulary import MAX_TOKENS, Row, encode_talk, train_tokenizer
 from tasks.telemetry.log import bar
@@ -30,7 +30,7 @@ _POOL_STEPS = 20  # batches of like length are cut out of so many steps' convers
 
 
 @dataclasses.dataclass(frozen=True)
-class DemoModelConfig:
+class DemoModelConfig(Section, path="base.demo"):
     """How large the demo's base model is and how long it trains.
 
     Attributes:
@@ -46,30 +46,20 @@ class DemoModelConfig:
         seed: Of the text and of the first weights.
     """
 
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    steps: int
-    talks_per_step: int
-    learning_rate: float
-    good_share: float
+    vocabulary: Annotated[int, at_least(300, "for bytes take 256")]
+    hidden: Annotated[int, at_least(1)]
+    intermediate: Annotated[int, at_least(1)]
+    layers: Annotated[int, at_least(1)]
+    heads: Annotated[int, at_least(1)]
+    steps: Annotated[int, at_least(1)]
+    talks_per_step: Annotated[int, at_least(1)]
+    learning_rate: Annotated[float, between(0, 1, "()")]
+    good_share: Annotated[float, between(0, 1)]
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse values that give no model.
-
-        Raises:
-            ConfigError: Naming the key.
-        """
-        check(self.vocabulary >= 300, "base.demo.vocabulary", self.vocabulary, "choose 300 or more: bytes take 256")
-        for name in ("hidden", "intermediate", "layers", "heads", "steps", "talks_per_step"):
-            check(getattr(self, name) >= 1, f"base.demo.{name}", getattr(self, name), "choose 1 or more")
-        advice = "choose an even multiple of base.demo.heads"
-        check(self.hidden % (2 * self.heads) == 0, "base.demo.hidden", self.hidden, advice)
-        check(0 < self.learning_rate < 1, "base.demo.learning_rate", self.learning_rate, "choose between 0 and 1")
-        check(0 <= self.good_share <= 1, "base.demo.good_share", self.good_share, "choose between 0 and 1")
+        super().__post_init__()
+        self.require(self.hidden % (2 * self.heads) == 0, "hidden", "write an even multiple of `heads`")
 
 
 @dataclasses.dataclass(frozen=True)

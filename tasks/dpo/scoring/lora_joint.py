@@ -83,9 +83,9 @@ def _joint(layers: Sequence[Any], x: Tensor, as_factors: bool = False) -> list[T
     operands = [found for layer in layers if (found := plain_operands(layer)) is not None and found[-1]]
     if len(operands) < len(layers):
         return None
-    weights, biases, ups, downs, scales, _ = zip(*operands, strict=True)
+    weights, biases, downs, ups, scales, _ = zip(*operands, strict=True)
     apply: Any = JointLoraLinear.apply
-    return list(apply(x, as_factors, scales, biases, *weights, *ups, *downs))
+    return list(apply(x, as_factors, scales, biases, *weights, *downs, *ups))
 
 
 class JointLoraLinear(torch.autograd.Function):
@@ -102,15 +102,15 @@ class JointLoraLinear(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """Return every y_i for x [.., in]; ``factors`` are the W_i, then the A_i, then the B_i."""
         count = len(scales)
-        weights, ups, downs = (factors[part * count : (part + 1) * count] for part in range(3))
+        weights, downs, ups = (factors[part * count : (part + 1) * count] for part in range(3))
         dtype = weights[0].dtype
-        rows, a = as_factor(x.reshape(-1, x.shape[-1]), dtype), torch.cat(ups).to(dtype)
+        rows, a = as_factor(x.reshape(-1, x.shape[-1]), dtype), torch.cat(downs).to(dtype)
         low = rows @ a.t()
         results = []
-        for weight, bias, b, scale, part in zip(weights, biases, downs, scales, _cut(low, downs), strict=True):
+        for weight, bias, b, scale, part in zip(weights, biases, ups, scales, _cut(low, ups), strict=True):
             y = F.linear(rows, weight, bias).addmm_(part, b.to(dtype).t(), alpha=scale)
             results.append(y if as_factors else shaped(y, x.shape, x.dtype))
-        ctx.save_for_backward(rows, low, a, *weights, *downs)
+        ctx.save_for_backward(rows, low, a, *weights, *ups)
         ctx.scales, ctx.shape, ctx.dtype = scales, x.shape, x.dtype
         return tuple(results)
 
@@ -119,24 +119,24 @@ class JointLoraLinear(torch.autograd.Function):
         """Return the gradients of x, the A_i and the B_i."""
         count = len(ctx.scales)
         rows, low, a, *factors = ctx.saved_tensors
-        weights, downs = factors[:count], factors[count:]
+        weights, ups = factors[:count], factors[count:]
         slopes = [as_factor(dy.reshape(-1, dy.shape[-1]), a.dtype) for dy in grads]
         found = [
             adapter_slopes(dy, rows, part, b, scale, (False, True))
-            for dy, b, scale, part in zip(slopes, downs, ctx.scales, _cut(low, downs), strict=True)
+            for dy, b, scale, part in zip(slopes, ups, ctx.scales, _cut(low, ups), strict=True)
         ]
         d_low = torch.cat([own for own, _, _ in found], 1)
-        d_ups = torch.split(product_of_slopes(d_low.t(), rows), [b.shape[1] for b in downs])
-        d_downs = [d_down for _, _, d_down in found]
+        d_downs = torch.split(product_of_slopes(d_low.t(), rows), [b.shape[1] for b in ups])
+        d_ups = [d_up for _, _, d_up in found]
         dx = None
         if ctx.needs_input_grad[0]:
             dx = slopes[0] @ weights[0]
             for dy, weight in zip(slopes[1:], weights[1:], strict=True):
                 dx.addmm_(dy, weight)
             dx = shaped(dx.addmm_(d_low, a), ctx.shape, ctx.dtype)
-        return dx, None, None, None, *[None] * count, *d_ups, *d_downs
+        return dx, None, None, None, *[None] * count, *d_downs, *d_ups
 
 
-def _cut(low: Tensor, downs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _cut(low: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return the columns of each layer, [T, r_i]."""
-    return torch.split(low, [b.shape[1] for b in downs], 1)
+    return torch.split(low, [b.shape[1] for b in ups], 1)

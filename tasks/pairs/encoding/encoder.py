@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import canonical_json
-from tasks.core.params import check
+from tasks.core.section import Section, at_least
 from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
 from tasks.pairs.encoding.template import PLAIN, ChatTemplate, TemplateRefused, load_template
 from tasks.pairs.record.pair import Message, Pair
@@ -37,20 +37,14 @@ _log = get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(Section, path="encode"):
     """The `encode` section of params.yaml; its keys are explained there."""
 
-    max_prompt_tokens: int = 512
-    max_completion_tokens: int = 512
+    max_prompt_tokens: Annotated[int, at_least(2)] = 512
+    max_completion_tokens: Annotated[int, at_least(1)] = 512
     truncation: Literal["cut", "drop"] = "cut"
     chat_template: str = "auto"
     text_as: Literal["completion", "chat"] = "completion"
-
-    def __post_init__(self) -> None:
-        longest = self.max_prompt_tokens
-        check(longest >= 2, "encode.max_prompt_tokens", longest, "write 2 or more")
-        longest = self.max_completion_tokens
-        check(longest >= 1, "encode.max_completion_tokens", longest, "write 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
