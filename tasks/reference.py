@@ -24,11 +24,12 @@ from tasks.core.params import load_section
 from tasks.core.pinned_adapter import PinnedAdapter
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.blocks import completion_tokens
-from tasks.dpo.model import distributed
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.reference.reference_files import describe, write_logps
 from tasks.dpo.reference.reference_model import load_reference
-from tasks.dpo.reference.reference_pass import Known, Scoring
+from tasks.dpo.reference.reference_pass import ReferencePass
 from tasks.dpo.reference.row_identity import ReferenceIdentity, compute_identity
+from tasks.dpo.reference.row_recall import RowRecall
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.pairs.tokens.token_cache import TokenPairs, open_tokens
@@ -80,13 +81,14 @@ def run(
     base = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
     adapter = PinnedAdapter.open(folders.adapter)
     splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
-    accelerator, began = distributed.accelerator(runtime), time.monotonic()
+    accelerator, began = open_accelerator(runtime), time.monotonic()
 
     kind = accelerator.device.type
     compute = compute_identity(kind, base.dtype_on(kind))
     identity = ReferenceIdentity(base.digest, adapter.digest if adapter else None, compute)
     load = functools.partial(load_reference, folders.base, adapter, accelerator, runtime)
-    scoring = Scoring(load, runtime, Known(rows, identity) if rows else None, with_adapter=adapter is not None)
+    recall = RowRecall(rows, identity) if rows else None
+    scoring = ReferencePass(load, runtime, recall, with_adapter=adapter is not None)
 
     metrics: dict[str, Any] = {}
     if accelerator.is_main_process:
@@ -101,7 +103,7 @@ def run(
         for tokens in splits.values():
             for _ in scoring.blocks(tokens):  # all ranks score, rank 0 writes
                 pass
-    distributed.all_done(accelerator)
+    all_done(accelerator)
     return metrics
 
 
@@ -115,7 +117,7 @@ def _inputs(base: BaseModel, adapter: PinnedAdapter | None, splits: dict[str, To
     return inputs
 
 
-def _report(scoring: Scoring, splits: dict[str, TokenPairs], seconds: float) -> None:
+def _report(scoring: ReferencePass, splits: dict[str, TokenPairs], seconds: float) -> None:
     """Log how many pairs were scored, and note the throughput in the receipt."""
     count = sum(int(completion_tokens(tokens).sum()) for tokens in splits.values())
     note(completion_tokens=count, completion_tokens_per_s=round(count / seconds, 1))

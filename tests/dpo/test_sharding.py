@@ -109,7 +109,7 @@ def test_a_sharded_reference_scores_as_a_whole_one_in_one_process(found: tuple[A
 def test_a_rank_without_rows_to_score_passes_as_often_as_the_other(found: tuple[Any, Any, Any], name: str):
     one, first, second = (part["references"][name] for part in found)
     assert one["cut"] == []
-    assert first["own"] + second["own"] == first["whole"] > 0, "the weights were shared out while it scored"
+    assert first["own"] + second["own"] == first["whole"] > 0, "the weights were sharded while it scored"
     assert first["passes"] == second["passes"] > 0
 
 
@@ -207,11 +207,11 @@ def test_an_old_deepspeed_is_refused_by_its_number(monkeypatch: pytest.MonkeyPat
 def test_a_deepspeed_that_works_on_another_kind_of_device_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(ConfigError, match=r"the model on meta — run again with DS_ACCELERATOR=meta in the environment"):
-        deepspeed_zero3.share_out([], torch.device("meta"))
+        deepspeed_zero3.shard([], torch.device("meta"))
 
 
 @pytest.mark.parametrize("by", ["none", "fsdp", "deepspeed"])
-def test_one_rank_has_nothing_to_share_out_and_needs_no_deepspeed(by: Any):
+def test_one_rank_has_nothing_to_shard_and_needs_no_deepspeed(by: Any):
     runtime, alone = tiny.budget(96, sharding=by), Accelerator(cpu=True)
     assert not is_wanted(runtime, alone)
     assert not is_sharded(place(tiny.policy(), alone, runtime))

@@ -132,11 +132,11 @@ def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was(tmp_path: Pat
     manifest = json.loads((root / "data/base/manifest.json").read_text())
     manifest["files"].pop("model.safetensors")  # so that the stage finds out only while it scores
     (root / "data/base/manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="are not numbers"):
+    with pytest.raises(ArtifactError, match="are NaN or inf"):
         run(root)
     assert project.contents(root / "data/reference") == before
     shutil.rmtree(root / "data/reference")
-    with pytest.raises(ArtifactError, match="are not numbers"):
+    with pytest.raises(ArtifactError, match="are NaN or inf"):
         run(root)
     assert sorted(path.name for path in (root / "data").iterdir()) == ["adapters", "base", "tokens"]
 

@@ -235,7 +235,7 @@ def test_a_torn_line_is_refused_by_file(better, config):
     with (better.responses / "responses.jsonl").open("a") as stream:
         stream.write('{"prompt_id": "p')
     write_manifest(better.responses, {"stage": "respond"})
-    with pytest.raises(ArtifactError, match=r"responses\.jsonl is not as respond writes it"):
+    with pytest.raises(ArtifactError, match=r"line \d+ of .*responses\.jsonl is not JSON"):
         better.run(config)
 
 

@@ -51,12 +51,12 @@ class Budget:
         _log.warning("memory ran out at %s tokens at once: going on with %s", f"{before:,}", f"{self.tokens:,}")
 
 
-def within(budget: Budget, work: Callable[[int], T], undo: Callable[[], None]) -> T:
-    """Return ``work(tokens)``, begun again with half the tokens each time that memory runs out.
+def within(budget: Budget, attempt: Callable[[int], T], undo: Callable[[], None]) -> T:
+    """Return ``attempt(tokens)``, begun again with half the tokens each time that memory runs out.
 
     Args:
         budget: What to start with; it keeps what was learnt for the steps that follow.
-        work: Does the whole of it and must leave nothing behind but what ``undo`` takes back.
+        attempt: Does the whole of it and must leave nothing behind but what ``undo`` takes back.
         undo: Called after each failure, for example to drop gradients summed so far.
 
     Raises:
@@ -64,7 +64,7 @@ def within(budget: Budget, work: Callable[[int], T], undo: Callable[[], None]) -
     """
     while True:
         try:
-            return work(budget.tokens)
+            return attempt(budget.tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -21,7 +21,7 @@ from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.capacity.flops import ModelShape, matmul_rate
 from tasks.dpo.capacity.memory import MemoryModel, Recompute, free_bytes, in_words
-from tasks.dpo.capacity.workload import Work
+from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.model.cpu_bfloat16 import product_type
 from tasks.dpo.scoring.head import tile_of
 from tasks.dpo.scoring.scorer import Scorer
@@ -62,7 +62,7 @@ class Choice:
 
 def preflight(
     scorer: Scorer,
-    work: Work,
+    workload: Workload,
     runtime: RuntimeConfig,
     accelerator: Accelerator,
     levels: tuple[Recompute, ...] = (Recompute.NONE, Recompute.FULL),
@@ -74,7 +74,7 @@ def preflight(
 
     Args:
         scorer: Of the model, on its device, in the layout that will be used, with nothing recomputed yet.
-        work: What is to be done.
+        workload: What is to be done.
         runtime: What the user wants.
         accelerator: This process's device and ranks.
         levels: What the trainer can recompute, the lightest first.
@@ -84,26 +84,28 @@ def preflight(
     """
     device, shape = accelerator.device, ModelShape.of(scorer.model)
     compute = compute_type(scorer.model)
-    tokens, words = tile_of(work.longest_step, shape.vocabulary, device)
-    memory = MemoryModel.of(scorer.model, shape, compute, tokens * words, work.trains, whole_logits=scorer.head is None)
+    tokens, words = tile_of(workload.longest_step, shape.vocabulary, device)
+    memory = MemoryModel.of(
+        scorer.model, shape, compute, tokens * words, workload.trains, whole_logits=scorer.head is None
+    )
     per_token = memory.per_token[Recompute.NONE]
     if device.type == "cuda":
         with contextlib.suppress(torch.OutOfMemoryError):  # then the formula has to do
-            per_token = measured_bytes_per_token(lambda tokens: _try(scorer, tokens, work.trains), device)
+            per_token = measured_bytes_per_token(lambda tokens: _try(scorer, tokens, workload.trains), device)
         torch.cuda.empty_cache()  # only here is what a trial that failed held no longer in use
     least_free, largest = _agreed(accelerator, free_bytes(device), per_token)
     memory = memory.measured(largest)
     choice = choose(
         memory,
         least_free,
-        work.longest_pair,
+        workload.longest_pair,
         wanted_tokens=runtime.tokens_per_micro_batch,
-        levels=allowed(runtime.gradient_checkpointing, levels) if work.trains else (Recompute.NONE,),
+        levels=allowed(runtime.gradient_checkpointing, levels) if workload.trains else (Recompute.NONE,),
         device_type=device.type,
-        most_tokens=work.longest_step,
+        most_tokens=workload.longest_step,
     )
     rate = matmul_rate(device, product_type(scorer.model)) * accelerator.num_processes
-    _tell(memory, choice, work.flops(shape), rate, accelerator.num_processes)
+    _tell(memory, choice, workload.flops(shape), rate, accelerator.num_processes)
     return choice
 
 

@@ -12,7 +12,7 @@ from tasks.dpo.capacity.step_plan import Sizes
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Workload:
     """What is to be done.
 
     Attributes:

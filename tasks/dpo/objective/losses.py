@@ -17,6 +17,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def dpo_loss(
+    policy_chosen_n: Tensor,
+    policy_rejected_n: Tensor,
+    reference_chosen_n: Tensor,
+    reference_rejected_n: Tensor,
+    beta: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the DPO loss of each pair and the implicit rewards of chosen and rejected: Eq. 7 of arXiv:2305.18290.
+
+    The default objective equals it to the last bit; the losses below are its variants, of w and l.
+
+    Args:
+        policy_chosen_n: Σ log π(y_w|x) over the completion's tokens, [n].
+        policy_rejected_n: Σ log π(y_l|x), [n].
+        reference_chosen_n: Σ log π_ref(y_w|x), [n].
+        reference_rejected_n: Σ log π_ref(y_l|x), [n].
+        beta: β, the strength of the pull towards the reference.
+
+    Returns:
+        The losses, and the rewards of chosen and of rejected, which have no gradient; each [n].
+    """
+    chosen_n = policy_chosen_n - reference_chosen_n
+    rejected_n = policy_rejected_n - reference_rejected_n
+    losses_n = -F.logsigmoid(beta * (chosen_n - rejected_n))
+    return losses_n, beta * chosen_n.detach(), beta * rejected_n.detach()
+
+
 def token_mean_margin(
     chosen_n: Tensor, rejected_n: Tensor, chosen_tokens_n: Tensor, rejected_tokens_n: Tensor
 ) -> Tensor:
@@ -107,8 +134,9 @@ def nca_pair(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Tens
 
     It holds the chosen reward itself up, not only its distance from the rejected one.
     """
-    up_n = F.logsigmoid(beta * chosen_n)
-    return -up_n - 0.5 * F.logsigmoid(-beta * chosen_n) - 0.5 * F.logsigmoid(-beta * rejected_n)
+    return (
+        -F.logsigmoid(beta * chosen_n) - 0.5 * F.logsigmoid(-beta * chosen_n) - 0.5 * F.logsigmoid(-beta * rejected_n)
+    )
 
 
 def bco_pair(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor, shift: float | Tensor = 0.0) -> Tensor:

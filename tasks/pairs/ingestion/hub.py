@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from tasks.core.errors import ConfigError, DataError, NetworkError
+from tasks.hub.hub_errors import asking_hub, dataset_commit
 from tasks.pairs.ingestion.formats import RawRow
 
 PREFIX = "hub:"
@@ -61,14 +62,10 @@ def _pin_advice(name: str, revision: str, text: str) -> str:
 
 
 def resolve_revision(name: str, revision: str) -> str | None:
-    """Ask the hub for the commit behind a branch or tag; None if it cannot be asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
-
+    """Return the commit that a branch or tag points at now; None where the Hub does not say."""
     try:
-        return HfApi().dataset_info(name, revision=revision, timeout=10).sha
-    except (httpx.HTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        return dataset_commit(name, revision)
+    except (ConfigError, NetworkError):
         return None
 
 
@@ -81,14 +78,14 @@ def read_hub(dataset: HubDataset) -> Iterator[RawRow]:
     """
     import datasets
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
 
     label = f"{PREFIX}{dataset.name}@{dataset.revision[:12]}#{dataset.split}"
+    advice = "correct `ingest.sources`"
     try:
-        rows = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, revision=dataset.revision)
+        with asking_hub(label, advice):
+            rows = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, revision=dataset.revision)
     except (DatasetNotFoundError, ValueError, FileNotFoundError) as error:
-        raise DataError(f"{label} cannot be read: {error}", "correct `ingest.sources`") from None
-    except (ConnectionError, httpx.HTTPError) as error:
-        raise NetworkError(f"{label}: the hub does not answer ({error})", "check the network and run again") from None
+        raise DataError(f"{label} cannot be read: {error}", advice) from None
+
     for number, row in enumerate(rows, start=1):
         yield RawRow(f"{PREFIX}{dataset.name}#{dataset.split}:{number}", row)
