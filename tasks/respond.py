@@ -32,7 +32,8 @@ from tasks.dpo.generation.answers import describe, merge
 from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_prompts
 from tasks.dpo.generation.policy_loading import load_policy
 from tasks.dpo.generation.sampling import CHAMPION, SIDES, Request, Sampling, max_abs_delta_logit, plan_batches
-from tasks.dpo.model import distributed, sharding
+from tasks.dpo.model import sharding
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.telemetry import log
@@ -106,7 +107,7 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
     draws = _sampling(config, read_json(folders.tokens / "template.json"))
 
-    accelerator = distributed.open_accelerator(runtime)
+    accelerator = open_accelerator(runtime)
     policy = load_policy(base, folders.adapter, champion, accelerator, runtime)
     check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
 
@@ -131,7 +132,7 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
         shutil.rmtree(work, ignore_errors=True)
         counts = len(prompts), ", ".join(sides)
         _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
-    distributed.all_done(accelerator)
+    all_done(accelerator)
     return metrics
 
 
