@@ -14,8 +14,9 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
 from tasks.core.errors import ConfigError, DataError, NetworkError
@@ -47,19 +48,17 @@ class BaseConfig(Section, path="base"):
         quantise: `none`, or `nf4` to hold the linear layers in four bits wherever the model is loaded.
         compute_dtype: What the model computes in wherever it is loaded: `float32`, `bfloat16`, or `auto`, which is
             bfloat16 on CUDA and float32 on a CPU; on a CPU, bfloat16 is for the products of linear layers alone.
-        demo: Size and training of the demo's model; only `source: demo` needs it.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {"demo": "delete it: the demo's model has one size"}
 
     source: Annotated[str, filled("write `demo`, a folder or a hub id")] = DEMO
     revision: str | None = None
     quantise: Literal["none", "nf4"] = "none"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    demo: DemoModelConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_complete = self.source != DEMO or self.demo is not None
-        self.require(is_complete, "demo", "the demo's model needs this section: copy it from params.yaml")
         needs_none = self.kind == "hub" or self.revision is None
         self.require(needs_none, "revision", "write null: only hub models have revisions")
 
@@ -72,8 +71,8 @@ class BaseConfig(Section, path="base"):
         return "local" if is_path or not _HUB_ID.fullmatch(self.source) else "hub"
 
 
-def run(out: Path, config: BaseConfig) -> dict[str, Any]:
-    """Pin the base model under ``out`` and return the metrics.
+def run(out: Path, config: BaseConfig, demo: DemoModelConfig | None = None) -> dict[str, Any]:
+    """Pin the base model under ``out`` and return the metrics; ``demo`` gives the demo's model another size.
 
     Raises:
         ConfigError: The source is no model, or a hub revision is missing or can move.
@@ -82,9 +81,9 @@ def run(out: Path, config: BaseConfig) -> dict[str, Any]:
     """
     about: dict[str, Any] = {"stage": "base", "kind": config.kind, "source": config.source, "revision": config.revision}
     with atomic_folder(out, about) as draft:
-        if config.demo is not None and config.kind == "demo":
+        if config.kind == "demo":
             _log.info("training the demo's base model from scratch; name a model in `base.source` for a real one")
-            metrics, folder = _train_demo(config.demo, draft), draft
+            metrics, folder = _train_demo(demo or DemoModelConfig(), draft), draft
         else:
             folder = _local(config.source) if config.kind == "local" else _download(config.source, config.revision)
             metrics = _describe(folder, model_files(folder))

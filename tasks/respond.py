@@ -20,9 +20,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -44,7 +44,7 @@ from tasks.core.files import (
 )
 from tasks.core.params import load_params, load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.section import Section, above, at_least, between
+from tasks.core.section import Section, at_least, between
 from tasks.dpo.generation import sampling
 from tasks.dpo.generation.sampling import SIDES, Completion, Request, Sampling, Side
 from tasks.dpo.model import sharding
@@ -70,8 +70,7 @@ class RespondConfig(Section, path="respond"):
     Attributes:
         max_prompts: Answer only so many prompts, chosen by a hash of their id; None answers all.
         samples_per_prompt: Answers of each side to each prompt.
-        do_sample: Draw answers at random; false takes the likeliest token each time.
-        temperature: Divides the logits before drawing.
+        temperature: Divides the logits before drawing; 0 takes the likeliest token each time.
         top_p: Draw among the likeliest tokens that together reach this probability.
         max_new_tokens: Tokens after which an answer is cut.
         batch_tokens: Padded tokens (prompt and answer) of a batch; part of the result, as rounding is.
@@ -79,10 +78,13 @@ class RespondConfig(Section, path="respond"):
         champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
     """
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "do_sample": "delete it: `temperature: 0` takes the likeliest token each time, above 0 draws"
+    }
+
     max_prompts: Annotated[int, at_least(1)] | None
     samples_per_prompt: Annotated[int, at_least(1)]
-    do_sample: bool
-    temperature: Annotated[float, above(0)]
+    temperature: Annotated[float, at_least(0)]
     top_p: Annotated[float, between(0, 1, "(]")]
     max_new_tokens: Annotated[int, at_least(1)]
     batch_tokens: Annotated[int, at_least(1)]
@@ -92,8 +94,13 @@ class RespondConfig(Section, path="respond"):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_useful = self.do_sample or self.samples_per_prompt == 1
-        advice = "without `respond.do_sample` all samples of a prompt are the same: write 1"
+        advice = "at `respond.temperature: 0` all samples of a prompt are the same: write 1"
         self.require(is_useful, "samples_per_prompt", advice)
+
+    @property
+    def do_sample(self) -> bool:
+        """Whether answers are drawn at random."""
+        return self.temperature > 0
 
 
 @dataclasses.dataclass(frozen=True)

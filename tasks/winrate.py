@@ -10,12 +10,13 @@ run as: python -m tasks.winrate
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
-from tasks.core.section import Section, at_least, between
+from tasks.core.section import Section, between
 from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
 from tasks.judges.estimates import consistency, first_position_share, per_prompt, smallest_detectable_win_rate, win_rate
 from tasks.judges.games import pair_up, play
@@ -29,6 +30,9 @@ from tasks.launch.stage import door
 from tasks.telemetry import log
 from tasks.telemetry.receipts import note
 
+ALPHA = 0.05  # intervals are at 1 − ALPHA, the lower bound one-sided at 1 − ALPHA
+POWER = 0.8  # chance with which the smallest detectable win rate, told before judging, would be seen
+SEED = 0  # of the bootstrap, the sign flips and the random judge
 _DUEL = ("win_rate", "se", "low", "high", "lower_bound", "wins", "ties", "losses", "coverage")
 _log = log.get_logger(__name__)
 
@@ -40,18 +44,18 @@ class WinrateConfig(Section, path="winrate"):
     Attributes:
         judge: `rules`; or `length` or `random`, controls that know nothing of quality: a guard refuses what they say.
         tie_margin: Rule scores that differ by so much or less are a tie.
-        alpha: Intervals are at 1 − alpha, the lower bound one-sided.
-        power: Chance with which the smallest detectable win rate would be seen.
-        seed: Of bootstrap, sign flips and the random judge.
         rules: The rules of the rule judge.
         guards: The limits of the guards.
     """
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "alpha": f"delete it: intervals are at 1 - {ALPHA}; `register.gate.alpha` is the gate's",
+        "power": f"delete it: the smallest detectable win rate is at a power of {POWER}",
+        "seed": f"delete it: the bootstrap's seed is {SEED}",
+    }
+
     judge: JudgeKind
     tie_margin: Annotated[float, between(0, 1, "[)")]
-    alpha: Annotated[float, between(0, 0.5, "()", "for example 0.05")]
-    power: Annotated[float, between(0.5, 1, "[)", "for example 0.8")]
-    seed: Annotated[int, at_least(0)]
     rules: RulesConfig
     guards: GuardLimits
 
@@ -69,7 +73,7 @@ def run(responses: Path, tokens: Path, pairs: Path, out: Path, config: WinrateCo
         "pairs": manifest_digest(pairs, "ingest"),
     }
     answers = read_answers(responses, tokens)
-    smallest = _tell_power(len(answers.prompts), config)
+    smallest = _tell_power(len(answers.prompts))
     judged = judge_answers(answers, config)
     measured = Measured(
         policy=list(answers.sides["policy"].values()),
@@ -96,17 +100,17 @@ def run(responses: Path, tokens: Path, pairs: Path, out: Path, config: WinrateCo
     return metrics
 
 
-def _tell_power(prompts: int, config: WinrateConfig) -> float:
+def _tell_power(prompts: int) -> float:
     """Say what so many prompts can show, before anything is spent on judging them."""
-    smallest = smallest_detectable_win_rate(prompts, config.alpha, config.power)
-    chances = f"one-sided {100 * config.alpha:g} %, power {100 * config.power:g} %"
+    smallest = smallest_detectable_win_rate(prompts, ALPHA, POWER)
+    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
     _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", prompts, 100 * smallest, chances)
     return smallest
 
 
 def judge_answers(answers: Answers, config: WinrateConfig) -> Judged:
     """Play policy and control against the reference, and put numbers on it."""
-    judge = build_judge(config.judge, config.rules, config.tie_margin, config.seed)
+    judge = build_judge(config.judge, config.rules, config.tie_margin, SEED)
     metric = load_metric()
     games_of = [("policy", "reference"), ("control", "reference")]
     games_of += [("policy", CHAMPION)] if CHAMPION in answers.sides else []
@@ -116,7 +120,7 @@ def judge_answers(answers: Answers, config: WinrateConfig) -> Judged:
     }
     note(verdicts=sum(map(len, verdicts.values())))
     games, control_games = pair_up(verdicts["policy", "reference"]), pair_up(verdicts["control", "reference"])
-    settings = {"alpha": config.alpha, "seed": config.seed}
+    settings = {"alpha": ALPHA, "seed": SEED}
     differences = answers.length_differences(games)
     result = metric.compute(**columns(games), **settings, length_differences=differences)
     control = metric.compute(**columns(control_games), **settings)
@@ -128,10 +132,10 @@ def judge_answers(answers: Answers, config: WinrateConfig) -> Judged:
         "first_position_share": first_position_share(shown["shown_first"], shown["shown_second"]),
         "judge": judge.fingerprint,
         "judge_kind": config.judge,
-        "alpha": config.alpha,
+        "alpha": ALPHA,
         "identical": len(games) - len(shown["prompt_ids"]),
         "control": {key: control[key] for key in ("win_rate", "se", "low", "high")},
-        "slices": _slices(answers, scores, config),
+        "slices": _slices(answers, scores),
     }
     if ("policy", CHAMPION) not in verdicts:
         return Judged(verdicts, scores, metrics)
@@ -141,7 +145,7 @@ def judge_answers(answers: Answers, config: WinrateConfig) -> Judged:
     return Judged(verdicts, scores, metrics, per_prompt(**duels))
 
 
-def _slices(answers: Answers, scores: dict[str, float], config: WinrateConfig) -> dict[str, dict[str, Any]]:
+def _slices(answers: Answers, scores: dict[str, float]) -> dict[str, dict[str, Any]]:
     """Return the win rate within each slice of prompts that has one judged; prompts without a slice are in none."""
     by_slice: dict[str, list[float]] = {}
     for prompt_id, score in scores.items():
@@ -150,7 +154,7 @@ def _slices(answers: Answers, scores: dict[str, float], config: WinrateConfig) -
     found = {}
     for name, own in sorted(by_slice.items()):
         if any(score == score for score in own):
-            rate = win_rate(own, config.alpha, config.seed)
+            rate = win_rate(own, ALPHA, SEED)
             found[name] = {"prompts": len(own), "win_rate": rate.win_rate, "low": rate.low, "high": rate.high}
     return found
 

@@ -39,7 +39,6 @@ from tests.dpo.test_sharding import needs_deepspeed
 CONFIG = RespondConfig(
     max_prompts=None,
     samples_per_prompt=1,
-    do_sample=True,
     temperature=0.8,
     top_p=0.95,
     max_new_tokens=12,
@@ -156,7 +155,7 @@ def as_champion(adapter: Path, pinned: Path, base: str | None = None) -> PinnedA
 
 
 def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned, inputs, finished, tmp_path):
-    greedy = dataclasses.replace(CONFIG, do_sample=False)
+    greedy = dataclasses.replace(CONFIG, temperature=0.0)
     metrics = inputs.run(greedy, as_champion(adapter, pinned))
     sides = ("policy", "reference", "control", "champion")
     assert [(row["prompt_id"], row["side"]) for row in inputs.rows()] == [
@@ -242,7 +241,7 @@ def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkey
 
 
 def test_greedy_answers_of_reference_and_control_agree(inputs):
-    inputs.run(dataclasses.replace(CONFIG, do_sample=False))
+    inputs.run(dataclasses.replace(CONFIG, temperature=0.0))
     texts = {(row["prompt_id"], row["side"]): row["text"] for row in inputs.rows()}
     assert all(texts[f"id{i}", "reference"] == texts[f"id{i}", "control"] for i in range(5))
 
@@ -347,11 +346,11 @@ def test_no_held_out_prompt_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"temperature": 0.0}, "respond.temperature"),
+        ({"temperature": -0.1}, "respond.temperature"),
         ({"top_p": 1.5}, "respond.top_p"),
         ({"max_prompts": 0}, "respond.max_prompts"),
         ({"batch_tokens": 0}, "respond.batch_tokens"),
-        ({"do_sample": False, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
+        ({"temperature": 0.0, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(change, told):
