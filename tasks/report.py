@@ -1,7 +1,8 @@
 """Write the report page and the model card: what went in, how training went, who won and how surely.
 
 reads:  data/base/, data/pairs/, data/tokens/, models/adapter/, results/train/, data/responses/, results/winrate/
-writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version
+writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version;
+        curves/*.svg, the curves of training for other pages
 params: `report` in params.yaml; the sections of the other stages are shown as lineage
 run as: python -m tasks.report
 """
@@ -11,13 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, write_text
-from tasks.core.params import check, load_params
+from tasks.core.params import load_params
+from tasks.core.section import Section, between, filled
 from tasks.launch.stage import door
 from tasks.page.card import model_card
+from tasks.page.curves import write_curves
 from tasks.page.facts import Facts
 from tasks.page.readers.read_answers import read_answers
 from tasks.page.readers.read_data import read_data
@@ -28,32 +31,29 @@ from tasks.page.webpage import render
 from tasks.page.words import verdict
 from tasks.telemetry import log
 
+LOST_EXAMPLES = 4  # at most so many more prompts on which the adapter lost
+EXCERPT_CHARS = 1200  # of each question and answer that are shown; what is cut is counted
 _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Section, path="report"):
     """What the page is called, and how much it shows.
 
     Attributes:
         title: Title of page and card.
         license: The adapter's license on the card, as the Hub spells it (`apache-2.0`); None leaves it out.
         examples: Held-out prompts shown with both answers, drawn blindly.
-        lost_examples: At most so many more prompts on which the adapter lost.
-        excerpt_chars: Characters of each question and answer that are shown.
     """
 
-    title: str
-    license: str | None
-    examples: int
-    lost_examples: int
-    excerpt_chars: int
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "lost_examples": f"delete it: the page shows at most {LOST_EXAMPLES} more prompts on which the adapter lost",
+        "excerpt_chars": f"delete it: the page shows {EXCERPT_CHARS} characters of each text",
+    }
 
-    def __post_init__(self) -> None:
-        check(bool(self.title.strip()), "report.title", self.title, "give the page a name")
-        check(0 <= self.examples <= 200, "report.examples", self.examples, "show 0 to 200 prompts")
-        check(0 <= self.lost_examples <= 200, "report.lost_examples", self.lost_examples, "show 0 to 200 prompts")
-        check(self.excerpt_chars >= 80, "report.excerpt_chars", self.excerpt_chars, "show 80 characters or more")
+    title: Annotated[str, filled("give the page a name")]
+    license: str | None
+    examples: Annotated[int, between(0, 200)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,9 @@ def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Fa
     facts = collect(folders, params, config)
     inputs = {"base": facts.base.digest, **dict(facts.lineage.digests)}
     with atomic_folder(folders.out, {"stage": "report", "inputs": inputs}) as draft:
-        write_text(draft / "report.html", render(facts, config.title, config.excerpt_chars))
+        write_text(draft / "report.html", render(facts, config.title, EXCERPT_CHARS))
         write_text(draft / "README.md", model_card(facts, config.title, config.license))
+        write_curves(draft / "curves", facts.training)
     _log.info("%s", verdict(facts.evidence))
     _log.info("the page is %s", folders.out / "report.html")
     return facts
@@ -102,12 +103,13 @@ def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -
         "winrate": ("winrate", folders.winrate),
     }
     base = read_base(folders.base)
+    lost = min(LOST_EXAMPLES, config.examples)
     return Facts(
         base=base,
         data=read_data(folders.pairs, folders.tokens),
         training=read_training(folders.train_results),
         evidence=read_evidence(folders.winrate),
-        answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, config.lost_examples),
+        answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, lost),
         lineage=read_lineage(base, made, params),
     )
 

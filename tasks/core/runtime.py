@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from tasks.core.params import check
+from tasks.core.section import Rule, Section, above, at_least
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "dvclive"]
 
+_ADDRESS_ADVICE = 'write HOST:PORT, for example 127.0.0.1:9464, or "" for none'
+
+
+def _is_address(text: str) -> bool:
+    port = re.fullmatch(r"\S+:(\d{1,5})", text)
+    return not text or (port is not None and 0 < int(port[1]) < 65536)
+
 
 @dataclasses.dataclass(frozen=True)
-class RuntimeConfig:
+class RuntimeConfig(Section, path="runtime"):
     """How this machine is used: how much it takes at once, how often it saves, what it tells and to whom.
 
     Attributes:
@@ -26,48 +35,39 @@ class RuntimeConfig:
         checkpoint_every_s: Seconds between checkpoints of training.
         log_every_steps: Optimizer steps between two updates of the progress line.
         trackers: Where the curves are also sent while training runs; none when empty.
-        metrics_port: Port on which training serves its numbers to Prometheus; 0 serves none.
-        metrics_host: Address of this machine that the port is opened at.
+        metrics_address: `HOST:PORT` at which training serves its numbers to Prometheus; none when empty.
         row_store: Folder or `s3://BUCKET/PREFIX` of what was computed for single rows; off when empty.
         device: `auto` takes CUDA where there is some; `cpu` never does.
     """
 
-    tokens_per_micro_batch: int | Literal["auto"] = 8192
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "metrics_port": "write `metrics_address: 127.0.0.1:PORT`, or delete it where it was 0",
+        "metrics_host": "write it before the port: `metrics_address: HOST:PORT`",
+    }
+
+    tokens_per_micro_batch: Annotated[int, at_least(1, "for example 8192, or `auto`")] | Literal["auto"] = 8192
     gradient_checkpointing: bool | Literal["auto"] = False
     compile: Literal["auto", "on", "off"] = "off"
     sharding: Literal["none", "fsdp", "deepspeed"] = "none"
     offload_activations: bool = False
-    checkpoint_every_s: float = 120.0
-    log_every_steps: int = 10
+    checkpoint_every_s: Annotated[float, above(0)] = 120.0
+    log_every_steps: Annotated[int, at_least(1)] = 10
     trackers: tuple[Tracker, ...] = ()
-    metrics_port: int = 0
-    metrics_host: str = "127.0.0.1"
+    metrics_address: Annotated[str, Rule(_is_address, _ADDRESS_ADVICE)] = ""
     row_store: str = "runs/rows"
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
-        check(
-            self.tokens_per_micro_batch == "auto" or self.tokens_per_micro_batch >= 1,
-            "runtime.tokens_per_micro_batch",
-            self.tokens_per_micro_batch,
-            "give `auto`, or the tokens that fit in memory at once, for example 8192",
-        )
-        check(
-            self.checkpoint_every_s > 0, "runtime.checkpoint_every_s", self.checkpoint_every_s, "give seconds above 0"
-        )
-        check(self.log_every_steps >= 1, "runtime.log_every_steps", self.log_every_steps, "give 1 or more")
-        check(
-            len(set(self.trackers)) == len(self.trackers), "runtime.trackers", self.trackers, "name each tracker once"
-        )
-        check(
-            0 <= self.metrics_port <= 65535,
-            "runtime.metrics_port",
-            self.metrics_port,
-            "give a port up to 65535, for example 9464, or 0 for none",
-        )
-        check(
-            bool(self.metrics_host.strip()),
-            "runtime.metrics_host",
-            self.metrics_host,
-            "give 127.0.0.1, or 0.0.0.0 for every address of this machine",
-        )
+        super().__post_init__()
+        is_once = len(set(self.trackers)) == len(self.trackers)
+        self.require(is_once, "trackers", "name each tracker once")
+
+    @property
+    def metrics_host(self) -> str:
+        """The host of `metrics_address`, without an IPv6 address's brackets; empty where there is none."""
+        return self.metrics_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of `metrics_address`; 0 where there is none."""
+        return int(self.metrics_address.rpartition(":")[2] or 0)

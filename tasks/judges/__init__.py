@@ -1,1 +1,1 @@
-"""Who won: the judge protocol, the rule judge and the statistics of a win rate."""
+"""Judges of answers: the protocol, the rule judge, control judges, guards, and the statistics of a win rate."""

@@ -1,4 +1,4 @@
-"""Which judge `winrate.judge` names."""
+"""Builds the judge that `winrate.judge` names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTROLS: tuple[JudgeKind, ...] = ("length", "random")
 
 
 def build_judge(kind: JudgeKind, rules: RulesConfig, tie_margin: float, seed: int) -> Judge:
-    """Return the judge of a kind; `length` and `random` are controls, which know nothing of quality."""
+    """Return the judge of a kind; `length` and `random` are controls, which ignore quality."""
     if kind == "rules":
         return RuleJudge(rules, tie_margin)
     return LengthJudge() if kind == "length" else RandomJudge(seed)

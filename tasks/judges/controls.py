@@ -1,4 +1,4 @@
-"""Two judges that know nothing of quality: any result that they give too is no evidence of it."""
+"""Two control judges that ignore quality: a win rate that they give as well is no evidence of quality."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.judges.texts import words
 
 
 class LengthJudge:
-    """Prefers the answer with more words: shows how much of a win rate length alone would give."""
+    """Prefers the answer with more words: shows how much of a win rate length alone explains."""
 
     @property
     def fingerprint(self) -> str:
@@ -28,7 +28,7 @@ class LengthJudge:
 
 
 class RandomJudge:
-    """Throws a coin for every item as shown: the win rate must come out at about one half."""
+    """Flips a coin for every item as shown: the expected win rate is one half."""
 
     def __init__(self, seed: int) -> None:
         """Fix the coin's seed."""
@@ -40,7 +40,7 @@ class RandomJudge:
         return digest_of(["random", 1, self._seed])
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """Take the coin from a hash of the seed and all that is shown, so that it repeats and order matters."""
+        """Derive the coin from a hash of the seed and all that is shown: repeatable, and different for each order."""
         return [opinion_of(self._coin(item)) for item in items]
 
     def _coin(self, item: Item) -> float:

@@ -1,4 +1,4 @@
-"""Win rates with their uncertainty. The unit is the prompt; a missing verdict (NaN) is no verdict.
+"""Win rates with their uncertainty. The unit is the prompt; NaN is a missing verdict.
 
 Notation: sᵢ ∈ [0, 1] is the candidate's credit on prompt i (win 1, tie ½, loss 0, soft allowed), i = 1…n.
 Functions are pure: arrays and a seed in, numbers out, the same for the same input.
@@ -7,6 +7,7 @@ Functions are pure: arrays and a seed in, numbers out, the same for the same inp
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,14 +20,14 @@ from tasks.core.errors import DataError
 
 Floats = NDArray[np.float64]
 
-NORMAL_FROM = 100  # prompts from which the mean is taken as normally distributed
+NORMAL_FROM = 100  # prompts from which on the mean counts as normally distributed
 RESAMPLES = 9999
 FLIPS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A two-sided interval at 1 − α, the lower bound of the one-sided interval at 1 − α, and how it was made."""
+    """A two-sided interval at 1 − α, the lower bound of the one-sided interval at 1 − α, and the method."""
 
     low: float
     high: float
@@ -40,7 +41,7 @@ class WinRate:
 
     Attributes:
         prompts: Prompts asked about, judged or not.
-        judged: Prompts with a verdict; all else is over these.
+        judged: Prompts with a verdict; the figures below are over these.
         coverage: judged / prompts.
         win_rate: Mean of s.
         se: Standard error sd(s, ddof 1)/√n; None for a single prompt, which has none.
@@ -72,9 +73,9 @@ class WinRate:
 def per_prompt(prompt_ids: Sequence[str], shown_first: ArrayLike, shown_second: ArrayLike) -> dict[str, float]:
     """Average orders, then samples, within each prompt: sᵢ = mean over samples of (y_AB + y_BA)/2.
 
-    A pair of games counts only with both orders (one order alone would carry the judge's favour for a
-    position); a prompt without any such pair is NaN. Averaging first matters: orders of one prompt are not
-    independent, and pooling them as if they were makes the standard error too small.
+    A pair of games counts only with both orders (one order alone would carry the judge's position bias);
+    a prompt without such a pair is NaN. Averaging comes first because the orders of one prompt are not
+    independent: pooling them as if they were makes the standard error too small.
 
     Args:
         prompt_ids: The prompt of each pair of games.
@@ -87,6 +88,7 @@ def per_prompt(prompt_ids: Sequence[str], shown_first: ArrayLike, shown_second: 
     first, second = np.asarray(shown_first, dtype=np.float64), np.asarray(shown_second, dtype=np.float64)
     if not len(prompt_ids) == first.size == second.size:
         raise ValueError(f"{len(prompt_ids)} prompt ids, {first.size} and {second.size} credits: lengths differ")
+
     by_prompt: dict[str, list[float]] = {}
     for prompt_id, credit in zip(prompt_ids, (first + second) / 2, strict=True):
         by_prompt.setdefault(prompt_id, []).append(float(credit))
@@ -100,24 +102,25 @@ def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
     Raises:
         DataError: No prompt has a verdict.
     """
-    every = np.asarray(scores, dtype=np.float64)
-    judged = every[~np.isnan(every)]
+    scores = np.asarray(scores, dtype=np.float64)
+    judged = scores[~np.isnan(scores)]
     if judged.size == 0:
         raise DataError("no prompt has a verdict, so there is no win rate", "see what the judge said of each")
     if judged.min() < 0 or judged.max() > 1:
         raise ValueError("scores must lie in [0, 1]")
-    between = interval(judged, alpha, seed)
+
+    bounds = interval(judged, alpha, seed)
     wins, ties, losses = (int(count.sum()) for count in (judged > 0.5, judged == 0.5, judged < 0.5))
     return WinRate(
-        prompts=every.size,
+        prompts=scores.size,
         judged=judged.size,
-        coverage=judged.size / every.size,
+        coverage=judged.size / scores.size,
         win_rate=float(judged.mean()),
         se=standard_error(judged) if judged.size > 1 else None,
-        low=between.low,
-        high=between.high,
-        lower_bound=between.lower_bound,
-        interval_method=between.method,
+        low=bounds.low,
+        high=bounds.high,
+        lower_bound=bounds.lower_bound,
+        interval_method=bounds.method,
         wins=wins,
         ties=ties,
         losses=losses,
@@ -131,8 +134,10 @@ def standard_error(scores: Floats) -> float:
 
 
 def interval(scores: Floats, alpha: float = 0.05, seed: int = 0) -> Interval:
-    """Return the interval that fits the scores: Wilson for hard verdicts without ties (and when all scores
-    are equal, where there is no spread to resample), the normal one from 100 prompts on, else BCa.
+    """Return the interval that fits the scores.
+
+    Wilson's for hard verdicts without ties, and for equal scores, which have no spread to resample; the normal
+    one from 100 prompts on; else BCa.
     """
     is_hard = bool(np.isin(scores, (0.0, 1.0)).all())
     if is_hard or np.ptp(scores) == 0:
@@ -173,56 +178,19 @@ def bca(scores: Floats, alpha: float, seed: int, resamples: int = RESAMPLES) -> 
     return Interval(low, high, bound, "bca")
 
 
-def sign_flip_p(scores: ArrayLike, seed: int = 0, flips: int = FLIPS, center: float = 0.5) -> float:
-    """Return the one-sided p-value of "mean s > center" by flipping the signs of s − center at random.
+def sign_flip_p(scores: ArrayLike, seed: int = 0, flips: int = FLIPS) -> float:
+    """Return the one-sided p-value of "mean s > ½" by flipping the signs of s − ½ at random.
 
-    p = (1 + #{flips with Σ ±(sᵢ − center) ≥ Σ (sᵢ − center)}) / (1 + flips).
+    p = (1 + #{flips with Σ ±(sᵢ − ½) ≥ Σ (sᵢ − ½)}) / (1 + flips).
     """
-    every = np.asarray(scores, dtype=np.float64)
-    centred = every[~np.isnan(every)] - center
+    scores = np.asarray(scores, dtype=np.float64)
+    centred = scores[~np.isnan(scores)] - 0.5
     observed = float(centred.sum())
     rng, reached, block = np.random.default_rng(seed), 0, 1000
     for start in range(0, flips, block):
         signs = rng.integers(0, 2, size=(min(block, flips - start), centred.size), dtype=np.int8) * 2 - 1
-        reached += int((signs @ centred >= observed - 1e-9).sum())
+        reached += int((signs @ centred >= observed - 1e-9).sum())  # equal sums may differ in the last bit
     return (1 + reached) / (1 + flips)
-
-
-@dataclasses.dataclass(frozen=True)
-class PairedDifference:
-    """Candidate minus another on the prompts where both were judged, against one common opponent."""
-
-    prompts: int
-    difference: float
-    se: float | None
-    low: float
-    high: float
-    lower_bound: float
-    p_value: float
-
-
-def paired_difference(ours: ArrayLike, theirs: ArrayLike, alpha: float = 0.05, seed: int = 0) -> PairedDifference:
-    """Return mean dᵢ = sᵢ − tᵢ with its interval and sign-flip p-value, prompt by prompt.
-
-    The interval is that of (d + 1)/2 ∈ [0, 1], scaled back. A prompt that either side misses is left out.
-
-    Raises:
-        DataError: No prompt was judged for both.
-    """
-    differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    both = differences[~np.isnan(differences)]
-    if both.size == 0:
-        raise DataError("no prompt was judged for both sides", "judge both on the same prompts")
-    between = interval((both + 1) / 2, alpha, seed)
-    return PairedDifference(
-        prompts=both.size,
-        difference=float(both.mean()),
-        se=standard_error(both) if both.size > 1 else None,
-        low=2 * between.low - 1,
-        high=2 * between.high - 1,
-        lower_bound=2 * between.lower_bound - 1,
-        p_value=sign_flip_p(both, seed, center=0.0),
-    )
 
 
 def consistency(shown_first: ArrayLike, shown_second: ArrayLike) -> float | None:
@@ -247,3 +215,12 @@ def _both_judged(shown_first: ArrayLike, shown_second: ArrayLike) -> tuple[Float
     first, second = np.asarray(shown_first, dtype=np.float64), np.asarray(shown_second, dtype=np.float64)
     complete = ~(np.isnan(first) | np.isnan(second))
     return first[complete], second[complete]
+
+
+def smallest_detectable_win_rate(prompts: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the smallest true win rate that `prompts` hard verdicts detect with this power, one-sided.
+
+    ½ + (z_{1−α} + z_{power}) · ½/√n, with the standard deviation of a hard verdict at its largest, ½; at most 1.
+    """
+    z = stats.norm.ppf(1 - alpha) + stats.norm.ppf(power)
+    return min(1.0, float(0.5 + z * 0.5 / math.sqrt(prompts)))

@@ -1,7 +1,7 @@
-"""Pairs of answers played as games: each pair judged in both orders, each verdict turned back.
+"""Pairs of answers judged in both orders; each verdict is un-swapped, so that it speaks of the candidate.
 
-AB shows the candidate first, BA shows it second. A pair of identical answers is not shown to a judge at
-all: it is a tie by itself (`skipped_identical`).
+AB shows the candidate first, BA shows it second. A pair of identical answers is not shown to a judge:
+it is a tie (`skipped_identical`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.judges.protocol import MISSING, Answer, Item, Judge, Opinion, Order, Status
-from tasks.telemetry.log import progress
+from tasks.telemetry.log import bar
 
 ORDERS: tuple[Order, ...] = ("AB", "BA")
 _AT_ONCE = 64  # items handed to a judge in one call, so that progress shows
@@ -32,18 +32,18 @@ class Comparison:
     @property
     def is_identical(self) -> bool:
         """Whether both answers are the same text with the same ending."""
-        mine, theirs = self.candidate, self.opponent
-        return (mine.text, mine.finish) == (theirs.text, theirs.finish)
+        candidate, opponent = self.candidate, self.opponent
+        return (candidate.text, candidate.finish) == (opponent.text, opponent.finish)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One game, turned back so that it speaks of the candidate whatever the order was.
+    """The verdict of one order, un-swapped: it speaks of the candidate whatever the order was.
 
     Attributes:
         p_candidate: Probability that the candidate is better; 0.5 for ties, None when missing.
         judge: The judge's fingerprint.
-        detail: The judge's reasons; what it says of each answer stands under `candidate` and `opponent`.
+        detail: The judge's reasons; those about one answer are under the keys `candidate` and `opponent`.
     """
 
     prompt_id: str
@@ -57,7 +57,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Game:
-    """One comparison with both of its verdicts as the candidate's credit, NaN where missing."""
+    """One comparison with both verdicts as the candidate's credit, NaN where a verdict is missing."""
 
     prompt_id: str
     sample: int
@@ -69,17 +69,21 @@ class Game:
 def play(judge: Judge, comparisons: Sequence[Comparison], what: str = "judging") -> list[Verdict]:
     """Judge every comparison in both orders; verdicts come in the order of the comparisons, AB before BA."""
     fingerprint = judge.fingerprint
+
     to_judge = [(pair, order) for pair in comparisons if not pair.is_identical for order in ORDERS]
     opinions: dict[tuple[str, int, Order], Opinion] = {}
     starts = range(0, len(to_judge), _AT_ONCE)
-    for start in progress(starts, what, total=len(starts), unit="batch"):
-        asked = to_judge[start : start + _AT_ONCE]
-        answers = judge.judge([_item(pair, order) for pair, order in asked])
-        for (pair, order), opinion in zip(asked, answers, strict=True):
-            opinions[pair.prompt_id, pair.sample, order] = opinion
+    with bar(what, total=len(starts), unit="batch") as shown:
+        for start in starts:
+            asked = to_judge[start : start + _AT_ONCE]
+            answers = judge.judge([_item(pair, order) for pair, order in asked])
+            for (pair, order), opinion in zip(asked, answers, strict=True):
+                opinions[pair.prompt_id, pair.sample, order] = opinion
+            shown.update()
+
     identical = Opinion("skipped_identical", 0.5)
     return [
-        _turn_back(pair, order, opinions.get((pair.prompt_id, pair.sample, order), identical), fingerprint)
+        _unswapped(pair, order, opinions.get((pair.prompt_id, pair.sample, order), identical), fingerprint)
         for pair in comparisons
         for order in ORDERS
     ]
@@ -90,8 +94,8 @@ def _item(pair: Comparison, order: Order) -> Item:
     return Item(f"{pair.prompt_id}/{pair.sample}", pair.question, *shown, gold=pair.gold)
 
 
-def _turn_back(pair: Comparison, order: Order, opinion: Opinion, judge: str) -> Verdict:
-    """Return the opinion as a verdict on the candidate."""
+def _unswapped(pair: Comparison, order: Order, opinion: Opinion, judge: str) -> Verdict:
+    """Return the opinion on the answers as shown, as a verdict on the candidate."""
     p_first = None if opinion.status in MISSING else opinion.p_first
     p_candidate = p_first if p_first is None or order == "AB" else 1.0 - p_first
     shown = ("candidate", "opponent") if order == "AB" else ("opponent", "candidate")
@@ -101,7 +105,7 @@ def _turn_back(pair: Comparison, order: Order, opinion: Opinion, judge: str) -> 
 
 
 def pair_up(verdicts: Iterable[Verdict]) -> list[Game]:
-    """Bring the two verdicts of each comparison together, in the order of their first appearance."""
+    """Join the two verdicts of each comparison, in the order of their first appearance."""
     by_pair: dict[tuple[str, int], dict[Order, Verdict]] = {}
     for verdict in verdicts:
         by_pair.setdefault((verdict.prompt_id, verdict.sample), {})[verdict.order] = verdict

@@ -1,70 +1,63 @@
-"""Guards: what must hold beside a high win rate for it to mean anything.
+"""Guards: conditions that must hold for a high win rate to be evidence of quality.
 
-A model that gives one constant answer can win by a judge's lights; a model whose adapter was never
-applied ties. Guards look for such ways of being fooled, each a measured value against a limit.
+A model that always gives the same answer can win with a judge; a model whose adapter was never
+applied ties. Each guard detects one such failure: it compares a measured value with a limit.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, band, between
 from tasks.judges.leakage import Leakage
 from tasks.judges.protocol import Answer
 from tasks.judges.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
+MAX_EMPTY_SHARE = 0.02  # most empty answers of the policy
+MAX_REPEATED_SHARE = 0.05  # most answers of which over half the word triples are repeats
+MAX_IDENTICAL_SHARE = 0.9  # most answers that equal the reference's word for word
+MAX_SEEN_PROMPT_SHARE = 0.0  # most held-out prompts that stand word for word in the training data
+MAX_CONTROL_Z = 4.0  # most standard errors by which the reference against itself may miss one half
+Share = Annotated[float, between(0, 1)]
 _REPETITION_NGRAM = 3
-_REPEATED_BELOW = 0.5  # distinct n-grams over all; a text that says everything twice has about one half
+_REPEATED_BELOW = 0.5  # distinct n-grams over all n-grams; a text that says everything twice has about one half
 
 
 @dataclasses.dataclass(frozen=True)
-class GuardLimits:
+class GuardLimits(Section, path="winrate.guards"):
     """What each guard allows.
 
     Attributes:
-        max_empty_share: Most empty answers of the policy.
         max_truncated_share: Most answers that the token limit cut.
-        max_repeated_share: Most answers of which over half the word triples are repeats.
         min_distinct_ratio: Fewest different answers over all answers.
-        max_identical_share: Most answers that equal the reference's word for word.
-        min_length_ratio: Least mean length in tokens of the policy over the reference's.
-        max_length_ratio: Most of the same.
-        max_seen_prompt_share: Most held-out prompts that stand word for word in the training data.
+        length_ratio: Least and greatest mean length in tokens of the policy over the reference's.
         max_overlapping_prompt_share: Most held-out prompts that share `overlap_words` words in a row with one there.
         overlap_words: Words in such a run.
-        max_control_z: Most standard errors by which the reference against itself may miss one half.
     """
 
-    max_empty_share: float
-    max_truncated_share: float
-    max_repeated_share: float
-    min_distinct_ratio: float
-    max_identical_share: float
-    min_length_ratio: float
-    max_length_ratio: float
-    max_seen_prompt_share: float
-    max_overlapping_prompt_share: float
-    overlap_words: int
-    max_control_z: float
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "max_empty_share": f"delete it: the limit is {MAX_EMPTY_SHARE}",
+        "max_repeated_share": f"delete it: the limit is {MAX_REPEATED_SHARE}",
+        "max_identical_share": f"delete it: the limit is {MAX_IDENTICAL_SHARE}",
+        "max_seen_prompt_share": "delete it: no held-out prompt may stand in the training data",
+        "max_control_z": f"delete it: the limit is {MAX_CONTROL_Z:g} standard errors",
+        "min_length_ratio": "write `length_ratio: [LEAST, MOST]`",
+        "max_length_ratio": "write `length_ratio: [LEAST, MOST]`",
+    }
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, key = getattr(self, field.name), f"winrate.guards.{field.name}"
-            if field.name.endswith("_share") or field.name == "min_distinct_ratio":
-                check(0 <= value <= 1, key, value, "write a share between 0 and 1")
-        key = "winrate.guards.max_length_ratio"
-        is_band = 0 <= self.min_length_ratio < self.max_length_ratio
-        check(is_band, key, self.max_length_ratio, "write more than min_length_ratio, and that 0 or more")
-        check(self.overlap_words >= 1, "winrate.guards.overlap_words", self.overlap_words, "write 1 or more")
-        check(self.max_control_z > 0, "winrate.guards.max_control_z", self.max_control_z, "write a number above 0")
+    max_truncated_share: Share
+    min_distinct_ratio: Share
+    length_ratio: Annotated[tuple[float, ...], band(0, "for example [0.4, 2.0]")]
+    max_overlapping_prompt_share: Share
+    overlap_words: Annotated[int, at_least(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """A measured value, the limit that it is held to, and how."""
+    """A measured value, its limit, and the rule that compares them."""
 
     value: float
     rule: Rule
@@ -72,7 +65,7 @@ class Guard:
 
     @property
     def is_passed(self) -> bool:
-        """Whether the value keeps to the limit."""
+        """Whether the value is within the limit."""
         if isinstance(self.limit, tuple):
             return self.limit[0] <= self.value <= self.limit[1]
         if self.rule == "above":
@@ -80,23 +73,23 @@ class Guard:
         return self.value <= self.limit if self.rule == "at most" else self.value >= self.limit
 
     def as_json(self) -> dict[str, Any]:
-        """Return value, limit and whether it passed, as they stand in `metrics.json`."""
+        """Return value, limit, rule and whether it passed, as written to `metrics.json`."""
         limit = list(self.limit) if isinstance(self.limit, tuple) else self.limit
         return {"value": round(self.value, 6), "limit": limit, "rule": self.rule, "passed": self.is_passed}
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What the guards look at.
+    """The measurements that the guards check.
 
     Attributes:
         policy: All answers of the policy.
         reference: The reference's answers to the same prompts and samples, in the same order.
         max_abs_delta_logit: How far the adapter moves any logit.
-        leakage: What the training data knows of the held-out prompts.
+        leakage: How many held-out prompts are in the training data.
         control_rate: Win rate of the reference against itself.
         control_se: Its standard error; None for a single prompt.
-        is_control_judge: Whether the judge is a control, which knows nothing of quality.
+        is_control_judge: Whether the judge is a control, which ignores quality.
     """
 
     policy: Sequence[Answer]
@@ -111,25 +104,24 @@ class Measured:
 def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
     """Return every guard by its name, passed or not."""
     answers, count = measured.policy, len(measured.policy)
-    same = sum(ours.text == theirs.text for ours, theirs in zip(answers, measured.reference, strict=True))
-    leakage, length_band = measured.leakage, (limits.min_length_ratio, limits.max_length_ratio)
+    identical = sum(policy.text == base.text for policy, base in zip(answers, measured.reference, strict=True))
+    leakage, (least, most) = measured.leakage, limits.length_ratio
+
     return {
         "adapter_max_abs_delta_logit": Guard(measured.max_abs_delta_logit, "above", 0.0),
-        "identical_share": Guard(same / count, "at most", limits.max_identical_share),
-        "empty_share": Guard(
-            sum(not answer.text.strip() for answer in answers) / count, "at most", limits.max_empty_share
-        ),
+        "identical_share": Guard(identical / count, "at most", MAX_IDENTICAL_SHARE),
+        "empty_share": Guard(sum(not answer.text.strip() for answer in answers) / count, "at most", MAX_EMPTY_SHARE),
         "truncated_share": Guard(
             sum(answer.finish == "length" for answer in answers) / count, "at most", limits.max_truncated_share
         ),
-        "repeated_share": Guard(sum(map(is_repetitive, answers)) / count, "at most", limits.max_repeated_share),
+        "repeated_share": Guard(sum(map(is_repetitive, answers)) / count, "at most", MAX_REPEATED_SHARE),
         "distinct_ratio": Guard(
             len({answer.text for answer in answers}) / count, "at least", limits.min_distinct_ratio
         ),
-        "length_ratio": Guard(length_ratio(answers, measured.reference), "between", length_band),
-        "seen_prompt_share": Guard(leakage.exact, "at most", limits.max_seen_prompt_share),
+        "length_ratio": Guard(length_ratio(answers, measured.reference), "between", (least, most)),
+        "seen_prompt_share": Guard(leakage.exact, "at most", MAX_SEEN_PROMPT_SHARE),
         "overlapping_prompt_share": Guard(leakage.overlapping, "at most", limits.max_overlapping_prompt_share),
-        "control_z": Guard(_control_z(measured), "at most", limits.max_control_z),
+        "control_z": Guard(_control_z(measured), "at most", MAX_CONTROL_Z),
         "control_judge": Guard(float(measured.is_control_judge), "at most", 0.0),
     }
 
@@ -139,13 +131,13 @@ def is_repetitive(answer: Answer) -> bool:
     return distinct_ngram_share(answer.text, _REPETITION_NGRAM) < _REPEATED_BELOW
 
 
-def length_ratio(ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:
-    """Return the ratio of the mean lengths in tokens; a side that says nothing counts as one token in all."""
-    return max(1, sum(answer.n_tokens for answer in ours)) / max(1, sum(answer.n_tokens for answer in theirs))
+def length_ratio(policy: Sequence[Answer], reference: Sequence[Answer]) -> float:
+    """Return the ratio of the mean lengths in tokens; a side with empty answers only counts as one token in all."""
+    return max(1, sum(answer.n_tokens for answer in policy)) / max(1, sum(answer.n_tokens for answer in reference))
 
 
 def _control_z(measured: Measured) -> float:
-    """Return |control − ½| in standard errors; without a spread, 0 where it is one half exactly, else a cap of 99."""
+    """Return |control − ½| in standard errors, at most 99; where the standard error is 0 or None: 0 at ½, else 99."""
     miss = abs(measured.control_rate - 0.5)
     if miss == 0:
         return 0.0

@@ -1,31 +1,31 @@
-"""The answers that are judged, read from what `respond` and `encode` wrote and checked against each other."""
+"""Reads the answers to judge from the outputs of `respond` and `encode`, and checks one against the other."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError
+from tasks.core.json_lines import read_json_lines
 from tasks.judges.games import Comparison, Game
 from tasks.judges.protocol import Answer
 
 SIDES = ("policy", "reference", "control")
-CHAMPION = "champion"  # answers, too, where the policy has to beat one
+CHAMPION = "champion"  # a side only where `respond.champion` names one
 Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The held-out prompts that were answered, in order, and every side's answers by (prompt, sample)."""
+    """The answered held-out prompts, in order, and the answers of every side by (prompt, sample)."""
 
     prompts: dict[str, Row]
     sides: dict[str, dict[tuple[str, int], Answer]]
 
     def pairs(self, candidate: str, opponent: str = "reference") -> list[Comparison]:
-        """Set a side's answers against an opponent's, sample by sample."""
+        """Pair a side's answers with an opponent's, sample by sample."""
         return [
             Comparison(
                 prompt_id,
@@ -39,7 +39,7 @@ class Answers:
         ]
 
     def length_differences(self, games: Iterable[Game]) -> list[float]:
-        """Return tokens of the policy's answer minus the reference's, for each game."""
+        """Return the tokens of the policy's answer minus those of the reference's, for each game."""
         policy, reference = self.sides["policy"], self.sides["reference"]
         keys = [(game.prompt_id, game.sample) for game in games]
         return [float(policy[key].n_tokens - reference[key].n_tokens) for key in keys]
@@ -51,36 +51,30 @@ def read_answers(responses: Path, tokens: Path) -> Answers:
     Raises:
         ArtifactError: A line is malformed, or an answer is missing or has no prompt.
     """
-    known = {row["prompt_id"]: row for row in _lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question"))}
+    prompts = read_json_lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question"))
+    known = {row["prompt_id"]: row for row in prompts}
     sides: dict[str, dict[tuple[str, int], Answer]] = {side: {} for side in SIDES}
     keys = ("prompt_id", "side", "sample", "text", "n_tokens", "finish")
-    for row in _lines(responses / "responses.jsonl", "respond", keys):
+    for row in read_json_lines(responses / "responses.jsonl", "respond", keys):
         if row["side"] == CHAMPION:
             sides.setdefault(CHAMPION, {})
         if row["side"] in sides:
             answer = Answer(row["text"], row["finish"], row["n_tokens"])
             sides[row["side"]][row["prompt_id"], row["sample"]] = answer
+
+    # every side must have answered what the reference answered
     wanted = set(sides["reference"])
-    for side, own in sides.items():
-        if set(own) != wanted or not wanted:
-            prompt_id = min(set(own) ^ wanted, default=("?", 0))[0]
+    for side, by_key in sides.items():
+        if set(by_key) != wanted or not wanted:
+            prompt_id = min(set(by_key) ^ wanted, default=("?", 0))[0]
             raise ArtifactError(
                 f"{responses}/responses.jsonl: {side} and reference did not answer the same (prompt {prompt_id})",
                 "run `dvc repro -f respond`",
             )
+
     answered = dict.fromkeys(prompt_id for prompt_id, _ in sides["reference"])
     if unknown := [prompt_id for prompt_id in answered if prompt_id not in known]:
         raise ArtifactError(
             f"prompt {unknown[0]} was answered but is not in {tokens}/prompts.jsonl", "run `dvc repro respond`"
         )
     return Answers({prompt_id: known[prompt_id] for prompt_id in answered}, sides)
-
-
-def _lines(path: Path, stage: str, keys: tuple[str, ...]) -> list[Row]:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows: list[Row] = [json.loads(line) for line in stream]
-        _ = [row[key] for row in rows for key in keys]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not as {stage} writes it ({error!r})", f"run `dvc repro -f {stage}`") from None
-    return rows

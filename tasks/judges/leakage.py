@@ -1,4 +1,4 @@
-"""How many held-out prompts the training data knows: word for word, or by a long run of common words."""
+"""Leakage: how many held-out prompts are in the training data, word for word or by a long run of shared words."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _COLUMNS = ["prompt_id", "prompt_text", "prompt_messages"]
 
 @dataclasses.dataclass(frozen=True)
 class Leakage:
-    """Shares of the held-out prompts: `exact` stand in the training data but for case and punctuation;
-    `overlapping` share a run of n words with a training prompt (all of a shorter prompt's words).
+    """Shares of the held-out prompts, in [0, 1].
+
+    Attributes:
+        exact: Prompts that equal a training prompt, case and punctuation aside.
+        overlapping: Prompts that share a run of n words with a training prompt (all words of a shorter prompt).
     """
 
     exact: float
@@ -26,7 +29,7 @@ class Leakage:
 def measure_leakage(pairs: Path, prompt_ids: Collection[str], ngram: int) -> Leakage:
     """Compare the held-out prompts of ``prompt_ids`` with every training prompt.
 
-    Only the held-out prompts' n-grams are held in memory; the training data streams by.
+    Only the n-grams of the held-out prompts are in memory; the training data is streamed.
 
     Args:
         pairs: The folder that `ingest` wrote.
@@ -42,12 +45,14 @@ def measure_leakage(pairs: Path, prompt_ids: Collection[str], ngram: int) -> Lea
         raise ArtifactError(
             f"prompt {unknown[0]} was answered but is not in {pairs}/test.parquet", "run `dvc repro respond`"
         )
+
     whole: dict[tuple[str, ...], set[str]] = {}
     runs: dict[tuple[str, ...], set[str]] = {}
     for name, spoken in held_out.items():
         whole.setdefault(tuple(spoken), set()).add(name)
         for run in _runs(spoken, ngram):
             runs.setdefault(run, set()).add(name)
+
     exact: set[str] = set()
     overlapping: set[str] = set()
     for _, spoken in _prompts(pairs / "train.parquet"):
@@ -76,7 +81,7 @@ def _prompts(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _spoken(row: dict[str, Any]) -> str:
-    """Return all that is said in a prompt, whoever says it."""
+    """Return the text of a prompt: of all its messages, whatever their role."""
     if row["prompt_text"] is not None:
         return str(row["prompt_text"])
     return "\n".join(message["content"] or "" for message in row["prompt_messages"])

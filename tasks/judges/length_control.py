@@ -1,4 +1,4 @@
-"""The win rate with the effect of length taken out, beside the raw rate and never instead of it.
+"""The length-controlled win rate: the effect of length taken out. It stands beside the raw rate, never in its place.
 
 The form is that of length-controlled AlpacaEval (arXiv:2404.04475), fitted on our own prompts:
 P(sᵢ = 1) = σ(θ + φ·tanh(Δᵢ)), Δᵢ = (length of candidate − length of opponent) / sd of those differences.
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 FEWEST_PROMPTS = 50
 FARTHEST_RAW_RATE = 0.35  # from one half: beyond it, one side hardly wins and length cannot be told from quality
 RESAMPLES = 1000
-_RIDGE = 1e-3  # on θ, φ, ψ against a sum over prompts: keeps separable data finite, else without effect
+_RIDGE = 1e-3  # L2 penalty on θ and φ beside a sum over prompts: keeps separable data finite, else negligible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,6 @@ def length_controlled(
     length_differences: ArrayLike,
     alpha: float = 0.05,
     seed: int = 0,
-    difficulty: ArrayLike | None = None,
     resamples: int = RESAMPLES,
 ) -> LengthControlled | Refused:
     """Fit θ, φ by soft-label logistic loss and return σ(θ) with a percentile bootstrap over prompts, refitted.
@@ -53,28 +52,27 @@ def length_controlled(
         length_differences: Candidate's length minus the opponent's. [n]
         alpha: The interval is at 1 − α.
         seed: Of the bootstrap.
-        difficulty: Published difficulty γᵢ of each prompt; then z = θ + φ·tanh(Δ) + ψ·γ, and the rate is
-            mean σ(θ + ψγ). [n]
         resamples: Bootstrap resamples.
     """
     credit, difference = np.asarray(scores, dtype=np.float64), np.asarray(length_differences, dtype=np.float64)
     judged = ~np.isnan(credit)
     credit, difference = credit[judged], difference[judged]
-    gamma = np.empty((credit.size, 0)) if difficulty is None else np.asarray(difficulty, np.float64)[judged, None]
     if reason := _why_not(credit, difference):
         return Refused(reason)
-    features = np.column_stack([np.ones(credit.size), np.tanh(difference / difference.std(ddof=1)), gamma])
-    point = fit_logistic(features, credit, np.ones((1, credit.size)))
+
+    features = np.column_stack([np.ones(credit.size), np.tanh(difference / difference.std(ddof=1))])
+    theta, phi = fit_logistic(features, credit, np.ones((1, credit.size)))[0]
+
+    # the bootstrap: a resample of the prompts is how often each prompt was drawn
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(credit.size, np.full(credit.size, 1 / credit.size), size=resamples).astype(np.float64)
-    rates = _rates(fit_logistic(features, credit, counts), features, counts)
+    rates = expit(fit_logistic(features, credit, counts)[:, 0])
     low, high = np.quantile(rates, [alpha / 2, 1 - alpha / 2])
-    rate = _rates(point, features, np.ones((1, credit.size)))[0]
-    return LengthControlled(float(rate), float(low), float(high), float(point[0, 1]))
+    return LengthControlled(float(expit(theta)), float(low), float(high), float(phi))
 
 
 def _why_not(credit: Floats, difference: Floats) -> str | None:
-    """Return why the fit would mean nothing, None when it would."""
+    """Return why a fit would be meaningless; None where it is not."""
     if credit.size < FEWEST_PROMPTS:
         return f"{credit.size} judged prompts; it needs {FEWEST_PROMPTS}"
     if abs(credit.mean() - 0.5) > FARTHEST_RAW_RATE:
@@ -85,7 +83,9 @@ def _why_not(credit: Floats, difference: Floats) -> str | None:
 
 
 def fit_logistic(features: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Minimise Σ wᵢ·[−sᵢ log σ(zᵢ) − (1−sᵢ) log(1−σ(zᵢ))], z = X·b, by Newton's steps, for many weightings at once.
+    """Minimise Σ wᵢ·[−sᵢ log σ(zᵢ) − (1−sᵢ) log(1−σ(zᵢ))], z = X·b, for many weightings at once.
+
+    Newton's method, each step clipped to [-1, 1].
 
     Args:
         features: X, a column a coefficient. [n, k]
@@ -97,19 +97,14 @@ def fit_logistic(features: Floats, labels: Floats, weights: Floats) -> Floats:
     """
     coefficients = np.zeros((weights.shape[0], features.shape[1]))
     ridge = _RIDGE * np.eye(features.shape[1])
+
     for _ in range(60):
         p = expit(coefficients @ features.T)
         gradient = (weights * (p - labels)) @ features + _RIDGE * coefficients
         hessian = np.einsum("fn,ni,nj->fij", weights * p * (1 - p), features, features, optimize=True) + ridge
+
         step = np.clip(np.linalg.solve(hessian, gradient[..., None])[..., 0], -1.0, 1.0)
         coefficients -= step
         if np.abs(step).max() < 1e-9:
             break
     return coefficients
-
-
-def _rates(coefficients: Floats, features: Floats, weights: Floats) -> Floats:
-    """Return the win rate at equal lengths of each fit: weighted mean over prompts of σ(z without φ·tanh Δ)."""
-    level = np.delete(coefficients, 1, axis=1) @ np.delete(features, 1, axis=1).T
-    rates: Floats = (weights * expit(level)).sum(axis=1) / weights.sum(axis=1)
-    return rates

@@ -23,10 +23,10 @@ def load_metric() -> Any:
 
 @contextlib.contextmanager
 def _without_transformers() -> Iterator[None]:
-    """Let an import find no transformers, unless it is loaded already.
+    """Make `import transformers` fail inside the context, unless it is loaded already.
 
-    `evaluate` imports transformers' pipelines, and so torch, for evaluators that are not used here: seven
-    seconds of start-up. It knows how to do without.
+    `evaluate` imports the pipelines of transformers, and with them torch, for evaluators that are not used
+    here: seven seconds of start-up. It works without them.
     """
     if "transformers" in sys.modules or "evaluate" in sys.modules:
         yield

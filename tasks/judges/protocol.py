@@ -1,7 +1,7 @@
-"""What a judge is: it sees a question and two answers in the order shown, and says which is better.
+"""The judge protocol: a judge sees a question and two answers in the order shown, and says which is better.
 
-A judge never learns which answer is the candidate's. Whoever asks it shows every pair in both orders
-and turns the opinions back (see :mod:`tasks.judges.games`), so a judge that favours a position is seen.
+A judge never learns which answer is the candidate's. The caller shows every pair in both orders and
+un-swaps the opinions (see :mod:`tasks.judges.games`), so a judge's position bias can be measured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One thing to judge: a question and two answers in the order shown; `gold` is a known good answer."""
+    """One item to judge: a question and two answers in the order shown; `gold` is a known good answer."""
 
     item_id: str
     question: str
@@ -50,7 +50,7 @@ class Opinion:
         status: `ok` or `tie`; `invalid` (the judge answered, but not usably) and `error` (it did not
             answer) mean that the verdict is missing, which is neither a tie nor a win nor a loss.
         p_first: Probability that the first answer is better; 0.5 for a tie, None when missing.
-        detail: Why, in the judge's own terms; what it says of one answer stands under `first` and `second`.
+        detail: The judge's reasons; those about one answer are under the keys `first` and `second`.
     """
 
     status: Status
@@ -59,7 +59,7 @@ class Opinion:
 
 
 class Judge(Protocol):
-    """Items in, one opinion each, in the same order."""
+    """Gives one opinion on each item, in the order of the items."""
 
     @property
     def fingerprint(self) -> str:
@@ -70,5 +70,5 @@ class Judge(Protocol):
 
 
 def opinion_of(p_first: float, detail: Mapping[str, Any] | None = None) -> Opinion:
-    """Return the opinion that a probability stands for: 0.5 is a tie, anything else is decided."""
+    """Return the opinion for a probability: 0.5 is a tie, any other value is a decision."""
     return Opinion("tie" if p_first == 0.5 else "ok", p_first, detail or {})

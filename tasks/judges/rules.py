@@ -1,19 +1,19 @@
 """The rule judge: versioned scorers, each 0 to 1 with a weight; the better weighted mean wins.
 
-It is cheap, offline and exactly repeatable, and it can be read: a verdict carries the score of every
-rule for both answers. It judges what its rules say and nothing else, so it suits tasks whose wishes can
-be written down (a tone, a topic, a length, a clean end).
+It is cheap, offline, deterministic and explainable: a verdict holds the score of every rule for both
+answers. It judges by its rules alone, so it suits tasks whose requirements can be written as rules
+(a tone, a topic, a length, a clean end).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from tasks.core.files import digest_of
-from tasks.core.params import check
+from tasks.core.section import Rule, Section, at_least, band
 from tasks.judges.protocol import Answer, Item, Opinion, opinion_of
 from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
 
@@ -21,70 +21,67 @@ from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, disti
 VERSIONS = {"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1, "gold": 1}
 _ENDS = (".", "!", "?", "…", "。", "！", "？")
 _CLOSERS = "\"'”’)]*"
+REPETITION_NGRAM = 3  # words in the n-grams of the rule `repetition`
+Phrase = Annotated[str, Rule(lambda text: bool(words(text)), "a phrase needs at least one word: remove it")]
+Weight = Annotated[float, at_least(0, "where 0 switches the rule off")]
 
 
 @dataclasses.dataclass(frozen=True)
-class RulesConfig:
-    """The rules of the rule judge; a weight of 0 switches a rule off.
+class RulesConfig(Section, path="winrate.rules"):
+    """The rules of the rule judge: their weights, and what they look for.
 
     Attributes:
-        required_weight: Weight of the share of `required_groups` of which a phrase stands in the answer.
-        required_groups: Lists of phrases; of each list any one satisfies it.
-        forbidden_weight: Weight of having none of `forbidden_phrases`.
-        forbidden_phrases: Phrases that an answer must not hold.
-        overlap_weight: Weight of being on topic: the share of the question's content words that the answer uses.
-        topic_words: Where a task has a closed vocabulary of topics: only these words count, and naming
-            others costs as much as missing some (shared over all named). Empty: any content word counts.
-        length_weight: Weight of having between `min_words` and `max_words` words.
-        min_words: Fewest words of a good answer.
-        max_words: Most words of a good answer.
-        repetition_weight: Weight of the share of distinct word n-grams.
-        repetition_ngram: Words in such an n-gram.
-        ending_weight: Weight of stopping by itself, on the punctuation that ends a sentence.
-        gold_weight: Weight of word overlap (F1) with the held-out chosen answer.
+        weights: The weight of each rule by its name; a rule that is not named, or has weight 0, is off. `required`: the
+            share of `required_groups` with a phrase in the answer. `forbidden`: containing none of
+            `forbidden_phrases`. `overlap`: being on topic, the share of the question's content words that the answer
+            uses. `length`: as many words as `words` allows. `repetition`: the share of distinct word triples.
+            `ending`: ending by itself with the punctuation that ends a sentence. `gold`: word overlap (F1) with the
+            held-out chosen answer.
+        required_groups: Lists of phrases; any one phrase satisfies its list.
+        forbidden_phrases: Phrases that an answer must not contain.
+        topic_words: A closed vocabulary of topics: only these words count, and the score is Jaccard's (naming
+            a wrong topic costs as much as missing one). Empty: any content word counts.
+        words: Fewest and most words of a good answer.
     """
 
-    required_weight: float
-    required_groups: tuple[tuple[str, ...], ...]
-    forbidden_weight: float
-    forbidden_phrases: tuple[str, ...]
-    overlap_weight: float
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        **{f"{name}_weight": f"write it as `winrate.rules.weights.{name}`" for name in VERSIONS},
+        "min_words": "write `words: [FEWEST, MOST]`",
+        "max_words": "write `words: [FEWEST, MOST]`",
+        "repetition_ngram": f"delete it: the rule `repetition` counts n-grams of {REPETITION_NGRAM} words",
+    }
+
+    weights: dict[str, Weight]
+    required_groups: tuple[tuple[Phrase, ...], ...]
+    forbidden_phrases: tuple[Phrase, ...]
     topic_words: tuple[str, ...]
-    length_weight: float
-    min_words: int
-    max_words: int
-    repetition_weight: float
-    repetition_ngram: int
-    ending_weight: float
-    gold_weight: float
+    words: Annotated[tuple[int, ...], band(1, "for example [15, 300]")]
 
     def __post_init__(self) -> None:
-        where = "winrate.rules"
-        for name, weight in self.weights().items():
-            check(weight >= 0, f"{where}.{name}_weight", weight, "write 0 (off) or more")
-        check(any(self.weights().values()), where, "all weights 0", "give at least one rule a weight above 0")
-        check(self.min_words >= 1, f"{where}.min_words", self.min_words, "write 1 or more")
-        check(self.max_words >= self.min_words, f"{where}.max_words", self.max_words, "write min_words or more")
-        check(self.repetition_ngram >= 1, f"{where}.repetition_ngram", self.repetition_ngram, "write 1 or more")
-        self._check_phrases(where)
+        super().__post_init__()
+        for name in self.weights:
+            self.require(name in VERSIONS, "weights", f"choose among: {', '.join(VERSIONS)}", name)
+        self.require(any(self.weights.values()), "weights", "give at least one rule a weight above 0")
+        is_given = all(self.required_groups) and (bool(self.required_groups) or not self.weights.get("required"))
+        self.require(is_given, "required_groups", "give each group a phrase, or `weights.required: 0`")
+        is_given = bool(self.forbidden_phrases) or not self.weights.get("forbidden")
+        self.require(is_given, "forbidden_phrases", "give a phrase, or `weights.forbidden: 0`")
 
-    def _check_phrases(self, where: str) -> None:
-        groups, phrases = self.required_groups, self.forbidden_phrases
-        is_given = all(groups) and (bool(groups) or not self.required_weight)
-        check(is_given, f"{where}.required_groups", groups, "give each group a phrase, or set required_weight to 0")
-        is_given = bool(phrases) or not self.forbidden_weight
-        check(is_given, f"{where}.forbidden_phrases", phrases, "give a phrase, or set forbidden_weight to 0")
-        wordless = [phrase for group in (*groups, phrases) for phrase in group if not words(phrase)]
-        check(not wordless, where, wordless, "a phrase needs at least one word: remove it")
+    def weight_by_rule(self) -> dict[str, float]:
+        """Return the weight of every rule, 0 where none is given, in the order in which scores are summed."""
+        return {name: float(self.weights.get(name, 0)) for name in VERSIONS}
 
-    def weights(self) -> dict[str, float]:
-        """Return the weight of each rule by its name."""
-        return {name: float(getattr(self, f"{name}_weight")) for name in VERSIONS}
+    def settings(self) -> dict[str, Any]:
+        """Return all settings by the names that the first fingerprints were made with: equal rules keep theirs."""
+        weights = {f"{name}_weight": weight for name, weight in self.weight_by_rule().items()}
+        texts = {name: getattr(self, name) for name in ("required_groups", "forbidden_phrases", "topic_words")}
+        least, most = self.words
+        return {**weights, **texts, "min_words": least, "max_words": most, "repetition_ngram": REPETITION_NGRAM}
 
 
 @dataclasses.dataclass(frozen=True)
 class RuleScores:
-    """One answer under the rules: the weighted mean, and each rule's score (absent where it has no say)."""
+    """The scores of one answer: the weighted mean, and each rule's score (absent where the rule does not apply)."""
 
     total: float
     by_rule: dict[str, float]
@@ -104,8 +101,7 @@ class RuleJudge:
     @property
     def fingerprint(self) -> str:
         """Digest of the rules' versions, the built-in stop words, every setting and the tie margin."""
-        settings = dataclasses.asdict(self._config)
-        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), settings, self._tie_margin])
+        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), self._config.settings(), self._tie_margin])
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """Score both answers of every item and compare."""
@@ -119,8 +115,8 @@ class RuleJudge:
         return opinion_of(p_first, {"first": _shown(first), "second": _shown(second)})
 
     def score(self, question: str, answer: Answer, gold: str | None = None) -> RuleScores:
-        """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules with a weight and a say; an empty answer scores 0."""
-        weights = {name: weight for name, weight in self._config.weights().items() if weight > 0}
+        """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules that apply and weigh above 0; an empty answer scores 0."""
+        weights = {name: weight for name, weight in self._config.weight_by_rule().items() if weight > 0}
         if not words(answer.text):
             return RuleScores(0.0, dict.fromkeys(weights, 0.0))
         scorers = self._scorers(question, answer, gold)
@@ -135,8 +131,8 @@ class RuleJudge:
             "required": lambda: required_share(text, self._required),
             "forbidden": lambda: float(not any(contains_phrase(words(text), phrase) for phrase in self._forbidden)),
             "overlap": lambda: overlap_share(question, text, self._topics),
-            "length": lambda: length_score(len(words(text)), config.min_words, config.max_words),
-            "repetition": lambda: distinct_ngram_share(text, config.repetition_ngram),
+            "length": lambda: length_score(len(words(text)), *config.words),
+            "repetition": lambda: distinct_ngram_share(text, REPETITION_NGRAM),
             "ending": lambda: float(ends_cleanly(answer)),
             "gold": lambda: None if gold is None else word_f1(text, gold),
         }
@@ -148,13 +144,13 @@ def _shown(scores: RuleScores) -> dict[str, Any]:
 
 
 def required_share(text: str, groups: Sequence[Sequence[list[str]]]) -> float:
-    """Return the share of groups of which at least one phrase (a list of words) stands in the text."""
-    found = words(text)
-    return sum(any(contains_phrase(found, phrase) for phrase in group) for group in groups) / len(groups)
+    """Return the share of groups with at least one phrase (a list of words) in the text."""
+    text_words = words(text)
+    return sum(any(contains_phrase(text_words, phrase) for phrase in group) for group in groups) / len(groups)
 
 
 def overlap_share(question: str, text: str, topics: Collection[str] = ()) -> float | None:
-    """Return how far the text is about what the question asks; None when the question names nothing.
+    """Return how far the text is on the topic of the question; None when the question has no topic.
 
     Without `topics`: the share of the question's content words that the text uses. With them: topic words
     that both name over topic words that either names (Jaccard).
@@ -181,6 +177,6 @@ def ends_cleanly(answer: Answer) -> bool:
 
 def word_f1(text: str, gold: str) -> float:
     """Return F1 = 2·common / (words of text + words of gold), counting repeated words as often as both have them."""
-    ours, theirs = Counter(words(text)), Counter(words(gold))
-    size = ours.total() + theirs.total()
-    return 2 * (ours & theirs).total() / size if size else 0.0
+    counts, gold_counts = Counter(words(text)), Counter(words(gold))
+    size = counts.total() + gold_counts.total()
+    return 2 * (counts & gold_counts).total() / size if size else 0.0

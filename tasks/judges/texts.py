@@ -26,9 +26,9 @@ def words(text: str) -> list[str]:
     return [match.group().casefold().replace("’", "'") for match in _WORD.finditer(text)]
 
 
-def content_words(text: str, stop_words: frozenset[str] = STOP_WORDS) -> set[str]:
+def content_words(text: str) -> set[str]:
     """Return the distinct words of a text that are not stop words."""
-    return {word for word in words(text) if word not in stop_words}
+    return {word for word in words(text) if word not in STOP_WORDS}
 
 
 def ngrams(items: list[str], size: int) -> list[tuple[str, ...]]:
@@ -37,11 +37,11 @@ def ngrams(items: list[str], size: int) -> list[tuple[str, ...]]:
 
 
 def distinct_ngram_share(text: str, size: int) -> float:
-    """Return distinct n-grams over all n-grams of a text: 1 when nothing repeats or the text is too short."""
+    """Return the share of distinct n-grams among all of a text: 1 when nothing repeats or the text is too short."""
     runs = ngrams(words(text), size)
     return len(set(runs)) / len(runs) if runs else 1.0
 
 
 def contains_phrase(text_words: list[str], phrase_words: list[str]) -> bool:
-    """Tell whether the phrase stands in the text as a run of whole words."""
+    """Tell whether the text contains the phrase as a run of whole words."""
     return tuple(phrase_words) in ngrams(text_words, len(phrase_words))

@@ -1,16 +1,16 @@
-"""Writes the evidence down: every verdict, every prompt's score, blindly chosen samples, tables for plots."""
+"""Writes the evidence to files: every verdict, the score of every prompt, and tables for plots."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.core.files import sha256_bytes, write_text
+from tasks.core.json_lines import write_json_lines
 from tasks.judges.games import Game, Verdict
 from tasks.judges.judged_answers import CHAMPION, Answers
 
@@ -20,14 +20,14 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """What came of judging.
+    """The result of judging.
 
     Attributes:
-        verdicts: By candidate and opponent: of policy and control against the reference, of the policy against the
+        verdicts: By (candidate, opponent): policy and control against the reference, and the policy against the
             champion where there is one.
-        scores: The policy's credit against the reference by prompt, NaN where no verdict is.
-        metrics: The numbers drawn from them.
-        duel: The policy's credit against the champion, as ``scores``; None without one.
+        scores: The policy's credit against the reference by prompt, NaN where the verdict is missing.
+        metrics: The numbers computed from them.
+        duel: The policy's credit against the champion, as ``scores``; None without a champion.
     """
 
     verdicts: dict[tuple[str, str], list[Verdict]]
@@ -44,7 +44,7 @@ def columns(games: Iterable[Game]) -> dict[str, list[Any]]:
 
 
 def rounded(value: Any) -> Any:
-    """Round every float within nested dicts and lists, so that a last bit does not change a file."""
+    """Round every float in nested dicts and lists, so that a difference in the last bit does not change a file."""
     if isinstance(value, float):
         return round(value, DIGITS)
     if isinstance(value, Mapping):
@@ -56,16 +56,17 @@ def write_evidence(folder: Path, answers: Answers, judged: Judged) -> None:
     """Write verdicts, scores and the tables for plots into ``folder``."""
     verdicts = [
         {"candidate_side": side, "opponent_side": opponent, **dataclasses.asdict(verdict)}
-        for (side, opponent), own in judged.verdicts.items()
-        for verdict in own
+        for (side, opponent), side_verdicts in judged.verdicts.items()
+        for verdict in side_verdicts
     ]
     _write_lines(folder / "verdicts.jsonl", verdicts)
     _write_lines(folder / "scores.jsonl", [_score(answers, *pair) for pair in judged.scores.items()])
     if judged.duel is not None:
         lines = [_score(answers, *pair, opponent=CHAMPION) for pair in judged.duel.items()]
         _write_lines(folder / "champion_scores.jsonl", lines)
-    ours = judged.verdicts["policy", "reference"]
-    totals = {verdict.prompt_id: _totals(verdict) for verdict in reversed(ours)}
+
+    # tables for plots; of several samples of a prompt, the first one's totals
+    totals = {one.prompt_id: _totals(one) for one in reversed(judged.verdicts["policy", "reference"])}
     table = [[name, _or_none(score), *totals[name]] for name, score in judged.scores.items()]
     _write_table(folder / "scores.csv", ["prompt_id", "score", "policy_total", "reference_total"], table)
     lengths = [[*key, *_tokens(answers, key)] for key in answers.sides["policy"]]
@@ -90,8 +91,7 @@ def _score(answers: Answers, prompt_id: str, score: float, opponent: str = "refe
 
 def _totals(verdict: Verdict) -> list[float | None]:
     """Return the judge's total for both answers, where it gives totals."""
-    told = [verdict.detail.get(side, {}) for side in ("candidate", "opponent")]
-    return [side.get("total") for side in told]
+    return [verdict.detail.get(side, {}).get("total") for side in ("candidate", "opponent")]
 
 
 def _tokens(answers: Answers, key: tuple[str, int]) -> list[int]:
@@ -99,8 +99,7 @@ def _tokens(answers: Answers, key: tuple[str, int]) -> list[int]:
 
 
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    lines = (json.dumps(rounded(row), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
-    write_text(path, "".join(lines))
+    write_json_lines(path, map(rounded, rows))
 
 
 def _write_table(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:

@@ -14,15 +14,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tasks import ingest as stage
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.params import build, load_params
-from tasks.ingest import IngestConfig, run
+from tasks.ingest import IngestConfig
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.pairs.record.parquet import stored_pairs
 from tests.conftest import ROOT
 from tests.pairs.samples import chat, folder_bytes, read_lines, text_rows, write_rows
 
 OUTPUTS = ["manifest.json", "metrics.json", "rejects.jsonl", "test.parquet", "train.parquet"]
+
+
+def run(out: Path, config: IngestConfig) -> dict[str, Any]:
+    return stage.run(stage.Folders(out), config)
 
 
 def ingest(out: Path, *sources: Path | str, **config: Any) -> dict[str, Any]:
@@ -118,8 +123,8 @@ def test_a_filter_and_a_limit_leave_a_fixed_random_choice(shared: Path, tmp_path
 
 
 def test_the_demo_s_pairs_are_all_kept(tmp_path: Path) -> None:
-    metrics = ingest(tmp_path / "out", "demo", demo_pairs=300)
-    assert metrics["rows_read"] == sum(metrics["pairs"].values()) == 300
+    metrics = ingest(tmp_path / "out", "demo")
+    assert metrics["rows_read"] == sum(metrics["pairs"].values()) == 1400
     assert metrics["slices_found"] > 1
 
 
@@ -129,7 +134,7 @@ def test_the_demo_s_pairs_are_all_kept(tmp_path: Path) -> None:
 def test_running_twice_gives_the_same_bytes(shared: Path, tmp_path: Path) -> None:
     source = shared / "preferences/pandalm-testset-v1/pairs.jsonl.gz"
     for name in ("first", "second"):
-        ingest(tmp_path / name, source, "demo", demo_pairs=50)
+        ingest(tmp_path / name, source, "demo")
     assert folder_bytes(tmp_path / "first") == folder_bytes(tmp_path / "second")
 
 
@@ -320,7 +325,7 @@ def test_an_empty_side_of_the_split_is_refused(tmp_path: Path) -> None:
         ("max_rejected_share", 2),
         ("contradictions", "first"),
         ("columns", {"chosn": "x"}),
-        ("demo_pairs", 0),
+        ("demo_pairs", 3000),
     ],
 )
 def test_a_wrong_param_is_refused_by_name(key: str, value: Any) -> None:

@@ -26,9 +26,9 @@ from tasks.core.params import build
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.train_config import TrainConfig
 from tests.dpo import tiny
+from tests.ports import free_ports
 from tests.small_disk import small_disk
 from tests.stages import project
-from tests.swift_server import free_ports
 
 RUNTIME = tiny.budget(4096)
 
@@ -38,6 +38,7 @@ def folders(root: Path) -> train.Folders:
         tokens=root / "data/tokens",
         reference=root / "data/reference",
         base=root / "data/base",
+        init_adapter=root / "data/adapters/init",
         adapter=root / "models/adapter",
         results=root / "results/train",
         runs=root / "runs/train",
@@ -46,7 +47,7 @@ def folders(root: Path) -> train.Folders:
 
 def score(root: Path) -> None:
     where = folders(root)
-    at = reference.Folders(where.tokens, where.base, where.reference)
+    at = reference.Folders(where.tokens, where.base, where.init_adapter, where.reference)
     reference.run(at, reference.ReferenceConfig(), RUNTIME)
 
 
@@ -334,7 +335,7 @@ def test_stopped_and_killed_and_run_again_it_ends_in_the_same_bytes(tmp_path: Pa
 def test_a_watched_training_is_json_alone_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     seen = {"on": [], "off": []}
-    for name, runtime in {"on": {"metrics_port": port, "log_every_steps": 1}, "off": {}}.items():
+    for name, runtime in {"on": {"metrics_address": f"127.0.0.1:{port}", "log_every_steps": 1}, "off": {}}.items():
         root = ready(tmp_path / name)
         project.write_params(root, runtime, epochs=8)
         with project.start(root, "train", DPO_LOG_FORMAT="json", DPO_RUN="0b1c") as process:

@@ -21,20 +21,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from tasks.core.errors import ConfigError
-from tasks.core.params import check
+from tasks.core.section import Section, above, at_least, between
 from tasks.dpo.objective import losses
 from tasks.dpo.objective.divergences import Divergence, divergence_score
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Section, path="train.objective"):
     """What is made small: the mapping `train.objective` of params.yaml.
 
     Attributes:
@@ -49,25 +49,27 @@ class ObjectiveConfig:
         discopop_tau: τ of `discopop`.
         bco_momentum: How slowly `bco_pair`'s reward shift follows the step's mean reward; 1 leaves it at 0.
         adaptive_beta_gain: How strongly β follows the step's mean margin (β-DPO); 0 is off.
-        adaptive_beta_momentum: How slowly the running mean that it is compared with follows.
+        adaptive_beta_momentum: How slowly the running mean that it is compared with follows; its paper's.
     """
 
-    loss: str | dict[str, float] = "sigmoid"
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    nll_weight: float = 0.0
+    REMOVED: ClassVar[Mapping[str, str]] = {"adaptive_beta_momentum": "delete it: it is 0.9, as in its paper"}
+    adaptive_beta_momentum: ClassVar[float] = 0.9
+
+    loss: str | dict[str, Annotated[float, above(0)]] = "sigmoid"
+    beta: Annotated[float, above(0, "for example 0.1")] = 0.1
+    label_smoothing: Annotated[float, between(0, 0.5, "[)")] = 0.0
+    nll_weight: Annotated[float, at_least(0, "where 0 is off")] = 0.0
     divergence: Divergence = "reverse_kl"
     divergence_alpha: float = 0.5
-    ld_alpha: float = 1.0
+    ld_alpha: Annotated[float, between(0, 1, note="where 1 is off")] = 1.0
     wpo: bool = False
-    discopop_tau: float = 0.05
-    bco_momentum: float = 1.0
-    adaptive_beta_gain: float = 0.0
-    adaptive_beta_momentum: float = 0.9
+    discopop_tau: Annotated[float, above(0, "for example 0.05")] = 0.05
+    bco_momentum: Annotated[float, between(0, 1, note="where 1 is off")] = 1.0
+    adaptive_beta_gain: Annotated[float, at_least(0, "for example 0.6; 0 is off")] = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges(self)
-        _check_losses(self.mix)
+        super().__post_init__()
+        _check_losses(self)
         _check_combinations(self)
 
     @property
@@ -269,30 +271,14 @@ SORTED = frozenset({"aot", "aot_unpaired"})
 """The losses that sort the pairs of a step."""
 
 
-def _check_ranges(config: ObjectiveConfig) -> None:
-    """Refuse numbers out of range."""
-    key = "train.objective."
-    check(config.beta > 0, key + "beta", config.beta, "give a number above 0, for example 0.1")
-    is_share = 0 <= config.label_smoothing < 0.5
-    check(is_share, key + "label_smoothing", config.label_smoothing, "give a share in [0, 0.5)")
-    check(config.nll_weight >= 0, key + "nll_weight", config.nll_weight, "give 0 (off) or more")
-    check(0 <= config.ld_alpha <= 1, key + "ld_alpha", config.ld_alpha, "give a weight in [0, 1]; 1 is off")
-    check(config.discopop_tau > 0, key + "discopop_tau", config.discopop_tau, "give a number above 0, e.g. 0.05")
-    check(0 <= config.bco_momentum <= 1, key + "bco_momentum", config.bco_momentum, "give 0 to 1; 1 is off")
-    gain, momentum = config.adaptive_beta_gain, config.adaptive_beta_momentum
-    check(gain >= 0, key + "adaptive_beta_gain", gain, "give 0 (off) or more, for example 0.6")
-    check(0 <= momentum < 1, key + "adaptive_beta_momentum", momentum, "give 0 to below 1, for example 0.9")
-
-
-def _check_losses(mix: dict[str, float]) -> None:
-    """Refuse a mix of nothing, an unknown loss, and a weight that is not above 0."""
+def _check_losses(config: ObjectiveConfig) -> None:
+    """Refuse a mix of nothing and an unknown loss."""
     names = (*LOSSES, "sft")
-    check(len(mix) > 0, "train.objective.loss", mix, "name at least one loss")
-    for name, weight in mix.items():
+    config.require(len(config.mix) > 0, "loss", "name at least one loss")
+    for name in config.mix:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"choose among: {', '.join(names)}"
-        check(name in names, "train.objective.loss", name, hint)
-        check(weight > 0, f"train.objective.loss.{name}", weight, "give a number above 0, or leave the loss out")
+        config.require(name in names, "loss", hint, name)
 
 
 def _check_combinations(config: ObjectiveConfig) -> None:
@@ -300,7 +286,7 @@ def _check_combinations(config: ObjectiveConfig) -> None:
     losses = config.mix.keys() - {"sft"}
     if "exo_pair" in losses:
         advice = "`exo_pair` takes its logarithm: give one above 0, for example 1e-3"
-        check(config.label_smoothing > 0, "train.objective.label_smoothing", config.label_smoothing, advice)
+        config.require(config.label_smoothing > 0, "label_smoothing", advice)
     everything = frozenset(LOSSES)
     rules: list[tuple[str, bool, frozenset[str], Literal["all", "any"]]] = [
         ("label_smoothing", config.label_smoothing > 0, SMOOTHED, "any"),

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate import Accelerator, tracking
 
 from tasks.core.errors import ConfigError
+from tasks.core.nested import flatten
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.telemetry.prometheus import open_metrics
 from tasks.telemetry import log
@@ -101,7 +102,7 @@ def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, res
     try:
         tracker = _MAKERS[name](folder, run_name, resumes, run_id)
         tracker.start()
-        tracker.store_init_configuration({} if run_id else flat(config))
+        tracker.store_init_configuration({} if run_id else plain_values(config))
     except Exception as error:
         raise ConfigError(
             f"the tracker {name} does not open ({error})", "mend that, or take it out of `runtime.trackers`"
@@ -112,15 +113,12 @@ def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, res
     return tracker
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Return a nested config as one level with dotted names; values other than numbers and text become text."""
-    values: dict[str, bool | int | float | str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            values.update(flat(value, f"{prefix}{name}."))
-        else:
-            values[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return values
+def plain_values(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return a nested config as one level with dotted names; a value that is no number or text becomes text."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flatten(config).items()
+    }
 
 
 def _tensorboard(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001

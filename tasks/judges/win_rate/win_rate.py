@@ -41,7 +41,7 @@ Examples:
 
 
 class WinRateMetric(evaluate.Metric):  # type: ignore[misc]
-    """The candidate's mean credit over prompts, with interval, test and signs of a biased judge."""
+    """The candidate's mean credit over prompts, with interval, p-value and measures of a biased judge."""
 
     def _info(self) -> Any:
         features = {
@@ -81,4 +81,4 @@ def _mean_by_prompt(prompt_ids: list[str], values: list[float]) -> list[float]:
     by_prompt: dict[str, list[float]] = {}
     for prompt_id, value in zip(prompt_ids, values, strict=True):
         by_prompt.setdefault(prompt_id, []).append(value)
-    return [float(np.mean(own)) for own in by_prompt.values()]
+    return [float(np.mean(one)) for one in by_prompt.values()]
