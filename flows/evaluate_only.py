@@ -73,10 +73,7 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
     parser.add_argument("--opponent", metavar="VERSION", help="the version to compare with, as demo@champion")
     parser.add_argument("--force", action="store_true", help="answer and judge again even if nothing changed")
-    arguments = parser.parse_args()
-    with command_line.flow_context():
-        state = evaluate_only(arguments.workspace, arguments.opponent, arguments.force, return_state=True)
-    return int(not state.is_completed())
+    return command_line.run(evaluate_only, parser)
 
 
 if __name__ == "__main__":

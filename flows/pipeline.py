@@ -199,19 +199,14 @@ def main() -> int:
     parser.add_argument(
         "--continue-from", metavar="VERSION", help="the version to continue training from, as demo@champion"
     )
-    parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
-    arguments = parser.parse_args()
-
-    with command_line.flow_context():
-        state = pipeline(
-            arguments.workspace,
-            arguments.force,
-            arguments.timeout_minutes,
-            arguments.opponent,
-            arguments.continue_from,
-            return_state=True,
-        )
-    return 0 if state.is_completed() else 1
+    parser.add_argument(
+        "--timeout-minutes",
+        dest="stage_timeout_minutes",
+        type=float,
+        metavar="M",
+        help="stop a stage that takes longer",
+    )
+    return command_line.run(pipeline, parser)
 
 
 if __name__ == "__main__":
