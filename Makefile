@@ -34,7 +34,7 @@ repro: $(INSTALLED)
 test e2e nightly: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 
 test: $(INSTALLED)
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile --durations=20
 
 e2e: $(INSTALLED)
 	@python -m pytest -m "e2e and not nightly" -n 2 --dist loadfile --no-loadscope-reorder

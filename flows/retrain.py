@@ -36,6 +36,7 @@ from flows.prefect_ui import artifacts, command_line, run_names
 from tasks.core import paths
 from tasks.core.errors import PipelineError
 from tasks.core.files import digest_of, pretty_json, write_text
+from tasks.telemetry.git_calls import git
 
 LOCK = paths.RUNS / "retrain.lock"
 REPORTS = paths.RUNS / "reports"
@@ -142,7 +143,7 @@ def find_batch(
     for abandoned in sorted((repository / workspaces.WORKTREES).glob("look-*")):
         workspaces.remove_worktree(repository, abandoned)  # of a run that died, perhaps at an older commit
 
-    start = workspaces.git(repository, "rev-parse", "HEAD")
+    start = git(repository, "rev-parse", "HEAD")
     fresh = workspaces.worktree(repository, f"look-{start[:12]}", start)
     new_data.update_sources(fresh, say)
     version = new_data.data_version(fresh)
@@ -240,7 +241,7 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     if push and not publish.push_branch(batch.worktree, branch):
         get_run_logger().info("there is no remote `%s`: the branch %s stays here", publish.ORIGIN, branch)
     # after all pushes, since the branch marks the batch as done: a run that dies before delivers again
-    workspaces.git(batch.worktree, "branch", branch)
+    git(batch.worktree, "branch", branch)
 
     kept_report = repository.resolve() / REPORTS / batch.key
     shutil.rmtree(kept_report, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Record the adapter with its evidence in the registry, and promote it if the gate says so.
 
 reads:  models/adapter, results/train, results/winrate, results/report, data/base, data/reference,
-        data/pairs, and the registry
+        data/adapters/init, data/pairs, and the registry
 writes: a version and log entries in the registry; results/register/ (registration, decision, metrics)
 params: `register` in params.yaml
 run as: python -m tasks.register
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tasks.core import paths
 from tasks.core.errors import GateRefused
 from tasks.core.files import atomic_folder, pretty_json, write_text
-from tasks.core.params import check
+from tasks.core.section import Rule, Section
 from tasks.launch.stage import door
 from tasks.object_store.bucket import SCHEME
 from tasks.registry.gate.gate import GateConfig
@@ -36,8 +36,12 @@ from tasks.telemetry.receipts import note
 log = get_logger("tasks.register")  # run as a module its __name__ would be __main__
 
 
+def _is_place(root: str) -> bool:
+    return bool(root) and ("://" not in root or root.startswith(SCHEME))
+
+
 @dataclasses.dataclass(frozen=True)
-class RegisterConfig:
+class RegisterConfig(Section, path="register"):
     """Where and under which conditions a version is released (params section `register`).
 
     Attributes:
@@ -50,21 +54,18 @@ class RegisterConfig:
         gate: The conditions.
     """
 
-    name: str
-    root: str = "models/registry"
+    name: Annotated[str, Rule(names.is_name, "use a-z, 0-9 and single . _ - between them")]
+    root: Annotated[str, Rule(_is_place, "write a folder or s3://bucket/prefix")] = "models/registry"
     encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
     kms_key: str = ""
-    alias: str = names.CHAMPION
+    alias: Annotated[str, Rule(names.is_alias, "use a word, as champion or candidate")] = names.CHAMPION
     require_promotion: bool = False
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
-        is_place = bool(self.root) and ("://" not in self.root or self.root.startswith(SCHEME))
-        check(names.is_name(self.name), "register.name", self.name, "use a-z, 0-9 and single . _ - between them")
-        check(is_place, "register.root", self.root, "give a folder, as models/registry, or s3://bucket/prefix")
+        super().__post_init__()
         is_used = not self.kms_key or self.encryption.startswith("aws:kms")
-        check(is_used, "register.kms_key", self.kms_key, "set `register.encryption: aws:kms`, or leave the key empty")
-        check(names.is_alias(self.alias), "register.alias", self.alias, "use a word, as champion or candidate")
+        self.require(is_used, "kms_key", "set `register.encryption: aws:kms`, or leave the key empty")
 
 
 def run(sources: Sources, out: Path, config: RegisterConfig, origin: Origin, params: str = "") -> Release:
@@ -137,7 +138,7 @@ def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("register", RegisterConfig) as config:
         sources = Sources()
-        origin = Origin(sources.base, sources.pairs, sources.reference, sources.train_results)
+        origin = Origin(sources.base, sources.pairs, paths.INIT_ADAPTER, sources.train_results)
         run(sources, paths.REGISTER, config, origin, paths.PARAMS.read_text(encoding="utf-8"))
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, write_text
-from tasks.core.params import check, load_params
+from tasks.core.params import load_params
+from tasks.core.section import Section, at_least, between, filled
 from tasks.launch.stage import door
 from tasks.page.card import model_card
 from tasks.page.curves import write_curves
@@ -34,7 +35,7 @@ _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Section, path="report"):
     """What the page is called, and how much it shows.
 
     Attributes:
@@ -45,17 +46,11 @@ class ReportConfig:
         excerpt_chars: Characters of each question and answer that are shown.
     """
 
-    title: str
+    title: Annotated[str, filled("give the page a name")]
     license: str | None
-    examples: int
-    lost_examples: int
-    excerpt_chars: int
-
-    def __post_init__(self) -> None:
-        check(bool(self.title.strip()), "report.title", self.title, "give the page a name")
-        check(0 <= self.examples <= 200, "report.examples", self.examples, "show 0 to 200 prompts")
-        check(0 <= self.lost_examples <= 200, "report.lost_examples", self.lost_examples, "show 0 to 200 prompts")
-        check(self.excerpt_chars >= 80, "report.excerpt_chars", self.excerpt_chars, "show 80 characters or more")
+    examples: Annotated[int, between(0, 200)]
+    lost_examples: Annotated[int, between(0, 200)]
+    excerpt_chars: Annotated[int, at_least(80)]
 
 
 @dataclasses.dataclass(frozen=True)

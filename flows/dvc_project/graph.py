@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ConfigError
+from tasks.core.nested import flatten
 
 _SHOWN = 3
 
@@ -147,19 +148,10 @@ def _lost_outs(node: Any) -> Iterator[str]:
 
 def _changed_params(dep: Any) -> Iterator[str]:
     """Yield `section.key: old → new` for every value that differs from dvc.lock."""
-    locked, current = _flat(dep.hash_info.value or {}), _flat(dep.read_params())
+    locked, current = flatten(dep.hash_info.value or {}), flatten(dep.read_params())
     for key in sorted(locked.keys() | current.keys()):
         if locked.get(key) != current.get(key):
             yield f"{key}: {locked.get(key, 'absent')} → {current.get(key, 'absent')}"
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def in_words(change: str) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 
 from flows.dvc_project.graph import open_index
 from flows.dvc_project.stage_run import environment
-from flows.git_work.workspaces import git, params
+from flows.git_work.workspaces import params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
 from tasks.core.files import digest_of, write_text
+from tasks.hub.hub_errors import dataset_commit
+from tasks.telemetry.git_calls import git
 
 INGEST = "ingest"  # the stage that reads raw data
 HUB = "hub:"
@@ -86,26 +88,11 @@ def _update_hub(path: Path, source: str, say: Callable[[str], None]) -> None:
     """Replace the commit of a data set in params.yaml by the newest commit of its branch `main`."""
     if not (pinned := _PINNED.match(source)):
         return  # `ingest` reports what is wrong with it
-    commit = _newest(pinned["name"])
+    commit = dataset_commit(pinned["name"], "main")
     if commit != pinned["commit"]:
         text = path.read_text(encoding="utf-8")
         write_text(path, text.replace(pinned[0], f"{HUB}{pinned['name']}@{commit}"))
         say(f"{pinned['name']}: {pinned['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
-
-
-def _newest(name: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
-
-    try:
-        commit = HfApi().dataset_info(name, revision="main", timeout=30).sha
-    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        message = f"the hub does not say where {name} stands ({type(error).__name__})"
-        raise NetworkError(message, "check the network, and `ingest.sources`, and run again") from None
-    if not commit:
-        raise NetworkError(f"the hub does not say where {name} stands", "run again")
-    return commit
 
 
 def pair_ids(workspace: Path) -> set[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc_project.new_data import run_dvc
-from flows.git_work.workspaces import git
 from tasks.core.errors import ConfigError, StorageError
+from tasks.telemetry.git_calls import git
 
 ORIGIN = "origin"
 _COMMITTER = ("-c", "user.name=dpo-pipeline", "-c", "user.email=dpo-pipeline@localhost")

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from flows.process_tree.supervisor import end_with_parent
 from tasks.core import paths
 from tasks.core.errors import ConfigError, StorageError
 from tasks.core.params import load_params
+from tasks.telemetry.git_calls import git
 
 LOCK = paths.RUNS / "flow.lock"
 WORKTREES = paths.RUNS / "worktrees"
@@ -76,21 +76,6 @@ def params(workspace: Path) -> dict[str, Any]:
     """
     sections = load_params(workspace / paths.PARAMS)
     return {name: section for name, section in sections.items() if isinstance(section, dict)}
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git in ``folder`` and return what it printed.
-
-    Raises:
-        ConfigError: It failed; the message is its last line.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder", "name a checkout that is there")
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ConfigError(f"`git {' '.join(words[:2])}` in {folder} failed: {said[0]}", "see what git says there")
-    return done.stdout.strip()
 
 
 def worktree(repository: Path, name: str, commit: str) -> Path:

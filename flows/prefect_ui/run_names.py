@@ -7,8 +7,9 @@ from typing import Any
 
 from prefect import runtime
 
-from flows.git_work.workspaces import git, params
+from flows.git_work.workspaces import params
 from tasks.core.errors import ConfigError
+from tasks.telemetry.git_calls import git_or_none
 
 
 def of_run() -> str:
@@ -30,14 +31,7 @@ def about(workspace: Path) -> tuple[str, str]:
         name = params(workspace).get("register", {}).get("name", "")
     except ConfigError:
         name = ""
-    commit = _git(workspace, "rev-parse", "--short", "HEAD")
-    branch = _git(workspace, "rev-parse", "--abbrev-ref", "HEAD")
-    dirty = "+" if _git(workspace, "status", "--porcelain", "--untracked-files=no") else ""
+    commit = git_or_none(workspace, "rev-parse", "--short", "HEAD")
+    branch = git_or_none(workspace, "rev-parse", "--abbrev-ref", "HEAD")
+    dirty = "+" if git_or_none(workspace, "status", "--porcelain", "--untracked-files=no") else ""
     return str(name), f"{'' if branch == 'HEAD' else branch}@{commit}{dirty}" if commit else ""
-
-
-def _git(workspace: Path, *words: str) -> str:
-    try:
-        return git(workspace, *words)
-    except ConfigError:
-        return ""

@@ -1,7 +1,7 @@
 """params.yaml sections, read into the frozen dataclass that owns them.
 
-An unknown key, a missing one, a wrong type or a value out of range is refused by name, with a line
-of advice. The file is read as YAML 1.2, as DVC reads it (``1e-4`` is a number, ``no`` is text).
+An unknown key, a removed one, a missing one, a wrong type or a value out of range is refused by name, with
+a line of advice. The file is read as YAML 1.2, as DVC reads it (``1e-4`` is a number, ``no`` is text).
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from tasks.core.errors import ConfigError
+from tasks.core.section import Section, show
 
 T = TypeVar("T")
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # YAML 1.1 readers take 1e-5 as text, and quote it
 
 
 def load_section(path: Path, section: str, owner: type[T]) -> T:
@@ -70,26 +73,18 @@ def build(owner: type[T], values: Any, where: str) -> T:
         ConfigError: A key or value is wrong; the message names it as ``where.key``.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"`{where}` is {_show(values)}, not a mapping of keys", "see params.yaml for its keys")
+        raise ConfigError(f"`{where}` is {show(values)}, not a mapping of keys", "see params.yaml for its keys")
     fields = {field.name: field for field in dataclasses.fields(owner)}  # type: ignore[arg-type]
     for key in values:
+        if issubclass(owner, Section) and key in owner.REMOVED:
+            raise ConfigError(f"`{where}.{key}` is no longer a key", owner.REMOVED[key])
         if key not in fields:
             raise ConfigError(f"unknown key `{where}.{key}`", _did_you_mean(str(key), fields))
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ConfigError(f"`{where}.{missing[0]}` is missing", "add it; params.yaml says what it means")
-    hints = typing.get_type_hints(owner)
+    hints = typing.get_type_hints(owner)  # bare: the owner checks the rules itself, for values from Python too
     return owner(**{key: _coerce(value, hints[key], f"{where}.{key}") for key, value in values.items()})
-
-
-def check(is_valid: bool, key: str, value: object, advice: str) -> None:
-    """Refuse ``value`` of the params key ``key`` unless ``is_valid``.
-
-    Raises:
-        ConfigError: Naming the key, the value and the advice.
-    """
-    if not is_valid:
-        raise ConfigError(f"`{key}` is {_show(value)}", advice)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -101,28 +96,23 @@ def _did_you_mean(key: str, fields: dict[str, Any]) -> str:
     return f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(fields))}"
 
 
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Return ``value`` as the type ``hint``; only int to float and list to tuple are converted."""
+    """Return ``value`` as the type ``hint``; only int (or text like 1e-5) to float and list to tuple are converted."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return _coerce_union(value, get_args(hint), where)
     if origin is Literal:
         choices = get_args(hint)
         if value not in choices:
-            raise ConfigError(f"`{where}` is {_show(value)}", f"choose one of: {', '.join(map(str, choices))}")
+            raise ConfigError(f"`{where}` is {show(value)}", f"choose one of: {', '.join(map(str, choices))}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"`{where}` is {_show(value)}, not a list", "write it as a YAML list")
+            raise ConfigError(f"`{where}` is {show(value)}, not a list", "write it as a YAML list")
         return tuple(_coerce(item, get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"`{where}` is {_show(value)}, not a mapping", "write it as key: value lines")
+            raise ConfigError(f"`{where}` is {show(value)}, not a mapping", "write it as key: value lines")
         return {str(key): _coerce(item, get_args(hint)[1], f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
@@ -142,16 +132,18 @@ def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
                 errors.append(error)
     if len(errors) == 1 or isinstance(value, list | dict):
         raise errors[-1]
-    raise ConfigError(f"`{where}` is {_show(value)}", ", or ".join(error.todo for error in errors))
+    raise ConfigError(f"`{where}` is {show(value)}", ", or ".join(error.todo for error in errors))
 
 
 def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
     is_right = isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))
     if not is_right:
         names = {int: "a whole number", float: "a number", str: "text (quote it)", bool: "true or false"}
-        raise ConfigError(f"`{where}` is {_show(value)}", f"write {names.get(hint, hint.__name__)}")
+        raise ConfigError(f"`{where}` is {show(value)}", f"write {names.get(hint, hint.__name__)}")
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"`{where}` is {value}, which is no finite number", "write a number")
     return value

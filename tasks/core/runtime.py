@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from tasks.core.params import check
+from tasks.core.section import Section, above, at_least, between, filled
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "dvclive"]
 
 
 @dataclasses.dataclass(frozen=True)
-class RuntimeConfig:
+class RuntimeConfig(Section, path="runtime"):
     """How this machine is used: how much it takes at once, how often it saves, what it tells and to whom.
 
     Attributes:
@@ -32,42 +32,20 @@ class RuntimeConfig:
         device: `auto` takes CUDA where there is some; `cpu` never does.
     """
 
-    tokens_per_micro_batch: int | Literal["auto"] = 8192
+    tokens_per_micro_batch: Annotated[int, at_least(1, "for example 8192, or `auto`")] | Literal["auto"] = 8192
     gradient_checkpointing: bool | Literal["auto"] = False
     compile: Literal["auto", "on", "off"] = "off"
     sharding: Literal["none", "fsdp", "deepspeed"] = "none"
     offload_activations: bool = False
-    checkpoint_every_s: float = 120.0
-    log_every_steps: int = 10
+    checkpoint_every_s: Annotated[float, above(0)] = 120.0
+    log_every_steps: Annotated[int, at_least(1)] = 10
     trackers: tuple[Tracker, ...] = ()
-    metrics_port: int = 0
-    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, between(0, 65535, note="for example 9464, or 0 for none")] = 0
+    metrics_host: Annotated[str, filled("write 127.0.0.1, or 0.0.0.0 for every network")] = "127.0.0.1"
     row_store: str = "runs/rows"
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
-        check(
-            self.tokens_per_micro_batch == "auto" or self.tokens_per_micro_batch >= 1,
-            "runtime.tokens_per_micro_batch",
-            self.tokens_per_micro_batch,
-            "give `auto`, or the tokens that fit in memory at once, for example 8192",
-        )
-        check(
-            self.checkpoint_every_s > 0, "runtime.checkpoint_every_s", self.checkpoint_every_s, "give seconds above 0"
-        )
-        check(self.log_every_steps >= 1, "runtime.log_every_steps", self.log_every_steps, "give 1 or more")
-        check(
-            len(set(self.trackers)) == len(self.trackers), "runtime.trackers", self.trackers, "name each tracker once"
-        )
-        check(
-            0 <= self.metrics_port <= 65535,
-            "runtime.metrics_port",
-            self.metrics_port,
-            "give a port up to 65535, for example 9464, or 0 for none",
-        )
-        check(
-            bool(self.metrics_host.strip()),
-            "runtime.metrics_host",
-            self.metrics_host,
-            "give 127.0.0.1, or 0.0.0.0 for every address of this machine",
-        )
+        super().__post_init__()
+        is_once = len(set(self.trackers)) == len(self.trackers)
+        self.require(is_once, "trackers", "name each tracker once")

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tasks.core.params import check
+from tasks.core.section import Section, above, at_least, between
 from tasks.judges.leakage import Leakage
 from tasks.judges.protocol import Answer
 from tasks.judges.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
+Share = Annotated[float, between(0, 1)]
 _REPETITION_NGRAM = 3
 _REPEATED_BELOW = 0.5  # distinct n-grams over all n-grams; a text that says everything twice has about one half
 
 
 @dataclasses.dataclass(frozen=True)
-class GuardLimits:
+class GuardLimits(Section, path="winrate.guards"):
     """What each guard allows.
 
     Attributes:
@@ -38,28 +39,22 @@ class GuardLimits:
         max_control_z: Most standard errors by which the win rate of the reference against itself may miss one half.
     """
 
-    max_empty_share: float
-    max_truncated_share: float
-    max_repeated_share: float
-    min_distinct_ratio: float
-    max_identical_share: float
-    min_length_ratio: float
+    max_empty_share: Share
+    max_truncated_share: Share
+    max_repeated_share: Share
+    min_distinct_ratio: Share
+    max_identical_share: Share
+    min_length_ratio: Annotated[float, at_least(0)]
     max_length_ratio: float
-    max_seen_prompt_share: float
-    max_overlapping_prompt_share: float
-    overlap_words: int
-    max_control_z: float
+    max_seen_prompt_share: Share
+    max_overlapping_prompt_share: Share
+    overlap_words: Annotated[int, at_least(1)]
+    max_control_z: Annotated[float, above(0)]
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, key = getattr(self, field.name), f"winrate.guards.{field.name}"
-            if field.name.endswith("_share") or field.name == "min_distinct_ratio":
-                check(0 <= value <= 1, key, value, "write a share between 0 and 1")
-        key = "winrate.guards.max_length_ratio"
-        is_band = 0 <= self.min_length_ratio < self.max_length_ratio
-        check(is_band, key, self.max_length_ratio, "write more than min_length_ratio, and that 0 or more")
-        check(self.overlap_words >= 1, "winrate.guards.overlap_words", self.overlap_words, "write 1 or more")
-        check(self.max_control_z > 0, "winrate.guards.max_control_z", self.max_control_z, "write a number above 0")
+        super().__post_init__()
+        is_band = self.min_length_ratio < self.max_length_ratio
+        self.require(is_band, "max_length_ratio", "write more than min_length_ratio")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from tasks.core.files import digest_of
-from tasks.core.params import check
+from tasks.core.section import Rule, Section, at_least
 from tasks.judges.protocol import Answer, Item, Opinion, opinion_of
 from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
 
@@ -21,10 +21,12 @@ from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, disti
 VERSIONS = {"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1, "gold": 1}
 _ENDS = (".", "!", "?", "…", "。", "！", "？")
 _CLOSERS = "\"'”’)]*"
+Phrase = Annotated[str, Rule(lambda text: bool(words(text)), "a phrase needs at least one word: remove it")]
+Weight = Annotated[float, at_least(0, "where 0 switches the rule off")]
 
 
 @dataclasses.dataclass(frozen=True)
-class RulesConfig:
+class RulesConfig(Section, path="winrate.rules"):
     """The rules of the rule judge; a weight of 0 switches a rule off.
 
     Attributes:
@@ -44,38 +46,28 @@ class RulesConfig:
         gold_weight: Weight of word overlap (F1) with the held-out chosen answer.
     """
 
-    required_weight: float
-    required_groups: tuple[tuple[str, ...], ...]
-    forbidden_weight: float
-    forbidden_phrases: tuple[str, ...]
-    overlap_weight: float
+    required_weight: Weight
+    required_groups: tuple[tuple[Phrase, ...], ...]
+    forbidden_weight: Weight
+    forbidden_phrases: tuple[Phrase, ...]
+    overlap_weight: Weight
     topic_words: tuple[str, ...]
-    length_weight: float
-    min_words: int
+    length_weight: Weight
+    min_words: Annotated[int, at_least(1)]
     max_words: int
-    repetition_weight: float
-    repetition_ngram: int
-    ending_weight: float
-    gold_weight: float
+    repetition_weight: Weight
+    repetition_ngram: Annotated[int, at_least(1)]
+    ending_weight: Weight
+    gold_weight: Weight
 
     def __post_init__(self) -> None:
-        where = "winrate.rules"
-        for name, weight in self.weights().items():
-            check(weight >= 0, f"{where}.{name}_weight", weight, "write 0 (off) or more")
-        check(any(self.weights().values()), where, "all weights 0", "give at least one rule a weight above 0")
-        check(self.min_words >= 1, f"{where}.min_words", self.min_words, "write 1 or more")
-        check(self.max_words >= self.min_words, f"{where}.max_words", self.max_words, "write min_words or more")
-        check(self.repetition_ngram >= 1, f"{where}.repetition_ngram", self.repetition_ngram, "write 1 or more")
-        self._check_phrases(where)
-
-    def _check_phrases(self, where: str) -> None:
-        groups, phrases = self.required_groups, self.forbidden_phrases
-        is_given = all(groups) and (bool(groups) or not self.required_weight)
-        check(is_given, f"{where}.required_groups", groups, "give each group a phrase, or set required_weight to 0")
-        is_given = bool(phrases) or not self.forbidden_weight
-        check(is_given, f"{where}.forbidden_phrases", phrases, "give a phrase, or set forbidden_weight to 0")
-        wordless = [phrase for group in (*groups, phrases) for phrase in group if not words(phrase)]
-        check(not wordless, where, wordless, "a phrase needs at least one word: remove it")
+        super().__post_init__()
+        self.require(any(self.weights().values()), "required_weight", "give at least one rule a weight above 0")
+        self.require(self.max_words >= self.min_words, "max_words", "write min_words or more")
+        is_given = all(self.required_groups) and (bool(self.required_groups) or not self.required_weight)
+        self.require(is_given, "required_groups", "give each group a phrase, or set required_weight to 0")
+        is_given = bool(self.forbidden_phrases) or not self.forbidden_weight
+        self.require(is_given, "forbidden_phrases", "give a phrase, or set forbidden_weight to 0")
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each rule by its name."""

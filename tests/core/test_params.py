@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 
 from tasks.core.errors import ConfigError
-from tasks.core.params import build, check, load_params, load_section
+from tasks.core.params import build, load_params, load_section
+from tasks.core.section import Section, above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,10 @@ class Inner:
 
 
 @dataclasses.dataclass(frozen=True)
-class Owner:
-    beta: float
+class Owner(Section, path="owner"):
+    REMOVED: ClassVar = {"gamma": "delete the line: it is always 1 now"}
+
+    beta: Annotated[float, above(0)]
     kind: Literal["one", "two"] = "one"
     names: Literal["all"] | tuple[str, ...] = "all"
     note: str | None = None
@@ -28,9 +31,6 @@ class Owner:
     budget: int | Literal["auto"] = 8
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     inner: Inner = dataclasses.field(default_factory=Inner)
-
-    def __post_init__(self) -> None:
-        check(self.beta > 0, "owner.beta", self.beta, "give a number above 0")
 
 
 def section(tmp_path: Path, text: str) -> Owner:
@@ -44,8 +44,14 @@ def test_a_section_becomes_its_owner_and_gaps_take_the_defaults(tmp_path: Path):
     assert section(tmp_path, text) == Owner(2.0, names=("q_proj", "v_proj"), weights={"a": 1.0}, inner=Inner(rank=4))
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("5E-6", 5e-6), ("1e3", 1000.0), ("7", 7.0)])
-def test_numbers_are_read_as_yaml_1_2(tmp_path: Path, text: str, value: float):
+NUMBERS = [("1e-4", 1e-4), ("5E-6", 5e-6), ("1e3", 1000.0), ("7", 7.0)]
+AS_TEXT = [("'1e-5'", 1e-5), ('"5E-6"', 5e-6), ("'2.5e+3'", 2500.0)]
+
+
+@pytest.mark.parametrize(("text", "value"), [*NUMBERS, *AS_TEXT])
+def test_numbers_are_read_as_yaml_1_2_and_those_that_yaml_1_1_takes_as_text_too(
+    tmp_path: Path, text: str, value: float
+):
     found = section(tmp_path, f"owner: {{beta: {text}}}")
     assert found.beta == value
     assert type(found.beta) is float
@@ -73,7 +79,10 @@ MISTAKES = {
     "owner: {beta: null}": "`owner.beta` is None — write a number",
     "owner: {beta: .nan}": "`owner.beta` is nan, which is no finite number — write a number",
     "owner: {beta: .inf}": "`owner.beta` is inf, which is no finite number — write a number",
-    "owner: {beta: -1}": "`owner.beta` is -1.0 — give a number above 0",
+    "owner: {beta: -1}": "`owner.beta` is -1.0 — write a number above 0",
+    "owner: {beta: 1e}": "`owner.beta` is '1e' — write a number",
+    "owner: {beta: 1, gamma: 2}": "`owner.gamma` is no longer a key — delete the line: it is always 1 now",
+    "owner: {beta: 1, inner: {rank: '1e3'}}": "`owner.inner.rank` is '1e3' — write a whole number",
     "owner: {beta: 1, kind: three}": "`owner.kind` is 'three' — choose one of: one, two",
     "owner: {beta: 1, inner: {rank: 1.5}}": "`owner.inner.rank` is 1.5 — write a whole number",
     "owner: {beta: 1, inner: {rank: true}}": "`owner.inner.rank` is True — write a whole number",

@@ -30,20 +30,23 @@ def test_without_a_word_nothing_is_tracked_or_compiled():
 
 MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "no number": ({"tokens_per_micro_batch": "all"}, "is 'all' — write a whole number, or choose one of: auto"),
-    "zero": ({"tokens_per_micro_batch": 0}, "`runtime.tokens_per_micro_batch` is 0 — give `auto`, or the tokens"),
+    "zero": (
+        {"tokens_per_micro_batch": 0},
+        "`runtime.tokens_per_micro_batch` is 0 — write 1 or more, for example",
+    ),
     "no switch": ({"gradient_checkpointing": "yes"}, "is 'yes' — write true or false, or choose one of: auto"),
     "compile": ({"compile": True}, "`runtime.compile` is True — choose one of: auto, on, off"),
     "tracker": ({"trackers": ["tensorbord"]}, r"`runtime.trackers\[0\]` is 'tensorbord' — choose one of: tensorboard"),
     "no list": ({"trackers": "wandb"}, "`runtime.trackers` is 'wandb', not a list — write it as a YAML list"),
     "twice": ({"trackers": ["wandb", "wandb"]}, "`runtime.trackers` is .* — name each tracker once"),
     "row store": ({"row_store": False}, r"`runtime.row_store` is False — write text \(quote it\)"),
-    "seconds": ({"checkpoint_every_s": 0}, "`runtime.checkpoint_every_s` is 0.0 — give seconds above 0"),
-    "steps": ({"log_every_steps": 0}, "`runtime.log_every_steps` is 0 — give 1 or more"),
+    "seconds": ({"checkpoint_every_s": 0}, "`runtime.checkpoint_every_s` is 0.0 — write a number above 0"),
+    "steps": ({"log_every_steps": 0}, "`runtime.log_every_steps` is 0 — write 1 or more"),
     "port": (
         {"metrics_port": 70000},
-        "`runtime.metrics_port` is 70000 — give a port up to 65535, for",
+        "`runtime.metrics_port` is 70000 — write a number from 0 to 65535, for example 9464, or 0 for none",
     ),
-    "host": ({"metrics_host": " "}, "`runtime.metrics_host` is ' ' — give 127.0.0.1, or 0.0.0.0"),
+    "host": ({"metrics_host": " "}, "`runtime.metrics_host` is ' ' — write 127.0.0.1, or 0.0.0.0"),
     "device": ({"device": "gpu"}, "`runtime.device` is 'gpu' — choose one of: auto, cpu"),
 }
 

@@ -24,7 +24,7 @@ from tasks.dpo.telemetry.prometheus import Metrics, open_metrics
 from tasks.dpo.telemetry.trackers import Trackers, open_trackers
 from tasks.dpo.training.trainer import train
 from tests.dpo import tiny
-from tests.swift_server import free_ports
+from tests.ports import free_ports
 
 LABELS = {"stage": "train", "run": "run-1"}
 

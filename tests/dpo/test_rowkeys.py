@@ -107,19 +107,20 @@ def test_length_truncation_template_and_tokenizer_change_the_key_if_and_only_if_
     assert key(encoded(words("? how are you very well go away user : new"), "user : {}", 9, "end")) == first
 
 
-SCORE_NOTHING = {"adapter_files"}  # it reads files
-
-
-def test_every_module_that_scores_is_in_the_key():
-    heart = ROOT / "tasks" / "dpo"
+def test_the_code_of_a_key_is_that_of_the_rooms_that_score_and_of_no_other():
+    rooms = {path.relative_to(ROOT).as_posix() for path in row_identity.ROOMS}
+    assert rooms == {"tasks/dpo/model", "tasks/dpo/scoring"}
+    scorer = ROOT / "tasks/dpo/scoring/scorer.py"
     found: set[Path] = set()
-    to_visit = [heart / f"{name}.py" for name in ("logps", "policy", "adapter_source", "threads")]
+    to_visit = [scorer, ROOT / "tasks/dpo/model/base_loading.py", ROOT / "tasks/dpo/model/adapter_loading.py"]
     while to_visit:
         path = to_visit.pop()
-        if path.parent == heart and path.name != "__init__.py" and path not in found:
+        if path.is_relative_to(ROOT / "tasks/dpo") and path.name != "__init__.py" and path not in found:
             found.add(path)
             to_visit += closure.used_by(path, ROOT)
-    assert set(row_identity.CODE) == {path.stem for path in found} - SCORE_NOTHING
+    assert {path.parent.relative_to(ROOT).as_posix() for path in found} <= rooms, (
+        "what scores imports these rooms alone"
+    )
 
 
 def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyPatch):
@@ -127,7 +128,7 @@ def test_precision_code_and_libraries_are_told_apart(monkeypatch: pytest.MonkeyP
     assert on_cpu == compute_identity("cpu", "float32")
     assert on_cpu.startswith("float32 on cpu; code ")
     assert compute_identity("cuda", "bfloat16").startswith("bfloat16 on cuda; code ")
-    monkeypatch.setattr(row_identity, "CODE", row_identity.CODE[:-1])
+    monkeypatch.setattr(row_identity, "ROOMS", row_identity.ROOMS[:-1])
     assert compute_identity("cpu", "float32") != on_cpu
     monkeypatch.undo()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.swift_server import free_ports
+from tests.ports import free_ports
 
 
 @contextlib.contextmanager

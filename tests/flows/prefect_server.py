@@ -15,7 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tests.flows.conftest import ROOT, wait_for
-from tests.swift_server import free_ports
+from tests.ports import free_ports
 
 PREFECT = [sys.executable, "-m", "prefect"]
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}

@@ -130,5 +130,5 @@ def test_a_hub_data_set_is_moved_to_the_commit_that_main_stands_at(project: Path
 def test_a_hub_that_does_not_know_the_data_set_is_one_error(project: Path, hub: str) -> None:
     (project / "params.yaml").write_text(f"ingest: {{sources: 'hub:org/other@{OLD}'}}\n")
     done = update(project, hub)
-    assert "NetworkError: the hub does not say where org/other stands" in done.stderr
+    assert "has no data set org/other at main, or does not show it (404)" in done.stderr
     assert OLD in (project / "params.yaml").read_text()

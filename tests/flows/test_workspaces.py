@@ -16,6 +16,7 @@ from flows.dvc_project import stage_run
 from flows.dvc_project.forecast import forecast
 from flows.dvc_project.graph import stages_in_order
 from flows.git_work import workspaces
+from tasks.telemetry import git_calls
 from tests.flows.conftest import ROOT, git, set_param, wait_for
 
 
@@ -163,7 +164,7 @@ def test_a_repository_that_git_refuses_is_told_in_one_line(tmp_path: Path) -> No
     from tasks.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match="not a git repository"):
-        workspaces.git(tmp_path, "rev-parse", "HEAD")
+        git_calls.git(tmp_path, "rev-parse", "HEAD")
 
 
 def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path: Path) -> None:
@@ -172,4 +173,4 @@ def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path
 
     assert run_names.about(tmp_path / "no") == ("", "")
     with pytest.raises(ConfigError, match="is no folder"):
-        workspaces.git(tmp_path / "no", "status")
+        git_calls.git(tmp_path / "no", "status")

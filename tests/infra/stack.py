@@ -14,7 +14,7 @@ import boto3
 
 from tests.flows.prefect_server import PrefectServer
 from tests.infra.files import INFRA
-from tests.swift_server import free_ports
+from tests.ports import free_ports
 
 # A compose file on top, for a place that cannot pull the images: DPO_COMPOSE_OVERRIDE=/path/to/override.yaml
 OVERRIDE = os.environ.get("DPO_COMPOSE_OVERRIDE", "")

@@ -17,7 +17,7 @@ import pytest
 from tasks.launch.launcher import SECONDS_TO_STOP
 from tests.infra import tools
 from tests.infra.files import INFRA, document, documents, leaves
-from tests.swift_server import free_ports
+from tests.ports import free_ports
 
 HERE = INFRA / "kubernetes"
 JOBSET = document(HERE / "multi-node" / "jobset.yaml")

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry.stores import s3
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.stores.store import Store
 from tasks.registry.versions.registry import Registry
-from tests import s3_server, swift_server
+from tests import s3_server
 from tests.s3_server import Server
 
 BUCKET = "releases"
@@ -33,25 +32,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def swift_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with swift_server.running(tmp_path_factory.mktemp("swift")) as url:
-        yield url
-
-
-@pytest.fixture
-def swift(swift_url: str, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Another real S3 server with one empty bucket, whose creations have to settle."""
-    monkeypatch.setattr(s3, "_SETTLE_S", 1.0)
-    return swift_server.emptied(swift_url, monkeypatch, BUCKET)
-
-
-@pytest.fixture(params=["folder", "bucket", pytest.param("swift", marks=pytest.mark.nightly)])
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Each kind of store, empty."""
     if request.param == "folder":
         return FolderStore(tmp_path / "registry")
-    request.getfixturevalue("server" if request.param == "bucket" else "swift")
+    request.getfixturevalue("server")
     return open_store(ROOT)
 
 

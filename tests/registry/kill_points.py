@@ -15,7 +15,7 @@ from tasks.registry.gate.gate import GateConfig
 from tasks.registry.log.evidence import Evidence
 from tasks.registry.release.release import register
 from tasks.registry.stores.folder import FolderStore
-from tasks.registry.stores.store import Moved
+from tasks.registry.stores.store import OnBytes
 from tasks.registry.versions.manifest import Candidate
 from tasks.registry.versions.registry import Registry
 from tests.registry.samples import sample
@@ -33,12 +33,12 @@ class DyingStore(FolderStore):
         if self.fuse < 0:
             os._exit(9)
 
-    def _fill(self, draft: Path, content: bytes | Path, moved: Moved | None) -> None:
+    def _fill(self, draft: Path, content: bytes | Path, on_bytes: OnBytes | None) -> None:
         self.step()
         if self.fuse == 0 and isinstance(content, bytes):
             draft.write_bytes(content[: len(content) // 2])  # died with half a file written
         self.step()
-        super()._fill(draft, content, moved)
+        super()._fill(draft, content, on_bytes)
 
     def _link(self, draft: Path, path: Path) -> bool:
         self.step()

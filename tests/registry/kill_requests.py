@@ -25,7 +25,7 @@ DEATHS = 50
 def opened(root: str, client: Any) -> Registry:
     """Open the registry below ``root`` by a client that is there."""
     store = S3Store(f"s3://{BUCKET}/{root}")
-    store._bucket._held = client
+    store._bucket.client = client
     return Registry(store, "demo")
 
 

@@ -49,7 +49,7 @@ class Bench:
         """Empty the bucket, and let ``plan`` spoil the requests from now on."""
         for name in self.server.names(BUCKET):
             self.server.client.delete_object(Bucket=BUCKET, Key=name)
-        self.spoilt._settle_s = None
+        self.spoilt._is_tested = False
         self.proxy.count, self.proxy.plan = 0, plan
 
     def state(self) -> tuple[list[str], dict[str, str], list[str]]:

@@ -18,11 +18,10 @@ from tasks.registry.versions.registry import Registry
 from tests.registry.rival import EVEN
 from tests.registry.samples import sample
 
-# Processes, and versions that each registers for itself. On Swift every deed waits until it is sure to stand.
+# Processes, and versions that each registers for itself.
 RIVALS = [
     pytest.param("folder", 16, 3, id="folder"),
     pytest.param("bucket", 16, 2, id="bucket", marks=[pytest.mark.e2e, pytest.mark.timeout(400)]),
-    pytest.param("swift", 2, 1, id="swift", marks=[pytest.mark.nightly, pytest.mark.timeout(400)]),
 ]
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -12,7 +12,7 @@ from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import promote, register, rollback
 from tasks.registry.stores import s3
 from tasks.registry.stores.open_store import open_store
-from tasks.registry.stores.store import MissingKey, Store, in_lanes
+from tasks.registry.stores.store import MissingKey, Store, in_parallel
 from tasks.registry.versions.registry import Registry, names_in
 from tests.registry.conftest import BUCKET, ROOT
 from tests.registry.samples import sample, scores_of
@@ -67,7 +67,7 @@ def test_what_is_missing_is_told_and_what_is_removed_is_gone(store: Store, tmp_p
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "", ".", "a/.hidden", "a\\b", "a/\n"])
 def test_a_key_that_leads_elsewhere_is_refused(store: Store, key: str):
     for reach in (store.get, store.exists, store.remove, lambda name: store.put(name, b"")):
-        with pytest.raises(RegistryError, match="is no key of a registry"):
+        with pytest.raises(RegistryError, match="is not a valid key of a registry"):
             reach(key)
 
 
@@ -107,9 +107,9 @@ def test_a_release_is_the_same_story_in_either(store: Store, tmp_path: Path):
 
 
 def test_lanes_keep_the_order_and_pass_errors_on(store: Store):
-    assert in_lanes(store, lambda n: n * n, range(20)) == [n * n for n in range(20)]
+    assert in_parallel(store, lambda n: n * n, range(20)) == [n * n for n in range(20)]
     with pytest.raises(ZeroDivisionError):
-        in_lanes(store, lambda n: 1 // n, [1, 0, 2])
+        in_parallel(store, lambda n: 1 // n, [1, 0, 2])
 
 
 def test_uploads_that_died_are_swept_when_they_are_old(server: Server):
@@ -132,21 +132,44 @@ def test_encryption_is_asked_for_by_name(server: Server, tmp_path: Path, monkeyp
         assert (told["ServerSideEncryption"], told["SSEKMSKeyId"]) == ("aws:kms", "alias/releases")
 
 
-def test_a_server_that_ignores_the_condition_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch):
-    store = open_store(ROOT)
+def without_the_condition(store: Store, only_in: str = "") -> None:
+    """Drop `If-None-Match` from the requests of ``store`` whose key holds ``only_in``: the server ignores it then."""
     assert isinstance(store, s3.S3Store)
-    store._bucket.client.meta.events.register(
-        "before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__("If-None-Match")
-    )
-    with pytest.raises(StorageError, match="overwrites what `If-None-Match") as caught:
-        store.put("demo/a.json", b"{}")
-    assert "keep the registry in a folder" in str(caught.value)
-    assert server.names(BUCKET) == ["team/.probe"]
-    with pytest.raises(StorageError, match="overwrites what `If-None-Match"):
-        store.put("demo/a.json", b"{}")
+
+    def remove(request, **_) -> None:
+        if only_in in request.url:
+            del request.headers["If-None-Match"]
+
+    store._bucket.client.meta.events.register("before-sign.s3.PutObject", remove)
 
 
-def test_a_server_is_tried_once_and_the_finding_is_kept(server: Server):
+def test_a_server_that_ignores_the_condition_is_refused_each_time(server: Server):
+    assert open_store(ROOT).put("demo/a.json", b"{}"), "the server passed the test once, and was exchanged then"
+    for store in (open_store(ROOT), open_store(ROOT)):
+        without_the_condition(store)
+        with pytest.raises(StorageError, match=r"ignores `If-None-Match: \*`, so two writers") as caught:
+            store.put("demo/b.json", b"{}")
+        assert "keep the registry in a folder" in str(caught.value)
+    assert server.names(BUCKET) == ["team/.probe", "team/demo/a.json"]
+
+
+def test_a_server_where_concurrent_writers_all_succeed_is_refused(server: Server):
+    store = open_store(ROOT)
+    without_the_condition(store, only_in="/.trials/")  # alone, each request is answered rightly
+    for _ in range(2):
+        with pytest.raises(StorageError, match="let 8 of 8 concurrent writers of one key succeed, so two writers"):
+            store.put("demo/a.json", b"{}")
+    assert server.names(BUCKET) == [], "nothing is recorded, so the next writer tests it again"
+
+
+def test_a_bucket_where_an_earlier_version_had_to_wait_is_refused(server: Server):
+    server.client.put_object(Bucket=BUCKET, Key="team/.probe", Body=b'{"settle_s": 5.0}')
+    with pytest.raises(StorageError, match="lets concurrent writers of one key all succeed"):
+        open_store(ROOT).put("demo/a.json", b"{}")
+    assert open_store(ROOT).children("") == [], "it can still be read"
+
+
+def test_a_server_is_tested_once_and_the_result_is_kept(server: Server):
     sent: list[str] = []
     for number in range(2):
         store = open_store(ROOT)
@@ -155,27 +178,8 @@ def test_a_server_is_tried_once_and_the_finding_is_kept(server: Server):
             "before-send.s3.PutObject", lambda request, **_: sent.append(request.url)
         )
         assert store.put(f"demo/{number}.json", b"{}")
-        assert store._settle_s == 0.0
     assert len([url for url in sent if "/.trials/" in url]) == 32
-    assert server.names(BUCKET) == ["team/.probe", "team/demo/0.json", "team/demo/1.json"], "nothing of the trial stays"
-
-
-def test_where_writers_that_meet_overwrite_each_other_the_one_that_stands_wins(server: Server, caplog):
-    server.client.put_object(Bucket=BUCKET, Key="team/.probe", Body=b'{"settle_s": 0.2}')
-    one, other = open_store(ROOT), open_store(ROOT)
-    assert isinstance(other, s3.S3Store)
-    assert other.put("demo/first.json", b"{}")
-    assert "every deed waits 0.2 s to see who stands" in caplog.text
-    other._bucket.client.meta.events.register(  # as a server does that looked before the first one's object was there
-        "before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__("If-None-Match")
-    )
-    told: dict[str, bool] = {}
-    late = threading.Timer(0.1, lambda: told.update(other=other.put("demo/log.json", b"the other")))
-    late.start()
-    told["one"] = one.put("demo/log.json", b"one")
-    late.join()
-    assert told == {"one": False, "other": True}
-    assert one.get("demo/log.json") == b"the other"
+    assert server.names(BUCKET) == ["team/.probe", "team/demo/0.json", "team/demo/1.json"], "no trial is left"
 
 
 FOREIGN = ["team/demo/versions/x y", "team/demo/versions/ü", "team/demo/versions/-rf"]
@@ -185,7 +189,7 @@ FOREIGN = ["team/demo/versions/x y", "team/demo/versions/ü", "team/demo/version
 def test_an_object_that_no_key_could_have_made_is_refused(server: Server, key: str):
     server.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
     for ask in (open_store(ROOT).children, open_store(ROOT).ages):
-        with pytest.raises(RegistryError, match="does not belong into a registry"):
+        with pytest.raises(RegistryError, match="does not belong in a registry"):
             ask("demo/versions")
 
 
@@ -198,7 +202,7 @@ SECRETS = ("tester", "secret", "hunter2", "sesame")
 def test_a_fault_is_one_line_without_a_credential(server: Server, monkeypatch: pytest.MonkeyPatch, case: str, command):
     root, said = ROOT, "check AWS_ENDPOINT_URL"
     if case == "no bucket":
-        root, said = "s3://elsewhere/team", "make the bucket, or mend the address"
+        root, said = "s3://elsewhere/team", "make the bucket, or correct the address"
     elif case == "no server":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://hunter2:sesame@127.0.0.1:9")
     elif case == "no credentials":

@@ -85,7 +85,7 @@ def test_stored_files_are_read_only_and_a_key_is_never_written_twice(tmp_path: P
 def test_a_key_that_leads_elsewhere_is_refused(tmp_path: Path, key: str):
     store = FolderStore(tmp_path / "registry")
     for reach in (store.get, store.exists, lambda name: store.put(name, b"")):
-        with pytest.raises(RegistryError, match="is no key of a registry"):
+        with pytest.raises(RegistryError, match="is not a valid key of a registry"):
             reach(key)
     assert not list(tmp_path.rglob("x"))
 
@@ -120,7 +120,7 @@ DAMAGE = {
     "a symbolic link": (link, "is a symbolic link"),
     "a missing file": (Path.unlink, "is missing"),
     "a planted pickle": (lambda path: (path.parent / "evil.pkl").write_bytes(b"\x80\x04"), "evil.pkl, which is not"),
-    "a planted hidden file": (lambda path: (path.parent / ".x").write_bytes(b""), "does not belong into a registry"),
+    "a planted hidden file": (lambda path: (path.parent / ".x").write_bytes(b""), "does not belong in a registry"),
 }
 
 

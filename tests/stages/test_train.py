@@ -26,9 +26,9 @@ from tasks.core.params import build
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.train_config import TrainConfig
 from tests.dpo import tiny
+from tests.ports import free_ports
 from tests.small_disk import small_disk
 from tests.stages import project
-from tests.swift_server import free_ports
 
 RUNTIME = tiny.budget(4096)
 
@@ -38,6 +38,7 @@ def folders(root: Path) -> train.Folders:
         tokens=root / "data/tokens",
         reference=root / "data/reference",
         base=root / "data/base",
+        init_adapter=root / "data/adapters/init",
         adapter=root / "models/adapter",
         results=root / "results/train",
         runs=root / "runs/train",
@@ -46,7 +47,7 @@ def folders(root: Path) -> train.Folders:
 
 def score(root: Path) -> None:
     where = folders(root)
-    at = reference.Folders(where.tokens, where.base, where.reference)
+    at = reference.Folders(where.tokens, where.base, where.init_adapter, where.reference)
     reference.run(at, reference.ReferenceConfig(), RUNTIME)
 
 

@@ -1,9 +1,8 @@
 """The demo's base model: a tiny Llama trained from scratch on the demo's conversations, in fp32 on the CPU.
 
-It reads replies of all styles, few of them good, so it speaks its small world fluently and is good now
-and then by chance: what preference training has to bring out. Only the replies' tokens are scored, for
-what a customer happens to say cannot be foretold, and its noise kept the model from learning to look
-up the customer's product and name in the prompt.
+It is trained on replies of all styles, few of them good: it writes fluently, and well only now and then, which
+preference training has to bring out. The loss is that of the replies' tokens alone. The customer's words cannot be
+predicted, and their noise kept the model from learning to look up product and name in the prompt.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, between
 from tasks.demo.model.talks import corpus, held_out
 from tasks.demo.model.vocabulary import MAX_TOKENS, Row, encode_talk, train_tokenizer
-from tasks.telemetry.log import progress
+from tasks.telemetry.log import bar
 
 _TOKENIZER_TALKS = 2000
 _HELD_OUT_TALKS = 256
@@ -30,7 +29,7 @@ _POOL_STEPS = 20  # batches of like length are cut out of so many steps' convers
 
 
 @dataclasses.dataclass(frozen=True)
-class DemoModelConfig:
+class DemoModelConfig(Section, path="base.demo"):
     """How large the demo's base model is and how long it trains.
 
     Attributes:
@@ -46,30 +45,20 @@ class DemoModelConfig:
         seed: Of the text and of the first weights.
     """
 
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    steps: int
-    talks_per_step: int
-    learning_rate: float
-    good_share: float
+    vocabulary: Annotated[int, at_least(300, "for bytes take 256")]
+    hidden: Annotated[int, at_least(1)]
+    intermediate: Annotated[int, at_least(1)]
+    layers: Annotated[int, at_least(1)]
+    heads: Annotated[int, at_least(1)]
+    steps: Annotated[int, at_least(1)]
+    talks_per_step: Annotated[int, at_least(1)]
+    learning_rate: Annotated[float, between(0, 1, "()")]
+    good_share: Annotated[float, between(0, 1)]
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse values that give no model.
-
-        Raises:
-            ConfigError: Naming the key.
-        """
-        check(self.vocabulary >= 300, "base.demo.vocabulary", self.vocabulary, "choose 300 or more: bytes take 256")
-        for name in ("hidden", "intermediate", "layers", "heads", "steps", "talks_per_step"):
-            check(getattr(self, name) >= 1, f"base.demo.{name}", getattr(self, name), "choose 1 or more")
-        advice = "choose an even multiple of base.demo.heads"
-        check(self.hidden % (2 * self.heads) == 0, "base.demo.hidden", self.hidden, advice)
-        check(0 < self.learning_rate < 1, "base.demo.learning_rate", self.learning_rate, "choose between 0 and 1")
-        check(0 <= self.good_share <= 1, "base.demo.good_share", self.good_share, "choose between 0 and 1")
+        super().__post_init__()
+        self.require(self.hidden % (2 * self.heads) == 0, "hidden", "write an even multiple of `heads`")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,14 +138,16 @@ def fit(model: Any, batches: Sequence[Sequence[Row]], learning_rate: float) -> l
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_peak(step, len(batches)))
     losses = []
     model.train()
-    for rows in progress(batches, "training the demo's base model", unit="step"):
-        loss = _batch_loss(model, rows)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        losses.append(loss.item())
+    with bar("training the demo's base model", total=len(batches), unit="step") as shown:
+        for rows in batches:
+            loss = _batch_loss(model, rows)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(loss.item())
+            shown.update()
     return losses
 
 
@@ -187,7 +178,7 @@ def _batch_loss(model: Any, rows: Sequence[Row]) -> Any:
     width = max(map(len, rows))
     pad = model.config.pad_token_id
     ids = torch.tensor([row.prompt + row.reply + [pad] * (width - len(row)) for row in rows])  # [rows, width]
-    place = torch.arange(1, width)  # of the token that is foretold
+    place = torch.arange(1, width)  # of the token that is predicted
     starts = torch.tensor([[len(row.prompt)] for row in rows])
     ends = torch.tensor([[len(row)] for row in rows])
     is_reply = (place >= starts) & (place < ends)  # [rows, width - 1]

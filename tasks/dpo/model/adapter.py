@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
 
 from tasks.core.errors import ConfigError
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, between
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraSettings:
+class LoraSettings(Section, path="train.lora"):
     """The shape of the adapter (arXiv:2106.09685).
 
     Attributes:
@@ -23,15 +23,10 @@ class LoraSettings:
         target_modules: `all-linear`, or the names of the linear layers to adapt.
     """
 
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    rank: Annotated[int, at_least(1, "for example 16")] = 16
+    alpha: Annotated[int, at_least(1, "for example twice the rank")] = 32
+    dropout: Annotated[float, between(0, 1, "[)")] = 0.0
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-
-    def __post_init__(self) -> None:
-        check(self.rank >= 1, "train.lora.rank", self.rank, "give 1 or more, for example 16")
-        check(self.alpha >= 1, "train.lora.alpha", self.alpha, "give 1 or more, for example twice the rank")
-        check(0 <= self.dropout < 1, "train.lora.dropout", self.dropout, "give a share in [0, 1)")
 
 
 def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
@@ -57,9 +52,13 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
             raise ConfigError(
                 f"`train.lora.target_modules` does not fit the model ({error})", "name its layers"
             ) from None
+
     for name in [] if isinstance(names, str) else names:
-        if not any(f".{found}".endswith(f".{name}") for found in policy.targeted_module_names):
-            raise ConfigError(f"`train.lora.target_modules` names `{name}`, which is no layer of the model", "mend it")
+        if not any(f".{layer}".endswith(f".{name}") for layer in policy.targeted_module_names):
+            raise ConfigError(
+                f"`train.lora.target_modules` names `{name}`, which is no layer of the model", "correct the name"
+            )
+
     for parameter in adapter_parameters(policy):
         parameter.data = parameter.data.float()
     return policy

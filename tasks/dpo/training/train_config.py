@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from tasks.core.params import check
+from tasks.core.section import Section, above, at_least, between
 from tasks.dpo.model.adapter import LoraSettings
 from tasks.dpo.objective.pair_loss import ObjectiveConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ReferenceUpdate:
+class ReferenceUpdate(Section, path="train.reference_update"):
     """Whether the reference moves while training; DPO's own never does.
 
     Attributes:
@@ -22,16 +22,12 @@ class ReferenceUpdate:
     """
 
     mode: Literal["never", "epoch", "moving"] = "never"
-    mix: float = 0.6
-    every_steps: int = 64
-
-    def __post_init__(self) -> None:
-        check(0 < self.mix <= 1, "train.reference_update.mix", self.mix, "give a share in (0, 1]")
-        check(self.every_steps >= 1, "train.reference_update.every_steps", self.every_steps, "give 1 or more")
+    mix: Annotated[float, between(0, 1, "(]")] = 0.6
+    every_steps: Annotated[int, at_least(1)] = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section, path="train"):
     """What is trained: everything here changes the adapter, and nothing else does but the data.
 
     Attributes:
@@ -54,23 +50,13 @@ class TrainConfig:
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     reference_update: ReferenceUpdate = dataclasses.field(default_factory=ReferenceUpdate)
     init_adapter: str | None = None
-    learning_rate: float = 5e-6
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    pairs_per_step: int = 16
-    epochs: int = 1
+    learning_rate: Annotated[float, above(0, "for example 5e-6")] = 5e-6
+    weight_decay: Annotated[float, at_least(0, "where 0 is off")] = 0.01
+    max_grad_norm: Annotated[float, above(0, "for example 1.0")] = 1.0
+    pairs_per_step: Annotated[int, at_least(1)] = 16
+    epochs: Annotated[int, at_least(1)] = 1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_share: float = 0.1
-    evaluations: int = 4
-    seed: int = 42
+    warmup_share: Annotated[float, between(0, 1, "[)")] = 0.1
+    evaluations: Annotated[int, at_least(1)] = 4
+    seed: Annotated[int, at_least(0)] = 42
     lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
-
-    def __post_init__(self) -> None:
-        check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a number above 0, e.g. 5e-6")
-        check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 (off) or more")
-        check(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "give a number above 0, e.g. 1.0")
-        check(self.pairs_per_step >= 1, "train.pairs_per_step", self.pairs_per_step, "give 1 or more")
-        check(self.epochs >= 1, "train.epochs", self.epochs, "give 1 or more")
-        check(0 <= self.warmup_share < 1, "train.warmup_share", self.warmup_share, "give a share in [0, 1)")
-        check(self.evaluations >= 1, "train.evaluations", self.evaluations, "give 1 or more")
-        check(self.seed >= 0, "train.seed", self.seed, "give 0 or more")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_json
+from tasks.core.json_lines import read_json_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +91,8 @@ def read_node(path: Path, stage: str) -> Node:
 
 def read_lines(path: Path, stage: str) -> Iterator[Node]:
     """Read a JSON Lines file an object at a time."""
-    again = f"run `dvc repro -f {stage}`"
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing", again)
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ArtifactError(f"line {number} of {path} is not JSON ({error})", again) from None
-            yield _as_node(value, f"{path}:{number}", stage)
+    for number, value in enumerate(read_json_lines(path, stage), start=1):
+        yield Node(value, f"{path}:{number}", stage)
 
 
 def read_columns(path: Path, names: tuple[str, ...], stage: str) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import manifest_digest, read_manifest
+from tasks.core.nested import flatten
 from tasks.page.facts import BaseFacts, Lineage
 
 SECTIONS = ("base", "ingest", "encode", "train", "respond", "winrate")
@@ -41,7 +42,7 @@ def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], param
     reference = inputs["adapter"].get("reference")
     return Lineage(
         digests=(*digests.items(), *([("reference", str(reference))] if reference else [])),
-        params=tuple((name, tuple(_flat(params[name]))) for name in SECTIONS if params.get(name)),
+        params=tuple((name, _lines(params[name])) for name in SECTIONS if params.get(name)),
         datasets=_hub_datasets(params.get("ingest")),
     )
 
@@ -56,11 +57,12 @@ def _check_origin(made: tuple[str, Path], recorded: Mapping[str, Any], present: 
             )
 
 
-def _flat(section: Any, prefix: str = "") -> list[tuple[str, str]]:
+def _lines(section: Any) -> tuple[tuple[str, str], ...]:
     """Return a section's keys, nested ones joined by dots, with their values as text."""
-    if not isinstance(section, dict) or not section:
-        return [(prefix, section if isinstance(section, str) else json.dumps(section, ensure_ascii=False, default=str))]
-    return [pair for key, value in section.items() for pair in _flat(value, f"{prefix}.{key}".lstrip("."))]
+    return tuple(
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+        for key, value in flatten(section).items()
+    )
 
 
 def _hub_datasets(ingest: Any) -> tuple[str, ...]:

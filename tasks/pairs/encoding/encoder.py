@@ -1,4 +1,4 @@
-"""Pairs to tokens: rendering, tokenising in batches on all cores, and the rows that come of it."""
+"""From pairs to token rows: rendering, tokenising in batches on all cores, assembling."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import canonical_json
-from tasks.core.params import check
+from tasks.core.section import Section, at_least
 from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
 from tasks.pairs.encoding.template import PLAIN, ChatTemplate, TemplateRefused, load_template
 from tasks.pairs.record.pair import Message, Pair
@@ -37,25 +37,19 @@ _log = get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(Section, path="encode"):
     """The `encode` section of params.yaml; its keys are explained there."""
 
-    max_prompt_tokens: int = 512
-    max_completion_tokens: int = 512
+    max_prompt_tokens: Annotated[int, at_least(2)] = 512
+    max_completion_tokens: Annotated[int, at_least(1)] = 512
     truncation: Literal["cut", "drop"] = "cut"
     chat_template: str = "auto"
     text_as: Literal["completion", "chat"] = "completion"
 
-    def __post_init__(self) -> None:
-        longest = self.max_prompt_tokens
-        check(longest >= 2, "encode.max_prompt_tokens", longest, "write 2 or more")
-        longest = self.max_completion_tokens
-        check(longest >= 1, "encode.max_completion_tokens", longest, "write 1 or more")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedPair:
-    """What became of one pair.
+    """The result of encoding one pair.
 
     Attributes:
         pair: The pair.
@@ -76,7 +70,7 @@ class EncodedPair:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderFacts:
-    """What an encoder says of itself, as plain values.
+    """Facts about an encoder, as plain values.
 
     Attributes:
         kind: Of its template: `auto`, `plain`, `file`, or `none` where there is none.
@@ -103,7 +97,7 @@ class EncoderFacts:
         return canonical_json(dataclasses.asdict(self))
 
     def warn(self) -> None:
-        """Say what may be meant otherwise."""
+        """Warn of what may be a mistake."""
         if self.lacks_bos:
             _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
 
@@ -162,7 +156,7 @@ class PairEncoder:
 
     @cached_property
     def facts(self) -> EncoderFacts:
-        """What this encoder says of itself."""
+        """Facts about this encoder."""
         return EncoderFacts(
             kind=self.template.kind if self.template else "none",
             template=self.template.jinja if self.template else None,
@@ -223,7 +217,7 @@ class PairEncoder:
         if not texts:
             return []
         unique = list(dict.fromkeys(texts))  # many pairs can share a prompt
-        found = self._tokenizer(
+        encoded = self._tokenizer(
             unique,
             add_special_tokens=False,
             padding=False,
@@ -232,7 +226,7 @@ class PairEncoder:
             return_token_type_ids=False,
             verbose=False,
         )
-        known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, found["input_ids"], strict=True)}
+        known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, encoded["input_ids"], strict=True)}
         return [known[text] for text in texts]
 
     def _assemble(self, pair: Pair, texts: _Rendered, *tokens: Ids) -> EncodedPair:
@@ -251,10 +245,10 @@ def _texts(rendered: _Rendered) -> tuple[str, str, str]:
 
 def _eos_ids(tokenizer: Any, more: Iterable[int]) -> tuple[int, ...]:
     """Return all ids that stop generation, the tokenizer's own first."""
-    own = tokenizer.eos_token_id
+    eos_id = tokenizer.eos_token_id
     size = len(tokenizer)
-    others = sorted({token for token in more if 0 <= token < size} - {own})
-    every = ([] if own is None else [own]) + others
+    others = sorted({token for token in more if 0 <= token < size} - {eos_id})
+    every = ([] if eos_id is None else [eos_id]) + others
     if not every:
         raise ConfigError("the base model's tokenizer has no EOS token, so no reply could end", "choose another base")
     return tuple(every)

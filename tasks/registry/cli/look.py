@@ -15,7 +15,7 @@ from tasks.registry.log.entries import LogEntry
 from tasks.registry.log.history import History
 from tasks.registry.log.names import Address, short
 from tasks.registry.log.registry_log import entries_to_json
-from tasks.registry.stores.store import in_lanes
+from tasks.registry.stores.store import in_parallel
 from tasks.registry.versions.manifest import DECISION, LINEAGE, to_json
 from tasks.registry.versions.registry import Registry, names_in
 
@@ -143,7 +143,7 @@ def _origins(registry: Registry) -> list[dict[str, Any]]:
     """Return where each version of a name comes from."""
     history = registry.history()
     serials, digests = history.serials(), history.kept()
-    read = in_lanes(registry.store, lambda digest: json.loads(registry.read_file(digest, LINEAGE)), digests)
+    read = in_parallel(registry.store, lambda digest: json.loads(registry.read_file(digest, LINEAGE)), digests)
     return [_origin(registry.name, digest, serials[digest], told) for digest, told in zip(digests, read, strict=True)]
 
 

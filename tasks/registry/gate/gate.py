@@ -13,9 +13,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any
 
-from tasks.core.params import check
+from tasks.core.section import Section, at_least, between
 from tasks.registry.log.evidence import Evidence
 
 PROMOTE, KEEP, INCONCLUSIVE = "promote", "keep", "inconclusive"
@@ -24,7 +24,7 @@ _NORMAL_FROM = 100  # prompts from which the normal approximation stands alone
 
 
 @dataclasses.dataclass(frozen=True)
-class GateConfig:
+class GateConfig(Section, path="register.gate"):
     """What a candidate must show (params section `register.gate`).
 
     Attributes:
@@ -35,20 +35,11 @@ class GateConfig:
         min_shared_prompts: The fewest prompts on which candidate and champion may be compared.
     """
 
-    alpha: float = 0.05
-    margin: float = 0.0
-    tolerance: float = 0.02
-    min_coverage: float = 0.98
-    min_shared_prompts: int = 50
-
-    def __post_init__(self) -> None:
-        where = "register.gate"
-        check(0 < self.alpha < EVEN, f"{where}.alpha", self.alpha, "choose a chance between 0 and 0.5, as 0.05")
-        check(0 <= self.margin < EVEN, f"{where}.margin", self.margin, "choose a win rate between 0 and 0.5")
-        check(0 <= self.tolerance <= 1, f"{where}.tolerance", self.tolerance, "choose a win rate between 0 and 1")
-        check(0 <= self.min_coverage <= 1, f"{where}.min_coverage", self.min_coverage, "choose a share, 0 to 1")
-        is_count = self.min_shared_prompts >= 1
-        check(is_count, f"{where}.min_shared_prompts", self.min_shared_prompts, "choose a number of at least 1")
+    alpha: Annotated[float, between(0, EVEN, "()", "for example 0.05")] = 0.05
+    margin: Annotated[float, between(0, EVEN, "[)")] = 0.0
+    tolerance: Annotated[float, between(0, 1)] = 0.02
+    min_coverage: Annotated[float, between(0, 1)] = 0.98
+    min_shared_prompts: Annotated[int, at_least(1)] = 50
 
 
 @dataclasses.dataclass(frozen=True)

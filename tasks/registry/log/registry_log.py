@@ -21,7 +21,7 @@ from tasks.core.errors import NetworkError, RegistryError, StorageError
 from tasks.core.files import sha256_bytes
 from tasks.registry.log.entries import Deed, LogEntry
 from tasks.registry.log.history import History
-from tasks.registry.stores.store import MissingKey, Store, in_lanes
+from tasks.registry.stores.store import MissingKey, Store, in_parallel
 from tasks.telemetry.provenance import now
 
 EVERY = 50  # entries between two snapshots
@@ -49,7 +49,7 @@ class Log:
             RegistryError: An entry is missing in the middle, is malformed, or does not follow.
         """
         history = self._from_snapshot()
-        fresh = in_lanes(self._store, self._entry, self._listed(history.count))
+        fresh = in_parallel(self._store, self._entry, self._listed(history.count))
         history = history.followed_by(fresh, self._where)
         self.last = history.followed_by(self._unlisted(history.count), self._where)
         return self.last
@@ -135,7 +135,7 @@ class Log:
                 yield self._parsed(known, self._store.get(_key(self._folder, known)))
 
     def _replayed(self) -> list[tuple[LogEntry, str]]:
-        found = list(in_lanes(self._store, self._entry, self._listed(0)))
+        found = list(in_parallel(self._store, self._entry, self._listed(0)))
         found += self._unlisted(len(found))
         History().followed_by(found, self._where)
         return found

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from tasks.core.files import MANIFEST
 from tasks.registry.log.entries import COLLECT, Deed, LogEntry
 from tasks.registry.log.history import History
-from tasks.registry.stores.store import in_lanes
+from tasks.registry.stores.store import in_parallel
 from tasks.registry.versions.manifest import LINEAGE
 from tasks.registry.versions.registry import Registry
 
@@ -111,7 +111,7 @@ def _retention(registry: Registry, kept: dict[tuple[str, str], str]) -> Retentio
     own = {digest: why for (name, digest), why in kept.items() if name == registry.name}
     given_up = [digest for digest in history.kept() if digest not in own]
     strangers = [name for name in registry.store.children(f"{registry.name}/versions") if name not in history.kept()]
-    found = in_lanes(registry.store, lambda name: registry.store.ages(_folder(registry, name)), strangers)
+    found = in_parallel(registry.store, lambda name: registry.store.ages(_folder(registry, name)), strangers)
     leftovers = [
         key
         for name, ages in zip(strangers, found, strict=True)
@@ -126,7 +126,7 @@ def _remove(registry: Registry, keys: Sequence[str]) -> list[str]:
     first = [key for key in keys if key.endswith(f"/{MANIFEST}")]
     rest = [key for key in keys if key not in set(first)]
     for group in (first, rest):
-        in_lanes(registry.store, registry.store.remove, group)
+        in_parallel(registry.store, registry.store.remove, group)
     return [*first, *rest]
 
 

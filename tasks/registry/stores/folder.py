@@ -1,4 +1,4 @@
-"""A folder as the registry's store: drafts that are linked to their names, on any disk that knows hard links."""
+"""A folder as the registry's store: drafts that get their final names by a hard link, on any disk that has those."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tasks.core.errors import RegistryError, StorageError
-from tasks.registry.stores.store import BLOCK, MissingKey, Moved, key_parts, refuse_stranger
+from tasks.registry.stores.store import BLOCK, MissingKey, OnBytes, check_stored_name, key_parts
 
 _DRAFTS = ".drafts"  # no key can begin with a dot, so drafts are never listed
 _STALE_SECONDS = 86_400
@@ -21,26 +21,27 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class FolderStore:
-    """A folder as a store. It may lie on a network disk, as long as that knows hard links.
+    """A folder as a store. It may be on a network disk, if that has hard links.
 
-    A draft is written and synced under `.drafts/`, then linked to its final name: `link` refuses
-    what exists, on every POSIX file system, and shows a file only when it is whole. Objects are
-    read-only. A draft left behind by a killed process is swept a day later.
+    A draft is written and synced under `.drafts/`, then linked to its final name: on every POSIX file system, `link`
+    refuses a name that exists, and a file appears only when it is whole. Objects are read-only. A draft that a killed
+    process left is removed a day later.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.label = str(root)
-        self.lanes = 1  # a disk serves one reader as fast as many
+        self.parallel = 1  # a disk serves one reader as fast as many
+        self.is_remote = False
 
-    def put(self, key: str, content: bytes | Path, moved: Moved | None = None) -> bool:
+    def put(self, key: str, content: bytes | Path, on_bytes: OnBytes | None = None) -> bool:
         """Create ``key`` durably if it is absent; see :class:`Store`."""
         path = self._path(key)
         if path.exists():
             return False
         draft = self._new_draft()
         try:
-            self._fill(draft, content, moved)
+            self._fill(draft, content, on_bytes)
             self._make_folders(path.parent)
             is_created = self._link(draft, path)
             self._sync_folder(path.parent)
@@ -61,13 +62,13 @@ class FolderStore:
             while block := source.read(BLOCK):
                 yield block
 
-    def fetch(self, key: str, target: Path, moved: Moved | None = None) -> None:
+    def fetch(self, key: str, target: Path, on_bytes: OnBytes | None = None) -> None:
         """Copy ``key`` to a new file; see :class:`Store`."""
         with self._open(key) as source, target.open("xb") as sink:
-            _copy(source, sink, moved)
+            _copy(source, sink, on_bytes)
 
     def exists(self, key: str) -> bool:
-        """Tell whether ``key`` is there; see :class:`Store`."""
+        """Tell whether ``key`` exists; see :class:`Store`."""
         return self._path(key).is_file()
 
     def children(self, prefix: str, after: str = "") -> list[str]:
@@ -75,8 +76,8 @@ class FolderStore:
         folder = self._path(prefix) if prefix else self.root
         try:
             with os.scandir(folder) as entries:
-                chosen = (entry for entry in entries if not entry.name.startswith(".") and entry.name > after)
-                return sorted(_checked(entry) for entry in chosen)
+                shown = (entry for entry in entries if not entry.name.startswith(".") and entry.name > after)
+                return sorted(_checked_name(entry) for entry in shown)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -85,18 +86,18 @@ class FolderStore:
         folder = self._path(prefix)
         if not folder.is_dir():
             return {}
-        found: dict[str, float] = {}
+        ages: dict[str, float] = {}
         with os.scandir(folder) as entries:
             for entry in entries:
-                key = f"{prefix}/{_checked(entry)}"
+                key = f"{prefix}/{_checked_name(entry)}"
                 if entry.is_dir(follow_symlinks=False):
-                    found |= self.ages(key)
+                    ages |= self.ages(key)
                 else:
-                    found[key] = time.time() - entry.stat(follow_symlinks=False).st_mtime
-        return found
+                    ages[key] = time.time() - entry.stat(follow_symlinks=False).st_mtime
+        return ages
 
     def remove(self, key: str) -> None:
-        """Remove ``key`` and the folders that it leaves empty; see :class:`Store`."""
+        """Remove ``key`` and the folders that are empty then; see :class:`Store`."""
         path = self._path(key)
         path.unlink(missing_ok=True)
         for folder in path.parents[: len(key_parts(key)) - 1]:
@@ -105,20 +106,20 @@ class FolderStore:
             except FileNotFoundError:
                 continue
             except OSError:
-                break  # it holds something
+                break  # it is not empty
 
     def sweep(self, older_than: float) -> int:
-        """Remove stale drafts; see :class:`Store`."""
-        drafts, horizon, swept = self.root / _DRAFTS, time.time() - older_than, 0
+        """Remove old drafts; see :class:`Store`."""
+        drafts, horizon, removed = self.root / _DRAFTS, time.time() - older_than, 0
         for path in drafts.iterdir() if drafts.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_mtime < horizon:
                     path.unlink()
-                    swept += 1
-        return swept
+                    removed += 1
+        return removed
 
     def _path(self, key: str) -> Path:
-        """Return the file of ``key``; refuse whatever could lead outside the root."""
+        """Return the file of ``key``; refuse a key or a link that could lead outside the root."""
         path = self.root
         for part in key_parts(key):
             path = path / part
@@ -138,26 +139,26 @@ class FolderStore:
             raise
 
     def _new_draft(self) -> Path:
-        """Return a fresh name for a draft, after sweeping those that nobody can be writing any more."""
+        """Return a new name for a draft, after removing drafts too old for anyone to be writing."""
         self.sweep(_STALE_SECONDS)
         drafts = self.root / _DRAFTS
         drafts.mkdir(parents=True, exist_ok=True)
         return drafts / f"{os.getpid()}-{secrets.token_hex(8)}"
 
-    def _fill(self, draft: Path, content: bytes | Path, moved: Moved | None) -> None:
-        """Write the draft, read-only from the start, and see it safe on the disk."""
-        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-        with os.fdopen(opened, "wb") as target:
+    def _fill(self, draft: Path, content: bytes | Path, on_bytes: OnBytes | None) -> None:
+        """Write the draft, read-only from the start, and sync it to disk."""
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        with os.fdopen(descriptor, "wb") as target:
             if isinstance(content, bytes):
-                _copy(io.BytesIO(content), target, moved)
+                _copy(io.BytesIO(content), target, on_bytes)
             else:
                 with content.open("rb") as source:
-                    _copy(source, target, moved)
+                    _copy(source, target, on_bytes)
             target.flush()
             os.fsync(target.fileno())
 
     def _make_folders(self, folder: Path) -> None:
-        """Make the folders down to ``folder``, each durably named in the one above it."""
+        """Make the folders down to ``folder``, and sync each new name to disk."""
         if folder.is_dir():
             return
         self._make_folders(folder.parent)
@@ -166,7 +167,7 @@ class FolderStore:
         self._sync_folder(folder.parent)
 
     def _link(self, draft: Path, path: Path) -> bool:
-        """Give the finished draft its name; False when another writer was first."""
+        """Link the finished draft to its name; return False if another writer was first."""
         try:
             os.link(draft, path, follow_symlinks=False)
         except FileExistsError:
@@ -186,17 +187,17 @@ class FolderStore:
             os.close(descriptor)
 
 
-def _checked(entry: os.DirEntry[str]) -> str:
+def _checked_name(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
         raise _link_refused(Path(entry.path))
-    return refuse_stranger(entry.name, entry.path)
+    return check_stored_name(entry.name, entry.path)
 
 
-def _copy(source: BinaryIO, sink: BinaryIO, moved: Moved | None) -> None:
+def _copy(source: BinaryIO, sink: BinaryIO, on_bytes: OnBytes | None) -> None:
     while block := source.read(BLOCK):
         sink.write(block)
-        if moved:
-            moved(len(block))
+        if on_bytes:
+            on_bytes(len(block))
 
 
 def _link_refused(path: Path) -> RegistryError:

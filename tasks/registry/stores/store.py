@@ -1,8 +1,8 @@
-"""Where the registry's bytes lie: a store that can create what is absent, and never changes it after.
+"""What the registry asks of a store: create an object if it is absent, and never change it afterwards.
 
-Everything above rests on :meth:`Store.put` alone, *create if absent*: the first of many writers of
-a key wins, the others are told so, and no reader ever sees a part of an object. A folder gives it
-with a finished draft and a hard link; an object store gives it with ``If-None-Match: *``.
+Everything above rests on :meth:`Store.put` alone, *create if absent*: the first of several writers of a key wins, the
+others learn that they lost, and no reader ever sees part of an object. A folder does it with a finished draft and a
+hard link, a bucket with ``If-None-Match: *``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tasks.core.errors import RegistryError
 
 BLOCK = 1 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-Moved = Callable[[int], object]  # is told how many further bytes went over, from any thread
+OnBytes = Callable[[int], object]  # called with the number of further bytes transferred, from any thread
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class MissingKey(RegistryError):
-    """The store holds nothing under a key."""
+    """The store holds no object under a key."""
 
 
 class Store(Protocol):
@@ -31,42 +31,44 @@ class Store(Protocol):
 
     Attributes:
         label: Where the store is, for messages.
-        lanes: How many requests at once pay off.
+        parallel: How many requests to make at once.
+        is_remote: Whether a read is a request over the network, so that copies on this machine save time.
     """
 
     label: str
-    lanes: int
+    parallel: int
+    is_remote: bool
 
-    def put(self, key: str, content: bytes | Path, moved: Moved | None = None) -> bool:
-        """Create ``key`` from bytes or a file; return False, changing nothing, when it is there."""
+    def put(self, key: str, content: bytes | Path, on_bytes: OnBytes | None = None) -> bool:
+        """Create ``key`` from bytes or a file; return False, and change nothing, if it exists."""
         ...
 
     def get(self, key: str) -> bytes:
-        """Return an object's bytes; :class:`MissingKey` when there is none."""
+        """Return an object's bytes; raise :class:`MissingKey` if there is none."""
         ...
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yield an object's bytes in blocks; :class:`MissingKey` when there is none."""
+        """Yield an object's bytes in blocks; raise :class:`MissingKey` if there is none."""
         ...
 
-    def fetch(self, key: str, target: Path, moved: Moved | None = None) -> None:
-        """Write an object's bytes to the new file ``target``; :class:`MissingKey` when there is none."""
+    def fetch(self, key: str, target: Path, on_bytes: OnBytes | None = None) -> None:
+        """Write an object's bytes to the new file ``target``; raise :class:`MissingKey` if there is none."""
         ...
 
     def exists(self, key: str) -> bool:
-        """Tell whether an object stands under ``key``."""
+        """Tell whether there is an object under ``key``."""
         ...
 
     def children(self, prefix: str, after: str = "") -> list[str]:
-        """Return the sorted names right below ``prefix`` ("" is the root) behind ``after``, without hidden ones."""
+        """Return the sorted names directly below ``prefix`` ("" is the root) that follow ``after``, no hidden ones."""
         ...
 
     def ages(self, prefix: str) -> dict[str, float]:
-        """Return the age in seconds of every object below ``prefix``, however deep, by key; refuse what is none."""
+        """Return the age in seconds of each object below ``prefix``, at any depth, by key."""
         ...
 
     def remove(self, key: str) -> None:
-        """Remove an object; one that is gone already is no fault. Only what the log gave up is removed."""
+        """Remove an object; removing one that is absent is no error. Only versions that were collected are removed."""
         ...
 
     def sweep(self, older_than: float) -> int:
@@ -75,32 +77,33 @@ class Store(Protocol):
 
 
 def key_parts(key: str) -> list[str]:
-    """Split a key; refuse whatever could lead outside the root.
+    """Split a key; refuse one that could lead outside the root.
 
     Raises:
-        RegistryError: It is no key.
+        RegistryError: It is not a valid key.
     """
     parts = key.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise RegistryError(f"{key!r} is no key of a registry", "use names of letters, digits and . _ -")
+        raise RegistryError(f"{key!r} is not a valid key of a registry", "use names of letters, digits and . _ -")
     return parts
 
 
-def refuse_stranger(name: str, where: str) -> str:
-    """Return the name of what lies in a store; refuse what no key could have put there.
+def check_stored_name(name: str, where: str) -> str:
+    """Return the name of an object or folder in a store, if it can be part of a key.
 
     Raises:
-        RegistryError: It is no part of a key.
+        RegistryError: It cannot, so no registry wrote it.
     """
     if not _PART.fullmatch(name):
-        raise RegistryError(f"{where} does not belong into a registry", "take it out of there")
+        raise RegistryError(f"{where} does not belong in a registry", "move it out of there")
     return name
 
 
-def in_lanes(store: Store, work: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """Do ``work`` for every item, as many at once as the store has lanes; return the results in order."""
+def in_parallel(store: Store, work: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """Call ``work`` for each item, ``store.parallel`` at once; return the results in order."""
     todo = list(items)
-    if min(store.lanes, len(todo)) < 2:
+    workers = min(store.parallel, len(todo))
+    if workers < 2:
         return [work(item) for item in todo]
-    with ThreadPoolExecutor(min(store.lanes, len(todo))) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, todo))

@@ -21,7 +21,7 @@ from tasks.core.files import MANIFEST, sha256_bytes
 from tasks.registry.log import names
 from tasks.registry.log.history import History
 from tasks.registry.log.registry_log import Log
-from tasks.registry.stores.store import BLOCK, MissingKey, Moved, Store, in_lanes
+from tasks.registry.stores.store import BLOCK, MissingKey, OnBytes, Store, in_parallel
 from tasks.registry.versions import manifest as entries
 from tasks.registry.versions.manifest import Candidate, StoredFile, Version
 from tasks.telemetry.log import bar
@@ -51,7 +51,7 @@ class Registry:
         """Return the digests of all versions: those of the log in its order, then any cut short before it."""
         history = self.history()
         unknown = [name for name in self.store.children(f"{self.name}/versions") if name not in history.registered]
-        whole = in_lanes(self.store, self.has, unknown)
+        whole = in_parallel(self.store, self.has, unknown)
         return history.kept() + [digest for digest, is_whole in zip(unknown, whole, strict=True) if is_whole]
 
     def has(self, digest: str) -> bool:
@@ -139,14 +139,14 @@ class Registry:
             _check_source(name, content)
         size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in candidate.files.values())
         everything = sorted(candidate.files)
-        with _moving(size, "storing the version") as moved:
-            in_lanes(
+        with _moving(size, "storing the version") as on_bytes:
+            in_parallel(
                 self.store,
-                lambda name: self.store.put(self._key(digest, name), candidate.files[name], moved),
+                lambda name: self.store.put(self._key(digest, name), candidate.files[name], on_bytes),
                 everything,
             )
         self._refuse_strangers(digest, set(candidate.files))
-        stored = in_lanes(self.store, lambda name: self._stored(digest, name), everything)
+        stored = in_parallel(self.store, lambda name: self._stored(digest, name), everything)
         version = Version(candidate.identity, dict(zip(everything, stored, strict=True)))
         entries.check_identity(version, f"version {names.short(digest)}")
         self.store.put(self._key(digest, MANIFEST), version.manifest())
@@ -161,7 +161,7 @@ class Registry:
         self._known.pop(digest, None)
         version = self.read(digest)
         self._refuse_strangers(digest, set(version.files))
-        in_lanes(self.store, lambda name: sum(map(len, self._verified(version, name))), version.files)
+        in_parallel(self.store, lambda name: sum(map(len, self._verified(version, name))), version.files)
         return version
 
     def pull(self, digest: str, target: Path) -> Version:
@@ -177,8 +177,8 @@ class Registry:
         draft = target.absolute().parent / f".{target.name}.{os.getpid()}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            with _moving(sum(entry.size for entry in version.files.values()), "pulling the version") as moved:
-                in_lanes(self.store, lambda name: self._fetch(version, name, draft / name, moved), version.files)
+            with _moving(sum(entry.size for entry in version.files.values()), "pulling the version") as on_bytes:
+                in_parallel(self.store, lambda name: self._fetch(version, name, draft / name, on_bytes), version.files)
             (draft / MANIFEST).write_bytes(version.manifest())
             draft.rename(target)
         finally:
@@ -188,11 +188,11 @@ class Registry:
     def _key(self, digest: str, name: str) -> str:
         return f"{self.name}/versions/{digest}/{name}"
 
-    def _fetch(self, version: Version, name: str, target: Path, moved: Moved) -> None:
+    def _fetch(self, version: Version, name: str, target: Path, on_bytes: OnBytes) -> None:
         """Copy a file of a version to ``target``, and hold what came against the manifest."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.store.fetch(self._key(version.digest, name), target, moved)
+            self.store.fetch(self._key(version.digest, name), target, on_bytes)
         except MissingKey:
             raise _damaged(version, name, "is missing") from None
         with target.open("rb") as file:
@@ -238,7 +238,7 @@ def names_in(store: Store) -> list[str]:
 
 
 @contextlib.contextmanager
-def _moving(size: int, what: str) -> Iterator[Moved]:
+def _moving(size: int, what: str) -> Iterator[OnBytes]:
     """Give what counts the bytes that went over, on a progress bar where ``size`` makes it worth one."""
     if size < _BAR_FROM:
         yield lambda _: None
