@@ -51,7 +51,7 @@ def evaluate_only(
                 get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
             order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
             outcomes = run_all(order[:1], workspace, settings)
-            refuse_stale(workspace)  # what is behind `adapters` is known for certain now
+            refuse_stale(workspace)  # `adapters` has run, so the stages after it are known to be up to date or stale
             return close([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")

@@ -25,11 +25,11 @@ def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
     )
 
 
-def run(flow: Flow[..., Any], parser: argparse.ArgumentParser) -> int:
+def run(flow: Flow[..., State[Any]], parser: argparse.ArgumentParser) -> int:
     """Run a flow with the arguments of its command, which are its parameters; return 0 if it completed, else 1."""
     arguments = vars(parser.parse_args())
     with flow_context():
-        state: State[Any] = flow(**arguments, return_state=True)
+        state = flow(**arguments, return_state=True)
     return int(not state.is_completed())
 
 
