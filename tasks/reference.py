@@ -24,7 +24,7 @@ from tasks.core.params import load_section
 from tasks.core.pinned_adapter import PinnedAdapter
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.blocks import completion_tokens
-from tasks.dpo.model import distributed
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.reference.reference_files import describe, write_logps
 from tasks.dpo.reference.reference_model import load_reference
 from tasks.dpo.reference.reference_pass import ReferencePass
@@ -81,7 +81,7 @@ def run(
     base = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
     adapter = PinnedAdapter.open(folders.adapter)
     splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
-    accelerator, began = distributed.open_accelerator(runtime), time.monotonic()
+    accelerator, began = open_accelerator(runtime), time.monotonic()
 
     kind = accelerator.device.type
     compute = compute_identity(kind, base.dtype_on(kind))
@@ -103,7 +103,7 @@ def run(
         for tokens in splits.values():
             for _ in reference.blocks(tokens):  # all ranks score, rank 0 writes
                 pass
-    distributed.all_done(accelerator)
+    all_done(accelerator)
     return metrics
 
 

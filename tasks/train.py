@@ -25,10 +25,11 @@ from tasks.core.params import load_section
 from tasks.core.pinned_adapter import INIT_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.scored_pairs import ScoredPairs, open_scored
-from tasks.dpo.model import distributed, sharding
+from tasks.dpo.model import sharding
 from tasks.dpo.model.adapter import attach_lora
 from tasks.dpo.model.adapter_loading import load_adapter
 from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.objective.metrics import SUMS
 from tasks.dpo.telemetry.trackers import open_trackers
 from tasks.dpo.training.adapter_saving import save_adapter
@@ -90,7 +91,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     checkpoints = folders.runs / digest_of({"inputs": inputs, "config": settings})[:16]
     resumes = checkpoints.is_dir()
 
-    accelerator = distributed.open_accelerator(runtime)
+    accelerator = open_accelerator(runtime)
     model = load_base(base, accelerator.device, is_sharded=sharding.is_wanted(runtime, accelerator))
     policy = load_adapter(model, start.folder, config.lora) if start else attach_lora(model, config.lora, config.seed)
     trackers = open_trackers(accelerator, runtime, checkpoints.name, settings, folders.runs / "trackers", resumes)
@@ -108,7 +109,7 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
             save_adapter(policy, adapter, base)
         shutil.rmtree(checkpoints, ignore_errors=True)
         _log.info("held-out accuracy %.3f, margin %.3f", metrics["after"]["accuracy"], metrics["after"]["margin"])
-    distributed.all_done(accelerator)
+    all_done(accelerator)
     return metrics
 
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,8 +49,11 @@ class ObjectiveConfig(Section, path="train.objective"):
         discopop_tau: τ of `discopop`.
         bco_momentum: How slowly `bco_pair`'s reward shift follows the step's mean reward; 1 leaves it at 0.
         adaptive_beta_gain: How strongly β follows the step's mean margin (β-DPO); 0 is off.
-        adaptive_beta_momentum: How slowly the running mean that it is compared with follows.
+        adaptive_beta_momentum: How slowly the running mean that it is compared with follows; its paper's.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {"adaptive_beta_momentum": "delete it: it is 0.9, as in its paper"}
+    adaptive_beta_momentum: ClassVar[float] = 0.9
 
     loss: str | dict[str, Annotated[float, above(0)]] = "sigmoid"
     beta: Annotated[float, above(0, "for example 0.1")] = 0.1
@@ -63,7 +66,6 @@ class ObjectiveConfig(Section, path="train.objective"):
     discopop_tau: Annotated[float, above(0, "for example 0.05")] = 0.05
     bco_momentum: Annotated[float, between(0, 1, note="where 1 is off")] = 1.0
     adaptive_beta_gain: Annotated[float, at_least(0, "for example 0.6; 0 is off")] = 0.0
-    adaptive_beta_momentum: Annotated[float, between(0, 1, "[)", "for example 0.9")] = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -97,18 +97,18 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
         return None
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(
-            f"`runtime.metrics_port` is {runtime.metrics_port}, and {PACKAGE} is not installed",
-            "run `pip install prometheus-client`, or set it to 0",
+            f"`runtime.metrics_address` is {runtime.metrics_address!r}, and {PACKAGE} is not installed",
+            'run `pip install prometheus-client`, or set it to ""',
         )
     if not is_main:
         return None
 
-    where = f"{runtime.metrics_host}:{runtime.metrics_port}"
+    where = runtime.metrics_address
     try:
         metrics = Metrics(runtime.metrics_host, runtime.metrics_port, stage, log.run_id() or run_name)
     except OSError as error:
         cause = error.strerror or error
-        _log.warning("no metrics are served: %s cannot be opened (%s); see `runtime.metrics_port`", where, cause)
+        _log.warning("no metrics are served: %s cannot be opened (%s); see `runtime.metrics_address`", where, cause)
         return None
     _log.info("metrics are served at http://%s/metrics", where)
     return metrics
