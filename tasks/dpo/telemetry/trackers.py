@@ -66,7 +66,7 @@ def open_trackers(
     folder: Path,
     resumes: bool = False,
 ) -> Trackers:
-    """Open what `runtime.trackers` names, and `runtime.metrics_port`, on the main process.
+    """Open what `runtime.trackers` names, and `runtime.metrics_address`, on the main process.
 
     Args:
         accelerator: This rank and the others.
