@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tasks.core.errors import ConfigError, NetworkError
+from tasks.hub.hub_errors import asking_hub
 from tasks.pinning.model_folder import PATTERNS
 from tasks.telemetry import log
 
@@ -27,11 +29,11 @@ def download(source: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi
 
     try:
-        with _Hub(source, revision):  # the download itself would retry for half a minute before it raises
+        with _asking(source, revision):  # the download itself would retry for half a minute before it raises
             HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S)
     except NetworkError as unreachable:
         return _cached(source, revision, unreachable)
-    with _Hub(source, revision):
+    with _asking(source, revision):
         return _snapshot(source, revision)
 
 
@@ -71,37 +73,13 @@ def _pin(source: str, name: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        with _Hub(source, name):
+        with _asking(source, name):
             commit = HfApi().model_info(source, revision=name, timeout=_TIMEOUT_S).sha
     except NetworkError as error:
         return f"write its commit, 40 hex digits; the hub could not be asked for it: {error.what}"
     return f"pin the commit that `{name}` stands at now: revision: {commit}"
 
 
-class _Hub:
-    """Turn the hub client's errors into ours, naming the model and the endpoint."""
-
-    def __init__(self, source: str, revision: str) -> None:
-        self.what = f"{source} at {revision}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None:
-            return
-        from huggingface_hub import constants, errors
-        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
-
-        hub = f"the hub ({constants.ENDPOINT}, set by HF_ENDPOINT)"
-        if isinstance(error, errors.RevisionNotFoundError):
-            raise ConfigError(f"{hub} has no {self.what}", "correct `base.revision`") from None
-        if isinstance(error, errors.RepositoryNotFoundError):
-            advice = "correct `base.source` (no folder here has that name either), or log in (HF_TOKEN) to see it"
-            raise ConfigError(f"{hub} has no model for {self.what}", advice) from None
-        unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError)
-        if isinstance(error, (*unreachable, httpx.HTTPError, ConnectionError, TimeoutError)):
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise NetworkError(
-                f"{hub} does not answer for {self.what} ({reason})", "check the network, run again"
-            ) from None
+def _asking(source: str, revision: str) -> AbstractContextManager[None]:
+    advice = "correct `base.source` (no folder here has that name either) or `base.revision`, or log in (HF_TOKEN)"
+    return asking_hub(f"model {source} at {revision}", advice)

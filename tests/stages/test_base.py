@@ -271,4 +271,4 @@ def test_a_hub_that_does_not_answer_is_named_with_its_endpoint(tmp_path: Path, h
     assert receipt["status"] == "config"
     hub.status = 500
     line = one_error(run_stage(root, hub.url, NAME, COMMIT), root)
-    assert "does not answer" in line
+    assert f"the Hub ({hub.url}) fails for model {NAME} at {COMMIT} (500) — run again later" in line
