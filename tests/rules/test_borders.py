@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "demo/world": ("core",),
     "demo/model": ("core", "demo/world"),
     "demo/preferences": ("core", "demo/world"),
-    "pinning": ("core", "demo/model", "hub"),
+    "pinning": ("core", "hub", "demo/model"),
     "pairs/record": ("core",),
     "pairs/tokens": ("core",),
     "pairs/ingestion": ("core", "hub", "pairs/record"),

@@ -19,6 +19,7 @@ from tasks.base import BaseConfig
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError, PipelineError
 from tasks.core.files import digest_of, sha256_file, verify_manifest
+from tasks.demo.model.model import DemoModelConfig
 from tests.conftest import ROOT
 from tests.demo.tiny_demo import tiny
 from tests.stages.hub_server import Hub, serving
@@ -267,4 +268,4 @@ def test_a_hub_that_does_not_answer_is_named_with_its_endpoint(tmp_path: Path, h
     assert receipt["status"] == "config"
     hub.status = 500
     line = one_error(run_stage(root, hub.url, NAME, COMMIT), root)
-    assert "fails for model" in line
+    assert f"the Hub ({hub.url}) fails for model {NAME} at {COMMIT} (500) — run again later" in line
