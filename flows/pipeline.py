@@ -146,22 +146,32 @@ def run_all(
     outcomes: list[Outcome] = []
     for stage in order:
         if opponent and stage.name == pins.RESPOND and not any(outcome.is_failed for outcome in outcomes):
-            outcomes += _pinned(workspace, opponent)
+            outcomes += pin_opponent(order, workspace, settings, opponent)
         if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
             outcomes.append(Outcome(stage.name, "skipped", f"{failure.stage} failed"))
             continue
-        named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
-        outcomes.append(outcome_of(stage, named(stage, workspace, settings, return_state=True)))
+        outcomes.append(run_one(stage, workspace, settings))
     return outcomes
 
 
-def _pinned(workspace: Path, opponent: str) -> list[Outcome]:
-    """Write the opponent's digest into params.yaml; return an outcome where that failed."""
+def run_one(stage: Stage, workspace: Path, settings: RunSettings) -> Outcome:
+    """Bring one stage up to date, in a task of its name."""
+    named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
+    return outcome_of(stage, named(stage, workspace, settings, return_state=True))
+
+
+def pin_opponent(order: Sequence[Stage], workspace: Path, settings: RunSettings, opponent: str) -> list[Outcome]:
+    """Write the opponent's digest into params.yaml and resolve it; return what of that is worth telling.
+
+    Only after training is it known whether the opponent is the adapter that was trained, so the stage `adapters`, which
+    ran before training, runs once more. Its other output stays, so nothing else becomes stale.
+    """
     try:
         get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
     except PipelineError as error:
         return [Outcome("pin", "failed", str(error), kind=error.kind)]
-    return []
+    again = [run_one(stage, workspace, settings) for stage in order if stage.name == pins.ADAPTERS]
+    return [outcome for outcome in again if not outcome.is_cached]
 
 
 def outcome_of(stage: Stage, state: State[Any]) -> Outcome:

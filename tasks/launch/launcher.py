@@ -14,6 +14,7 @@ from tasks.core.errors import GateRefused, PipelineError, Preempted
 from tasks.core.files import pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
+from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
@@ -33,6 +34,7 @@ def relaunch_on_all_gpus(stage: str) -> None:
     One is enough under a launcher, with fewer than two GPUs, and where `runtime.device` is `cpu`. Where params.yaml
     cannot be read it returns as well, and the stage itself reports the error.
     """
+    refuse_arguments(stage)
     if ranks.is_launched() or not _wants_gpus() or (count := visible_gpus()) < 2:
         return
     sys.exit(launch(stage, count))

@@ -14,10 +14,8 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
+from typing import Any
 
 FORMAT = "DPO_LOG_FORMAT"
 RUN = "DPO_RUN"
@@ -73,21 +71,16 @@ def say(stage: str, message: str, level: str = "info", rank: int | None = None) 
     print(_as_json(stage, level, message, rank=rank) if is_json() else text, file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Iterate with a progress bar on rank 0; in a log file it prints a line every ten seconds."""
-    yield from bar(what, total=total, unit=unit, items=items)
+def bar(what: str, total: int | None = None, done: int = 0, unit: str = "it") -> Any:
+    """Return a tqdm bar that starts at ``done``; ``update()`` and ``set_postfix_str()`` move it.
 
-
-def bar(
-    what: str, total: int | None = None, done: int = 0, unit: str = "it", items: Iterable[Any] | None = None
-) -> Any:
-    """Return a tqdm bar that starts at ``done``; ``update()`` and ``set_postfix_str()`` move it."""
+    In a log file it prints a line every ten seconds. Nothing that a result depends on comes out of it.
+    """
     if is_json():
-        return JsonBar(what, total, done, unit, items)
+        return JsonBar(what, total, done, unit)
     from tqdm import tqdm
 
     return tqdm(
-        items,
         desc=what,
         total=total,
         initial=done,
@@ -108,7 +101,6 @@ class JsonBar:
         total: How much there is to do, where that is known.
         done: How much of it is done already.
         unit: What is counted.
-        items: What an iteration over the bar yields.
         clock: Seconds from any point on.
     """
 
@@ -118,11 +110,9 @@ class JsonBar:
         total: int | None = None,
         done: int = 0,
         unit: str = "it",
-        items: Iterable[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._done, self._unit, self._items = what, done, unit, items
-        self._total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
+        self._what, self._done, self._unit, self._total = what, done, unit, total
         self._clock, self._reported_at, self._reported, self._note = clock, clock(), -1, ""
 
     def __enter__(self) -> JsonBar:
@@ -130,12 +120,6 @@ class JsonBar:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __iter__(self) -> Iterator[Any]:
-        with self:
-            for item in self._items or ():
-                yield item
-                self.update()
 
     def update(self, n: int = 1) -> None:
         """Count ``n`` more as done."""

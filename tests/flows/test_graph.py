@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.dvc_project.graph import open_index, stages_in_order, staleness_of
 from tests.flows.conftest import ROOT, dvc, git, set_param
+from tests.rules.source import STAGES
 
 
 def test_the_stages_come_in_the_order_of_the_data_not_of_the_file(project: Path) -> None:
@@ -16,9 +17,9 @@ def test_the_stages_come_in_the_order_of_the_data_not_of_the_file(project: Path)
     assert [stage.targets for stage in stages] == [("first",), ("middle",), ("last",)]
 
 
-def test_this_projects_nine_stages_come_in_the_order_of_the_design() -> None:
+def test_this_projects_ten_stages_come_in_the_order_of_the_design() -> None:
     names = [stage.name for stage in stages_in_order(ROOT)]
-    assert names == ["base", "ingest", "encode", "reference", "train", "respond", "winrate", "report", "register"]
+    assert names == list(STAGES)
 
 
 def test_a_data_file_tracked_on_its_own_goes_before_the_stage_that_reads_it(project: Path) -> None:

@@ -92,6 +92,7 @@ MAY_IMPORT = {
     "demo/world": ("core",),
     "demo/model": ("core", "demo/world"),
     "demo/preferences": ("core", "demo/world"),
+    "pinning": ("core", "hub", "demo/model"),
     "pairs/record": ("core",),
     "pairs/tokens": ("core",),
     "pairs/ingestion": ("core", "hub", "pairs/record"),
@@ -249,8 +250,9 @@ def _public(path: Path) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.F
 
 
 def test_packages_hold_a_docstring_and_nothing_else() -> None:
+    checks_the_environment = ROOT / "tasks" / "__init__.py"  # the first file of ours that any stage runs
     for path in modules("tasks", "flows"):
-        if path.name == "__init__.py":
+        if path.name == "__init__.py" and path != checks_the_environment:
             assert len(tree_of(path).body) == 1, f"{path.relative_to(ROOT)} holds code"
 
 

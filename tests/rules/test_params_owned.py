@@ -15,10 +15,11 @@ import pytest
 
 from tasks.core.params import load_params, load_section
 from tasks.core.runtime import RuntimeConfig
-from tests.rules.source import ROOT, STAGES, modules, tree_of
+from tests.rules import source
+from tests.rules.source import ROOT, modules, tree_of
 
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "infra" / "recipes").glob("*.yaml"))]
-SECTIONS = (*STAGES, "runtime")
+SECTIONS = (*source.SECTIONS, "runtime")
 
 
 def owner(section: str) -> type[Any]:

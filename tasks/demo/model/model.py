@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from tasks.core.section import Section, at_least, between
 from tasks.demo.model.talks import corpus, held_out
 from tasks.demo.model.vocabulary import MAX_TOKENS, Row, encode_talk, train_tokenizer
-from tasks.telemetry.log import progress
+from tasks.telemetry.log import bar
 
 _TOKENIZER_TALKS = 2000
 _HELD_OUT_TALKS = 256
@@ -138,14 +138,16 @@ def fit(model: Any, batches: Sequence[Sequence[Row]], learning_rate: float) -> l
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_peak(step, len(batches)))
     losses = []
     model.train()
-    for rows in progress(batches, "training the demo's base model", unit="step"):
-        loss = _batch_loss(model, rows)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        losses.append(loss.item())
+    with bar("training the demo's base model", total=len(batches), unit="step") as shown:
+        for rows in batches:
+            loss = _batch_loss(model, rows)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(loss.item())
+            shown.update()
     return losses
 
 
