@@ -14,7 +14,6 @@ Finished batches stand under runs/respond/ until all are there, so a run that wa
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, write_text
+from tasks.core.json_lines import write_json_lines
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
@@ -147,8 +147,7 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
 
 def _write(out: Path, inputs: Row, answers: list[Row], metrics: dict[str, Any]) -> None:
     with atomic_folder(out, {"stage": "respond", "inputs": inputs}) as draft:
-        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in answers)
-        write_text(draft / "responses.jsonl", "".join(lines))
+        write_json_lines(draft / "responses.jsonl", answers)
         write_text(draft / "metrics.json", pretty_json(metrics))
 
 
