@@ -81,5 +81,5 @@ def _pin(source: str, name: str) -> str:
 
 
 def _asking(source: str, revision: str) -> AbstractContextManager[None]:
-    advice = "correct `base.source` (no folder here has that name either) or `base.revision`, or log in (HF_TOKEN)"
+    advice = "correct `base.source` (no folder here has that name either) or `base.revision`, or set HF_TOKEN to see it"
     return asking_hub(f"model {source} at {revision}", advice)

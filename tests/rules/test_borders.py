@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "demo/world": ("core",),
     "demo/model": ("core", "demo/world"),
     "demo/preferences": ("core", "demo/world"),
-    "pinning": ("core", "hub", "demo/model"),
+    "pinning": ("core", "demo/model", "hub"),
     "pairs/record": ("core",),
     "pairs/tokens": ("core",),
     "pairs/ingestion": ("core", "hub", "pairs/record"),

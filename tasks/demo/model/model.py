@@ -29,8 +29,8 @@ _POOL_STEPS = 20  # batches of like length are cut out of so many steps' convers
 
 
 @dataclasses.dataclass(frozen=True)
-class DemoModelConfig(Section, path="base.demo"):
-    """How large the demo's base model is and how long it trains.
+class DemoModelConfig(Section, path="demo_model"):
+    """How large the demo's base model is and how long it trains; no params, for the demo has one size.
 
     Attributes:
         vocabulary: Most tokens of its tokenizer.
@@ -41,20 +41,21 @@ class DemoModelConfig(Section, path="base.demo"):
         steps: Optimizer steps.
         talks_per_step: Conversations in one step, each read once.
         learning_rate: Peak step size of AdamW.
-        good_share: Share of good replies among the styles that it reads.
+        good_share: Share of good replies among the styles that it reads; the rest has faults, which leaves something
+            to prefer.
         seed: Of the text and of the first weights.
     """
 
-    vocabulary: Annotated[int, at_least(300, "for bytes take 256")]
-    hidden: Annotated[int, at_least(1)]
-    intermediate: Annotated[int, at_least(1)]
-    layers: Annotated[int, at_least(1)]
-    heads: Annotated[int, at_least(1)]
-    steps: Annotated[int, at_least(1)]
-    talks_per_step: Annotated[int, at_least(1)]
-    learning_rate: Annotated[float, between(0, 1, "()")]
-    good_share: Annotated[float, between(0, 1)]
-    seed: int
+    vocabulary: Annotated[int, at_least(300, "for bytes take 256")] = 1024
+    hidden: Annotated[int, at_least(1)] = 160
+    intermediate: Annotated[int, at_least(1)] = 672
+    layers: Annotated[int, at_least(1)] = 2
+    heads: Annotated[int, at_least(1)] = 8
+    steps: Annotated[int, at_least(1)] = 450
+    talks_per_step: Annotated[int, at_least(1)] = 12
+    learning_rate: Annotated[float, between(0, 1, "()")] = 3e-3
+    good_share: Annotated[float, between(0, 1)] = 0.07
+    seed: int = 11
 
     def __post_init__(self) -> None:
         super().__post_init__()
