@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.files import code_digest, digest_of
+from tasks.core.versions import versions
 from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches
 from tasks.pairs.encoding.rowcode import pack, pack_text, unpack, unpack_text
 from tasks.pairs.encoding.template import template_content
@@ -50,7 +50,7 @@ def encoding_identity(tokenizer: Mapping[str, str], eos_ids: Sequence[int], conf
             "eos_ids": list(eos_ids),
             "config": dataclasses.asdict(config) | {"chat_template": template_content(config.chat_template)},
             "code": code_digest(_ROOM),
-            "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "libraries": versions(_LIBRARIES),
         }
     )
 
