@@ -1,4 +1,4 @@
-"""Judge the adapter that stands anew: other prompts, another judge, another opponent. Trains and registers nothing.
+"""Evaluate the present adapter again, with other prompts, judge or opponent; train and register nothing.
 
 run as: python -m flows.evaluate_only [--opponent demo@champion] [--workspace FOLDER]
 deploy: the entrypoint is `flows.evaluate_only.evaluate_only`
@@ -22,7 +22,7 @@ from flows.pipeline import RunSettings, close, run_all
 from flows.prefect_ui import command_line, run_names
 from tasks.core.errors import ArtifactError, PipelineError
 
-STAGES = (pins.RESPOND, "winrate", "report")
+STAGES = (pins.ADAPTERS, pins.RESPOND, "winrate", "report")
 
 
 @flow(name="evaluate-only", flow_run_name=run_names.of_run, persist_result=False)
@@ -33,48 +33,56 @@ def evaluate_only(
     stage_timeout_minutes: float | None = None,
     gpu_limit: str = "gpu",
 ) -> State[Any]:
-    """Bring answers, win rates and the report up to date for the adapter that stands, and go no further.
+    """Bring answers, win rates and the report up to date for the present adapter; train and register nothing.
 
     Args:
         workspace: The checkout to work in; the current folder by default.
-        opponent: Version that the adapter is judged against, head to head, as demo@champion.
+        opponent: Version that the adapter is compared with head to head, as demo@champion.
         force: Answer and judge again even if nothing changed.
         stage_timeout_minutes: Stop a stage that takes longer.
-        gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
+        gpu_limit: Name of the Prefect concurrency limit that stages on a GPU take a slot of, if the server has it.
     """
     settings = RunSettings.of(force, stage_timeout_minutes, gpu_limit)
+
     try:
         with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
             refuse_stale(workspace)
+            if opponent:
+                get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
             order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
-            return close(run_all(order, workspace, settings, opponent), workspace)
+            outcomes = run_all(order[:1], workspace, settings)
+            refuse_stale(workspace)  # what is behind `adapters` is known for certain now
+            return close([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
 
 
 def refuse_stale(workspace: Path) -> None:
-    """Refuse an adapter that is not that of the checkout's params and data, or that is not here.
+    """Refuse an adapter that was not trained from the checkout's params and data, or is missing.
 
     Raises:
-        ArtifactError: A stage before the answers would run, or its output is not here.
+        ArtifactError: A stage before `respond` is stale, or its output is missing.
     """
+    is_adapters_stale = False
     for step in forecast(workspace):
-        if step.stage in STAGES:
+        if step.stage == pins.RESPOND:
             return
-        if step.forecast != "unchanged":
-            told = f"`{step.stage}` is not up to date: {step.why}"
-            raise ArtifactError(told, "run the pipeline, or bring its output with `dvc pull`")
+        if step.stage == pins.ADAPTERS:
+            is_adapters_stale = step.is_stale
+        elif step.forecast != "unchanged" and not (is_adapters_stale and step.forecast == "may run"):
+            message = f"`{step.stage}` is not up to date: {step.why}"
+            raise ArtifactError(message, "run the pipeline, or get its output with `dvc pull`")
 
 
 def main() -> int:
     """Evaluate from the command line; the exit code is 1 when a stage failed."""
     parser = command_line.parser(evaluate_only)
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
-    parser.add_argument("--opponent", metavar="VERSION", help="that the adapter is judged against, as demo@champion")
+    parser.add_argument("--opponent", metavar="VERSION", help="the version to compare with, as demo@champion")
     parser.add_argument("--force", action="store_true", help="answer and judge again even if nothing changed")
-    words = parser.parse_args()
-    with command_line.patience():
-        state = evaluate_only(words.workspace, words.opponent, words.force, return_state=True)
+    arguments = parser.parse_args()
+    with command_line.flow_context():
+        state = evaluate_only(arguments.workspace, arguments.opponent, arguments.force, return_state=True)
     return int(not state.is_completed())
 
 

@@ -1,12 +1,12 @@
-"""Runs that fell silent are marked crashed: an automation of the Prefect server that listens for their heartbeats.
+"""An automation of the Prefect server that marks runs crashed whose heartbeats stopped.
 
-A run whose machine was lost, or whose process was killed with SIGKILL, tells the server nothing any more; it would
-keep the one place that its deployment has until a person cancels it. Runs of deployments send a heartbeat every three
+A run whose machine was lost, or whose process was killed with SIGKILL, reports nothing more to the server; it would
+hold the only slot of its deployment until a person cancels it. Runs of deployments send a heartbeat every three
 minutes, or as often as `PREFECT_FLOWS_HEARTBEAT_FREQUENCY` says in their environment. Prefect Cloud has a managed
-automation of its own for this.
+automation for this.
 
 run as: python -m flows.liveness [--silent-seconds S] [--remove]
-        (`python -m flows.serve` does it for a box)
+        (`python -m flows.serve` sets it up for a single box)
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from prefect.events.schemas.events import ResourceSpecification
 from flows.prefect_ui import automations
 
 NAME = "dpo: a run fell silent"
-SILENT_S = 600.0  # three heartbeats of the usual frequency, and a restart of the server
+SILENT_S = 600.0  # three heartbeats at the default frequency, and time for the server to restart
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_EVERY_S = 30.0  # the least that Prefect lets heartbeats be apart
+_EVERY_S = 30.0  # the shortest interval of heartbeats that Prefect allows
 
 
 def automation(silent_s: float = SILENT_S) -> AutomationCore:
-    """Return the automation that marks a run crashed of which nothing was heard for ``silent_s`` seconds."""
+    """Return the automation that marks a run crashed after ``silent_s`` seconds without an event of it."""
     trigger = EventTrigger(
         after={_HEARTBEAT},
-        expect={"prefect.flow-run.*"},  # a heartbeat, or an end, whatever its state is called
+        expect={"prefect.flow-run.*"},  # a heartbeat, or a final state of any name
         match=ResourceSpecification.model_validate({"prefect.resource.id": ["prefect.flow-run.*"]}),
         match_related=automations.OUR_FLOWS,
         for_each={"prefect.resource.id"},
@@ -41,32 +41,35 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
         threshold=1,
         within=datetime.timedelta(seconds=silent_s),
     )
-    message = f"nothing was heard of it for {silent_s:g} s: its machine or its process is gone"
+    message = f"no event of it for {silent_s:g} s: its machine or its process is gone"
     crash = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message, force=False)
     return AutomationCore(name=NAME, description="Made by `python -m flows.liveness`", trigger=trigger, actions=[crash])
 
 
 def set_up(client: SyncPrefectClient, silent_s: float = SILENT_S) -> None:
-    """Make the automation, or bring the one that stands up to date."""
+    """Create the automation, or update the existing one."""
     automations.put(client, automation(silent_s))
 
 
 def main() -> int:
-    """Set up or remove the automation; the exit code is 1 where the server is not there."""
-    parser = argparse.ArgumentParser(prog="python -m flows.liveness", description="Mark runs crashed that fell silent.")
+    """Set up or remove the automation; the exit code is 1 if the server does not answer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.liveness", description="Mark runs crashed whose heartbeats stopped."
+    )
     parser.add_argument("--silent-seconds", type=float, default=SILENT_S, metavar="S", help="%(default)g by default")
-    parser.add_argument("--remove", action="store_true", help="leave silent runs as they are")
-    words = parser.parse_args()
-    if words.silent_seconds <= _EVERY_S:
+    parser.add_argument("--remove", action="store_true", help="remove the automation")
+    arguments = parser.parse_args()
+    if arguments.silent_seconds <= _EVERY_S:
         parser.error(f"heartbeats are {_EVERY_S:g} s apart or more: give more seconds, or every run is marked crashed")
+
     with automations.server() as client:
         if client is None:
             return 1
-        if words.remove:
+        if arguments.remove:
             print(f"{automations.remove(client, [NAME])} automations removed")
         else:
-            set_up(client, words.silent_seconds)
-            print(f"a run of which nothing is heard for {words.silent_seconds:g} s is marked crashed")
+            set_up(client, arguments.silent_seconds)
+            print(f"a run without an event for {arguments.silent_seconds:g} s is marked crashed")
     return 0
 
 

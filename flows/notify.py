@@ -1,8 +1,8 @@
-"""Who is told when a run fails, and when a version is promoted or refused: automations of the Prefect server.
+"""Notifications of failed runs and of promoted or refused versions, sent by automations of the Prefect server.
 
-They live on the server and hand their words to a notification block of it (Slack, Teams, mail by SendGrid, any
-webhook), so that a crash that no process of ours survives is told, too. They are known by name: running this again
-brings them up to date.
+The server sends them through one of its notification blocks (Slack, Teams, mail by SendGrid, any webhook), so a crash
+that kills every process of a run is notified, too. The automations are identified by name: running this again updates
+them.
 
 run as: python -m flows.notify --block slack-webhook/NAME [--block sendgrid-email/NAME …]
         python -m flows.notify --remove
@@ -43,13 +43,13 @@ version {{ event.payload.version[:12] }}
 {% endfor %}{% if flow_run and flow_run|ui_url %}{{ flow_run|ui_url }}{% endif %}"""
 
 
-def told(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
-    """Yield the three automations, each of which tells all blocks.
+def notifications(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
+    """Yield the three automations, each of which notifies all blocks.
 
     Args:
         blocks: The ids of notification blocks.
     """
-    # by the state's type: a state may have any name, as `Refused` has
+    # by the type of the state, since a state may have any name, such as `Refused`
     ended: Labels = {"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]}
     failed = _trigger("prefect.flow-run.*", ended, automations.OUR_FLOWS)
     yield _automation(FAILED, failed, blocks, _RUN_SUBJECT, _RUN_BODY)
@@ -77,29 +77,29 @@ def _automation(name: str, trigger: EventTrigger, blocks: Sequence[UUID], subjec
 
 
 def find_block(client: SyncPrefectClient, name: str) -> BlockDocument:
-    """Return the notification block that ``name`` (TYPE/NAME) names.
+    """Return the notification block of a TYPE/NAME.
 
     Raises:
-        ConfigError: There is none, or it does not notify; the message says how one is made.
+        ConfigError: It does not exist, or cannot notify; the message says how to make one.
     """
-    kind, slash, own = name.partition("/")
-    if not (kind and slash and own):
-        raise ConfigError(f"--block {name} is no TYPE/NAME", "give, for example, slack-webhook/releases")
+    kind, _, block_name = name.partition("/")
+    if not (kind and block_name):
+        raise ConfigError(f"--block {name} is not a TYPE/NAME", "give, for example, slack-webhook/releases")
     try:
-        found = client.read_block_document_by_name(own, kind, include_secrets=False)
+        block = client.read_block_document_by_name(block_name, kind, include_secrets=False)
     except ObjectNotFound:
         raise ConfigError(f"the server has no block {name}", _how_to_make(client, name)) from None
-    schema = found.block_schema
+    schema = block.block_schema
     if schema is None or "notify" not in schema.capabilities:
         raise ConfigError(f"the block {name} sends no notifications", _how_to_make(client, name))
-    return found
+    return block
 
 
 def _how_to_make(client: SyncPrefectClient, name: str) -> str:
-    """Say how a notification block comes to be, and which ones there are."""
-    wanted = name.partition("/")[2]
-    able = [schema for schema in client.read_block_schemas() if "notify" in schema.capabilities]
-    kinds = {schema.block_type_id: schema.block_type.slug for schema in able if schema.block_type}
+    """Return how to make a notification block, which ones exist, and which types can notify."""
+    block_name = name.partition("/")[2]
+    schemas = [schema for schema in client.read_block_schemas() if "notify" in schema.capabilities]
+    kinds = {schema.block_type_id: schema.block_type.slug for schema in schemas if schema.block_type}
     known = [
         f"{kinds[one.block_type_id]}/{one.name}"
         for one in client.read_block_documents(include_secrets=False)
@@ -107,45 +107,48 @@ def _how_to_make(client: SyncPrefectClient, name: str) -> str:
     ]
     return (
         "make it on the server's page Blocks, or in Python: `from prefect.blocks.notifications import SlackWebhook; "
-        f'SlackWebhook(url="https://hooks.slack.com/…").save("{wanted}")`; '
+        f'SlackWebhook(url="https://hooks.slack.com/…").save("{block_name}")`; '
         f"blocks that notify: {', '.join(sorted(known)) or 'none yet'}; "
         f"types that can: {', '.join(sorted(set(kinds.values())))}"
     )
 
 
 def set_up(client: SyncPrefectClient, names: Sequence[str]) -> None:
-    """Make the automations for these blocks, or bring those that stand up to date.
+    """Create the automations for these blocks, or update the existing ones.
 
     Raises:
-        ConfigError: A block is not there; nothing has been changed then.
+        ConfigError: A block does not exist; no automation has been changed.
     """
     blocks = [find_block(client, name).id for name in names]
-    for automation in told(blocks):
+    for automation in notifications(blocks):
         automations.put(client, automation)
 
 
 def main() -> int:
-    """Set up or remove the notifications; the exit code is 1 where a block or the server is not there."""
+    """Set up or remove the notifications; the exit code is 1 if a block is missing or the server does not answer."""
     parser = argparse.ArgumentParser(
-        prog="python -m flows.notify", description="Tell people of failed runs and of versions promoted or refused."
+        prog="python -m flows.notify", description="Notify people of failed runs and of promoted or refused versions."
     )
-    parser.add_argument("--block", action="append", metavar="TYPE/NAME", help="whom to tell; may be given again")
-    parser.add_argument("--remove", action="store_true", help="tell nobody any more")
-    words = parser.parse_args()
-    if bool(words.block) == words.remove:
+    parser.add_argument(
+        "--block", action="append", metavar="TYPE/NAME", help="the block to notify; may be given more than once"
+    )
+    parser.add_argument("--remove", action="store_true", help="remove the notifications")
+    arguments = parser.parse_args()
+    if bool(arguments.block) == arguments.remove:
         parser.error("give --block TYPE/NAME, or --remove")
+
     with automations.server() as client:
         if client is None:
             return 1
         try:
-            if words.remove:
+            if arguments.remove:
                 print(f"{automations.remove(client, (FAILED, REFUSED, PROMOTED))} automations removed")
                 return 0
-            set_up(client, words.block)
+            set_up(client, arguments.block)
         except PipelineError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-    print(f"{', '.join(words.block)}: told of failed runs, of refused and of promoted versions")
+    print(f"{', '.join(arguments.block)}: notified of failed runs, refused versions and promoted versions")
     return 0
 
 

@@ -8,7 +8,7 @@ from flows.registry_commands import ask
 from tasks.core import paths
 
 CHAMPION, INIT_ADAPTER = "respond.champion", "train.init_adapter"
-RESPOND = "respond"  # the stage that reads the champion
+ADAPTERS, RESPOND = "adapters", "respond"  # the stage that resolves both, and the one that the champion is for
 
 
 def pin(workspace: Path, key: str, version: str) -> str:

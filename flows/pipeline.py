@@ -1,11 +1,11 @@
-"""The pipeline as a Prefect flow: every stage of dvc.yaml in order, one task a stage.
+"""The pipeline as a Prefect flow: every stage of dvc.yaml in order, one task per stage.
 
-DVC decides what has to run; this decides what is retried, streams what the stages say, and shows what
-happened. A stage's task ends `Completed`, in a completed state named `Cached` when its outputs were there
-already (unchanged, restored or pulled), or `Failed` with the one-line error of its receipt.
+DVC decides which stages run. The flow retries them, streams their logs and shows their outcomes. The task of a stage
+ends `Completed` if the stage ran, in a completed state named `Cached` if its outputs existed already (unchanged,
+restored or pulled), or `Failed` with the one-line error of its receipt.
 
 run as: python -m flows.pipeline [--force] [--timeout-minutes M] [--workspace FOLDER]
-        against the server of your Prefect profile, or a temporary one where there is none
+        on the server of your Prefect profile, or on a temporary one if the profile names none
 deploy: the entrypoint is `flows.pipeline.pipeline`
 """
 
@@ -38,7 +38,7 @@ LEASE_S = 120.0
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How stages are run, whichever they are: see the parameters of :func:`pipeline`."""
+    """How every stage is run: see the parameters of :func:`pipeline`."""
 
     force: bool = False
     timeout_s: float | None = None
@@ -46,12 +46,12 @@ class RunSettings:
 
     @classmethod
     def of(cls, force: bool, stage_timeout_minutes: float | None, gpu_limit: str) -> RunSettings:
-        """Return the settings for a flow's parameters."""
+        """Return the settings of a flow's parameters."""
         return cls(force, None if stage_timeout_minutes is None else stage_timeout_minutes * 60, gpu_limit)
 
 
 def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
-    """Tell Prefect to retry what a retry can mend: a network fault or a preemption, not data or a bug."""
+    """Tell whether a retry may succeed: after a network fault or a preemption, not after bad data or a bug."""
     del task, task_run
     return isinstance(state.data, Outcome) and state.data.is_worth_a_retry
 
@@ -64,7 +64,7 @@ def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
     retry_condition_fn=is_worth_a_retry,
 )
 def run_stage(stage: Stage, workspace: Path, settings: RunSettings) -> State[Outcome]:
-    """Bring one stage up to date; the state says what happened."""
+    """Bring one stage up to date and return the state of its outcome."""
     progress = artifacts.Progress(stage.name)
 
     def listen(line: str) -> None:
@@ -79,10 +79,10 @@ def run_stage(stage: Stage, workspace: Path, settings: RunSettings) -> State[Out
 
 
 def lease(stage: Stage, settings: RunSettings) -> AbstractContextManager[None]:
-    """Take a place under the limit `gpu` for a stage that uses one, as long as it runs.
+    """Take a slot of the concurrency limit for a stage that uses a GPU, for as long as it runs.
 
-    The lease is renewed while this process lives and falls soon after it died. A server without such a limit
-    limits nothing: `prefect gcl create gpu --limit 1` makes one.
+    The lease is renewed while this process lives, and expires soon after its death. A server without such a limit
+    limits nothing: `prefect gcl create gpu --limit 1` creates it.
     """
     if not stage.uses_gpu or not settings.gpu_limit:
         return nullcontext()
@@ -90,7 +90,7 @@ def lease(stage: Stage, settings: RunSettings) -> AbstractContextManager[None]:
 
 
 def as_state(outcome: Outcome) -> State[Outcome]:
-    """Return the Prefect state that says what became of a stage; it carries the outcome."""
+    """Return the Prefect state for a stage's outcome; the state carries the outcome."""
     if outcome.is_failed:
         return Failed(message=f"{outcome.kind}: {outcome.why}", data=outcome)
     message = f"{outcome.status}: {outcome.why}"
@@ -106,16 +106,16 @@ def pipeline(
     continue_from: str | None = None,
     gpu_limit: str = "gpu",
 ) -> State[Any]:
-    """From preference data to a registered adapter: run what is not up to date, stage by stage.
+    """Run every stage that is stale, in order, from preference data to a registered adapter.
 
     Args:
         workspace: The checkout to work in; the current folder by default. A second run there waits for the first.
         force: Run every stage even if nothing changed.
-        stage_timeout_minutes: Stop a stage that takes longer; it may first write a checkpoint.
+        stage_timeout_minutes: Stop a stage that takes longer; it may write a checkpoint first.
         opponent: Version that a new adapter is to beat head to head, as demo@champion: the digest that it names once
             the adapter is trained is written into params.yaml. Where it names nothing yet there is no opponent.
         continue_from: Version that training goes on from, as demo@champion; its digest is written there, too.
-        gpu_limit: Prefect's concurrency limit that stages on a GPU take a place under, where the server has it.
+        gpu_limit: Name of the Prefect concurrency limit that stages on a GPU take a slot of, if the server has it.
     """
     try:
         settings = RunSettings.of(force, stage_timeout_minutes, gpu_limit)
@@ -146,26 +146,36 @@ def run_all(
     outcomes: list[Outcome] = []
     for stage in order:
         if opponent and stage.name == pins.RESPOND and not any(outcome.is_failed for outcome in outcomes):
-            outcomes += _pinned(workspace, opponent)
+            outcomes += pin_opponent(order, workspace, settings, opponent)
         if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
             outcomes.append(Outcome(stage.name, "skipped", f"{failure.stage} failed"))
             continue
-        named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
-        outcomes.append(outcome_of(stage, named(stage, workspace, settings, return_state=True)))
+        outcomes.append(run_one(stage, workspace, settings))
     return outcomes
 
 
-def _pinned(workspace: Path, opponent: str) -> list[Outcome]:
-    """Write the opponent's digest into params.yaml; return an outcome where that failed."""
+def run_one(stage: Stage, workspace: Path, settings: RunSettings) -> Outcome:
+    """Bring one stage up to date, in a task of its name."""
+    named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
+    return outcome_of(stage, named(stage, workspace, settings, return_state=True))
+
+
+def pin_opponent(order: Sequence[Stage], workspace: Path, settings: RunSettings, opponent: str) -> list[Outcome]:
+    """Write the opponent's digest into params.yaml and resolve it; return what of that is worth telling.
+
+    Only after training is it known whether the opponent is the adapter that was trained, so the stage `adapters`, which
+    ran before training, runs once more. Its other output stays, so nothing else becomes stale.
+    """
     try:
         get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
     except PipelineError as error:
         return [Outcome("pin", "failed", str(error), kind=error.kind)]
-    return []
+    again = [run_one(stage, workspace, settings) for stage in order if stage.name == pins.ADAPTERS]
+    return [outcome for outcome in again if not outcome.is_cached]
 
 
 def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
-    """Return the outcome that a task's final state carries; a state without one is a fault of the flow."""
+    """Return the outcome in a task's final state; a state without one is an error of kind `flow`."""
     if isinstance(state.data, Outcome):
         return state.data
     if isinstance(result := state.result(raise_on_failure=False), Outcome):
@@ -174,15 +184,17 @@ def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
 
 
 def close(outcomes: list[Outcome], workspace: Path) -> State[Any]:
-    """Show what the run found, tell who listens, and return the flow's final state."""
+    """Publish artifacts, log the outcomes, emit the gate's event, and return the final state of the flow."""
     artifacts.publish(outcomes, workspace)
+
     logger = get_run_logger()
     for outcome in outcomes:
         logger.info("%-10s %-9s %6.1f s  %s", outcome.stage, outcome.status, outcome.seconds, outcome.why)
+
     if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
         return Failed(message=f"stage `{failure.stage}` failed ({failure.kind}): {failure.why}")
     if any(outcome.stage == "register" and outcome.status == "ran" for outcome in outcomes):
-        events.tell_release(workspace)
+        events.emit_release(workspace)
     return Completed(message=summary(outcomes))
 
 
@@ -191,11 +203,16 @@ def main() -> int:
     parser = command_line.parser(pipeline)
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
     parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
-    parser.add_argument("--opponent", metavar="VERSION", help="that a new adapter is to beat, as demo@champion")
-    parser.add_argument("--continue-from", metavar="VERSION", help="that training goes on from, as demo@champion")
+    parser.add_argument(
+        "--opponent", metavar="VERSION", help="the version that a new adapter is to beat, as demo@champion"
+    )
+    parser.add_argument(
+        "--continue-from", metavar="VERSION", help="the version to continue training from, as demo@champion"
+    )
     parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
     arguments = parser.parse_args()
-    with command_line.patience():
+
+    with command_line.flow_context():
         state = pipeline(
             arguments.workspace,
             arguments.force,

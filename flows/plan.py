@@ -1,7 +1,7 @@
-"""What would run and why, without running anything.
+"""The plan: which stages would run and why, without running anything.
 
 run as: python -m flows.plan [--json | --markdown] [--workspace FOLDER]
-        exit status: 0 nothing would run, 1 something would, 2 the project cannot be read
+        exit status: 0 if no stage would run, 1 if one would, 2 if the project cannot be read
 deploy: the entrypoint is `flows.plan.plan`
 """
 
@@ -19,7 +19,7 @@ from tasks.core.errors import PipelineError
 
 
 def rows(steps: tuple[Step, ...]) -> list[dict[str, str]]:
-    """Return one row a stage for people."""
+    """Return a table with one row per stage: its name, what would happen, and why."""
     return [{"stage": step.stage, "what": IN_WORDS[step.forecast], "why": step.why} for step in steps]
 
 
@@ -27,7 +27,7 @@ def summary(steps: tuple[Step, ...]) -> str:
     """Return the plan in one line."""
     stale = [step.stage for step in steps if step.is_stale]
     if not stale:
-        return "nothing would run: dvc.lock is that of this code, these params and this data"
+        return "nothing would run: dvc.lock matches this code, these params and this data"
     return f"{len(stale)} of {len(steps)} stages would run: {', '.join(stale)}"
 
 
@@ -49,18 +49,20 @@ def text(steps: tuple[Step, ...]) -> str:
 
 
 def main() -> int:
-    """Print the plan; the exit status says whether something would run."""
+    """Print the plan; the exit status says whether a stage would run."""
     parser = argparse.ArgumentParser(prog="python -m flows.plan", description=__doc__.splitlines()[0])
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to look at")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--markdown", action="store_true", help="print a table for a comment")
     arguments = parser.parse_args()
+
     try:
         steps = forecast(arguments.workspace)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
     if arguments.json:
         print(json.dumps([dataclasses.asdict(step) for step in steps], indent=2, ensure_ascii=False))
     else:
@@ -68,7 +70,7 @@ def main() -> int:
     return int(any(step.is_stale for step in steps))
 
 
-if __name__ != "__main__":  # the command does without Prefect, which takes longer to import than a plan to make
+if __name__ != "__main__":  # the command needs no Prefect, whose import takes longer than a plan
     from prefect import flow, get_run_logger
     from prefect.artifacts import create_table_artifact
     from prefect.client.schemas.objects import State
@@ -78,7 +80,7 @@ if __name__ != "__main__":  # the command does without Prefect, which takes long
 
     @flow(name="plan", flow_run_name=run_names.of_run, persist_result=False)
     def plan(workspace: Path = Path()) -> State[Any]:
-        """Say what a run of the pipeline would do now, and why, without running anything.
+        """Show which stages a run of the pipeline would run now, and why, without running anything.
 
         Args:
             workspace: The checkout to look at; the current folder by default.

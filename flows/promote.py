@@ -1,7 +1,7 @@
-"""Promote a version by hand: the gate is asked anew, or a person's reason stands in the log.
+"""Promote a version by hand: by the gate's decision, or against it with a reason that the log keeps.
 
 run as: python -m flows.promote demo@v3 [--override "why" | --reason "why"]
-deploy: the entrypoint is `flows.promote.promote`; a run waits for nobody, so approval needs no suspended process
+deploy: the entrypoint is `flows.promote.promote`; approval is a run of its own, so no process waits for a person
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flows.registry_commands import ask
 from tasks.core.errors import GateRefused, PipelineError
 
 
-@flow(name="promote", flow_run_name=run_names.of_deed, persist_result=False)
+@flow(name="promote", flow_run_name=run_names.of_registry_change, persist_result=False)
 def promote(
     version: str,
     override: str | None = None,
@@ -28,32 +28,33 @@ def promote(
     tag: bool = False,
     workspace: Path = Path(),
 ) -> State[Any]:
-    """Move the alias `champion` to a version, by the gate or by a person's word.
+    """Move the alias `champion` to a version, by the gate's decision or against it.
 
     Args:
         version: The version, as demo@v3 or demo@1f0c9a2b.
-        override: Why it is promoted against the gate; the log keeps it. Without one the gate decides.
+        override: Why it is promoted against the gate; the log keeps it. Without it the gate decides.
         reason: Why, or by whom it was approved, where the gate decides; the log keeps it.
         tag: Tag the checkout's commit for `dvc artifacts get`.
         workspace: The checkout whose params.yaml names the registry; the current folder by default.
     """
-    words = ["promote", version, *(["--tag"] if tag else [])]
+    command = ["promote", version, *(["--tag"] if tag else [])]
     for option, why in (("--override", override), ("--reason", reason)):
-        words += [option, why] if why else []
-    return of_deed(workspace, words)
+        command += [option, why] if why else []
+    return run_registry_command(workspace, command)
 
 
-def of_deed(workspace: Path, words: list[str]) -> State[Any]:
-    """Do what ``words`` tell the registry; return the state that says what became of it."""
+def run_registry_command(workspace: Path, command: list[str]) -> State[Any]:
+    """Run a command of the registry, show its output, and return the final state of the flow run."""
     try:
-        said = ask(workspace, *words)
+        output = ask(workspace, *command)
     except GateRefused as error:
         return Failed(name="Refused", message=str(error))
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
-    get_run_logger().info(said)
-    create_markdown_artifact(f"```text\n{said}\n```", key="registry", description=said.splitlines()[-1])
-    return Completed(message=said.splitlines()[-1])
+
+    get_run_logger().info(output)
+    create_markdown_artifact(f"```text\n{output}\n```", key="registry", description=output.splitlines()[-1])
+    return Completed(message=output.splitlines()[-1])
 
 
 def main() -> int:
@@ -61,12 +62,14 @@ def main() -> int:
     parser = command_line.parser(promote)
     parser.add_argument("version", help="as demo@v3")
     parser.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
-    parser.add_argument("--reason", metavar="WHY", help="kept in the log; the gate decides")
+    parser.add_argument("--reason", metavar="WHY", help="a note for the log; the gate decides")
     parser.add_argument("--tag", action="store_true", help="tag this commit for `dvc artifacts get`")
-    parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout whose registry it is")
-    words = parser.parse_args()
-    with command_line.patience():
-        state = promote(words.version, words.override, words.reason, words.tag, words.workspace, return_state=True)
+    parser.add_argument(
+        "--workspace", type=Path, default=Path(), help="the checkout whose params.yaml names the registry"
+    )
+    arguments = parser.parse_args()
+    with command_line.flow_context():
+        state = promote(**vars(arguments), return_state=True)
     return int(not state.is_completed())
 
 

@@ -1,4 +1,4 @@
-"""A single box: pool, GPU limit and deployments are set up, and a worker works on them until it is told to stop.
+"""Run the deployments on a single box: set up work pool, GPU limit and deployments, then become their worker.
 
     prefect server start --background    # or point PREFECT_API_URL to the team's server
     python -m flows.serve                # in the checkout
@@ -26,31 +26,35 @@ POOL, LIMIT = "box", "gpu"
 DEPLOYMENTS = Path(__file__).resolve().parents[1] / "infra" / "prefect.yaml"
 DEPLOY = ["--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
 _PREFECT = [sys.executable, "-m", "prefect"]
-_TOLD = "start one with `prefect server start --background`, or set PREFECT_API_URL to the team's"
+_ADVICE = "start one with `prefect server start --background`, or set PREFECT_API_URL to the team's"
 
 
 def main() -> int:
-    """Set up, then become the worker; return only where that is not asked for, or cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Set up this box and work.")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="stages on a GPU that may run at once (1)")
-    parser.add_argument("--set-up-only", action="store_true", help="leave the worker to somebody else")
-    words = parser.parse_args()
-    with automations.server(_TOLD) as client:
+    """Set up, then become the worker; return only with `--set-up-only`, or the exit code 1 after a fault."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Set up this box and start its worker.")
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="stages on a GPU that may run at the same time (1)"
+    )
+    parser.add_argument("--set-up-only", action="store_true", help="set up, and start no worker")
+    arguments = parser.parse_args()
+
+    with automations.server(_ADVICE) as client:
         if client is None:
             return 1
-        set_up(client, words.gpus)
+        set_up(client, arguments.gpus)
         settings = {**environment(), "PREFECT_API_URL": str(PREFECT_API_URL.value()), "DPO_CHECKOUT": str(Path.cwd())}
+
     if subprocess.run([*_PREFECT, *DEPLOY], env=settings, check=False).returncode:
         print(f"error: {DEPLOYMENTS} could not be deployed — see above", file=sys.stderr)
         return 1
-    if not words.set_up_only:
+    if not arguments.set_up_only:
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-m", "flows.worker", "--pool", POOL], settings)
     return 0
 
 
 def set_up(client: SyncPrefectClient, gpus: int) -> None:
-    """Make the work pool, the limit that stages on a GPU take a place under, and the ear for silent runs."""
+    """Create the work pool, the limit on stages on a GPU, and the automation that marks silent runs crashed."""
     client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
     client.upsert_global_concurrency_limit_by_name(LIMIT, gpus)
     liveness.set_up(client)

@@ -1,11 +1,11 @@
-"""A process worker that ends its runs before itself: each has time for its checkpoint, and tells the server its end.
+"""A process worker that ends its runs before itself: each can write its checkpoint and report its end to the server.
 
-Prefect's own worker, told to stop, kills its runs at once: their stages would still be stopped in order, but not where
-the worker is a container's main process, and the server would not hear of their end. Here SIGTERM or SIGINT goes to
-the runs first; a second one stops waiting for them. Where the worker was killed, its runs end by themselves and tell
-the server; for one that did not come to it, this process does, or its place would stay taken.
+When Prefect's worker is stopped, it kills its runs at once: their end is not reported to the server, and if the worker
+is the main process of a container, their stages get no time for a checkpoint. Here SIGTERM or SIGINT goes to the runs
+first; a second signal stops the waiting. If the worker is killed, its runs end by themselves and report that; for a run
+that could not, this process reports it, or the run would keep its slot.
 
-run as: python -m flows.worker --pool POOL [what else `prefect worker start` takes]
+run as: python -m flows.worker --pool POOL [other arguments of `prefect worker start`]
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ from uuid import UUID
 
 from flows.process_tree.supervisor import adopt_orphans, descendants, end_with_parent, processes, send
 
-RUNS_GRACE_S = 100.0  # a checkpoint's 20 s, the stages' 10 s, and the server's patience; compose allows 150 s
+RUNS_GRACE_S = 100.0  # 20 s for a checkpoint, 10 s to stop the stage, the rest for the server; compose allows 150 s
 _LEFT_GRACE_S = 40.0
 _POLL_S = 0.25
-_LOOK_S = 1.0  # how often it is looked which runs there are
+_LOOK_S = 1.0  # how often the list of runs is updated
 _RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that Prefect's worker starts
 
 
 class Watch:
-    """A worker, and the orders to stop that came for it.
+    """A worker under supervision.
 
     Attributes:
-        orders: How many signals asked this process to stop.
+        signals: How many signals asked this process to stop.
         code: The worker's exit code, once it has ended.
-        runs: The ids of the flow runs that were at work when the worker was last seen.
+        runs: The ids of the flow runs that were running when they were last listed.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.orders = 0
+        self.signals = 0
         self.code: int | None = None
         self.runs: set[str] = set()
-        self._look_at = 0.0
+        self._list_at = 0.0
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._hear)
-        # a session of its own: Ctrl-C in a terminal is for this process, which passes it on in order
+            signal.signal(number, self._count_signal)
+        # a new session: Ctrl-C in a terminal reaches only this process, which ends runs and worker in order
         self._worker = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
 
     def work(self) -> int:
-        """Wait for the worker, or stop it when told to; nothing of it is left afterwards. Return its exit code."""
-        while self.code is None and not self.orders:
+        """Wait for the worker, or stop it after a signal; return its exit code once all its processes are gone."""
+        while self.code is None and not self.signals:
             self._turn()
+
         if self.code is None:
             self._end_runs()
             send(signal.SIGTERM, [self._worker.pid])
@@ -61,25 +62,25 @@ class Watch:
         return 128 + signal.SIGTERM if self.code is None else self.code
 
     def _end_runs(self) -> None:
-        """Send each run SIGTERM, once, those that start meanwhile too, and wait for their ends."""
+        """Send SIGTERM once to each run, including runs that start meanwhile, and wait for all to end."""
         deadline = time.monotonic() + RUNS_GRACE_S
-        told: set[int] = set()
-        while self.orders == 1 and (runs := self._runs()) and time.monotonic() < deadline:
-            for pid in runs - told:
-                print(f"told to stop: the run in process {pid} may write its checkpoint first", file=sys.stderr)
-            send(signal.SIGTERM, runs - told)
-            told |= runs
+        signalled: set[int] = set()
+        while self.signals == 1 and (runs := self._runs()) and time.monotonic() < deadline:
+            for pid in runs - signalled:
+                print(f"stopping: the run in process {pid} may write its checkpoint first", file=sys.stderr)
+            send(signal.SIGTERM, runs - signalled)
+            signalled |= runs
             self._turn()
 
     def _runs(self) -> set[int]:
-        """Return the worker's own children: each run is one."""
+        """Return the process ids of the runs, which are the children of the worker."""
         return {pid for pid, state, parent, _ in processes() if parent == self._worker.pid and state not in "ZX"}
 
     def _turn(self) -> None:
-        """Sleep a moment; collect the worker, and orphans that came to us, once they have ended."""
-        if self.code is None and time.monotonic() >= self._look_at:
-            self.runs = {found for pid in self._runs() if (found := _flow_run_of(pid))}
-            self._look_at = time.monotonic() + _LOOK_S
+        """Sleep a moment, update the list of runs, and reap the worker and adopted orphans that have ended."""
+        if self.code is None and time.monotonic() >= self._list_at:
+            self.runs = {run for pid in self._runs() if (run := _flow_run_of(pid))}
+            self._list_at = time.monotonic() + _LOOK_S
         time.sleep(_POLL_S)
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -87,12 +88,12 @@ class Watch:
                     code = os.waitstatus_to_exitcode(ended[1])
                     self.code = self._worker.returncode = code if code >= 0 else 128 - code
 
-    def _hear(self, *_: object) -> None:
-        self.orders += 1
+    def _count_signal(self, *_: object) -> None:
+        self.signals += 1
 
 
 def _flow_run_of(pid: int) -> str | None:
-    """Return the id of the flow run that a process is, None where it is none or the system does not tell."""
+    """Return the id of the flow run in a process; None if it is none, or the system does not say."""
     with contextlib.suppress(OSError):
         for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             name, _, value = entry.decode(errors="replace").partition("=")
@@ -101,16 +102,17 @@ def _flow_run_of(pid: int) -> str | None:
     return None
 
 
-def tell_lost(runs: Iterable[str]) -> None:
-    """Mark those of the flow runs crashed that the server believes at work; their processes are gone."""
-    import httpx  # these take seconds to import, and a worker's end seldom needs them
+def report_lost(runs: Iterable[str]) -> None:
+    """Mark the flow runs crashed that are still running for the server, since their processes are gone."""
+    import httpx  # these imports take seconds, and the end of a worker seldom needs them
     from prefect.exceptions import PrefectException
     from prefect.states import Crashed
 
     from flows.prefect_ui import automations
 
-    message = "its worker was killed, and it could not tell its own end"
-    with automations.server("it will mark runs crashed itself when they were silent for long") as client:
+    message = "its worker was killed, and it could not report its end"
+
+    with automations.server("it marks runs crashed itself after their heartbeats stop") as client:
         if client is None:
             return
         for run in runs:
@@ -123,12 +125,12 @@ def tell_lost(runs: Iterable[str]) -> None:
 
 
 def main() -> int:
-    """Run the worker; the words are those of `prefect worker start`."""
+    """Run the worker with the arguments of `prefect worker start`."""
     adopt_orphans()
     watch = Watch([sys.executable, "-m", "prefect", "worker", "start", *sys.argv[1:]])
     code = watch.work()
     if watch.runs:
-        tell_lost(sorted(watch.runs))
+        report_lost(sorted(watch.runs))
     return code
 
 

@@ -1,43 +1,38 @@
 """Score every completion token under the fixed reference: the base, or the adapter that training continues from.
 
-reads:  data/tokens/, data/base/, and the adapter that `train.init_adapter` names, from a folder or the registry
-writes: data/reference/ — one float32 log-probability a completion token for each split; that adapter's files
-params: `reference` and `train.init_adapter` in params.yaml; `runtime` for speed
+reads:  data/tokens/, data/base/, data/adapters/init/
+writes: data/reference/ — one float32 log-probability a completion token for each split
+params: `reference` in params.yaml; `runtime` for speed
 run as: python -m tasks.reference (one process a GPU where there are several; or under torchrun)
 
-A pair that was ever scored in this way is taken from the row store (`runtime.row_store`), so new data costs its
-new rows only, and a run that is killed goes on where it was.
+A pair that was scored before in the same way is taken from the row store (`runtime.row_store`): new data costs its new
+rows only, and a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, pretty_json, write_text
-from tasks.core.params import load_params, load_section
-from tasks.core.paths import ADAPTER as WRITTEN_BY_TRAIN  # refused as an input, so that it is no dep
+from tasks.core.params import load_section
+from tasks.core.pinned_adapter import PinnedAdapter
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.blocks import completion_tokens
-from tasks.dpo.dataset.scored_pairs import ScoredPairs
-from tasks.dpo.model.adapter_files import FOLDER, KEY, AdapterFiles
-from tasks.dpo.model.distributed import accelerator, all_done
-from tasks.dpo.reference.reference_pass import Known, Scoring
+from tasks.dpo.model.distributed import all_done, open_accelerator
+from tasks.dpo.reference.reference_files import describe, write_logps
+from tasks.dpo.reference.reference_model import load_reference
+from tasks.dpo.reference.reference_pass import ReferencePass
 from tasks.dpo.reference.row_identity import ReferenceIdentity, compute_identity
+from tasks.dpo.reference.row_recall import RowRecall
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.pairs.tokens.token_cache import TokenPairs, open_tokens
-from tasks.registry.stores.open_store import open_store
-from tasks.registry.versions.pinned import PREFIX, read_pinned
 from tasks.rowstore.row_store import RowStore
 from tasks.telemetry import log
 from tasks.telemetry.receipts import note
@@ -63,15 +58,12 @@ class Folders:
 
     tokens: Path = paths.TOKENS
     base: Path = paths.BASE
+    adapter: Path = paths.INIT_ADAPTER
     reference: Path = paths.REFERENCE
 
 
 def run(
-    folders: Folders,
-    config: ReferenceConfig,
-    runtime: RuntimeConfig,
-    rows: RowStore | None = None,
-    adapter: AdapterFiles | None = None,
+    folders: Folders, config: ReferenceConfig, runtime: RuntimeConfig, rows: RowStore | None = None
 ) -> dict[str, Any]:
     """Score the tokens of both splits and write them under ``folders.reference``; return the metrics.
 
@@ -80,122 +72,57 @@ def run(
         config: What the reference is.
         runtime: How this machine does it.
         rows: Rows that were scored before; None scores all.
-        adapter: What training continues from; None where it starts from the base.
 
     Raises:
-        ArtifactError: The tokens or the base are missing or damaged, or a log-probability is no number.
+        ArtifactError: The tokens, the base or the adapter are missing or damaged, or a log-probability is NaN or inf.
         ConfigError: The adapter does not fit the base.
-        Preempted: The process was told to stop; what was scored is in the row store.
+        Preempted: The process was asked to stop; what was scored is in the row store.
     """
-    pinned = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
+    base = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
+    adapter = PinnedAdapter.open(folders.adapter)
     splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
-    device, began = accelerator(runtime), time.monotonic()
-    if adapter is not None:
-        adapter.refuse_other_base(pinned.digest)
-    kind = device.device.type
-    compute = compute_identity(kind, pinned.dtype_on(kind))
-    identity = ReferenceIdentity(pinned.digest, adapter.digest if adapter else None, compute)
-    load = functools.partial(_load, folders.base, adapter, device, runtime)
-    scoring = Scoring(load, runtime, Known(rows, identity) if rows else None, with_adapter=adapter is not None)
+    accelerator, began = open_accelerator(runtime), time.monotonic()
+
+    kind = accelerator.device.type
+    compute = compute_identity(kind, base.dtype_on(kind))
+    identity = ReferenceIdentity(base.digest, adapter.digest if adapter else None, compute)
+    load = functools.partial(load_reference, folders.base, adapter, accelerator, runtime)
+    recall = RowRecall(rows, identity) if rows else None
+    reference = ReferencePass(load, runtime, recall, with_adapter=adapter is not None)
+
     metrics: dict[str, Any] = {}
-    if device.is_main_process:
-        about = {"stage": "reference", "model": config.model, **_inputs(pinned, adapter, splits)}
+    if accelerator.is_main_process:
+        about = {"stage": "reference", "model": config.model, "inputs": _inputs(base, adapter, splits)}
         with atomic_folder(folders.reference, about) as draft:
             for split, tokens in splits.items():
-                with (draft / f"{split}.logps.npy").open("wb") as stream:
-                    _write(stream, tokens, scoring)
-            if adapter is not None:
-                adapter.write(draft / FOLDER)
-            metrics = {split: _describe(tokens, draft / f"{split}.logps.npy") for split, tokens in splits.items()}
+                write_logps(draft / f"{split}.logps.npy", tokens, reference.blocks(tokens))
+            metrics = {split: describe(draft / f"{split}.logps.npy", tokens) for split, tokens in splits.items()}
             write_text(draft / "metrics.json", pretty_json(metrics))
-        _tell(scoring, splits, time.monotonic() - began)
+        _report(reference, splits, time.monotonic() - began)
     else:
         for tokens in splits.values():
-            for _ in scoring.blocks(tokens):
+            for _ in reference.blocks(tokens):  # all ranks score, rank 0 writes
                 pass
-    all_done(device)
+    all_done(accelerator)
     return metrics
 
 
-def _inputs(pinned: BaseModel, adapter: AdapterFiles | None, splits: dict[str, TokenPairs]) -> dict[str, Any]:
-    """Return what the manifest says of where the numbers come from."""
-    inputs = {"base": pinned.digest, **{f"{split}_tokens": tokens.token_digest() for split, tokens in splits.items()}}
-    if pinned.compute_dtype != "auto":
-        inputs["compute_dtype"] = pinned.compute_dtype
-    if adapter is None:
-        return {"inputs": inputs}
-    return {"inputs": {**inputs, "adapter": adapter.digest}, "init_adapter": adapter.source}
+def _inputs(base: BaseModel, adapter: PinnedAdapter | None, splits: dict[str, TokenPairs]) -> dict[str, str]:
+    """Return the digests of all that the numbers are computed from, for the manifest."""
+    inputs = {"base": base.digest, **{f"{split}_tokens": tokens.token_digest() for split, tokens in splits.items()}}
+    if base.compute_dtype != "auto":
+        inputs["compute_dtype"] = base.compute_dtype
+    if adapter:
+        inputs["adapter"] = adapter.digest
+    return inputs
 
 
-def _load(base: Path, adapter: AdapterFiles | None, device: Any, runtime: RuntimeConfig) -> Any:
-    """Load the reference model, its files checked."""
-    from tasks.dpo.model.adapter_loading import load_adapter  # with transformers and PEFT, which take seconds to import
-    from tasks.dpo.model.base_loading import load_base
-    from tasks.dpo.model.sharding import is_wanted
-
-    model = load_base(BaseModel.open(base), device.device, is_sharded=is_wanted(runtime, device))
-    if adapter is None:
-        return model
-    with tempfile.TemporaryDirectory() as folder:
-        adapter.write(Path(folder))
-        return load_adapter(model, Path(folder)).requires_grad_(False)
-
-
-def _write(stream: IO[bytes], tokens: TokenPairs, scoring: Scoring) -> None:
-    """Write a split's log-probabilities as a .npy file, block by block."""
-    total = int(completion_tokens(tokens).sum())
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (total,)})
-    for block in scoring.blocks(tokens):
-        stream.write(np.ascontiguousarray(block, "<f4").data)
-
-
-def _describe(tokens: TokenPairs, path: Path) -> dict[str, float]:
-    """Return how likely the reference finds the answers, and how often it already prefers chosen."""
-    scored = ScoredPairs(tokens, np.load(path, mmap_mode="r", allow_pickle=False))
-    chosen, rejected = scored.sums(np.arange(len(scored)))
-    counts = tokens.lengths[:, 1:].sum(axis=0, dtype=np.int64)
-    return {
-        "pairs": len(scored),
-        "chosen_logp_per_token": round(float(chosen.sum()) / int(counts[0]), 6),
-        "rejected_logp_per_token": round(float(rejected.sum()) / int(counts[1]), 6),
-        "ranking_accuracy": round(float((chosen > rejected).double().mean()), 6),
-    }
-
-
-def _tell(scoring: Scoring, splits: dict[str, TokenPairs], seconds: float) -> None:
+def _report(reference: ReferencePass, splits: dict[str, TokenPairs], seconds: float) -> None:
+    """Log how many pairs were scored, and note the throughput in the receipt."""
     count = sum(int(completion_tokens(tokens).sum()) for tokens in splits.values())
     note(completion_tokens=count, completion_tokens_per_s=round(count / seconds, 1))
-    note(pairs_scored=scoring.scored, pairs_from_row_store=scoring.recalled)
-    _log.info("scored %d pairs; %d were scored before", scoring.scored, scoring.recalled)
-
-
-def find_adapter(params: Path) -> AdapterFiles | None:
-    """Read the adapter that `train.init_adapter` of a params file names; None where it names none.
-
-    Raises:
-        ConfigError: It names nothing, or something that may be another adapter tomorrow, or one that has seen
-            prompts which are held out now.
-        RegistryError: The version is damaged.
-    """
-    document = load_params(params)
-    word = (document.get("train") or {}).get("init_adapter")
-    if word is None:
-        return None
-    if not isinstance(word, str) or not word:
-        raise ConfigError(f"`{KEY}` is {word!r}", "give a folder, `name@digest` of the registry, or null")
-    folder = Path(word)
-    if folder.is_dir() and not word.startswith(PREFIX):
-        if folder.resolve() == WRITTEN_BY_TRAIN.resolve():
-            told = f"`{KEY}` is {word}, which the train stage itself writes"
-            raise ConfigError(told, "name the registry's version of it, or copy it to another folder")
-        return AdapterFiles.read(folder, word)
-    if "/" in word and "@" not in word and not word.startswith(PREFIX):
-        raise ConfigError(f"`{KEY}`: there is no folder {word}", "mend the path")
-    section = document.get("register") or {}
-    store = open_store(str(section.get("root", "models/registry")))
-    found = read_pinned(word, store, KEY)
-    found.refuse_other_split(document.get("ingest") or {}, KEY)
-    return AdapterFiles(word, found.weights, found.config, found.base)
+    note(pairs_scored=reference.scored, pairs_from_row_store=reference.recalled)
+    _log.info("scored %d pairs; %d were scored before", reference.scored, reference.recalled)
 
 
 def main() -> None:
@@ -204,7 +131,7 @@ def main() -> None:
     with door("reference", ReferenceConfig) as config:
         runtime = load_section(paths.PARAMS, "runtime", RuntimeConfig)
         rows = RowStore.open(runtime.row_store, "reference") if runtime.row_store else None
-        run(Folders(), config, runtime, rows, find_adapter(paths.PARAMS))
+        run(Folders(), config, runtime, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Record the adapter with its evidence in the registry, and promote it if the gate says so.
 
 reads:  models/adapter, results/train, results/winrate, results/report, data/base, data/reference,
-        data/pairs, and the registry
+        data/adapters/init, data/pairs, and the registry
 writes: a version and log entries in the registry; results/register/ (registration, decision, metrics)
 params: `register` in params.yaml
 run as: python -m tasks.register
@@ -138,7 +138,7 @@ def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("register", RegisterConfig) as config:
         sources = Sources()
-        origin = Origin(sources.base, sources.pairs, sources.reference, sources.train_results)
+        origin = Origin(sources.base, sources.pairs, paths.INIT_ADAPTER, sources.train_results)
         run(sources, paths.REGISTER, config, origin, paths.PARAMS.read_text(encoding="utf-8"))
 
 

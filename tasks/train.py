@@ -1,11 +1,11 @@
 """Train the LoRA adapter by Direct Preference Optimization.
 
-reads:  data/tokens/, data/reference/, data/base/
+reads:  data/tokens/, data/reference/, data/base/, data/adapters/init/
 writes: models/adapter/ — the adapter in PEFT's format; results/train/ — metrics and curves
 params: `train` in params.yaml; `runtime` for speed
 run as: python -m tasks.train (one process a GPU where there are several; or under torchrun)
 
-A run that is killed goes on from its newest checkpoint under runs/train/ and ends in the same bytes.
+A run that was killed goes on from its newest checkpoint under runs/train/ and ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from typing import Any
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
 from tasks.core.params import load_section
+from tasks.core.pinned_adapter import INIT_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.scored_pairs import ScoredPairs, open_scored
 from tasks.dpo.model import sharding
 from tasks.dpo.model.adapter import attach_lora
-from tasks.dpo.model.adapter_files import FOLDER, AdapterFiles
 from tasks.dpo.model.adapter_loading import load_adapter
 from tasks.dpo.model.base_loading import load_base
-from tasks.dpo.model.distributed import accelerator, all_done
+from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.objective.metrics import SUMS
 from tasks.dpo.telemetry.trackers import open_trackers
 from tasks.dpo.training.adapter_saving import save_adapter
@@ -54,6 +53,7 @@ class Folders:
     tokens: Path = paths.TOKENS
     reference: Path = paths.REFERENCE
     base: Path = paths.BASE
+    init_adapter: Path = paths.INIT_ADAPTER
     adapter: Path = paths.ADAPTER
     results: Path = paths.TRAIN_RESULTS
     runs: Path = paths.RUNS / "train"
@@ -64,53 +64,53 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
 
     Raises:
         ArtifactError: An input is missing, damaged or belongs to other inputs.
-        Preempted: The process was told to stop; a checkpoint stands under ``folders.runs``.
+        Preempted: The process was asked to stop; a checkpoint stands under ``folders.runs``.
         ConfigError: Training diverged, or `train.lora.target_modules` names no layer.
     """
-    pinned, source = BaseModel.open(folders.base), config.init_adapter
+    base, start = BaseModel.open(folders.base), PinnedAdapter.open(folders.init_adapter)
+    refuse_other_source(start, folders.init_adapter, INIT_KEY, config.init_adapter)
     train_set, test_set = (
-        open_scored(tokens, folders.reference, split, pinned.digest, source, pinned.compute_dtype)
+        open_scored(
+            open_tokens(folders.tokens, split),
+            folders.reference,
+            split,
+            base.digest,
+            start.digest if start else None,
+            base.compute_dtype,
+        )
         for split in ("train", "test")
-        for tokens in [open_tokens(folders.tokens, split)]
     )
+
     inputs = {
-        "base": pinned.digest,
+        "base": base.digest,
         "tokens": manifest_digest(folders.tokens, "encode"),
         "reference": manifest_digest(folders.reference, "reference"),
+        **({"init_adapter": start.digest} if start else {}),
     }
-    checkpoints = folders.runs / digest_of({"inputs": inputs, "config": dataclasses.asdict(config)})[:16]
-    device = accelerator(runtime)
-    model = load_base(pinned, device.device, is_sharded=sharding.is_wanted(runtime, device))
-    policy = _continued(model, folders, source, config) if source else attach_lora(model, config.lora, config.seed)
-    asked, resumes = dataclasses.asdict(config), checkpoints.is_dir()
-    trackers = open_trackers(device, runtime, checkpoints.name, asked, folders.runs / "trackers", resumes)
+    settings = dataclasses.asdict(config)
+    checkpoints = folders.runs / digest_of({"inputs": inputs, "config": settings})[:16]
+    resumes = checkpoints.is_dir()
+
+    accelerator = open_accelerator(runtime)
+    model = load_base(base, accelerator.device, is_sharded=sharding.is_wanted(runtime, accelerator))
+    policy = load_adapter(model, start.folder, config.lora) if start else attach_lora(model, config.lora, config.seed)
+    trackers = open_trackers(accelerator, runtime, checkpoints.name, settings, folders.runs / "trackers", resumes)
     with contextlib.closing(trackers):
         result = train(policy, train_set, test_set, config, runtime, checkpoints, trackers)
+
     metrics = _metrics(result, train_set, test_set, config)
-    if device.is_main_process:
+    if accelerator.is_main_process:
         note(**result.speed, optimizer_steps=len(result.steps), resumed_after=result.resumed_after)
         about = {"stage": "train", "inputs": inputs}
         with atomic_folder(folders.results, about) as curves, atomic_folder(folders.adapter, about) as adapter:
             write_text(curves / "metrics.json", pretty_json(metrics))
             write_text(curves / "steps.csv", _csv(result.steps))
             write_text(curves / "evals.csv", _csv(result.evals))
-            save_adapter(policy, adapter, pinned)
+            save_adapter(policy, adapter, base)
         shutil.rmtree(checkpoints, ignore_errors=True)
         _log.info("held-out accuracy %.3f, margin %.3f", metrics["after"]["accuracy"], metrics["after"]["margin"])
-    all_done(device)
+    all_done(accelerator)
     return metrics
-
-
-def _continued(model: Any, folders: Folders, source: str, config: TrainConfig) -> Any:
-    """Put the adapter on that the reference was computed with: training continues from it."""
-    pinned = folders.reference / FOLDER
-    is_same = not Path(source).is_dir() or AdapterFiles.read(Path(source), source).digest == (
-        AdapterFiles.read(pinned, source).digest
-    )
-    if not is_same:
-        told = f"the adapter in {source} changed since the reference stage pinned it"
-        raise ArtifactError(told, "restore it, or pin it anew with `dvc repro -f reference`")
-    return load_adapter(model, pinned, config.lora)
 
 
 def _metrics(result: TrainResult, train_set: ScoredPairs, test_set: ScoredPairs, config: TrainConfig) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What DVC knows: the graph of stages, the forecast, new data, one stage run."""
+"""The DVC project: its graph of stages, the forecast, new data, and the run of one stage."""

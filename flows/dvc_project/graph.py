@@ -1,6 +1,6 @@
-"""What DVC knows before anything runs: the stages in order, and why one of them would run.
+"""The DVC project before a run: its stages in order, and why one of them is stale.
 
-Only reading, in this process, without DVC's lock; what runs, runs as a `dvc` command of its own.
+This module only reads, in this process and without DVC's lock; stages run as `dvc` commands.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ConfigError
+from tasks.core.nested import flatten
 
 _SHOWN = 3
 
@@ -21,10 +22,10 @@ class Stage:
 
     Attributes:
         name: Its name in dvc.yaml.
-        targets: What `dvc repro --single-item` is given: the data files tracked on their own
-            (`data/raw/….dvc`) that the stage reads, then the stage.
+        targets: The arguments of `dvc repro --single-item`: the .dvc files of tracked data (`data/raw/….dvc`) that
+            the stage reads, then the stage.
         needs: The stages whose outputs it reads.
-        uses_gpu: Whether it works on a GPU where there is one (`meta: {uses: gpu}` in dvc.yaml).
+        uses_gpu: Whether it uses a GPU if there is one (`meta: {uses: gpu}` in dvc.yaml).
     """
 
     name: str
@@ -34,14 +35,14 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """The state of a stage before its turn.
+class Staleness:
+    """Whether a stage is stale, and why.
 
     Attributes:
-        why: What changed since it last ran, in words; empty when nothing did.
-        is_in_cache: Whether the outputs that dvc.lock names are all in the local cache.
-        lost: Dependencies that are missing and that no stage makes: `dvc repro --pull` would pass
-            over them, and call the stage unchanged.
+        why: What changed since it last ran; empty if the stage is up to date.
+        is_in_cache: Whether the local cache holds all outputs that dvc.lock names.
+        lost: Missing dependencies that no stage makes: `dvc repro --pull` would ignore them and report the stage
+            as unchanged.
     """
 
     why: str
@@ -50,9 +51,7 @@ class Look:
 
 
 def stages_in_order(workspace: Path) -> tuple[Stage, ...]:
-    """Return the stages of the project at ``workspace``, each after those that it needs.
-
-    Where the graph leaves a choice, the order of dvc.yaml decides.
+    """Return the stages of the project at ``workspace`` in topological order; dvc.yaml breaks ties.
 
     Raises:
         ConfigError: DVC cannot read the project.
@@ -62,7 +61,7 @@ def stages_in_order(workspace: Path) -> tuple[Stage, ...]:
 
 
 def stage_nodes(index: Any) -> list[Any]:
-    """Return DVC's own stages of an index, each after those that it needs; where there is a choice, as in dvc.yaml."""
+    """Return DVC's stage objects of an index in topological order; dvc.yaml breaks ties."""
     waiting = [node for node in index.graph if node.cmd]
     needs = {node: {source for source in index.graph.successors(node) if source.cmd} for node in waiting}
     order: list[Any] = []
@@ -73,8 +72,8 @@ def stage_nodes(index: Any) -> list[Any]:
     return order
 
 
-def look_at(workspace: Path, stage: str) -> Look:
-    """Return why ``stage`` would run now, and whether the cache holds what dvc.lock says it made.
+def staleness_of(workspace: Path, stage: str) -> Staleness:
+    """Return why ``stage`` would run now, and whether the cache holds the outputs that dvc.lock names.
 
     Raises:
         ConfigError: DVC cannot read the project.
@@ -85,17 +84,17 @@ def look_at(workspace: Path, stage: str) -> Look:
     is_in_cache = all(out.hash_info and not out.changed_cache() for out in node.outs)
     made = [Path(out.fs_path) for out in index.outs]
     lost = tuple(str(dep) for dep in node.deps if not dep.exists and not is_made(Path(dep.fs_path), made))
-    return Look(told(reasons), is_in_cache, lost)
+    return Staleness(in_one_line(reasons), is_in_cache, lost)
 
 
-def told(reasons: list[str]) -> str:
-    """Return the first reasons in one line, and how many more there are."""
+def in_one_line(reasons: list[str]) -> str:
+    """Return the first three reasons in one line, and how many more there are."""
     more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     return "; ".join(reasons[:_SHOWN]) + more
 
 
 def open_index(workspace: Path) -> Any:
-    """Return DVC's index of the project as it stands now, its graph checked.
+    """Return DVC's index of the project as it is now, with its graph checked.
 
     Raises:
         ConfigError: DVC cannot read the project.
@@ -119,12 +118,12 @@ def _stage(graph: Any, node: Any) -> Stage:
 
 
 def is_made(path: Path, made: list[Path]) -> bool:
-    """Tell whether ``path`` is, holds or lies in something that DVC can bring back."""
+    """Tell whether ``path`` is, contains or is inside an output that DVC can restore."""
     return any(path.is_relative_to(out) or out.is_relative_to(path) for out in made)
 
 
 def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
-    """Yield what changed of a stage and ``deps``, in words; what has no hash in dvc.lock has never run."""
+    """Yield what changed in a stage and in ``deps``; a stage without a hash in dvc.lock has never run."""
     if not any(dep.hash_info for dep in node.deps):
         yield "it has not run here before"
         return
@@ -141,7 +140,7 @@ def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
 
 
 def _lost_outs(node: Any) -> Iterator[str]:
-    """Yield which outputs are missing or altered; of a stage that never ran there are none."""
+    """Yield the outputs that are missing or modified; none for a stage that never ran."""
     if any(dep.hash_info for dep in node.deps):
         for out in node.outs:
             yield from (f"{path} {in_words(change)}" for path, change in out.status().items())
@@ -149,22 +148,13 @@ def _lost_outs(node: Any) -> Iterator[str]:
 
 def _changed_params(dep: Any) -> Iterator[str]:
     """Yield `section.key: old → new` for every value that differs from dvc.lock."""
-    was, now = _flat(dep.hash_info.value or {}), _flat(dep.read_params())
-    for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key):
-            yield f"{key}: {was.get(key, 'absent')} → {now.get(key, 'absent')}"
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+    locked, current = flatten(dep.hash_info.value or {}), flatten(dep.read_params())
+    for key in sorted(locked.keys() | current.keys()):
+        if locked.get(key) != current.get(key):
+            yield f"{key}: {locked.get(key, 'absent')} → {current.get(key, 'absent')}"
 
 
 def in_words(change: str) -> str:
-    """Return DVC's word for a change as people say it."""
-    words = {"modified": "changed", "deleted": "is missing", "new": "is new", "not in cache": "is not in the cache"}
-    return words.get(change, change)
+    """Return DVC's word for a change as a phrase."""
+    phrases = {"modified": "changed", "deleted": "is missing", "new": "is new", "not in cache": "is not in the cache"}
+    return phrases.get(change, change)

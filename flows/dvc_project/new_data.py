@@ -1,7 +1,7 @@
-"""Is there new preference data? What moves is looked up: DVC imports, data sets of the hub, files that were merged.
+"""New preference data: update DVC imports and hub data sets, and compare the data with dvc.lock.
 
-A prefix of a bucket is an import: `dvc import-url --version-aware s3://bucket/feedback data/raw/feedback`, once.
-All of it happens in a worktree, so that a look changes nothing in the checkout.
+A prefix of a bucket becomes an import once, by `dvc import-url --version-aware s3://bucket/feedback data/raw/feedback`.
+All of it happens in a worktree, so the checkout stays unchanged.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any
 
 from flows.dvc_project.graph import open_index
 from flows.dvc_project.stage_run import environment
-from flows.git_work.workspaces import git, params
+from flows.git_work.workspaces import params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
 from tasks.core.files import digest_of, write_text
+from tasks.hub.hub_errors import dataset_commit
+from tasks.telemetry.git_calls import git
 
 INGEST = "ingest"  # the stage that reads raw data
 HUB = "hub:"
@@ -29,19 +31,19 @@ _DIGITS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """The preference data of a checkout as they stand now.
+    """The version of a checkout's preference data.
 
     Attributes:
-        name: 12 digits of the digest of raw data and of the params that choose among them: a run's idempotency key.
-        is_new: Whether dvc.lock was made from others.
+        name: 12 digits of the digest of the raw data and of the params that select it: a run's idempotency key.
+        is_new: Whether dvc.lock was made from another version.
     """
 
     name: str
     is_new: bool
 
 
-def look(workspace: Path) -> Version:
-    """Return which data the checkout at ``workspace`` holds.
+def data_version(workspace: Path) -> Version:
+    """Return the version of the data in the checkout at ``workspace``.
 
     Raises:
         ConfigError: DVC cannot read the project, or it has no stage `ingest`.
@@ -49,23 +51,24 @@ def look(workspace: Path) -> Version:
     node = next((node for node in open_index(workspace).stages if getattr(node, "name", "") == INGEST), None)
     if node is None:
         raise ConfigError(f"{workspace / 'dvc.yaml'} has no stage `{INGEST}`", "take it from the repository")
-    is_new, found = not any(dep.hash_info for dep in node.deps), {}
+
+    is_new, inputs = not any(dep.hash_info for dep in node.deps), {}
     for dep in node.deps:
         if hasattr(dep, "read_params"):
-            now = dep.read_params()
+            current = dep.read_params()
             is_new |= bool(dep.status())
         elif str(dep).endswith(".py"):
-            continue  # code is no data
+            continue  # code is not data
         else:
-            was = dep.hash_info
-            dep.save()
-            now, is_new = dep.hash_info.value, is_new or dep.hash_info != was
-        found[str(dep)] = now
-    return Version(digest_of(repr(sorted(found.items())))[:_DIGITS], is_new)
+            locked = dep.hash_info
+            dep.save()  # hashes the files as they are now
+            current, is_new = dep.hash_info.value, is_new or dep.hash_info != locked
+        inputs[str(dep)] = current
+    return Version(digest_of(repr(sorted(inputs.items())))[:_DIGITS], is_new)
 
 
-def update(workspace: Path, say: Callable[[str], None]) -> None:
-    """Bring everything that can move up to date: DVC's imports, and the commits of hub data sets in params.yaml.
+def update_sources(workspace: Path, say: Callable[[str], None]) -> None:
+    """Update the sources that can change: DVC's imports, and the commits of hub data sets in params.yaml.
 
     Raises:
         NetworkError: A source does not answer.
@@ -74,7 +77,7 @@ def update(workspace: Path, say: Callable[[str], None]) -> None:
     imports = [node.path_in_repo for node in open_index(workspace).stages if node.is_import]
     for path in sorted(imports):
         run_dvc(workspace, "update", "--quiet", path)
-        say(f"looked up {path}")
+        say(f"updated {path}")
     sources = params(workspace).get(INGEST, {}).get("sources") or []
     for source in sources if isinstance(sources, list) else [sources]:
         if str(source).startswith(HUB):
@@ -82,58 +85,40 @@ def update(workspace: Path, say: Callable[[str], None]) -> None:
 
 
 def _update_hub(path: Path, source: str, say: Callable[[str], None]) -> None:
-    """Write the commit that a data set's `main` stands at now in the place of the one that stands there."""
-    if not (found := _PINNED.match(source)):
-        return  # the stage says what is wrong with it
-    commit = _newest(found["name"])
-    if commit != found["commit"]:
+    """Replace the commit of a data set in params.yaml by the newest commit of its branch `main`."""
+    if not (pinned := _PINNED.match(source)):
+        return  # `ingest` reports what is wrong with it
+    commit = dataset_commit(pinned["name"], "main")
+    if commit != pinned["commit"]:
         text = path.read_text(encoding="utf-8")
-        write_text(path, text.replace(found[0], f"{HUB}{found['name']}@{commit}"))
-        say(f"{found['name']}: {found['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
-
-
-def _newest(name: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
-
-    try:
-        commit = HfApi().dataset_info(name, revision="main", timeout=30).sha
-    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        told = f"the hub does not say where {name} stands ({type(error).__name__})"
-        raise NetworkError(told, "check the network, and `ingest.sources`, and run again") from None
-    if not commit:
-        raise NetworkError(f"the hub does not say where {name} stands", "run again")
-    return commit
+        write_text(path, text.replace(pinned[0], f"{HUB}{pinned['name']}@{commit}"))
+        say(f"{pinned['name']}: {pinned['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
 
 
 def pair_ids(workspace: Path) -> set[str]:
-    """Return the ids of the pairs that `ingest` left in ``workspace``, held out or not; none where it left none."""
+    """Return the ids of the pairs that `ingest` wrote in ``workspace``, of both splits; none if it wrote none."""
     import pyarrow.parquet as pq
 
-    found: set[str] = set()
+    ids: set[str] = set()
     for name in ("train", "test"):
         path = workspace / paths.PAIRS / f"{name}.parquet"
         if path.is_file():
-            found.update(pq.read_table(path, columns=["pair_id"]).column(0).to_pylist())
-    return found
+            ids.update(pq.read_table(path, columns=["pair_id"]).column(0).to_pylist())
+    return ids
 
 
 def known_pair_ids(workspace: Path, say: Callable[[str], None], whose: str = "the last run") -> set[str]:
-    """Return the ids of the pairs that dvc.lock names, brought from the cache or the remote.
-
-    Where neither holds them, they all count as new.
-    """
+    """Return the ids of the pairs that dvc.lock names, from the cache or the remote; none if neither has them."""
     try:
         run_dvc(workspace, "pull", "--quiet", INGEST)
     except (NetworkError, ConfigError) as error:
-        say(f"the pairs of {whose} are not to be had, so all of them count as new ({error})")
+        say(f"the pairs of {whose} are not available, so all of them count as new ({error})")
         return set()
     return pair_ids(workspace)
 
 
 def pairs_locked(repository: Path, commit: str) -> str:
-    """Return the digests of what `ingest` made by dvc.lock of ``commit``; empty where it names none."""
+    """Return the digests of the outputs of `ingest` in the dvc.lock of ``commit``; empty if it names none."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -144,20 +129,21 @@ def pairs_locked(repository: Path, commit: str) -> str:
         return ""
 
 
-def run_dvc(workspace: Path, *words: str) -> str:
+def run_dvc(workspace: Path, *arguments: str) -> str:
     """Run DVC in ``workspace`` and return what it printed.
 
     Raises:
         NetworkError: A remote or a source failed or does not answer.
-        ConfigError: DVC refuses.
+        ConfigError: The command failed for another reason.
     """
     from flows.dvc_project.outcome import is_network_fault
 
-    command: list[Any] = [sys.executable, "-m", "dvc", *words]
+    command: list[Any] = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout
+
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()[-1:]
-    said = " ".join(line.removeprefix("ERROR: ") for line in errors) or f"exit code {done.returncode}"
-    kind = NetworkError if is_network_fault(said) else ConfigError
-    raise kind(f"`dvc {' '.join(words)}` in {workspace} failed: {said}", "run it there by hand to see more")
+    error = " ".join(line.removeprefix("ERROR: ") for line in errors) or f"exit code {done.returncode}"
+    kind = NetworkError if is_network_fault(error) else ConfigError
+    raise kind(f"`dvc {' '.join(arguments)}` in {workspace} failed: {error}", "run it there by hand to see more")

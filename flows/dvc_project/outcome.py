@@ -1,7 +1,7 @@
-"""What became of a stage: read from DVC's own words, the stage's receipt and its exit code.
+"""The outcome of a stage, read from DVC's output, the stage's receipt and its exit code.
 
-DVC ends with 255 for every failure, so the kind of an error (which decides whether a retry can help)
-comes from the receipt that the stage's door wrote, and only without one from what DVC said.
+DVC exits with 255 after every failure. So the kind of an error, which decides whether a retry can help, comes from the
+receipt that the stage wrote, and only without a receipt from DVC's output.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.dvc_project.graph import Look
+from flows.dvc_project.graph import Staleness
 from tasks.telemetry.receipts import receipt_path
 
 Status = Literal["unchanged", "restored", "pulled", "ran", "failed", "skipped"]
 
 RETRIED_KINDS = frozenset({"network", "preempted"})
-# The figures of each stage that the table of a run shows, as paths into its metrics.json.
+# The metrics of each stage that the table of a run shows, as paths into its metrics.json.
 KEY_METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "base": ("data/base", ("parameters",)),
     "ingest": ("data/pairs", ("rows_read", "left_out.rejected", "pairs.train", "pairs.test")),
@@ -36,23 +36,23 @@ _NETWORK = re.compile(
     r"|name resolution|temporarily unavailable|too many requests|slow ?down|service unavailable|\b50[234]\b",
     re.IGNORECASE,
 )
-_ERROR_LINES = 3  # DVC breaks its errors: the first line says what, the next ones of which file
+_ERROR_LINES = 3  # DVC's errors have several lines: the first says what is wrong, the next ones in which file
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _EXIT_KINDS = {75: "preempted", 130: "interrupted", 137: "killed", -9: "killed", 143: "killed", -15: "killed"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one stage in one run.
+    """The outcome of one stage in one run.
 
     Attributes:
         stage: Its name.
-        status: What happened: nothing to do, outputs restored from the cache or pulled from the
-            remote, ran, failed, or not tried because an earlier stage failed.
-        why: What made it so, in one line; the error of a stage that failed.
+        status: `unchanged`: nothing to do; `restored` from the cache; `pulled` from the remote; `ran`; `failed`; or
+            `skipped`, because an earlier stage failed.
+        why: The reason in one line; for a failed stage its error.
         seconds: How long it took.
-        kind: The class of the error of a failed stage, as its receipt names it.
-        metrics: Its key figures.
+        kind: The class of the error of a failed stage, as in its receipt.
+        metrics: Its key metrics.
     """
 
     stage: str
@@ -69,36 +69,41 @@ class Outcome:
 
     @property
     def is_cached(self) -> bool:
-        """Tell whether the stage's outputs were there already, here or in a cache."""
+        """Tell whether the outputs existed already, here or in a cache."""
         return self.status in ("unchanged", "restored", "pulled")
 
     @property
     def is_worth_a_retry(self) -> bool:
-        """Tell whether the same command may succeed when it is run again."""
+        """Tell whether the same command may succeed if it runs again."""
         return self.is_failed and self.kind in RETRIED_KINDS
 
 
 class Transcript:
-    """Listens to `dvc repro` of one stage and remembers what DVC said of it."""
+    """What the output of `dvc repro` says about one stage.
+
+    Attributes:
+        messages: The messages about the stage so far, each by one word.
+        exit_code: The exit code of the stage's command, once it failed.
+    """
 
     def __init__(self, stage: str) -> None:
-        self._says = {
+        self._meanings = {
             f"Running stage '{stage}'": "ran",
             f"Stage '{stage}' is cached - skipping run": "restored",
             f"Pulling data for stage: '{stage}'": "fetched",
             f"Stage '{stage}' didn't change": "unchanged",
         }
-        self.heard: set[str] = set()
+        self.messages: set[str] = set()
         self.exit_code: int | None = None
         self._error: list[str] = []
 
     def feed(self, line: str) -> None:
-        """Take in one line of output."""
-        for words, meaning in self._says.items():
-            if line.startswith(words):
-                self.heard.add(meaning)
-        if found := _EXITED.search(line):
-            self.exit_code = int(found[1])
+        """Read one line of output."""
+        for start, meaning in self._meanings.items():
+            if line.startswith(start):
+                self.messages.add(meaning)
+        if match := _EXITED.search(line):
+            self.exit_code = int(match[1])
         if line.startswith("ERROR: "):
             self._error = [line.removeprefix("ERROR: ")]
         elif self._error and len(self._error) < _ERROR_LINES:
@@ -106,17 +111,17 @@ class Transcript:
 
     @property
     def error(self) -> str:
-        """Return DVC's last error in one line, empty when it named none."""
+        """Return DVC's last error in one line; empty without one."""
         return " ".join(self._error)
 
 
-def is_network_fault(words: str) -> bool:
-    """Tell whether an error's words speak of a server that did not answer."""
-    return bool(_NETWORK.search(words))
+def is_network_fault(message: str) -> bool:
+    """Tell whether an error message is about a server that did not answer."""
+    return bool(_NETWORK.search(message))
 
 
 def read_receipt(workspace: Path, stage: str) -> dict[str, Any]:
-    """Return the newest receipt of ``stage``, empty when there is none that can be read."""
+    """Return the newest receipt of ``stage``; empty if there is no readable one."""
     try:
         receipt = json.loads(receipt_path(stage, root=workspace).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -124,17 +129,17 @@ def read_receipt(workspace: Path, stage: str) -> dict[str, Any]:
     return receipt if isinstance(receipt, dict) else {}
 
 
-def succeeded(stage: str, heard: set[str], look: Look, seconds: float, workspace: Path) -> Outcome:
-    """Return the outcome of a stage whose `dvc repro` ended well."""
+def succeeded(stage: str, messages: set[str], staleness: Staleness, seconds: float, workspace: Path) -> Outcome:
+    """Return the outcome of a stage whose `dvc repro` succeeded."""
     status: Status
-    if "ran" in heard:
-        status, why = "ran", look.why or "it was forced"
-    elif "restored" in heard:
-        status, why = "restored", f"the run cache holds this run ({look.why})"
-    elif "fetched" in heard and look.is_in_cache:
-        status, why = "restored", f"the cache holds its output ({look.why})"
-    elif "fetched" in heard:
-        status, why = "pulled", f"the remote holds its output ({look.why})"
+    if "ran" in messages:
+        status, why = "ran", staleness.why or "it was forced"
+    elif "restored" in messages:
+        status, why = "restored", f"the run cache holds this run ({staleness.why})"
+    elif "fetched" in messages and staleness.is_in_cache:
+        status, why = "restored", f"the cache holds its output ({staleness.why})"
+    elif "fetched" in messages:
+        status, why = "pulled", f"the remote holds its output ({staleness.why})"
     else:
         status, why = "unchanged", "nothing that it depends on changed"
     return Outcome(stage, status, why, seconds, metrics=key_metrics(workspace, stage))
@@ -144,31 +149,33 @@ def failed(transcript: Transcript, stage: str, receipt: Mapping[str, Any], code:
     """Return the outcome of a stage whose `dvc repro` failed.
 
     Args:
-        transcript: What DVC said.
+        transcript: DVC's output.
         stage: The stage's name.
-        receipt: The receipt that this run wrote; empty when it wrote none.
+        receipt: The receipt that this run wrote; empty if it wrote none.
         code: DVC's exit code.
         seconds: How long it took.
     """
     if error := receipt.get("error"):
         return Outcome(stage, "failed", " ".join(str(error).split()), seconds, kind=str(receipt.get("status", "bug")))
+
     if transcript.exit_code is not None:
         kind = _EXIT_KINDS.get(transcript.exit_code, "bug")
-        why = f"it ended with exit code {transcript.exit_code} and left no receipt of an error; see its log"
+        why = f"it ended with exit code {transcript.exit_code} and wrote no receipt of an error; see its log"
         return Outcome(stage, "failed", why, seconds, kind=kind)
+
     why = transcript.error or f"dvc ended with exit code {code}; see its log"
     return Outcome(stage, "failed", why, seconds, kind="network" if is_network_fault(why) else "dvc")
 
 
 def key_metrics(workspace: Path, stage: str) -> dict[str, Any]:
-    """Return the key figures of ``stage`` from its metrics.json; those that are not there are left out."""
+    """Return the key metrics of ``stage`` from its metrics.json; missing ones are left out."""
     folder, names = KEY_METRICS.get(stage, ("", ()))
     try:
         document = json.loads((workspace / folder / "metrics.json").read_text(encoding="utf-8")) if names else {}
     except (OSError, ValueError):
         return {}
-    found = {name: _descend(document, name) for name in names}
-    return {name: value for name, value in found.items() if isinstance(value, int | float | str | bool)}
+    values = {name: _descend(document, name) for name in names}
+    return {name: value for name, value in values.items() if isinstance(value, int | float | str | bool)}
 
 
 def _descend(document: Any, name: str) -> Any:
@@ -178,7 +185,7 @@ def _descend(document: Any, name: str) -> Any:
 
 
 def table(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Return one row a stage for people: stage, status, why, seconds, key metrics."""
+    """Return a table with one row per stage: stage, status, why, seconds, key metrics."""
     return [
         {
             "stage": outcome.stage,
@@ -192,7 +199,7 @@ def table(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """Return one line: how many stages ran, were cached, failed or were skipped."""
+    """Return how many stages have each status, in one line."""
     counts = collections.Counter(outcome.status for outcome in outcomes)
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 

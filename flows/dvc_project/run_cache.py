@@ -1,8 +1,8 @@
-"""DVC's command line beside others that share its cache: what they are only just writing is no earlier run.
+"""DVC's command line with a run cache that several processes can share: it ignores files that are being written.
 
-DVC (3.67, dvc.stage.cache) takes the newest file of a stage's folder in the run cache for its last run. Among the files
-may be one that another process still writes under a temporary name: the stage fails with FileNotFoundError where that
-file got its own name meanwhile, and where it is read half written, DVC removes it, and the other process fails.
+DVC (3.67, dvc.stage.cache) takes the newest file of a stage's folder in the run cache as the stage's last run. That
+file may be one that another process is still writing under a temporary name. If it is renamed meanwhile, the stage
+fails with FileNotFoundError; if it is read half written, DVC removes it, and the other process fails.
 
 run as: python -P run_cache.py repro …      as `dvc repro …`
 """
@@ -20,11 +20,11 @@ _WHOLE = re.compile(r"[0-9a-f]{64}")
 
 
 def last_run(runs: Any, stage: Any) -> Any:
-    """Return what the run cache holds of the last run of ``stage`` as it stands, None where there was none.
+    """Return the last run of ``stage``, in its present state, from the run cache; None if there was none.
 
     Args:
         runs: DVC's ``StageCache``.
-        stage: DVC's stage, its dependencies hashed.
+        stage: DVC's stage, with the hashes of its dependencies.
     """
     key = cache._get_stage_hash(stage)
     if not key or not (folder := Path(runs._get_cache_dir(key))).is_dir():

@@ -1,8 +1,8 @@
-"""Run one stage through DVC and say what became of it; no Prefect here, so all of it runs anywhere.
+"""Run one stage through DVC and return its outcome; this module needs no Prefect.
 
-DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`, by way of run_cache.py. With `--pull`,
-outputs that are missing here come from the remote where it holds them, and are made where it does not: a remote without
-them, or without anything, is no error. Where nothing changed by DVC's own account, it is not started at all.
+DVC is called as `dvc --wait-for-lock repro --single-item --pull <stage>`, through run_cache.py. With `--pull`, missing
+outputs are pulled from the remote if it has them, and made otherwise; an empty or missing remote is no error. DVC is
+not started for a stage that is up to date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.dvc_project import outcome
-from flows.dvc_project.graph import Stage, look_at
+from flows.dvc_project.graph import Stage, staleness_of
 from flows.dvc_project.outcome import Outcome
 from flows.process_tree.run_watched import TimedOut, run_watched
 from flows.process_tree.supervisor import Grace
@@ -22,7 +22,7 @@ from tasks.core.errors import PipelineError
 from tasks.telemetry import log
 
 RUN_CACHE = Path(__file__).with_name("run_cache.py")
-_HINTS = (  # what DVC says after every stage, to somebody at a prompt
+_HINTS = (  # what DVC prints after every stage for a person at a prompt
     "To track the changes with git",
     "git add ",
     "To enable auto staging",
@@ -40,7 +40,7 @@ def run(
     grace: Grace | None = None,
     run_id: str = "",
 ) -> Outcome:
-    """Bring ``stage`` up to date and return what happened; a failed stage is an outcome, not an exception.
+    """Bring ``stage`` up to date and return its outcome; a failed stage is an outcome, not an exception.
 
     Args:
         stage: The stage; those that it needs are up to date already.
@@ -48,20 +48,21 @@ def run(
         on_line: Called with each line that DVC and the stage print.
         force: Run it even if nothing changed.
         timeout_s: Seconds after which it is stopped, with time for a checkpoint.
-        grace: How much time that is.
-        run_id: The flow's run that it is part of, as its log lines and its receipt are to name it.
+        grace: How much time it gets for that.
+        run_id: The id of the flow run, for the stage's log lines and receipt.
     """
     began = time.monotonic()
     try:
-        look = look_at(workspace, stage.name)
+        staleness = staleness_of(workspace, stage.name)
     except PipelineError as error:
         return Outcome(stage.name, "failed", str(error), kind=error.kind)
-    if look.lost:
-        advice = "restore it, or take it out of dvc.yaml"
-        return Outcome(stage.name, "failed", f"{', '.join(look.lost)} is missing — {advice}", kind="artifact")
-    if not look.why and not force:
+    if staleness.lost:
+        advice = "restore it, or remove it from dvc.yaml"
+        return Outcome(stage.name, "failed", f"{', '.join(staleness.lost)} is missing — {advice}", kind="artifact")
+    if not staleness.why and not force:
         on_line(f"Stage '{stage.name}' didn't change, skipping")
-        return outcome.succeeded(stage.name, set(), look, time.monotonic() - began, workspace)
+        return outcome.succeeded(stage.name, set(), staleness, time.monotonic() - began, workspace)
+
     before = outcome.read_receipt(workspace, stage.name)
     transcript = outcome.Transcript(stage.name)
 
@@ -74,21 +75,22 @@ def run(
         code = run_watched(command(stage, force), workspace, listen, environment(run_id), timeout_s, grace)
     except TimedOut as error:
         return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
+
     seconds = time.monotonic() - began
     if code == 0:
-        return outcome.succeeded(stage.name, transcript.heard, look, seconds, workspace)
+        return outcome.succeeded(stage.name, transcript.messages, staleness, seconds, workspace)
     after = outcome.read_receipt(workspace, stage.name)
     return outcome.failed(transcript, stage.name, {} if after == before else after, code, seconds)
 
 
 def command(stage: Stage, force: bool = False) -> list[str]:
-    """Return the words that bring ``stage`` up to date, with this very environment's DVC."""
-    words = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
-    return [*words, "--pull", *(["--force"] if force else []), *stage.targets]
+    """Return the command that brings ``stage`` up to date, with this environment's DVC."""
+    dvc = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
+    return [*dvc, "--pull", *(["--force"] if force else []), *stage.targets]
 
 
 def environment(run_id: str = "") -> dict[str, str]:
-    """Return the environment of a stage: this one, this interpreter's folder first on the path, and the run's id."""
+    """Return the environment of a stage: this process's, with this interpreter first on the path, and the run's id."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     run = {log.RUN: run_id} if run_id else {}
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **run}

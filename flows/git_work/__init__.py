@@ -1,1 +1,1 @@
-"""Worktrees that runs work in, and the branches that they push."""
+"""Worktrees for runs, and the branches with their results."""

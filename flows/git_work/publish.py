@@ -1,4 +1,4 @@
-"""Hand a run's results on: the cache to the remote, and what git holds of it to a branch, and nothing else."""
+"""Publish the results of a run: the cache to DVC's remote, and the files that git tracks to a branch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc_project.new_data import run_dvc
-from flows.git_work.workspaces import git
 from tasks.core.errors import ConfigError, StorageError
+from tasks.telemetry.git_calls import git
 
 ORIGIN = "origin"
-_SOMEBODY = ("-c", "user.name=dpo-pipeline", "-c", "user.email=dpo-pipeline@localhost")
+_COMMITTER = ("-c", "user.name=dpo-pipeline", "-c", "user.email=dpo-pipeline@localhost")
 
 
 def push_cache(workspace: Path) -> None:
-    """Push outputs and run cache to DVC's remote, and see to it that they are there.
+    """Push outputs and run cache to DVC's remote, and check that they arrived.
 
     Raises:
-        StorageError: Something did not arrive.
+        StorageError: A file did not arrive.
         NetworkError: The remote does not answer.
-        ConfigError: There is no remote, or DVC refuses.
+        ConfigError: There is no remote, or DVC fails.
     """
     run_dvc(workspace, "push", "--quiet", "--run-cache")
     missing: dict[str, Any] = json.loads(run_dvc(workspace, "status", "--cloud", "--json") or "{}")
@@ -30,23 +30,23 @@ def push_cache(workspace: Path) -> None:
 
 
 def commit(workspace: Path, message: str) -> None:
-    """Commit dvc.lock, params.yaml and the tracked *.dvc files, whatever else changed.
+    """Commit dvc.lock, params.yaml and the tracked *.dvc files, and no other file.
 
     Raises:
-        ConfigError: git refuses, or nothing of them changed.
+        ConfigError: git fails, or none of them changed.
     """
     changed = git(workspace, "diff", "--name-only", "HEAD", "--", "dvc.lock", "params.yaml", "*.dvc").splitlines()
     if not changed:
-        raise ConfigError(f"the run in {workspace} changed nothing that git holds", "look at `dvc status` there")
-    who = () if has_name(workspace) else _SOMEBODY
-    git(workspace, *who, "commit", "--quiet", "--message", message, "--only", "--", *changed)
+        raise ConfigError(f"the run in {workspace} changed no file that git tracks", "look at `dvc status` there")
+    committer = () if has_committer(workspace) else _COMMITTER
+    git(workspace, *committer, "commit", "--quiet", "--message", message, "--only", "--", *changed)
 
 
 def push_branch(workspace: Path, branch: str) -> bool:
-    """Push HEAD as ``branch`` to the repository that this one came from; False where it came from none.
+    """Push HEAD as ``branch`` to the remote `origin`; return False without such a remote.
 
     Raises:
-        ConfigError: git refuses.
+        ConfigError: git fails.
     """
     if ORIGIN not in git(workspace, "remote").split():
         return False
@@ -55,10 +55,10 @@ def push_branch(workspace: Path, branch: str) -> bool:
 
 
 def has_branch(repository: Path, branch: str, asks_origin: bool) -> bool:
-    """Tell whether ``branch`` is known here, or where branches are pushed to.
+    """Tell whether ``branch`` exists here or, with ``asks_origin``, in the remote `origin`.
 
     Raises:
-        ConfigError: The repository that this one came from does not answer.
+        ConfigError: The remote does not answer.
     """
     if git(repository, "branch", "--list", branch):
         return True
@@ -67,22 +67,22 @@ def has_branch(repository: Path, branch: str, asks_origin: bool) -> bool:
 
 
 def unmerged(repository: Path, prefix: str, asks_origin: bool) -> dict[str, str]:
-    """Return the commits that branches PREFIX/… stand at and HEAD does not hold, here and at origin, and their names.
+    """Return the branches PREFIX/… that are not merged into HEAD, here and at origin: name by commit.
 
     Raises:
-        ConfigError: The repository that this one came from does not answer.
+        ConfigError: The remote does not answer.
     """
-    places = [f"refs/heads/{prefix}/"]
+    patterns = [f"refs/heads/{prefix}/"]
     if asks_origin and ORIGIN in git(repository, "remote").split():
-        places.append(f"refs/remotes/{ORIGIN}/{prefix}/")
-        every = f"+refs/heads/{prefix}/*:{places[-1]}*"
-        git(repository, "fetch", "--quiet", "--no-tags", "--prune", ORIGIN, every)
-    told = git(repository, "for-each-ref", "--no-merged=HEAD", "--format=%(objectname) %(refname:short)", *places)
-    return dict(line.split(" ", 1) for line in told.splitlines())
+        patterns.append(f"refs/remotes/{ORIGIN}/{prefix}/")
+        refspec = f"+refs/heads/{prefix}/*:{patterns[-1]}*"
+        git(repository, "fetch", "--quiet", "--no-tags", "--prune", ORIGIN, refspec)
+    refs = git(repository, "for-each-ref", "--no-merged=HEAD", "--format=%(objectname) %(refname:short)", *patterns)
+    return dict(line.split(" ", 1) for line in refs.splitlines())
 
 
-def has_name(workspace: Path) -> bool:
-    """Tell whether git knows who commits."""
+def has_committer(workspace: Path) -> bool:
+    """Tell whether git is configured with a committer."""
     try:
         return bool(git(workspace, "config", "user.email"))
     except ConfigError:

@@ -1,7 +1,6 @@
-"""Where runs work: one at a time in a checkout, and worktrees of their own for those that must not meet.
+"""Workspaces of runs: a checkout, where one run works at a time, or a separate worktree for each run.
 
-A worktree shares with its checkout what may be shared: DVC's cache and remotes, the row store, and a registry that
-is a folder. What a run writes stays its own.
+A worktree shares DVC's cache and remotes, the row store and a registry in a folder with its checkout, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,19 +20,20 @@ from flows.process_tree.supervisor import end_with_parent
 from tasks.core import paths
 from tasks.core.errors import ConfigError, StorageError
 from tasks.core.params import load_params
+from tasks.telemetry.git_calls import git
 
 LOCK = paths.RUNS / "flow.lock"
 WORKTREES = paths.RUNS / "worktrees"
-SHARED = (("runtime", "row_store"), ("register", "root"))  # params that may name a folder which all may use
+SHARED = (("runtime", "row_store"), ("register", "root"))  # params that may name a folder to share
 _POLL_S = 0.5
 
 
 @contextlib.contextmanager
 def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock at ``path``: a second run waits here until the first one is done, or gone.
+    """Hold the lock at ``path``: a second run waits here until the first one ends.
 
-    The lock is the open file's, so it falls with the process that holds it, however that ends. A run that a worker
-    started ends with its worker: nobody else could cancel it, and the next run goes on from its checkpoint.
+    The lock belongs to the open file, so the system releases it when the process ends, however it ends. A run that a
+    worker started ends with its worker: nobody else could cancel it, and the next run resumes from its checkpoint.
 
     Raises:
         StorageError: The lock cannot be written.
@@ -45,8 +44,9 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         path.parent.mkdir(exist_ok=True)
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
-        advice = "name a checkout that is there and may be written to"
+        advice = "name a checkout that exists and can be written to"
         raise StorageError(f"{path} cannot be written: {error.strerror}", advice) from None
+
     with stream:
         _wait(stream.fileno(), path, say)
         stream.truncate(0)
@@ -56,80 +56,66 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _wait(descriptor: int, path: Path, say: Callable[[str], None]) -> None:
-    """Wait for the lock; in short naps, so that a cancellation is heard."""
-    has_said = False
+    """Wait for the lock by polling, so that a cancellation is handled soon."""
+    is_logged = False
     while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        if not has_said:
+        if not is_logged:
             say(f"waiting: process {path.read_text(encoding='utf-8').strip() or '?'} holds {path.resolve()}")
-            has_said = True
+            is_logged = True
         time.sleep(_POLL_S)
 
 
 def params(workspace: Path) -> dict[str, Any]:
-    """Return what params.yaml says; the stages judge whether it makes sense.
+    """Return the sections of params.yaml; the stages check their values.
 
     Raises:
-        ConfigError: It is missing or is no YAML mapping.
+        ConfigError: It is missing or not a YAML mapping.
     """
-    found = load_params(workspace / paths.PARAMS)
-    return {name: section for name, section in found.items() if isinstance(section, dict)}
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git in ``folder`` and return what it printed.
-
-    Raises:
-        ConfigError: It failed; the message is its last line.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder", "name a checkout that is there")
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ConfigError(f"`git {' '.join(words[:2])}` in {folder} failed: {said[0]}", "see what git says there")
-    return done.stdout.strip()
+    sections = load_params(workspace / paths.PARAMS)
+    return {name: section for name, section in sections.items() if isinstance(section, dict)}
 
 
 def worktree(repository: Path, name: str, commit: str) -> Path:
-    """Return a worktree of ``repository`` for ``name`` that starts at ``commit``; one left by a run that died goes on.
+    """Return the worktree ``name`` of ``repository``, created at ``commit`` unless a run that died left it.
 
     Raises:
-        ConfigError: git refuses, or DVC cannot read the project.
+        ConfigError: git fails, or DVC cannot read the project.
     """
     repository = repository.resolve()
     folder = repository / WORKTREES / name
     if not _is_whole(folder):
-        give_up(repository, folder)
+        remove_worktree(repository, folder)
         git(repository, "worktree", "prune")
-        # forced twice: git keeps the place of one that it was killed over
+        # forced twice: git locks a worktree while it makes it, and a killed git leaves the lock
         git(repository, "worktree", "add", "--force", "--force", "--quiet", "--detach", str(folder), commit)
+
     _share_dvc(repository, folder)
     for section, key in SHARED:
-        place = str(params(repository).get(section, {}).get(key) or "")
-        if place and "://" not in place and not Path(place).is_absolute():
-            _link(repository / place, folder / place)
+        shared = str(params(repository).get(section, {}).get(key) or "")
+        if shared and "://" not in shared and not Path(shared).is_absolute():
+            _link(repository / shared, folder / shared)
     return folder
 
 
-def moved(repository: Path, folder: Path, name: str) -> Path:
-    """Give a worktree another name, and what a run that died under that name left in runs/: checkpoints, receipts.
+def rename_worktree(repository: Path, folder: Path, name: str) -> Path:
+    """Rename a worktree, and take over runs/ (checkpoints, receipts) of a run that died under the new name.
 
-    The code is that of ``folder``; outputs that stand in the cache come from there.
+    The code stays that of ``folder``; outputs are restored from the cache.
     """
     target = repository.resolve() / WORKTREES / name
-    if (left := target / paths.RUNS).is_dir():
+    if (earlier_runs := target / paths.RUNS).is_dir():
         shutil.rmtree(folder / paths.RUNS, ignore_errors=True)
-        left.rename(folder / paths.RUNS)
-    give_up(repository, target)
+        earlier_runs.rename(folder / paths.RUNS)
+    remove_worktree(repository, target)
     git(repository.resolve(), "worktree", "move", "--force", "--force", str(folder), str(target))
     return target
 
 
-def give_up(repository: Path, folder: Path) -> None:
-    """Remove a worktree, or what is left of one; what it shared stays."""
+def remove_worktree(repository: Path, folder: Path) -> None:
+    """Remove a worktree, whole or half removed; shared folders stay."""
     if _is_whole(folder):
         git(repository.resolve(), "worktree", "remove", "--force", str(folder))
     else:
@@ -137,7 +123,7 @@ def give_up(repository: Path, folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether there is a worktree that git neither was killed making (it is locked till then) nor removing."""
+    """Tell whether git made this worktree completely (till then it is locked) and has not begun to remove it."""
     if not (link := folder / ".git").is_file():
         return False
     place = folder / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
@@ -145,7 +131,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _share_dvc(repository: Path, folder: Path) -> None:
-    """Lead a worktree to the cache and the remotes of its checkout; relative addresses there are not its own."""
+    """Configure a worktree to use the cache and the remotes of its checkout, whose relative paths would not fit."""
     from dvc.config import Config
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -154,7 +140,7 @@ def _share_dvc(repository: Path, folder: Path) -> None:
         repo = Repo(str(repository))
     except DvcException as error:
         raise ConfigError(f"DVC cannot read {repository}: {error}", "`dvc status` shows where") from error
-    # DVC's own reading of the user's file: paths in it are whole, and no section can stand there twice
+    # as DVC itself reads the user's file: its paths become absolute, and no section is written twice
     local = repo.config.load_one("local")
     local["cache"]["dir"] = str(repo.cache.local_cache_dir)
     for name, remote in repo.config["remote"].items():

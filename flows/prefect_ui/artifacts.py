@@ -26,103 +26,107 @@ _UPDATE_EVERY_S = 5.0
 
 
 class Progress:
-    """Moves a progress artifact along with the bar that a stage draws, or the JSON lines in its place.
+    """A progress artifact that follows the progress bar of a stage, or the JSON lines that stand for it.
 
-    There is none before the first of them.
+    It is created by the first update.
     """
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._id: UUID | None = None
         self._percent = -1.0
-        self._told = 0.0
+        self._updated_at = 0.0
 
     def feed(self, line: str) -> None:
-        """Take in a line of the stage's output."""
-        if not (found := how_far(line)):
+        """Update the artifact from a line of the stage's output."""
+        if not (update := progress_of(line)):
             return
-        (percent, line), now = found, time.monotonic()
-        is_due = percent >= 100 or now - self._told >= _UPDATE_EVERY_S
+        (percent, text), now = update, time.monotonic()
+        is_due = percent >= 100 or now - self._updated_at >= _UPDATE_EVERY_S
+
         if self._id is None:
-            made = create_progress_artifact(percent, key=f"{self._stage}-progress", description=line)
-            self._id = cast(UUID, made)  # a coroutine only where the caller is one
+            created = create_progress_artifact(percent, key=f"{self._stage}-progress", description=text)
+            self._id = cast(UUID, created)  # a coroutine only in an async caller
         elif is_due and percent != self._percent:
-            update_progress_artifact(self._id, percent, description=line)
+            update_progress_artifact(self._id, percent, description=text)
         else:
             return
-        self._percent, self._told = percent, now
+        self._percent, self._updated_at = percent, now
 
     def close(self, is_done: bool) -> None:
-        """Fill the bar of a stage that ended well."""
+        """Set the artifact of a stage that succeeded to 100 %."""
         if self._id is not None and is_done and self._percent < 100:
             update_progress_artifact(self._id, 100.0, description=f"{self._stage}: done")
 
 
-def how_far(line: str) -> tuple[float, str] | None:
-    """Return the percentage that a line of a stage tells of, and its text; None of other lines."""
-    if found := _BAR.match(line):
-        return float(found["percent"]), line
+def progress_of(line: str) -> tuple[float, str] | None:
+    """Return the percentage in a line of a stage's output and the text to show; None for other lines."""
+    if bar := _BAR.match(line):
+        return float(bar["percent"]), line
     if not line.startswith('{"time": '):
         return None
     try:
-        told = json.loads(line)
-        done, total = told["progress"]["done"], told["progress"]["total"]
-        return (100.0 * done // total, str(told["message"])) if total else None
+        record = json.loads(line)
+        done, total = record["progress"]["done"], record["progress"]["total"]
+        return (100.0 * done // total, str(record["message"])) if total else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
 def publish(outcomes: list[Outcome], workspace: Path) -> None:
-    """Show what became of each stage and, of those that are up to date, what they found."""
-    create_table_artifact(table=outcome.table(outcomes), key="pipeline", description="What became of each stage")
+    """Publish a table of the outcomes and, for stages that are up to date, their results."""
+    create_table_artifact(table=outcome.table(outcomes), key="pipeline", description="The outcome of each stage")
     done = {outcome.stage for outcome in outcomes if outcome.status in ("ran", "restored", "pulled", "unchanged")}
     if "report" in done and (images := curves(workspace / paths.REPORT)):
-        create_markdown_artifact(images, key="curves", description="The curves of the training")
+        create_markdown_artifact(images, key="curves", description="Training curves")
     if "winrate" in done and (rows := win_rates(read_json(workspace / paths.WINRATE / "metrics.json"))):
         create_table_artifact(table=rows, key="win-rate", description="Win rates on held-out prompts")
     if "report" in done or "register" in done:
-        create_markdown_artifact(evidence(workspace), key="evidence", description="The report and the registry's entry")
+        create_markdown_artifact(
+            evidence(workspace), key="evidence", description="The report and the registered version"
+        )
 
 
 def win_rates(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an opponent: its win rate with the interval, wins, ties, losses."""
-    sides = {"reference": metrics, "champion": metrics.get("champion"), "control": metrics.get("control")}
+    """Return one row per opponent: the win rate against it with its interval, wins, ties and losses."""
+    opponents = {"reference": metrics, "champion": metrics.get("champion"), "control": metrics.get("control")}
     return [
         {
             "against": name if name != "control" else "control: the reference against itself",
-            "win rate": found["win_rate"],
-            "low": found["low"],
-            "high": found["high"],
-            **{key: found.get(key, "") for key in ("wins", "ties", "losses", "prompts")},
+            "win rate": result["win_rate"],
+            "low": result["low"],
+            "high": result["high"],
+            **{key: result.get(key, "") for key in ("wins", "ties", "losses", "prompts")},
         }
-        for name, found in sides.items()
-        if isinstance(found, dict) and "win_rate" in found
+        for name, result in opponents.items()
+        if isinstance(result, dict) and "win_rate" in result
     ]
 
 
 def evidence(workspace: Path, with_report: bool = True) -> str:
-    """Return Markdown that says where the report lies, what was registered, and what the gate said."""
+    """Return Markdown with the path of the report, the registered version and the gate's decision."""
     report, lines = workspace.resolve() / paths.REPORT / "report.html", []
     if with_report and report.is_file():
         lines.append(f"- **Report**: [{report.name}]({report.as_uri()}) in `{report.parent}`")
+
     entry = read_json(workspace / paths.REGISTER / "registration.json")
     decision = read_json(workspace / paths.REGISTER / "decision.json")
     if entry:
         name, digest = entry["name"], entry["version"]
-        became = f"promoted to `{entry['alias']}`" if entry["promoted"] else f"not promoted: {entry['outcome']}"
-        lines.append(f"- **Registry**: `{name}@v{entry['serial']}` (`{digest[:12]}`), {became}")
-        lines.append(f"- **Look at it**: `python -m tasks.registry show {name}@{digest[:12]}`")
+        decision_text = f"promoted to `{entry['alias']}`" if entry["promoted"] else f"not promoted: {entry['outcome']}"
+        lines.append(f"- **Registry**: `{name}@v{entry['serial']}` (`{digest[:12]}`), {decision_text}")
+        lines.append(f"- **Show it**: `python -m tasks.registry show {name}@{digest[:12]}`")
     lines += [f"  - {reason}" for reason in decision.get("reasons", ())]
     return "\n".join(lines) or "Nothing was reported or registered."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where there is none that can be read."""
+    """Return the JSON object in a file; empty if there is no readable one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def curves(report: Path) -> str:

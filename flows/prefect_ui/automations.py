@@ -1,4 +1,4 @@
-"""Automations of the Prefect server, known by name: made, brought up to date, removed."""
+"""Automations of the Prefect server, identified by name: create, update, remove."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ OUR_FLOWS = ResourceSpecification.model_validate(
 
 @contextlib.contextmanager
 def server(advice: str = "set PREFECT_API_URL") -> Iterator[SyncPrefectClient | None]:
-    """Give a client of the server that the settings name, or the one on this machine; None, and a line, without one.
+    """Give a client of the server in Prefect's settings, or of the local one; None, and a message, if it is not there.
 
-    Inside, the settings name that server's address.
+    Inside the context the settings hold that server's address.
     """
     address = PREFECT_API_URL.value() or LOCAL_SERVER
     with temporary_settings({PREFECT_API_URL: address}), get_client(sync_client=True) as client:
@@ -33,7 +33,7 @@ def server(advice: str = "set PREFECT_API_URL") -> Iterator[SyncPrefectClient | 
 
 
 def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Make an automation, or bring the one that has its name up to date."""
+    """Create an automation, or update the one of the same name."""
     known = client.read_automations_by_name(automation.name)
     for extra in known[1:]:
         client.delete_automation(extra.id)
@@ -44,8 +44,8 @@ def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 
 def remove(client: SyncPrefectClient, names: Iterable[str]) -> int:
-    """Delete the automations that have one of these names; return how many there were."""
-    found = [one for name in names for one in client.read_automations_by_name(name)]
-    for automation in found:
+    """Delete the automations with these names; return how many there were."""
+    automations = [one for name in names for one in client.read_automations_by_name(name)]
+    for automation in automations:
         client.delete_automation(automation.id)
-    return len(found)
+    return len(automations)

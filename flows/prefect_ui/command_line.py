@@ -1,4 +1,4 @@
-"""What the flows' commands share: how they meet a Prefect server, and how they end when they are told to."""
+"""What the commands of all flows share: the argument parser, and the settings and SIGTERM handler of a flow run."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from prefect.settings import (
 
 
 def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
-    """Return a parser of the words of a flow's command; its description is the flow's first paragraph."""
-    module = flow.fn.__name__  # a flow lives in the module of its name
+    """Return the argument parser of a flow's command, described by the first paragraph of the flow's docstring."""
+    module = flow.fn.__name__  # each flow is in the module of its name
     return argparse.ArgumentParser(
         prog=f"python -m flows.{module}", description=(flow.fn.__doc__ or "").split("\n\n")[0]
     )
 
 
-def patience() -> AbstractContextManager[Any]:
-    """Let a flow run against the profile's server, or a temporary one, and end well on SIGTERM.
+def flow_context() -> AbstractContextManager[Any]:
+    """Let a flow run on the server of the profile or on a temporary one, and shut down cleanly on SIGTERM.
 
-    A temporary server takes half a minute to start on two cores; Prefect's default gives up before.
+    A temporary server takes half a minute to start on two cores, longer than Prefect's default time-out.
     """
-    # Prefect hands SIGTERM on when it has closed the run; leaving by the door stops a temporary server, too
+    # Prefect passes SIGTERM on once it has closed the run; a normal exit also stops a temporary server
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     settings = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180, PREFECT_SERVER_ANALYTICS_ENABLED: False}
     return temporary_settings(set_defaults=settings)

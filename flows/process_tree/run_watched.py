@@ -1,8 +1,8 @@
 """Run a command from a flow: its output line by line, a deadline, and no process left behind.
 
-The command runs under :mod:`flows.process_tree.supervisor`, which this process holds by a pipe. However this process
-goes on or ends (an exception, a cancellation, a deadline, SIGKILL), the pipe closes and the supervisor
-stops the command with everything that it started.
+The command runs under :mod:`flows.process_tree.supervisor`, which is connected to this process by a pipe. However the
+call ends (an exception, a cancellation, a deadline, SIGKILL), the pipe closes, and the supervisor stops the command
+with all processes that it started.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class TimedOut(Exception):
 
 
 class Lines:
-    """Cuts a stream of bytes into lines, and thins the updates of progress bars.
+    """Splits a stream of bytes into lines, and thins the updates of progress bars.
 
-    A progress bar ends its updates with a carriage return: of those, one every few seconds is kept,
-    and always the last one before a new line.
+    An update of a progress bar ends with a carriage return: one is kept every few seconds, and always the last one
+    before a new line.
     """
 
     def __init__(self, every_s: float = PROGRESS_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = b""
-        self._held = ""
+        self._held = ""  # the update that was not passed on yet
         self._every_s = every_s
         self._clock = clock
         self._shown = -every_s
@@ -54,7 +54,7 @@ class Lines:
                 self._held = ""
 
     def close(self) -> Iterator[str]:
-        """Yield what the stream ended on without a line end."""
+        """Yield the last line, if the stream ended without a line end."""
         last = self._rest.decode("utf-8", "replace").strip()[:_LONGEST_LINE] or self._held
         self._rest, self._held = b"", ""
         if last:
@@ -84,25 +84,25 @@ def run_watched(
     timeout_s: float | None = None,
     grace: Grace | None = None,
 ) -> int:
-    """Run ``command`` to its end and return its exit code; whatever happens, nothing of it survives.
+    """Run ``command`` to its end and return its exit code; in every case all its processes are gone afterwards.
 
     Args:
         command: Program and arguments.
         cwd: Where it runs.
         on_line: Called with each line of its output (standard output and error together).
-        env: Its whole environment; this process's when None.
+        env: Its whole environment; that of this process if None.
         timeout_s: Seconds after which it is stopped.
-        grace: Seconds that it is given to write a checkpoint when it is stopped.
+        grace: Seconds that it gets to write a checkpoint when it is stopped.
 
     Raises:
         TimedOut: The deadline passed; the command has been stopped.
     """
     grace = grace or Grace()
-    # isolated, without site: the supervisor needs the standard library only, and starts sooner
-    words = [sys.executable, "-I", "-S", supervisor.__file__]
-    words += ["--grace", str(grace.interrupt_s), str(grace.terminate_s), "--", *command]
+    # isolated and without site: the supervisor needs only the standard library, and so starts sooner
+    supervised = [sys.executable, "-I", "-S", supervisor.__file__]
+    supervised += ["--grace", str(grace.interrupt_s), str(grace.terminate_s), "--", *command]
     process = subprocess.Popen(
-        words,
+        supervised,
         cwd=cwd,
         env=env,
         stdin=subprocess.PIPE,
@@ -110,6 +110,7 @@ def run_watched(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
     lines = Lines()
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
@@ -117,13 +118,13 @@ def run_watched(
             raise TimedOut(f"it was stopped after {timeout_s:g} s")
         return process.wait()
     finally:
-        _let_go(process, lines, on_line, grace)
+        _close(process, lines, on_line, grace)
 
 
 def _read(
     process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], deadline: float | None
 ) -> bool:
-    """Pass on lines until the output ends; return False when the deadline came first."""
+    """Pass lines to ``on_line`` until the output ends; return False if the deadline comes first."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
     while True:
@@ -140,15 +141,16 @@ def _read(
             return True
 
 
-def _let_go(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], grace: Grace) -> None:
-    """Close the pipe, so that the supervisor stops what still runs; wait for it; sweep up after its own death."""
+def _close(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], grace: Grace) -> None:
+    """Close the pipe, so that the supervisor stops what still runs; wait for it; kill what a dead supervisor left."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
+
     longest = grace.interrupt_s + grace.terminate_s + KILL_WAIT_S + 2.0
     try:
         if process.poll() is None:
-            with contextlib.suppress(Exception):  # a listener that fails must not keep us from the end
+            with contextlib.suppress(Exception):  # a failing listener must not prevent the cleanup
                 _read(process, lines, on_line, time.monotonic() + longest)
         process.wait(timeout=longest)
     except subprocess.TimeoutExpired:
@@ -156,10 +158,11 @@ def _let_go(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[s
         process.wait()
     finally:
         process.stdout.close()
+
     deadline = time.monotonic() + KILL_WAIT_S
-    while (left := _living_in_session(process.pid)) and time.monotonic() < deadline:
-        supervisor.send(signal.SIGKILL, left)
-        time.sleep(0.01)  # what was killed takes a moment to be gone
+    while (pids := _living_in_session(process.pid)) and time.monotonic() < deadline:
+        supervisor.send(signal.SIGKILL, pids)
+        time.sleep(0.01)  # a killed process takes a moment to disappear
 
 
 def _living_in_session(number: int) -> list[int]:

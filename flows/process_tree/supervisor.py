@@ -1,13 +1,13 @@
-"""Runs one command and sees to it that nothing of it survives: cancelled, timed out, or left behind.
+"""Runs one command and makes sure that none of its processes survives, even after a cancellation or a time-out.
 
     supervisor.py [--grace INTERRUPT TERMINATE] -- dvc repro …
 
-The parent holds the other end of this process's standard input. When that closes (the parent let go,
-crashed, or was killed with SIGKILL), or a signal arrives, the command is stopped: SIGINT to its group,
-time to write a checkpoint, SIGTERM to everything that it started, SIGKILL. Orphans are adopted
-(Linux's PR_SET_CHILD_SUBREAPER), so that workers in sessions of their own, as torchrun starts them,
-are found too. The command's output is passed on; when nobody reads any more it is thrown away, so that
-a broken pipe never costs a checkpoint. Standard library only: it starts in a few hundredths of a second.
+The parent has the other end of this process's standard input. When it closes (the parent closed it, crashed, or was
+killed with SIGKILL), or when a signal arrives, the command is stopped: SIGINT to its group, time to write a checkpoint,
+SIGTERM to all its descendants, SIGKILL. Orphans become children of this process (Linux's PR_SET_CHILD_SUBREAPER), so
+workers in other sessions, as torchrun starts them, are stopped, too. The command's output is passed on, or dropped once
+nobody reads it, so a broken pipe never costs a checkpoint. Standard library only: it starts in a few hundredths of a
+second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 KILL_WAIT_S = 5.0
-SURVIVORS = 70  # the exit code when something could not be killed
+SURVIVORS = 70  # the exit code if a process could not be killed
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STDIN, _STDOUT = 0, 1
@@ -34,18 +34,18 @@ _STDIN, _STDOUT = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Grace:
-    """Seconds that a command is given to end: after SIGINT (for its checkpoint), and after SIGTERM."""
+    """Seconds that a command gets to end: after SIGINT (for its checkpoint), and after SIGTERM."""
 
     interrupt_s: float = 20.0
     terminate_s: float = 5.0
 
 
 class Supervisor:
-    """One command, its output, and the processes that came of it."""
+    """One command, its output, and its descendants."""
 
     def __init__(self, command: list[str], grace: Grace) -> None:
         self._grace = grace
-        self._is_told_to_stop = False
+        self._is_stopping = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -58,8 +58,8 @@ class Supervisor:
         self._pid, self._output = _start(command)
 
     def run(self) -> int:
-        """Wait for the command, or for the order to stop; return its exit code as a shell would."""
-        while self._code is None and not self._is_told_to_stop:
+        """Wait for the command, or for a request to stop; return the exit code as a shell does."""
+        while self._code is None and not self._is_stopping:
             self._turn(watch_parent=True)
         self._stop()
         while self._pass_on():
@@ -70,8 +70,8 @@ class Supervisor:
         return 128 + signal.SIGKILL if self._code is None else self._code
 
     def _stop(self) -> None:
-        """Stop all that is left of the command, a rung of the ladder at a time."""
-        if self._is_told_to_stop and self._code is None:
+        """Stop all processes that are left, with SIGINT, then SIGTERM, then SIGKILL."""
+        if self._is_stopping and self._code is None:
             self._interrupt_group(self._grace.interrupt_s)
         self._wait_until_alone(self._grace.terminate_s, signal.SIGTERM)
         self._wait_until_alone(KILL_WAIT_S, signal.SIGKILL)
@@ -79,7 +79,7 @@ class Supervisor:
     def _interrupt_group(self, seconds: float) -> None:
         """Send one SIGINT to the command's group, as a terminal does, and wait until the group is empty.
 
-        One, and only to the group: a second SIGINT may mean "now", and a launcher tells its workers itself.
+        Only one, and only to the group: a second SIGINT may mean "stop now", and a launcher signals its workers itself.
         """
         deadline = time.monotonic() + seconds
         with contextlib.suppress(ProcessLookupError):
@@ -89,31 +89,32 @@ class Supervisor:
                 os.killpg(self._pid, 0)
 
     def _wait_until_alone(self, seconds: float, number: signal.Signals) -> None:
-        """Send ``number`` once to every descendant that is there or appears, and wait for all to end."""
+        """Send ``number`` once to each descendant, present or new, and wait for all to end."""
         deadline = time.monotonic() + seconds
-        told: set[int] = set()
+        signalled: set[int] = set()
         while (living := descendants(os.getpid())) and time.monotonic() < deadline:
-            send(number, set(living) - told)
-            told.update(living)
+            send(number, set(living) - signalled)
+            signalled.update(living)
             self._turn(watch_parent=False)
 
     def _turn(self, watch_parent: bool) -> None:
-        """Wait a moment for output, an ended child or the parent's end; deal with what came."""
+        """Wait a moment for output, an ended child or the parent's end, and handle it."""
         sources = [self._wake_read, *([self._output] if self._output is not None else [])]
         if watch_parent:
             sources.append(_STDIN)
         ready, _, _ = select.select(sources, [], [], 0.2)
+
         if self._wake_read in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
         if self._output in ready:
             self._pass_on()
         if _STDIN in ready and not os.read(_STDIN, 4096):
-            self._is_told_to_stop = True
+            self._is_stopping = True
         self._reap()
 
     def _pass_on(self) -> bool:
-        """Copy a block of the command's output to our own, or drop it when nobody reads; tell if one came."""
+        """Copy a block of the command's output to stdout, or drop it if nobody reads; return whether there was one."""
         if self._output is None:
             return False
         try:
@@ -141,60 +142,61 @@ class Supervisor:
                 self._code = code if code >= 0 else 128 - code
 
     def _ask_to_stop(self, *_: object) -> None:
-        self._is_told_to_stop = True
+        self._is_stopping = True
 
 
 def _start(command: list[str]) -> tuple[int, int | None]:
-    """Start ``command`` in a group of its own; return its process id and the end to read its output from."""
+    """Start ``command`` in a new process group; return its process id and the descriptor of its output."""
     read_end, write_end = os.pipe()
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=subprocess.STDOUT, process_group=0
     )
     os.close(write_end)
     os.set_blocking(read_end, False)
-    child.returncode = 0  # it is reaped together with the orphans, not by subprocess
+    child.returncode = 0  # reaped together with the orphans, not by subprocess
     return child.pid, read_end
 
 
 def descendants(root: int) -> list[int]:
-    """Return the living (not zombie) processes that come of process ``root``; none without /proc."""
+    """Return the living (not zombie) descendants of process ``root``; none without /proc."""
     children: dict[int, list[int]] = {}
     dead: set[int] = set()
     for pid, state, parent, _ in processes():
         children.setdefault(parent, []).append(pid)
         if state in "ZX":
             dead.add(pid)
-    found, to_visit = [], [root]
+
+    below, to_visit = [], [root]
     while to_visit:
         new = children.get(to_visit.pop(), [])
-        found += new
+        below += new
         to_visit += new
-    return sorted(set(found) - dead)
+    return sorted(set(below) - dead)
 
 
 def processes() -> Iterable[tuple[int, str, int, int]]:
-    """Yield (pid, state, parent, session) of every process that /proc shows."""
+    """Yield (pid, state, parent, session) of every process in /proc."""
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # the second field is the name in brackets, which may hold spaces and brackets itself
+            # the second field is the name in brackets, which may contain spaces and brackets
             fields = entry.read_text(errors="replace").rpartition(")")[2].split()
             yield int(entry.parent.name), fields[0], int(fields[1]), int(fields[3])
 
 
 def end_with_parent() -> None:
-    """Have SIGTERM sent to this process when its parent ends, however that ends; elsewhere than on Linux, nothing."""
+    """Make the system send SIGTERM to this process when its parent ends, however it ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its orphaned descendants; elsewhere than on Linux, nothing."""
+    """Make this process the parent of its orphaned descendants (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def send(number: signal.Signals, pids: Iterable[int]) -> None:
-    """Send a signal to those of the processes that still live."""
+    """Send a signal to the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -207,9 +209,9 @@ def _write_all(target: int, block: bytes) -> None:
 
 def main() -> int:
     """Parse the command line, run the command and return its exit code."""
-    usual = Grace()
+    default = Grace()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grace", nargs=2, type=float, default=[usual.interrupt_s, usual.terminate_s])
+    parser.add_argument("--grace", nargs=2, type=float, default=[default.interrupt_s, default.terminate_s])
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     adopt_orphans()

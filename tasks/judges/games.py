@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.judges.protocol import MISSING, Answer, Item, Judge, Opinion, Order, Status
-from tasks.telemetry.log import progress
+from tasks.telemetry.log import bar
 
 ORDERS: tuple[Order, ...] = ("AB", "BA")
 _AT_ONCE = 64  # items handed to a judge in one call, so that progress shows
@@ -73,11 +73,13 @@ def play(judge: Judge, comparisons: Sequence[Comparison], what: str = "judging")
     to_judge = [(pair, order) for pair in comparisons if not pair.is_identical for order in ORDERS]
     opinions: dict[tuple[str, int, Order], Opinion] = {}
     starts = range(0, len(to_judge), _AT_ONCE)
-    for start in progress(starts, what, total=len(starts), unit="batch"):
-        asked = to_judge[start : start + _AT_ONCE]
-        answers = judge.judge([_item(pair, order) for pair, order in asked])
-        for (pair, order), opinion in zip(asked, answers, strict=True):
-            opinions[pair.prompt_id, pair.sample, order] = opinion
+    with bar(what, total=len(starts), unit="batch") as shown:
+        for start in starts:
+            asked = to_judge[start : start + _AT_ONCE]
+            answers = judge.judge([_item(pair, order) for pair, order in asked])
+            for (pair, order), opinion in zip(asked, answers, strict=True):
+                opinions[pair.prompt_id, pair.sample, order] = opinion
+            shown.update()
 
     identical = Opinion("skipped_identical", 0.5)
     return [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError
+from tasks.core.json_lines import read_json_lines
 from tasks.judges.games import Comparison, Game
 from tasks.judges.protocol import Answer
 
@@ -51,10 +51,11 @@ def read_answers(responses: Path, tokens: Path) -> Answers:
     Raises:
         ArtifactError: A line is malformed, or an answer is missing or has no prompt.
     """
-    known = {row["prompt_id"]: row for row in _lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question"))}
+    prompts = read_json_lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question"))
+    known = {row["prompt_id"]: row for row in prompts}
     sides: dict[str, dict[tuple[str, int], Answer]] = {side: {} for side in SIDES}
     keys = ("prompt_id", "side", "sample", "text", "n_tokens", "finish")
-    for row in _lines(responses / "responses.jsonl", "respond", keys):
+    for row in read_json_lines(responses / "responses.jsonl", "respond", keys):
         if row["side"] == CHAMPION:
             sides.setdefault(CHAMPION, {})
         if row["side"] in sides:
@@ -77,13 +78,3 @@ def read_answers(responses: Path, tokens: Path) -> Answers:
             f"prompt {unknown[0]} was answered but is not in {tokens}/prompts.jsonl", "run `dvc repro respond`"
         )
     return Answers({prompt_id: known[prompt_id] for prompt_id in answered}, sides)
-
-
-def _lines(path: Path, stage: str, keys: tuple[str, ...]) -> list[Row]:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows: list[Row] = [json.loads(line) for line in stream]
-        _ = [row[key] for row in rows for key in keys]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not as {stage} writes it ({error!r})", f"run `dvc repro -f {stage}`") from None
-    return rows

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.core.files import sha256_bytes, write_text
+from tasks.core.json_lines import write_json_lines
 from tasks.judges.games import Game, Verdict
 from tasks.judges.judged_answers import CHAMPION, Answers
 
@@ -99,8 +99,7 @@ def _tokens(answers: Answers, key: tuple[str, int]) -> list[int]:
 
 
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    lines = (json.dumps(rounded(row), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for row in rows)
-    write_text(path, "".join(lines))
+    write_json_lines(path, map(rounded, rows))
 
 
 def _write_table(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:

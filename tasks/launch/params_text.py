@@ -78,8 +78,8 @@ def places_of(lines: list[str]) -> dict[str, Lines]:
 def _is_of_value(line: str, indent: int) -> bool:
     """Tell whether a line goes on with the value of a key at ``indent``."""
     text = line.lstrip()
-    own = len(line) - len(text)
-    return bool(text) and (own > indent or (own == indent and text.startswith("- ")))
+    depth = len(line) - len(text)
+    return bool(text) and (depth > indent or (depth == indent and text.startswith("- ")))
 
 
 def _rendered(key: str, value: Any) -> list[str]:

@@ -6,32 +6,39 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from tasks.core import paths, ranks
 from tasks.core.errors import PipelineError
 from tasks.core.files import digest_of, explain_os_error
 from tasks.core.params import load_section
+from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def door(stage: str, owner: type[T]) -> Iterator[T]:
-    """Open a stage: yield its params section as ``owner``; on the way out, write its receipt.
+def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
+    """Open a stage: yield its params; on the way out, write its receipt.
 
     Any :class:`PipelineError` or fault of the disk becomes one line on standard error and the
     error's exit code. Other exceptions are bugs of ours and keep their traceback. A rank other than
     rank 0 leaves a receipt of its own where it fails; see :func:`tasks.launch.launcher.launch`.
+
+    Args:
+        stage: The stage's name.
+        owner: The dataclass of its params section; or a function that reads a params file, for a stage without one.
     """
+    refuse_arguments(stage)
     log.set_up(stage)
     _quiet_libraries()
     receipts.begin(stage)
 
     try:
-        config = load_section(paths.PARAMS, stage, owner)
+        config = load_section(paths.PARAMS, stage, owner) if isinstance(owner, type) else owner(paths.PARAMS)
         receipts.note_params(digest_of(repr(config)))
         yield config
         receipts.close("ok")

@@ -1,91 +1,59 @@
-"""What was once computed for a row, kept under the hash of all that it depends on: append-only, shared, a cache.
+"""Rows that were computed once, kept under the hash of all that they depend on: append-only, shared, a cache.
 
     runs/rows/reference/<sha256>.parquet    segments of one kind, in a folder
-    s3://bucket/prefix/reference/...        the same segments as objects, fetched once
+    s3://bucket/prefix/reference/...        the same segments as objects, each fetched once
 
-A row's key names its value, so nothing is ever changed: writers add segments whole, readers take the
-segments that are there, and two that write the same row agree. Losing the store costs time, never a
-result; a damaged segment is named and passed over. n is the number of keys or rows.
+A row's key names its value, so a row never changes: writers add whole segments, readers take the segments that
+are there, and two writers of one row agree. To lose the store, or a segment of it, costs time and never a result.
+`python -m tasks.rowstore` compacts and verifies a store. n is the number of keys or rows.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import random
 import time
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.core import paths
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import sha256_bytes
-from tasks.core.ragged import Counts, spans
+from tasks.core.ragged import Counts
 from tasks.object_store.bucket import SCHEME, Bucket
 from tasks.rowstore import segment as segments
 from tasks.rowstore.segment import KEY_BYTES, Block, Keys, Segment, Values
+from tasks.rowstore.stored_rows import Gathering, StoredRows
 from tasks.telemetry import log
 
 DTYPES = {"reference": np.dtype(np.float32), "encode": np.dtype(np.int32)}
-MOST_SEGMENTS = 64  # small ones; more are made into one
+MANY_SEGMENTS = 256  # to open one takes about a millisecond
 SMALL_BYTES = 1 << 27
 _SECONDS_A_LISTING_HOLDS = 60.0
-_PATIENCE_S = 20.0  # a read is tried so long while others compact, with pauses that grow
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
 _log = log.get_logger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Found:
-    """What a store knows of n keys.
+class RowStore:
+    """Rows of one kind, in a folder. :meth:`open` knows S3 as well.
+
+    Any number of processes may read and append at once, on one machine or on a network disk, and one may compact.
 
     Attributes:
-        mask: bool [n], whether there is a row.
-        lengths: int64 [n], values of each row, 0 where there is none.
-        flat: The values of the rows that there are, one after the other in the order of the keys.
-    """
-
-    mask: npt.NDArray[np.bool_]
-    lengths: Counts
-    flat: Values
-
-    @cached_property
-    def starts(self) -> Counts:
-        """Where each row begins in ``flat``: int64 [n]."""
-        starts: Counts = np.cumsum(self.lengths) - self.lengths
-        return starts
-
-    def values(self, i: int) -> Values:
-        """Return the values of row ``i``, a view of one dimension.
-
-        Raises:
-            KeyError: The store has no such row.
-        """
-        if not self.mask[i]:
-            raise KeyError(i)
-        return self.flat[self.starts[i] : self.starts[i] + self.lengths[i]]
-
-
-class RowStore:
-    """Rows of one kind, in a folder. Use :meth:`open`, which knows S3 as well.
-
-    Any number of processes may read, append and compact at once, on one machine or on a network disk.
+        refused: Names of damaged segments and of foreign files, which are skipped.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind, self.dtype = folder, kind, DTYPES[kind]
         self._open: dict[str, Segment] = {}
-        self._refused: set[str] = set()
+        self.refused: set[str] = set()
+        self._has_advised = False
 
     @classmethod
     def open(cls, location: str | Path, kind: str) -> RowStore:
         """Open the rows of a ``kind`` (`reference` or `encode`) at a folder or `s3://bucket/prefix`.
 
-        Nothing need be there: the first append makes it.
+        The place may be empty or absent: the first append makes it.
 
         Raises:
             ConfigError: The location is an address that no store here can open.
@@ -95,34 +63,31 @@ class RowStore:
                 advice = "give a folder, as in runs/rows, or s3://bucket/prefix"
                 raise ConfigError(f"`runtime.row_store` is {str(location)!r}", advice)
             return cls(Path(location) / kind, kind)
+
         bucket = Bucket(str(location))
         cache = paths.RUNS / "rows" / f"s3-{sha256_bytes(bucket.label.encode())[:16]}"
         return _BucketStore(bucket, cache / kind, kind)
 
-    def get(self, keys: Keys) -> Found:
+    def get(self, keys: Keys) -> StoredRows:
         """Look up ``keys`` (uint8 [n, 32]).
 
-        Only the row groups that hold wanted rows are read, one at a time; beside the result it takes
-        24 bytes for each row of the store.
+        A damaged segment is skipped with one warning. Only the row groups that hold wanted rows are read, one
+        at a time. The memory is twice that of the result, and 24 bytes for each row of the store.
 
         Raises:
             StorageError: The store cannot be read.
             NetworkError: The store does not answer.
         """
         _check_keys(keys)
-        give_up_at, pause = time.monotonic() + _PATIENCE_S, _SHORTEST_PAUSE_S
-        while time.monotonic() < give_up_at:
-            try:
-                return self._get(keys, self._segments())
-            except _Changed:
-                self._look_again()
-            time.sleep(random.uniform(0.0, pause))  # others may compact in a rhythm
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-        _log.warning("the row store %s changes too fast to be read: rows are computed anew", self.folder)
-        return Found(np.zeros(len(keys), bool), np.zeros(len(keys), np.int64), np.zeros(0, self.dtype))
+        rows = Gathering(keys)
+        if not self._read_into(rows):
+            # `compact` merged a segment into another since it was listed: list once more
+            self._forget_listing()
+            self._read_into(rows)
+        return rows.joined(self.dtype)
 
     def append(self, keys: Keys, flat: Values, lengths: Counts) -> None:
-        """Add rows as one segment, which appears whole or not at all; rows that are there already do no harm.
+        """Add rows as one segment, which appears whole or not at all; a row may be there already.
 
         Args:
             keys: uint8 [n, 32].
@@ -137,143 +102,111 @@ class RowStore:
         _check_keys(keys)
         lengths = np.asarray(lengths, np.int64)
         if flat.dtype != self.dtype or lengths.shape != (len(keys),) or int(lengths.sum()) != flat.size:
-            told = f"{flat.dtype}{list(flat.shape)} with {len(lengths)} lengths that add up to {int(lengths.sum())}"
-            raise ValueError(f"rows of `{self.kind}` are {self.dtype}, one length a key; got {len(keys)} keys, {told}")
-        if not len(keys):
-            return
-        self._write(iter([(keys, lengths, flat)]))
-        if len(small := self._small()) > MOST_SEGMENTS:
-            self._compact(small)
+            shapes = f"{flat.dtype}{list(flat.shape)} with {len(lengths)} lengths that add up to {int(lengths.sum())}"
+            raise ValueError(
+                f"rows of `{self.kind}` are {self.dtype}, one length a key; got {len(keys)} keys, {shapes}"
+            )
+        if len(keys):
+            self.write([(keys, lengths, flat)])
 
-    def _get(self, keys: Keys, found: list[Segment]) -> Found:
-        """Look up ``keys`` in segments; the first one that has a key gives its row."""
-        heads, count = segments.heads_of(keys), len(keys)
-        owner, row, lengths = (np.full(count, -1, np.int64) for _ in range(3))
-        for number, segment in enumerate(found):
-            missing = np.flatnonzero(owner < 0)
-            at = segment.find(heads[missing])
-            missing, at = missing[at >= 0], at[at >= 0]
-            owner[missing], row[missing], lengths[missing] = number, at, segment.lengths[at]
-        mask = owner >= 0
-        lengths[~mask] = 0
-        starts = np.cumsum(lengths) - lengths
-        flat = np.empty(int(lengths.sum()), self.dtype)
-        for number in np.unique(owner[mask]):
-            wanted = np.flatnonzero(owner == number)
-            with self._reading(found[number]):
-                for places, their_keys, values in found[number].read(row[wanted]):
-                    own = wanted[places]
-                    flat[spans(starts[own], lengths[own])] = values
-                    mask[own] = (their_keys == keys[own]).all(axis=1)  # eight bytes alike are not all of them
-        if (owner >= 0).sum() != mask.sum():
-            flat = flat[spans(starts[mask], lengths[mask])]
-            lengths[~mask] = 0
-        return Found(mask, lengths, flat)
-
-    def _segments(self) -> list[Segment]:
-        """Open the segments that are there, in the order of their names; name what is none and pass it over."""
-        names = self._names()
-        for gone in self._open.keys() - set(names):
-            del self._open[gone]
-        for name in names:
-            if name in self._open or name in self._refused:
-                continue
-            try:
-                self._open[name] = Segment.open(self.folder / name, self.kind, self.dtype)
-            except FileNotFoundError:
-                raise _Changed from None
-            except ArtifactError as error:
-                self._refuse(name, error)
-        return [self._open[name] for name in names if name in self._open]
-
-    def _names(self) -> list[str]:
-        """Return the names of the segments that are there, sorted."""
-        if not self.folder.is_dir():
+    def names(self) -> list[str]:
+        """Return the names of the segments that are there, sorted; warn once of any other file."""
+        try:
+            names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
-        for name in [name for name in names if not segments.is_segment_name(name) and name not in self._refused]:
-            self._refuse(name, f"{self.folder / name} is no segment of a row store — take it out of there")
+        for name in names:
+            if not segments.is_segment_name(name):
+                self.refuse(name, f"{self.folder / name} is no segment of a row store — move it elsewhere")
         return [name for name in names if segments.is_segment_name(name)]
 
-    def _look_again(self) -> None:
-        """Trust no list of the segments that was made before."""
+    def small(self, names: list[str]) -> list[str]:
+        """Return those of ``names`` that `compact` merges: small and not damaged."""
+        sizes = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                sizes[name] = (self.folder / name).stat().st_size
+        return [name for name, size in sizes.items() if size <= SMALL_BYTES and name not in self.refused]
 
-    def _refuse(self, name: str, why: object) -> None:
-        self._refused.add(name)
-        _log.warning("passed over: %s", why)
+    def segment(self, name: str) -> Segment:
+        """Open a segment, once.
 
-    @contextlib.contextmanager
-    def _reading(self, segment: Segment) -> Iterator[None]:
-        """Start again without a segment that was compacted away or damaged since it was opened."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise _Changed from None
-        except ArtifactError as error:
-            self._open.pop(segment.path.name, None)
-            self._refuse(segment.path.name, error)
-            raise _Changed from None
+        Raises:
+            ArtifactError: It is damaged, or does not hold rows of this kind.
+            FileNotFoundError: It is gone.
+        """
+        if name not in self._open:
+            self._open[name] = Segment.open(self.folder / name, self.kind, self.dtype)
+        return self._open[name]
 
-    def _write(self, blocks: Iterator[Block]) -> str:
-        """Write one segment and return its name."""
+    def write(self, blocks: Iterable[Block]) -> str:
+        """Write one segment and return its name.
+
+        Raises:
+            OSError: The disk is full, or refuses.
+            StorageError: The bucket refuses.
+            NetworkError: The bucket does not answer.
+        """
         draft = segments.write_draft(self.folder, self.kind, self.dtype, blocks)
         try:
-            segments.sweep_drafts(self.folder)
             name = segments.name_of(draft)
             self._publish(draft, name)
         finally:
             draft.unlink(missing_ok=True)
-        self._refused.discard(name)  # what was damaged is whole again
+        self.refused.discard(name)  # it replaces a damaged segment of that name
         return name
+
+    def remove(self, name: str) -> None:
+        """Remove a segment; another process may have removed it before."""
+        (self.folder / name).unlink(missing_ok=True)
+        self._open.pop(name, None)
+
+    def refuse(self, name: str, why: object) -> None:
+        """Skip a file of this store from now on, with one warning."""
+        self._open.pop(name, None)
+        if name not in self.refused:
+            self.refused.add(name)
+            _log.warning("skipped: %s", why)
+
+    def _read_into(self, rows: Gathering) -> bool:
+        """Read what the segments have of the wanted rows; False where a listed segment has vanished."""
+        names = self.names()
+        self._advise(names)
+        for name in self._open.keys() - set(names):
+            del self._open[name]
+
+        has_all = True
+        for name in names:
+            if rows.is_complete():
+                break
+            if name in self.refused:
+                continue
+            try:
+                rows.take_from(self.segment(name))
+            except FileNotFoundError:
+                self._open.pop(name, None)
+                has_all = False
+            except ArtifactError as error:
+                self.refuse(name, error)
+        return has_all
+
+    def _advise(self, names: list[str]) -> None:
+        """Recommend `compact`, once, where there are so many small segments that reading is slow."""
+        if self._has_advised or len(names) < MANY_SEGMENTS or len(self.small(names)) < MANY_SEGMENTS:
+            return
+        self._has_advised = True
+        text = "the row store has %d segments of `%s`: `python -m tasks.rowstore compact` makes it faster to read"
+        _log.info(text, len(names), self.kind)
+
+    def _forget_listing(self) -> None:
+        """List the segments anew at the next read."""
 
     def _publish(self, draft: Path, name: str) -> None:
         segments.publish(draft, name)
 
-    def _small(self) -> list[str]:
-        """Return the names of the segments that are worth being made into one."""
-        sizes = {}
-        for name in self._names():
-            with contextlib.suppress(FileNotFoundError), segments.stale_is_gone():
-                sizes[name] = (self.folder / name).stat().st_size
-        return [name for name, size in sizes.items() if size <= SMALL_BYTES and name not in self._refused]
-
-    def _compact(self, names: list[str]) -> None:
-        """Make small segments into one, then remove them.
-
-        Whoever else compacts at the same time writes these rows as well before removing anything, and a
-        reader whose segment is gone looks again, so nobody has to wait for anybody.
-        """
-        with contextlib.suppress(_Changed):
-            merged = [segment for segment in self._segments() if segment.path.name in names]
-            if len(merged) < 2:
-                return
-            name = self._write(self._distinct(merged))
-            for segment in merged:
-                if segment.path.name != name:
-                    self._remove(segment.path.name)
-
-    def _distinct(self, merged: list[Segment]) -> Iterator[Block]:
-        """Yield the rows of segments, each key's first one only."""
-        heads = np.concatenate([segment.heads for segment in merged])
-        files = np.repeat(np.arange(len(merged)), [len(segment.heads) for segment in merged])
-        rows = np.concatenate([segment.rows for segment in merged])
-        order = np.lexsort((rows, files, heads))
-        first = np.ones(len(order), bool)
-        first[1:] = heads[order][1:] != heads[order][:-1]
-        kept = order[first]
-        for number, segment in enumerate(merged):
-            own = np.sort(rows[kept[files[kept] == number]])
-            with self._reading(segment):
-                for places, keys, flat in segment.read(own):
-                    yield keys, segment.lengths[own[places]], flat
-
-    def _remove(self, name: str) -> None:
-        segments.remove(self.folder / name)
-        self._open.pop(name, None)
-
 
 class _BucketStore(RowStore):
-    """Rows in a bucket; its segments are fetched into a folder of this machine once."""
+    """Rows in a bucket; each segment is fetched into a folder of this machine once."""
 
     def __init__(self, bucket: Bucket, folder: Path, kind: str) -> None:
         super().__init__(folder, kind)
@@ -281,54 +214,57 @@ class _BucketStore(RowStore):
         self._listed: list[str] = []
         self._list_anew_at = 0.0
 
-    def _names(self) -> list[str]:
-        """Return the names of the segments in the bucket, as of a minute ago or less."""
+    def names(self) -> list[str]:
+        """Return the names of the segments in the bucket, as of a minute ago or less; fetch those that are new."""
         if time.monotonic() >= self._list_anew_at:
             self._listed = self._fetch_new()
             self._list_anew_at = time.monotonic() + _SECONDS_A_LISTING_HOLDS
         return self._listed
 
-    def _look_again(self) -> None:
+    def remove(self, name: str) -> None:
+        """Remove a segment from the bucket and from this machine."""
+        self._bucket.remove(f"{self.kind}/{name}")
+        super().remove(name)
+        self._forget_listing()
+
+    def _forget_listing(self) -> None:
         self._list_anew_at = 0.0
 
     def _fetch_new(self) -> list[str]:
-        """Bring the folder in line with the bucket: fetch what is new, drop what was compacted away."""
+        """Fetch what is new in the bucket, and remove here what `compact` removed there."""
         remote = [name for name in sorted(self._bucket.names(self.kind)) if segments.is_segment_name(name)]
         self.folder.mkdir(parents=True, exist_ok=True)
         local = {path.name for path in self.folder.iterdir() if segments.is_segment_name(path.name)}
-        for name in sorted(local - set(remote)):
-            segments.remove(self.folder / name)
-        missing = [name for name in remote if name not in local and name not in self._refused]
-        for name in log.progress(missing, "fetching rows", unit="segment") if len(missing) > 1 else missing:
-            self._fetch(name)
-        return [name for name in remote if self._is_here(name)]
+        for name in local - set(remote):
+            (self.folder / name).unlink(missing_ok=True)
 
-    def _is_here(self, name: str) -> bool:
-        with contextlib.suppress(FileNotFoundError), segments.stale_is_gone():
-            return (self.folder / name).is_file()
-        return False
+        missing = [name for name in remote if name not in local | self.refused]
+        bar = log.bar("fetching rows", total=len(missing), unit="segment") if len(missing) > 1 else None
+        for name in missing:
+            self._fetch(name)
+            if bar:
+                bar.update()
+        if bar:
+            bar.close()
+        return [name for name in remote if name not in self.refused]
 
     def _fetch(self, name: str) -> None:
+        """Fetch a segment, and refuse one whose bytes are not those that it is named after."""
         draft = segments.new_draft(self.folder)
         try:
-            if self._bucket.fetch(f"{self.kind}/{name}", draft):
+            if not self._bucket.fetch(f"{self.kind}/{name}", draft):
+                return
+            if segments.name_of(draft) == name:
                 segments.publish(draft, name)
+            else:
+                self.refuse(name, f"{self._bucket.label}/{self.kind}/{name} is damaged — delete it")
         finally:
             draft.unlink(missing_ok=True)
 
     def _publish(self, draft: Path, name: str) -> None:
         self._bucket.store(f"{self.kind}/{name}", draft)
         super()._publish(draft, name)
-        self._look_again()
-
-    def _remove(self, name: str) -> None:
-        self._bucket.remove(f"{self.kind}/{name}")
-        super()._remove(name)
-        self._look_again()
-
-
-class _Changed(Exception):
-    """A segment that was listed is not there any more, or is not what it was."""
+        self._forget_listing()
 
 
 def _check_keys(keys: Keys) -> None:

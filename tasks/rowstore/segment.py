@@ -1,8 +1,13 @@
-"""One segment of a row store: an immutable Parquet file of keys and rows, named by the hash of its bytes.
+"""One segment of a row store: an immutable Parquet file of keys and rows, named by the SHA-256 of its bytes.
 
-A segment is written under a hidden name, synced and renamed, so that a file with a segment's name is
-whole; its name is the SHA-256 of what it holds, so that writing it twice is harmless and damage shows.
-n is the number of rows, k the number of those that are asked for.
+A segment is written under a hidden name, synced, hashed and renamed: a file with a segment's name is whole, and
+writing the same rows twice gives the same file. To open one does not hash it. Three checks stand against damage:
+
+    the CRC-32 of a page, which Parquet verifies when it reads that page
+    the lengths, which stand twice: as a column, and as the offsets of the values
+    the SHA-256 in the name, for `python -m tasks.rowstore verify`
+
+n is the number of rows, k the number of rows that are asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
+import io
 import os
 import re
 import secrets
@@ -45,12 +52,12 @@ def is_segment_name(name: str) -> bool:
 
 
 def new_draft(folder: Path) -> Path:
-    """Return a fresh hidden name in ``folder`` for what is not whole yet."""
+    """Return a fresh hidden name in ``folder`` for a file that is not whole yet."""
     return folder / f".{os.getpid()}-{secrets.token_hex(8)}.draft"
 
 
 def write_draft(folder: Path, kind: str, dtype: np.dtype[Any], blocks: Iterable[Block]) -> Path:
-    """Write blocks of rows into a draft in ``folder``, one after the other, and see it safe on the disk.
+    """Write blocks of rows into a draft in ``folder``, one after the other, and sync it to the disk.
 
     Returns:
         The draft's path; :func:`publish` gives it its name.
@@ -61,8 +68,8 @@ def write_draft(folder: Path, kind: str, dtype: np.dtype[Any], blocks: Iterable[
     import pyarrow.parquet as pq
 
     folder.mkdir(parents=True, exist_ok=True)
-    draft = new_draft(folder)
-    schema = _schema(kind, dtype)
+    draft, schema = new_draft(folder), _schema(kind, dtype)
+
     try:
         with draft.open("wb") as stream:
             options = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
@@ -75,13 +82,14 @@ def write_draft(folder: Path, kind: str, dtype: np.dtype[Any], blocks: Iterable[
     except BaseException as error:
         draft.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = error.filename or str(folder)  # a write on a full disk does not say where
+            error.filename = error.filename or str(folder)  # pyarrow does not say where the disk is full
         raise
+
     return draft
 
 
 def publish(draft: Path, name: str) -> Path:
-    """Give a draft its name, durably; a segment of that name holds the same bytes and is replaced."""
+    """Rename a draft to ``name``, durably; a segment of that name is replaced, for it holds the same bytes."""
     path = draft.with_name(name)
     draft.replace(path)
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -93,34 +101,30 @@ def publish(draft: Path, name: str) -> Path:
 
 
 def name_of(draft: Path) -> str:
-    """Return the name that a draft's bytes give it."""
+    """Return the name of the segment that a draft becomes: the SHA-256 of its bytes, read back from the file."""
     return sha256_file(draft) + SUFFIX
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Remove the drafts that nobody can be writing any more: those of a day ago."""
+    """Remove the drafts that a killed process left: those older than a day."""
     horizon = time.time() - _STALE_SECONDS
     for path in [path for path in folder.iterdir() if _DRAFT.fullmatch(path.name)]:
-        with contextlib.suppress(FileNotFoundError), stale_is_gone():
+        with contextlib.suppress(FileNotFoundError):
             if path.lstat().st_mtime < horizon:
                 path.unlink()
 
 
-@contextlib.contextmanager
-def stale_is_gone() -> Iterator[None]:
-    """Take `ESTALE` for what it tells: on a network disk, that another machine removed the file, open or not."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from None
+def check_bytes(path: Path) -> None:
+    """Compare a segment's bytes with the SHA-256 in its name.
 
-
-def remove(path: Path) -> None:
-    """Remove a file that somebody else may have removed before."""
-    with contextlib.suppress(FileNotFoundError), stale_is_gone():
-        path.unlink()
+    Raises:
+        ArtifactError: They differ.
+        FileNotFoundError: There is no such file.
+    """
+    with _opened(path) as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest + SUFFIX != path.name:
+        raise _damaged(path, "its SHA-256 is not the one in its name")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,26 +147,26 @@ class Segment:
 
     @classmethod
     def open(cls, path: Path, kind: str, dtype: np.dtype[Any]) -> Segment:
-        """Check the file's bytes against its name and read its keys.
+        """Read a file's keys and lengths; the values stay on the disk, unread.
 
         Raises:
-            ArtifactError: The file is damaged, or holds something else than rows of this kind.
-            FileNotFoundError: It is gone.
+            ArtifactError: The file is damaged, or does not hold rows of this kind.
+            FileNotFoundError: There is no such file.
         """
-        with stale_is_gone():
-            digest = sha256_file(path)
-        if digest + SUFFIX != path.name:
-            raise ArtifactError(f"{path} is damaged: its bytes are not those that it is named after", "delete it")
         with _reading(path) as file:
-            found, expected = file.schema_arrow, _schema(kind, dtype)
-            if not found.equals(expected) or found.metadata != expected.metadata:
+            schema, expected = file.schema_arrow, _schema(kind, dtype)
+            if not schema.equals(expected) or schema.metadata != expected.metadata:
                 raise ArtifactError(f"{path} holds no rows of the kind `{kind}`", "delete it")
             table = file.read(columns=["key", "length"])
             groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+
         heads = heads_of(_keys(table))
         rows = np.argsort(heads, kind="stable")
         lengths = table.column("length").to_numpy().astype(np.int64)
-        return cls(path, heads[rows], rows, lengths, np.cumsum(groups, dtype=np.int64))
+        group_ends = np.cumsum(groups, dtype=np.int64)
+        if len(lengths) != (group_ends[-1] if len(groups) else 0) or (lengths < 0).any():
+            raise _damaged(path, "its row groups and its lengths disagree")
+        return cls(path, heads[rows], rows, lengths, group_ends)
 
     def find(self, heads: npt.NDArray[np.uint64]) -> Counts:
         """Return the row of each of ``heads`` (uint64 [k]), -1 where there is none: int64 [k]."""
@@ -178,21 +182,25 @@ class Segment:
             Places in ``rows`` int64 [j], the keys [j, 32] that stand there, and their values one after the other.
 
         Raises:
-            ArtifactError: The file changed under our hands.
-            FileNotFoundError: It is gone.
+            ArtifactError: The file is damaged.
+            FileNotFoundError: There is no such file any more.
         """
         group_of = np.searchsorted(self.group_ends, rows, side="right")
         starts = np.concatenate([np.zeros(1, np.int64), self.group_ends])
         order = np.argsort(group_of, kind="stable")
+
         with _reading(self.path) as file:
             for group in np.unique(group_of):
                 places = order[np.searchsorted(group_of[order], group) : np.searchsorted(group_of[order], group + 1)]
-                own = rows[places] - starts[group]
                 table = file.read_row_group(int(group))
                 column = table.column("values").combine_chunks()
-                begins = column.offsets.to_numpy()[own].astype(np.int64)
-                taken = spans(begins, self.lengths[rows[places]])
-                yield places, _keys(table)[own], column.values.to_numpy(zero_copy_only=False)[taken]
+                offsets = column.offsets.to_numpy().astype(np.int64)
+                if not np.array_equal(np.diff(offsets), self.lengths[starts[group] : starts[group + 1]]):
+                    raise _damaged(self.path, "its values and its lengths disagree")
+
+                within = rows[places] - starts[group]
+                wanted = spans(offsets[within], self.lengths[rows[places]])
+                yield places, _keys(table)[within], column.values.to_numpy(zero_copy_only=False)[wanted]
 
     def blocks(self) -> Iterator[Block]:
         """Yield every row, a row group at a time, in the file's order."""
@@ -211,23 +219,40 @@ def heads_of(keys: Keys) -> npt.NDArray[np.uint64]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """Open a Parquet file, its pages' checksums verified; what pyarrow finds wrong is an :class:`ArtifactError`.
+    """Open a Parquet file whose pages are checked against their CRC-32 when they are read.
 
     Raises:
-        FileNotFoundError: It is gone, or goes while it is read.
+        ArtifactError: pyarrow finds the file damaged.
+        FileNotFoundError: There is no such file, or no longer.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with stale_is_gone(), path.open("rb") as stream:
+        with _opened(path) as stream:
             yield pq.ParquetFile(stream, page_checksum_verification=True)
-    except pa.ArrowException as error:
-        raise ArtifactError(f"{path} is damaged ({error})", "delete it") from None
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
     except OSError as error:
-        if error.errno is None:  # pyarrow's own, for a page that does not have its checksum
-            raise ArtifactError(f"{path} is damaged ({error})", "delete it") from None
+        if error.errno is None:  # pyarrow's own, for a page that fails its checksum
+            raise _damaged(path, error) from None
         raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file; one that another machine removes from a network disk meanwhile is not found."""
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+
+
+def _damaged(path: Path, why: object) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged: {why}", "delete it; its rows are computed anew")
 
 
 def _schema(kind: str, dtype: np.dtype[Any]) -> Any:

@@ -6,12 +6,12 @@ import datetime
 import os
 import platform
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tasks.core.versions import versions as versions
+from tasks.telemetry.git_calls import git_or_none
 
 
 def now() -> str:
@@ -36,14 +36,7 @@ def peak_memory_bytes() -> dict[str, int]:
 
 
 def git_revision(root: Path) -> dict[str, Any]:
-    """Return the commit of the checkout at ``root`` and whether tracked files differ from it."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    changes = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    """Return the commit of the checkout at ``root`` and whether tracked files differ from it; None for unknown."""
+    changes = git_or_none(root, "status", "--porcelain", "--untracked-files=no", timeout_s=20)
+    commit = git_or_none(root, "rev-parse", "HEAD", timeout_s=20)
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}

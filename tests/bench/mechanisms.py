@@ -1,4 +1,4 @@
-"""Each mechanism of the trainer, switched off for the ablation: names and how."""
+"""The mechanisms of the trainer by name, each with a way to switch it off for the ablation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.dpo.training import step
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a training is told about the machine and about what it may use."""
+    """The settings of a training run: the runtime, and the mechanisms that the scorer may use."""
 
     runtime: RuntimeConfig
     mechanisms: Mechanisms = dataclasses.field(default_factory=Mechanisms)
@@ -26,7 +26,7 @@ Switch = Callable[[Setup], contextlib.AbstractContextManager[Setup]]
 
 
 def _without(**off: bool) -> Switch:
-    """Return a switch of the scorer's own."""
+    """Return a switch of mechanisms of the scorer."""
 
     @contextlib.contextmanager
     def switch(setup: Setup) -> Iterator[Setup]:
@@ -36,7 +36,7 @@ def _without(**off: bool) -> Switch:
 
 
 def _running(**changes: Any) -> Switch:
-    """Return a switch of the runtime's."""
+    """Return a switch that changes the runtime."""
 
     @contextlib.contextmanager
     def switch(setup: Setup) -> Iterator[Setup]:
@@ -47,14 +47,14 @@ def _running(**changes: Any) -> Switch:
 
 @contextlib.contextmanager
 def _reference_in_each_step(setup: Setup) -> Iterator[Setup]:
-    """Score the reference of each micro-batch again, as a trainer without stored log-probabilities does."""
+    """Score the reference in every micro-batch, as a trainer without stored log-probabilities does."""
     plain = step.StepGradients._score
 
-    def score(self: step.StepGradients, number: int, part: Any) -> Any:
+    def score(self: step.StepGradients, number: int, part: Any, **options: Any) -> Any:
         scorer = self._scorer
         with torch.no_grad(), scorer.model.disable_adapter():
             scorer.logps(scorer.lay_out([self._train.tokens.row(int(row)) for row in part]))
-        return plain(self, number, part)
+        return plain(self, number, part, **options)
 
     step.StepGradients._score = score  # type: ignore[method-assign]
     try:
@@ -65,7 +65,7 @@ def _reference_in_each_step(setup: Setup) -> Iterator[Setup]:
 
 MECHANISMS: dict[str, Switch] = {
     "prefix_sharing": _without(shared_prefix=False),  # and packing: plain rows are padded
-    "packing": _running(tokens_per_micro_batch=1),  # each pair alone, its prompt still shared
+    "packing": _running(tokens_per_micro_batch=1),  # one pair a micro-batch, its prompt still shared
     "two_product_head": _without(two_products=False),
     "lean_lora": _without(lean_lora=False),
     "last_layer": _without(last_layer=False),
@@ -76,7 +76,7 @@ MECHANISMS: dict[str, Switch] = {
 
 
 def switched_off(name: str, setup: Setup) -> contextlib.AbstractContextManager[Setup]:
-    """Switch one mechanism off for a block, which goes on with the setup that it yields.
+    """Switch one mechanism off for a block, which must use the setup that is yielded.
 
     Raises:
         KeyError: There is no such mechanism.

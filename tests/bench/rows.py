@@ -38,16 +38,18 @@ def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     from tasks import base, reference
     from tasks.dpo.model import adapter_loading  # noqa: F401 imported before the clock starts
     from tasks.dpo.scoring import scorer  # noqa: F401 imported before the clock starts
+    from tests.stages import project
 
     params = folder / "params.yaml"
     runtime = RuntimeConfig(device="cpu")
     lay_params(params, pairs)
-    base.run(folder / "base", base.BaseConfig(), DemoModelConfig(steps=5))
+    base.run(base.Folders(folder / "base"), base.BaseConfig(), DemoModelConfig(steps=5))
+    project.write_no_adapter(folder / "init")
     found = {}
     for name, count in (("full", pairs), ("new", pairs + pairs // 100), ("same", pairs + pairs // 100)):
         lay_params(params, count)
         seconds = {"encode": encode_seconds(folder, params)}
-        folders = reference.Folders(folder / "tokens", folder / "base", folder / "reference")
+        folders = reference.Folders(folder / "tokens", folder / "base", folder / "init", folder / "reference")
         began = time.perf_counter()
         rows = RowStore.open(folder / "rows", "reference")
         reference.run(folders, reference.ReferenceConfig(), runtime, rows)
@@ -62,10 +64,11 @@ def encode_seconds(folder: Path, params: Path) -> float:
     from tasks.core.params import load_section
 
     shutil.rmtree(folder / "pairs", ignore_errors=True)
-    ingest.run(folder / "pairs", load_section(params, "ingest", ingest.IngestConfig))
+    ingest.run(ingest.Folders(folder / "pairs"), load_section(params, "ingest", ingest.IngestConfig))
     config = load_section(params, "encode", encode.EncodeConfig)
     began = time.perf_counter()
-    encode.run(folder / "pairs", folder / "base", folder / "tokens", config, RowStore.open(folder / "rows", "encode"))
+    folders = encode.Folders(folder / "pairs", folder / "base", folder / "tokens")
+    encode.run(folders, config, RowStore.open(folder / "rows", "encode"))
     return time.perf_counter() - began
 
 
@@ -89,10 +92,11 @@ def memory(pairs: int, turn: str) -> dict[str, Any]:
     folder = Path(turn)
     if not (folder / "data/tokens").exists():
         project.write_base(folder)
+        project.write_no_adapter(folder / "data/adapters/init")
         # more of them are made than are kept in memory at once, in a process that ends before the next begins
         project.write_tokens(folder, {"train": tiny.pairs(pairs), "test": tiny.pairs(7, 99)})
         return {}
-    folders = reference.Folders(folder / "data/tokens", folder / "data/base", folder / "data/reference")
+    folders = reference.Folders(*(folder / "data" / name for name in ("tokens", "base", "adapters/init", "reference")))
     rows, runtime = RowStore.open(folder / "rows", "reference"), tiny.budget(4096)
     began = time.perf_counter()
     reference.run(folders, reference.ReferenceConfig(), runtime, rows)

@@ -1,8 +1,9 @@
-"""The README's table of benchmarks, made from the files in tests/bench/results.
+"""The tables of benchmarks, made from the files in tests/bench/results.
 
-It stands between two comments, `<!-- benchmarks -->` and `<!-- /benchmarks -->`.
+All are in docs/benchmarks.md, and five rows in README.md. In each page they stand between two comments,
+`<!-- benchmarks -->` and `<!-- /benchmarks -->`.
 
-run as: python -m tests.bench.table    writes it into README.md
+run as: python -m tests.bench.table    writes them into both pages
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 BENCH = Path(__file__).resolve().parent
-README = BENCH.parents[1] / "README.md"
+ROOT = BENCH.parents[1]
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+SHORT = ("train-cpu-hh.json", ("ours", "ours_bf16", "trl_tuned", "trl_default", "agilerl_no_gc"))  # the README's rows
 TITLES = {
     "train": "Training",
     "reference": "Scoring the reference",
@@ -29,39 +32,44 @@ Result = dict[str, Any]
 Column = tuple[str, Callable[[Result, Result], str]]  # its head; a cell from an arm and the arm it is compared with
 
 
-_MORE = "Other lengths, the reference, the head, ranks and budgets, each mechanism switched off"
-
-
 def draw(folder: Path) -> str:
     """Return the tables of all results in ``folder`` as Markdown; a sentence where there are none."""
     blocks = []
     for bench in TITLES:
         paths = sorted(folder.glob(f"{bench}-*.json"))
         blocks += [_block(bench, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    if not blocks:
-        return "Nothing has been measured yet."
-    first, *others = blocks
-    if not others:
-        return first
-    return "\n\n".join([first, f"<details><summary>{_MORE}</summary>", *others, "</details>"])
+    return "\n\n".join(blocks) or "Nothing has been measured yet."
+
+
+def draw_short(folder: Path) -> str:
+    """Return the README's table: few arms of one training benchmark, and few columns."""
+    name, arms = SHORT
+    result = json.loads((folder / name).read_text(encoding="utf-8"))
+    few = {arm: result["arms"][arm] for arm in arms}
+    return _table(few, _columns("train", {**result, "arms": few}, COLUMNS["short"]))
 
 
 def _block(bench: str, result: Result) -> str:
     """Return one result: what was measured, on what, and a row an arm."""
-    arms = result["arms"]
-    first = next(iter(arms.values()))
-    columns = list(COLUMNS[bench])
+    table = _table(result["arms"], _columns(bench, result, COLUMNS[bench]))
+    return f"**{TITLES[bench]}**: {_subject(bench, result)}\n\n{table}"
+
+
+def _columns(bench: str, result: Result, fixed: list[Column]) -> list[Column]:
+    """Return the columns of a result: the fixed ones, whole epochs of a training, and ours in bfloat16 where it ran."""
+    columns = list(fixed)
     if bench == "train":
         columns.insert(2, ("one epoch with its reference", _whole_epoch(result)))
-    if also := arms.get("ours_bf16"):
+    if in_bf16 := result["arms"].get("ours_bf16"):
         place = 1 + next(i for i, (_, cell) in enumerate(columns) if cell is _times)
-        columns.insert(place, ("ours bf16 by", lambda arm, _: _times(arm, also)))
-    lines = [
-        f"**{TITLES[bench]}**: {_subject(bench, result)}",
-        "",
-        f"| arm | {' | '.join(head for head, _ in columns)} |",
-        f"|---|{'---|' * len(columns)}",
-    ]
+        columns.insert(place, ("ours bf16 by", lambda arm, _: _times(arm, in_bf16)))
+    return columns
+
+
+def _table(arms: dict[str, Result], columns: list[Column]) -> str:
+    """Return a Markdown table with a row an arm, each compared with the first."""
+    first = next(iter(arms.values()))
+    lines = [f"| arm | {' | '.join(head for head, _ in columns)} |", f"|---|{'---|' * len(columns)}"]
     for name, arm in arms.items():
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cell(arm, first) for _, cell in columns)} |")
     return "\n".join(lines)
@@ -139,6 +147,7 @@ TRAINING: list[Column] = [
 ]
 COLUMNS: dict[str, list[Column]] = {
     "train": [TRAINING[0], ("ours is faster by", _times), *TRAINING[2:]],
+    "short": [TRAINING[0], ("ours is faster by", _times), TRAINING[2], TRAINING[4]],
     "scaling": [TRAINING[0], ("of the first arm", _relative), *TRAINING[2:5]],
     "ablation": [TRAINING[0], ("of the whole", _relative), *TRAINING[2:5]],
     "reference": [
@@ -165,17 +174,18 @@ def put(text: str, tables: str) -> str:
         ValueError: It has no such comments, or not one pair.
     """
     if (text.count(BEGIN), text.count(END)) != (1, 1) or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"README.md needs one line `{BEGIN}` and one line `{END}` below it, where the tables go")
-    found = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    return found.sub(lambda _: f"{BEGIN}\n{tables}\n{END}", text)
+        raise ValueError(f"a page needs one line `{BEGIN}` and one line `{END}` below it, where the tables go")
+    between = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    return between.sub(lambda _: f"{BEGIN}\n{tables}\n{END}", text)
 
 
 def main() -> None:
-    """Write the tables into README.md."""
-    try:
-        README.write_text(put(README.read_text(encoding="utf-8"), draw(BENCH / "results")), encoding="utf-8")
-    except ValueError as error:
-        sys.exit(str(error))
+    """Write the tables into both pages."""
+    for page, tables in ((PAGE, draw(BENCH / "results")), (README, draw_short(BENCH / "results"))):
+        try:
+            page.write_text(put(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+        except ValueError as error:
+            sys.exit(f"{page.name}: {error}")
 
 
 if __name__ == "__main__":

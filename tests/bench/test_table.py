@@ -1,4 +1,4 @@
-"""The README's table of benchmarks says what the result files say, and the work that is counted is counted right."""
+"""The tables of benchmarks say what the result files say, and the work that is counted is counted right."""
 
 from __future__ import annotations
 
@@ -47,9 +47,21 @@ RESULT: dict[str, Any] = {
 }
 
 
-def test_the_readmes_table_is_what_the_files_say() -> None:
-    text = table.README.read_text(encoding="utf-8")
-    assert table.put(text, table.draw(table.BENCH / "results")) == text, "run python -m tests.bench.table"
+def test_the_pages_tables_are_what_the_files_say() -> None:
+    results = table.BENCH / "results"
+    for page, tables in ((table.PAGE, table.draw(results)), (table.README, table.draw_short(results))):
+        text = page.read_text(encoding="utf-8")
+        assert table.put(text, tables) == text, "run python -m tests.bench.table"
+
+
+def test_the_short_table_has_the_figures_of_the_long_one() -> None:
+    results = table.BENCH / "results"
+    short, whole = table.draw_short(results).splitlines(), table.draw(results).splitlines()
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in reversed(whole)}  # the first table's rows win
+    assert len(short) == 2 + 5
+    for cells in (line.removesuffix(" |").split(" | ") for line in short[2:]):
+        arm, speed, ours, ours_bf16, epoch, peak, curve = cells
+        assert [*rows[arm][:6], rows[arm][7]] == [arm, speed, ours, ours_bf16, epoch, peak, curve]
 
 
 def test_a_result_becomes_a_row_for_each_arm(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_length_desensitisation_is_trls(name: str, tmp_path: Path):
     assert_equal(config(name, ld_alpha=0.4), tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - SORTED - {"hinge"}))
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - SORTED - {"hinge"}))
 def test_wpo_is_trls_where_no_weight_is_above_one(name: str, tmp_path: Path):
     assert_equal(config(name, wpo=True), tmp_path)
 

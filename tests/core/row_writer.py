@@ -1,6 +1,6 @@
 """A process that writes to a row store: run by the tests that kill it and that let several race.
 
-python -m tests.core.row_writer FOLDER FIRST LAST ROWS    rows FIRST to LAST, ROWS a segment, compacting often
+python -m tests.core.row_writer FOLDER FIRST LAST ROWS    rows FIRST to LAST, ROWS a segment
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as _  # noqa: F401 the first append shall not have to wait for it
 
-from tasks.rowstore import row_store as rowstore
-from tasks.rowstore.row_store import Found, RowStore
+from tasks.rowstore.row_store import RowStore
+from tasks.rowstore.stored_rows import StoredRows
 
 Numbers = npt.NDArray[np.int64]
 
@@ -60,7 +60,7 @@ def files(folder: Path) -> list[Path]:
     return sorted((folder / "reference").iterdir())
 
 
-def holds(found: Found, numbers: Numbers, known: set[int]) -> None:
+def holds(found: StoredRows, numbers: Numbers, known: set[int]) -> None:
     """Check that exactly the rows ``known`` are found among ``numbers``, each with its own values."""
     assert found.mask.tolist() == [number in known for number in numbers.tolist()]
     own = numbers[found.mask]
@@ -71,7 +71,6 @@ def holds(found: Found, numbers: Numbers, known: set[int]) -> None:
 
 def main(folder: Path, first: int, last: int, rows: int) -> None:
     """Append segment after segment, and say which rows are safe."""
-    rowstore.MOST_SEGMENTS = 3
     store = RowStore.open(folder, "reference")
     print("ready", flush=True)
     for start in range(first, last, rows):

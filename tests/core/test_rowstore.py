@@ -22,6 +22,7 @@ from tasks.core.files import explain_os_error, sha256_file
 from tasks.rowstore import row_store as rowstore
 from tasks.rowstore import segment as segments
 from tasks.rowstore.row_store import RowStore
+from tasks.rowstore.upkeep import Compaction, compact
 from tests.conftest import ROOT
 from tests.core.row_writer import append, files, filled, holds, keys_of, opened
 from tests.small_disk import fill, small_disk
@@ -118,28 +119,57 @@ def test_rows_that_do_not_add_up_are_not_written(tmp_path: Path, wrong: tuple[np
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_small_segments_become_one_and_hold_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 8)
+def test_compacting_makes_small_segments_one_that_holds_the_same_rows(tmp_path: Path):
     reader = filled(tmp_path, range(4))
     holds(reader.get(keys_of(np.arange(50))), np.arange(50), set(range(4)))
     store = filled(tmp_path, *(range(3 * i, 3 * i + 5) for i in range(1, 9)))  # neighbours share two rows
+
+    assert compact(store) == Compaction(merged=9, rows=29)
+
     assert len(files(tmp_path)) == 1
     every = np.arange(50)
     for who in (store, reader, opened(tmp_path)):
         holds(who.get(keys_of(every)), every, set(range(29)))
     rows = pq.ParquetFile(files(tmp_path)[0]).metadata.num_rows
     assert rows == 29, "each row once"
+    assert compact(store) == Compaction(0, 0), "one segment is left as it is"
+
+
+def test_appending_compacts_nothing_and_says_when_it_is_worth_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(rowstore, "MANY_SEGMENTS", 9)
+    caplog.set_level(logging.INFO, "tasks")
+    store = filled(tmp_path, *(range(i, i + 1) for i in range(8)))
+    store.get(keys_of(np.arange(9)))
+    assert caplog.messages == []
+    append(store, np.array([8]))
+    for _ in range(2):
+        holds(store.get(keys_of(np.arange(10))), np.arange(10), set(range(9)))
+    assert len(files(tmp_path)) == 9
+    (line,) = caplog.messages
+    assert "9 segments of `reference`: `python -m tasks.rowstore compact`" in line
 
 
 def test_large_segments_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     filled(tmp_path, range(400))
     large = files(tmp_path)[0]
-    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 2)
     monkeypatch.setattr(rowstore, "SMALL_BYTES", large.stat().st_size - 1)
-    filled(tmp_path, range(400, 402), range(402, 404), range(404, 406))
+    store = filled(tmp_path, range(400, 402), range(402, 404), range(404, 406))
+    assert compact(store).merged == 3
     assert large in files(tmp_path)
     assert len(files(tmp_path)) == 2
     holds(opened(tmp_path).get(keys_of(np.arange(410))), np.arange(410), set(range(406)))
+
+
+def test_a_damaged_segment_is_not_compacted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    filled(tmp_path, range(50))
+    (bad,) = files(tmp_path)
+    damage(bad, "a bit of the values")
+    store = filled(tmp_path, range(50, 60), range(60, 70))
+    assert compact(store) == Compaction(merged=2, rows=20)
+    assert bad in files(tmp_path)
+    assert bad.name in caplog.text
 
 
 def damage(path: Path, how: str) -> None:
@@ -187,6 +217,39 @@ def test_a_segment_damaged_after_it_was_opened_gives_no_wrong_values(tmp_path: P
     assert bad.name in caplog.text
 
 
+def test_opening_a_segment_does_not_read_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A flipped bit among the values is nobody's fault until a row of that row group is read."""
+    monkeypatch.setattr(segments, "MOST_GROUP_ROWS", 10)
+    filled(tmp_path, range(30))
+    (path,) = files(tmp_path)
+    data, group = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata.row_group(1).column(2)
+    data[group.data_page_offset + group.total_compressed_size - 3] ^= 1
+    path.write_bytes(bytes(data))
+
+    # row group 1 holds rows 10 to 19
+    for wanted, known in ((range(10), set(range(10))), (range(30), set(range(30)) - set(range(10, 20)))):
+        numbers = np.array([number for number in wanted if number < 10 or number >= 20 or len(wanted) > 10])
+        rows = opened(tmp_path).get(keys_of(numbers))
+        assert set(numbers[rows.mask].tolist()) <= known
+        holds(rows, numbers, set(numbers[rows.mask].tolist()))
+
+
+def test_no_flipped_byte_gives_a_wrong_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every 13th byte, each time another bit: pages have a checksum, and what is no page stands twice."""
+    monkeypatch.setattr(segments, "MOST_GROUP_ROWS", 10)
+    every = np.arange(30)
+    filled(tmp_path, range(30))
+    (path,) = files(tmp_path)
+    whole, losses = path.read_bytes(), 0
+    for place in range(0, len(whole), 13):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        rows = opened(tmp_path).get(keys_of(every))
+        there = set(every[rows.mask].tolist())
+        holds(rows, every, there)
+        losses += len(there) < 30
+    assert losses > len(whole) // 13 // 2, "most bytes of a segment are checked"
+
+
 def test_strangers_in_the_folder_are_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     filled(tmp_path, range(5))
     folder = tmp_path / "reference"
@@ -204,7 +267,7 @@ def test_strangers_in_the_folder_are_named_and_passed_over(tmp_path: Path, caplo
     assert any("notes.txt is no segment of a row store" in line for line in said)
 
 
-def test_drafts_are_not_read_and_old_ones_are_swept(tmp_path: Path):
+def test_drafts_are_not_read_and_compacting_sweeps_old_ones(tmp_path: Path):
     store = filled(tmp_path, range(5))
     whole = files(tmp_path)[0].read_bytes()
     old, new = segments.new_draft(tmp_path / "reference"), segments.new_draft(tmp_path / "reference")
@@ -212,6 +275,7 @@ def test_drafts_are_not_read_and_old_ones_are_swept(tmp_path: Path):
         path.write_bytes(whole[:100])
     os.utime(old, (time.time() - 90_000,) * 2)
     append(store, np.arange(5, 6))
+    compact(store)
     assert (old.exists(), new.exists()) == (False, True)
     holds(opened(tmp_path).get(keys_of(np.arange(7))), np.arange(7), set(range(6)))
 
@@ -251,67 +315,47 @@ def test_killed_at_any_point_the_store_holds_what_was_safe_and_nothing_wrong(tmp
     assert len(known) > 7 * 8, "rows were written before the kills"
 
 
+COMPACT = (sys.executable, "-m", "tasks.rowstore", "compact", "reference", "--store")
+
+
 def test_processes_that_append_and_compact_at_once_lose_nothing_and_readers_see_nothing_wrong(tmp_path: Path):
     # the second and third write the same rows
-    writers = [writer(tmp_path, first, first + 300, 10) for first in (0, 300, 300)]
-    every, reader, before = np.arange(650), opened(tmp_path), set()
-    while any(process.poll() is None for process in writers):
+    writers = [writer(tmp_path, first, first + 300, 2) for first in (0, 300, 300)]
+    every, reader, before, said = np.arange(650), opened(tmp_path), set(), ""
+    compacting = None
+    while any(process.poll() is None for process in writers) or compacting is None or compacting.poll() is None:
+        if compacting is None or compacting.poll() is not None:
+            said += compacting.communicate()[0] if compacting else ""
+            compacting = subprocess.Popen([*COMPACT, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         found = reader.get(keys_of(every))
         there = set(every[found.mask].tolist())
         holds(found, every, there)
         assert before <= there, "a row that was there is gone"
         before = there
+    said += compacting.communicate()[0]
+    assert "segments are one now" in said
     assert [said_safe(process, 0) for process in writers] == [300, 600, 600]
     holds(opened(tmp_path).get(keys_of(every)), every, set(range(600)))
     assert all(segments.is_segment_name(path.name) for path in files(tmp_path)), "no draft is left"
 
 
-class Restless(RowStore):
-    """A store whose segments were compacted away each of the first times that they were to be read."""
-
-    changes = 0
-
-    def _segments(self) -> list[segments.Segment]:
-        self.changes -= 1
-        if self.changes >= 0:
-            raise rowstore._Changed
-        return super()._segments()
+def test_two_that_compact_at_once_lose_nothing(tmp_path: Path):
+    filled(tmp_path, *(range(i, i + 2) for i in range(40)))
+    both = [subprocess.Popen([*COMPACT, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        (_, errors), status = process.communicate(), process.returncode
+        assert status == 0 or "let one `compact` run at a time" in errors
+    holds(opened(tmp_path).get(keys_of(np.arange(50))), np.arange(50), set(range(41)))
 
 
-def test_a_reader_waits_for_others_to_be_done_with_compacting(tmp_path: Path):
-    """On a fast machine three writers compact five times while one reads: it gave up then, and rows were gone."""
-    filled(tmp_path, range(9))
-    store = Restless(opened(tmp_path).folder, "reference")
-    store.changes = 12
-
-    found = store.get(keys_of(np.arange(12)))
-
-    holds(found, np.arange(12), set(range(9)))
-
-
-def test_a_store_that_never_rests_is_passed_over_with_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    filled(tmp_path, range(9))
-    store = Restless(opened(tmp_path).folder, "reference")
-    store.changes = 10**9
-    monkeypatch.setattr(rowstore, "_PATIENCE_S", 0.2)
-
-    found = store.get(keys_of(np.arange(12)))
-
-    holds(found, np.arange(12), set())
-    assert [line.split(" ", 1)[0] for line in caplog.messages] == ["the"]
-    assert "changes too fast to be read: rows are computed anew" in caplog.text
-
-
-@pytest.mark.parametrize("moment", ["append", "compaction"])
+@pytest.mark.parametrize("moment", ["append", "compact"])
 def test_a_full_disk_is_told_as_such_and_leaves_the_store_as_it_was(tmp_path: Path, moment: str):
     with small_disk(tmp_path / "disk", 512) as disk:
         store = filled(disk, *(range(9 * i, 9 * i + 9) for i in range(6)))
         before = files(disk)
         fill(disk)
         with pytest.raises(OSError) as full:
-            append(store, np.arange(100, 4000)) if moment == "append" else store._compact(store._small())
+            append(store, np.arange(100, 4000)) if moment == "append" else compact(store)
         told = explain_os_error(full.value)
         assert told is not None
         assert "the disk is full" in told.what
@@ -327,6 +371,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from tasks.rowstore.row_store import RowStore
+from tasks.rowstore.upkeep import Compaction, compact
 def peak():  # of this very process: what getrusage tells begins with that of its parent
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) // 1024
@@ -346,6 +391,35 @@ print(peak() - before)
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 80, "40,000 rows of 1,000 values are 160 MB; one answer is 4"
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tasks.rowstore", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_verify_names_each_damaged_segment_and_ends_with_one(tmp_path: Path):
+    filled(tmp_path, range(50), range(50, 60))
+    whole = run("verify", "--store", str(tmp_path))
+    assert (whole.stdout, whole.returncode) == ("reference: 2 segments, 0 damaged\nencode: 0 segments, 0 damaged\n", 0)
+    bad = files(tmp_path)[0]
+    damage(bad, "a bit of the values")
+    done = run("verify", "reference", "--store", str(tmp_path))
+    assert (done.stdout, done.returncode) == ("reference: 2 segments, 1 damaged\n", 1)
+    assert f"skipped: {bad} is damaged: its SHA-256 is not the one in its name — delete it" in done.stderr
+
+
+def test_the_command_line_takes_the_store_of_params_yaml_and_refuses_what_it_does_not_know(tmp_path: Path):
+    (tmp_path / "params.yaml").write_text("runtime: {row_store: rows}\n")
+    filled(tmp_path / "rows", range(3), range(3, 5))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tasks.rowstore", "compact"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "reference: 2 segments are one now, of 5 rows\nencode: nothing to compact\n"
+    (tmp_path / "params.yaml").write_text("runtime: {row_store: ''}\n")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "`runtime.row_store` is empty" in done.stderr
+    assert "name reference or encode" in run("compact", "rewards").stderr
 
 
 def test_another_scheme_is_refused_by_name():

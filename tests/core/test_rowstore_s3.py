@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks.core.errors import NetworkError, StorageError
-from tasks.rowstore import row_store as rowstore
 from tasks.rowstore.row_store import RowStore
+from tasks.rowstore.upkeep import compact, verify
 from tests import s3_server
 from tests.core.row_writer import append, holds, keys_of
 from tests.s3_server import Server
@@ -65,20 +62,19 @@ def test_a_damaged_object_is_passed_over(server: Server, caplog: pytest.LogCaptu
 
 
 def test_many_objects_become_one_and_others_follow(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rowstore, "MOST_SEGMENTS", 3)
     every = np.arange(30)
     monkeypatch.chdir(tmp_path / "other")
     reader = in_bucket()
-    store = RowStore.open(ADDRESS, "reference")
-    append(store, np.arange(5))
+    append(in_bucket(), np.arange(5))
     holds(reader.get(keys_of(every)), every, set(range(5)))
     monkeypatch.chdir(tmp_path / "one")
     own = in_bucket()
     for start in (5, 10, 15):
         append(own, np.arange(start, start + 5))
+    assert compact(own).merged == 4
     assert len(server.names("rows")) == 1
     monkeypatch.chdir(tmp_path / "other")
-    reader._look_again()
+    reader._forget_listing()
     holds(reader.get(keys_of(every)), every, set(range(20)))
     assert len(list(Path("runs/rows").rglob("*.parquet"))) == 1, "what was compacted away is gone here too"
 
@@ -110,23 +106,20 @@ def test_a_server_that_is_not_there_is_one_clear_error(
         in_bucket().get(keys_of(np.arange(1)))
 
 
-def test_a_fetched_segment_that_another_machine_dropped_from_a_shared_folder_is_fetched_again(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_fetched_segment_that_somebody_deleted_is_fetched_again(server: Server):
     append(in_bucket(), np.arange(5))
     (kept,) = Path("runs/rows").rglob("*.parquet")
-    real, met = Path.stat, []
-
-    def stale_once(path: Path, *args: Any, **more: Any) -> Any:
-        if path.name == kept.name and not met:
-            met.append(path)
-            kept.unlink()
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return real(path, *args, **more)
-
-    monkeypatch.setattr(Path, "stat", stale_once)
     reader = in_bucket()
-    holds(reader.get(keys_of(np.arange(9))), np.arange(9), set())
-    reader._look_again()
     holds(reader.get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
-    assert met
+    kept.unlink()
+    holds(reader.get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
+
+
+def test_a_damaged_object_counts_when_the_store_is_verified(server: Server):
+    append(in_bucket(), np.arange(10))
+    append(in_bucket(), np.arange(10, 20))
+    assert verify(in_bucket()) == (2, 0)
+    server.client.put_object(Bucket="rows", Key=server.names("rows")[0], Body=b"torn")
+    shutil.rmtree("runs")
+    assert verify(in_bucket()) == (2, 1)
+    assert compact(in_bucket()).merged == 0

@@ -15,8 +15,9 @@ import numpy as np
 
 from tasks.core.errors import Preempted
 from tasks.dpo.dataset import blocks
-from tasks.dpo.reference.reference_pass import Known, Scoring
+from tasks.dpo.reference.reference_pass import ReferencePass
 from tasks.dpo.reference.row_identity import ReferenceIdentity
+from tasks.dpo.reference.row_recall import RowRecall
 from tasks.rowstore.row_store import RowStore
 from tests.dpo import tiny
 
@@ -25,11 +26,11 @@ IDENTITY = ReferenceIdentity("b" * 64, None, "float32")
 SMALL = tiny.budget(64)
 
 
-def known(folder: Path) -> Known:
-    return Known(RowStore.open(folder, "reference"), IDENTITY)
+def recall(folder: Path) -> RowRecall:
+    return RowRecall(RowStore.open(folder, "reference"), IDENTITY)
 
 
-def score(disk: Path, pairs: int, stop_at: int = 0) -> tuple[np.ndarray, Scoring]:
+def score(disk: Path, pairs: int, stop_at: int = 0) -> tuple[np.ndarray, ReferencePass]:
     """Score the first ``pairs`` pairs; the process gets SIGTERM in the model's forward ``stop_at``."""
     model, seen = tiny.base(), []
 
@@ -39,7 +40,7 @@ def score(disk: Path, pairs: int, stop_at: int = 0) -> tuple[np.ndarray, Scoring
             os.kill(os.getpid(), signal.SIGTERM)
 
     model.model.register_forward_hook(stop_soon)
-    scoring = Scoring(lambda: model, SMALL, known(disk))
+    scoring = ReferencePass(lambda: model, SMALL, recall(disk))
     return np.concatenate(list(scoring.blocks(blocks.part(PAIRS, 0, pairs)))), scoring
 
 
@@ -47,7 +48,7 @@ def trials(rank: int) -> int:
     """Return how many forwards a scorer makes of its own; the one pair goes to rank 0."""
     model, seen = tiny.base(), []
     model.model.register_forward_hook(lambda *_: seen.append(1))
-    list(Scoring(lambda: model, SMALL).blocks(blocks.part(PAIRS, 0, 1)))
+    list(ReferencePass(lambda: model, SMALL).blocks(blocks.part(PAIRS, 0, 1)))
     return len(seen) - (rank == 0)
 
 

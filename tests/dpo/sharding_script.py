@@ -27,8 +27,9 @@ from tasks.dpo.model.adapter import LoraSettings
 from tasks.dpo.model.anatomy import decoder_layers
 from tasks.dpo.model.cpu_bfloat16 import mix
 from tasks.dpo.model.sharding import is_sharded, shard_frozen
-from tasks.dpo.reference.reference_pass import Known, Scoring, reference_logps
+from tasks.dpo.reference.reference_pass import ReferencePass, reference_logps
 from tasks.dpo.reference.row_identity import ReferenceIdentity
+from tasks.dpo.reference.row_recall import RowRecall
 from tasks.dpo.training.train_config import ReferenceUpdate
 from tasks.dpo.training.trainer import train
 from tasks.pairs.tokens.token_cache import TokenPairs
@@ -160,7 +161,7 @@ def kept(disk: Path, pairs: TokenPairs, runtime: RuntimeConfig) -> dict[str, Any
         loaded.append(tiny.base())
         return loaded[-1]
 
-    scoring = Scoring(load, runtime, Known(RowStore.open(disk, "reference"), IDENTITY))
+    scoring = ReferencePass(load, runtime, RowRecall(RowStore.open(disk, "reference"), IDENTITY))
     values = np.concatenate(list(scoring.blocks(pairs))).tolist()
     return {"logps": values, "counts": [scoring.scored, scoring.recalled, len(loaded)]}
 
@@ -170,7 +171,7 @@ def stopped(disk: Path, is_last: bool, runtime: RuntimeConfig) -> dict[str, Any]
     model = tiny.base()
     if is_last:
         decoder_layers(model)[0].register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    scoring, said = Scoring(lambda: model, runtime, Known(RowStore.open(disk, "reference"), IDENTITY)), ""
+    scoring, said = ReferencePass(lambda: model, runtime, RowRecall(RowStore.open(disk, "reference"), IDENTITY)), ""
     try:
         list(scoring.blocks(PAIRS))
     except Preempted as error:

@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import ArtifactError, ConfigError
+from tasks.core.pinned_adapter import CONFIG, WEIGHTS, adapter_digest
 from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
-from tasks.dpo.model.adapter_files import CONFIG, WEIGHTS, AdapterFiles
 from tasks.dpo.model.adapter_loading import load_adapter
 from tasks.dpo.reference.reference_pass import reference_logps
 from tasks.dpo.training.trainer import train
@@ -180,7 +180,7 @@ def test_damaged_files_are_refused(tmp_path: Path):
     first = min(tensors)
     tensors[first][0] = float("nan")
     save_file(tensors, folder / WEIGHTS)
-    with pytest.raises(ArtifactError, match=f"values that are no numbers, in {first}"):
+    with pytest.raises(ArtifactError, match=f"NaN or infinite values, in {first}"):
         load_adapter(tiny.base(), folder)
     (folder / CONFIG).write_text("[")
     with pytest.raises(ArtifactError, match=r"adapter_config.json cannot be read"):
@@ -188,21 +188,7 @@ def test_damaged_files_are_refused(tmp_path: Path):
 
 
 def test_an_adapter_s_identity_is_that_of_its_two_files(tmp_path: Path):
-    one, same = (AdapterFiles.read(saved(tmp_path / name), name) for name in ("one", "same"))
-    assert one.digest == same.digest
-    other = AdapterFiles.read(saved(tmp_path / "other", seed=4), "other")
-    retold = AdapterFiles.read(edited(saved(tmp_path / "retold"), lora_alpha=9), "retold")
-    assert len({one.digest, other.digest, retold.digest}) == 3
-    one.write(tmp_path / "copy")
-    assert AdapterFiles.read(tmp_path / "copy", "copy").digest == one.digest
-
-
-def test_a_pickled_adapter_is_not_read(tmp_path: Path):
-    saved(tmp_path)
-    (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(
-        ConfigError, match=r"holds no adapter_model.safetensors \(pickles, as adapter_model.bin, are not"
-    ):
-        AdapterFiles.read(tmp_path, "x")
-    with pytest.raises(ConfigError, match=r"holds no adapter_model.safetensors — save the adapter"):
-        AdapterFiles.read(tmp_path / "nowhere", "x")
+    one, same, other, edited_config = (saved(tmp_path / str(n), seed) for n, seed in enumerate((3, 3, 4, 3)))
+    edited(edited_config, lora_alpha=9)
+    assert adapter_digest(one) == adapter_digest(same)
+    assert len({adapter_digest(folder) for folder in (one, other, edited_config)}) == 3

@@ -26,7 +26,7 @@ from tests.dpo import tiny
 HALF = LoraSettings(rank=4, alpha=8, dropout=0.5)
 CONFIG = tiny.config(pairs_per_step=8, lora=HALF)
 PAIRS = tiny.pairs(16)
-NAMES = torch.from_numpy(np.random.default_rng(0).integers(-(2**31), 2**31, 3000).astype(np.int32))
+HASHES = torch.from_numpy(np.random.default_rng(0).integers(-(2**31), 2**31, 3000).astype(np.int32))
 
 
 def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -35,21 +35,21 @@ def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
 def test_about_the_share_is_dropped_and_the_rest_makes_up_for_it(share: float):
-    found = factors(NAMES, 7, 64, share, torch.float32)
-    assert float((found == 0).float().mean()) == pytest.approx(share, abs=0.005)
-    assert float(found.max()) == pytest.approx(1 / (1 - share))
+    actual = factors(HASHES, 7, 64, share, torch.float32)
+    assert float((actual == 0).float().mean()) == pytest.approx(share, abs=0.005)
+    assert float(actual.max()) == pytest.approx(1 / (1 - share))
     # over the tokens of each feature, and over the features of each token
-    assert float((found == 0).float().mean(0).std()) == pytest.approx((share * (1 - share) / 3000) ** 0.5, rel=0.4)
-    assert float((found == 0).float().mean(1).std()) == pytest.approx((share * (1 - share) / 64) ** 0.5, rel=0.2)
+    assert float((actual == 0).float().mean(0).std()) == pytest.approx((share * (1 - share) / 3000) ** 0.5, rel=0.4)
+    assert float((actual == 0).float().mean(1).std()) == pytest.approx((share * (1 - share) / 64) ** 0.5, rel=0.2)
 
 
 def test_tokens_features_layers_and_steps_have_nothing_to_do_with_each_other():
     source = TokenDropout()
-    source.follow(NAMES)
+    source.follow(HASHES)
     masks = []
     for step in (0, 1):
         source.begin(seed=42, step=step)
-        masks += [factors(source.names(3000), layer, 64, 0.5, torch.float32) for layer in (1, 2)]
+        masks += [factors(source.hashes(3000), layer, 64, 0.5, torch.float32) for layer in (1, 2)]
     for i, one in enumerate(masks):
         assert abs(correlation(one[1:], one[:-1])) < 0.02
         assert abs(correlation(one[:, 1:], one[:, :-1])) < 0.02
@@ -59,19 +59,19 @@ def test_tokens_features_layers_and_steps_have_nothing_to_do_with_each_other():
 
 def test_backward_drops_what_forward_dropped():
     x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    left = dropped(x, NAMES, 3, 0.5)
+    left = dropped(x, HASHES, 3, 0.5)
     (slope,) = torch.autograd.grad(left.sum(), x)
     assert torch.equal(left.detach(), x.detach() * slope)
 
 
-def test_tokens_are_called_by_what_they_follow_and_where_they_are():
+def test_a_tokens_hash_is_of_its_text_and_its_place():
     row = TokenRow(*(np.array(part, np.int32) for part in ([5, 6], [7, 12, 4], [7, 12, 9])))
     alone, twice = lay_out_shared([row]), lay_out_shared([tiny.pairs(1).row(0), row])
-    assert twice.name_T[-6:].tolist() == alone.name_T.tolist()
-    assert len(set(alone.name_T.tolist())) == 6, "two completions that begin alike are two texts"
-    plain = lay_out_plain([row]).name_T.view(2, 5)
-    assert plain[0, :4].tolist() == alone.name_T[:4].tolist()
-    assert plain[1, :4].tolist() == alone.name_T[[0, 1, 4, 5]].tolist()
+    assert twice.hash_T[-6:].tolist() == alone.hash_T.tolist()
+    assert len(set(alone.hash_T.tolist())) == 6, "two completions that begin alike are two texts"
+    plain = lay_out_plain([row]).hash_T.view(2, 5)
+    assert plain[0, :4].tolist() == alone.hash_T[:4].tolist()
+    assert plain[1, :4].tolist() == alone.hash_T[[0, 1, 4, 5]].tolist()
 
 
 def drawn(mechanisms: Mechanisms | None = None, level: Recompute = Recompute.NONE, family: str = "llama") -> list[Any]:
@@ -91,8 +91,8 @@ def test_what_is_dropped_does_not_depend_on_the_layout_or_on_what_is_computed_ag
     expected = drawn(family=family)
     still = drawn(Mechanisms(shared_prefix=False), family=family)
     assert float((expected[0] - tiny_still(family)).abs().max()) > 1e-2
-    for found in (still, *(drawn(level=level, family=family) for level in (Recompute.SELECTIVE, Recompute.FULL))):
-        for a, b in zip(found, expected, strict=True):
+    for actual in (still, *(drawn(level=level, family=family) for level in (Recompute.SELECTIVE, Recompute.FULL))):
+        for a, b in zip(actual, expected, strict=True):
             assert float((a - b).abs().max() / b.abs().max()) < 1e-4
 
 
@@ -157,8 +157,8 @@ def test_training_says_in_one_line_where_dropout_depends_on_the_token_budget(
     config = tiny.changed(CONFIG, lora=dataclasses.replace(HALF, target_modules=layers))
     with caplog.at_level(logging.INFO, "tasks.dpo"):
         tiny.run(tiny.pairs(4), config)
-    told = [record.getMessage() for record in caplog.records if "dropout" in record.getMessage()]
-    assert told == [
+    messages = [record.getMessage() for record in caplog.records if "dropout" in record.getMessage()]
+    assert messages == [
         "1 adapted layer draws its dropout by micro-batch (the head, or no plain linear layer): "
         "results depend on `runtime.tokens_per_micro_batch` and on the number of ranks"
     ] * ("lm_head" in layers)

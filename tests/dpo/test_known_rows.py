@@ -18,8 +18,9 @@ import torch
 from tasks.core.errors import ArtifactError, ConfigError, Preempted
 from tasks.dpo.dataset import blocks
 from tasks.dpo.model import sharding
-from tasks.dpo.reference.reference_pass import Known, Scoring, reference_logps
+from tasks.dpo.reference.reference_pass import ReferencePass, reference_logps
 from tasks.dpo.reference.row_identity import ReferenceIdentity, row_keys
+from tasks.dpo.reference.row_recall import RowRecall
 from tasks.pairs.tokens.token_cache import TokenPairs
 from tasks.rowstore.row_store import RowStore
 from tests.conftest import ROOT
@@ -30,15 +31,15 @@ IDENTITY = ReferenceIdentity("b" * 64, None, "float32")
 SMALL = tiny.budget(64)
 
 
-def known(folder: Path, identity: ReferenceIdentity = IDENTITY) -> Known:
-    return Known(RowStore.open(folder, "reference"), identity)
+def recall(folder: Path, identity: ReferenceIdentity = IDENTITY) -> RowRecall:
+    return RowRecall(RowStore.open(folder, "reference"), identity)
 
 
 def scored(
     folder: Path, pairs: TokenPairs = PAIRS, model: Any = None, runtime: Any = SMALL
-) -> tuple[np.ndarray, Scoring]:
+) -> tuple[np.ndarray, ReferencePass]:
     """Score with the rows kept in ``folder``."""
-    scoring = Scoring(lambda: model or tiny.base(), runtime, known(folder))
+    scoring = ReferencePass(lambda: model or tiny.base(), runtime, recall(folder))
     return np.concatenate(list(scoring.blocks(pairs))), scoring
 
 
@@ -55,7 +56,7 @@ def test_with_every_row_known_the_model_is_not_even_loaded(tmp_path: Path, fresh
     first, scoring = scored(tmp_path)
     assert (scoring.scored, scoring.recalled) == (30, 0)
     assert np.array_equal(first, fresh)
-    second = Scoring(never, tiny.budget(4096), known(tmp_path))
+    second = ReferencePass(never, tiny.budget(4096), recall(tmp_path))
     assert np.array_equal(np.concatenate(list(second.blocks(PAIRS))), first)
     assert (second.scored, second.recalled) == (0, 30)
 
@@ -77,7 +78,7 @@ def test_rows_that_moved_are_known_wherever_they_stand(tmp_path: Path, fresh: np
     order = np.random.default_rng(1).permutation(30)
     names = [f"{i:016x}" for i in range(30)]
     moved = TokenPairs.of_rows([PAIRS.row(int(i)) for i in order], names, names)
-    found = np.concatenate(list(Scoring(never, SMALL, known(tmp_path)).blocks(moved)))
+    found = np.concatenate(list(ReferencePass(never, SMALL, recall(tmp_path)).blocks(moved)))
     ends = np.cumsum(PAIRS.lengths[:, 1:].sum(axis=1))
     own = [fresh[ends[i] - PAIRS.lengths[i, 1:].sum() : ends[i]] for i in order]
     assert np.array_equal(found, np.concatenate(own))
@@ -85,7 +86,7 @@ def test_rows_that_moved_are_known_wherever_they_stand(tmp_path: Path, fresh: np
 
 def test_another_identity_knows_nothing(tmp_path: Path):
     scored(tmp_path)
-    other = Scoring(tiny.base, SMALL, known(tmp_path, ReferenceIdentity("c" * 64, None, "float32")))
+    other = ReferencePass(tiny.base, SMALL, recall(tmp_path, ReferenceIdentity("c" * 64, None, "float32")))
     assert len(list(other.blocks(PAIRS))) == 1
     assert (other.scored, other.recalled) == (30, 0)
 
@@ -94,14 +95,14 @@ def test_blocks_bound_what_is_held_and_change_no_value(
     tmp_path: Path, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(blocks, "BLOCK_TOKENS", 60)
-    scoring = Scoring(tiny.base, SMALL, known(tmp_path))
+    scoring = ReferencePass(tiny.base, SMALL, recall(tmp_path))
     parts = list(scoring.blocks(PAIRS))
     assert len(parts) > 5
     assert max(map(len, parts)) <= 60
     assert np.abs(np.concatenate(parts) - fresh).max() < 1e-5
     monkeypatch.undo()
     assert np.array_equal(
-        np.concatenate(list(Scoring(never, SMALL, known(tmp_path)).blocks(PAIRS))), np.concatenate(parts)
+        np.concatenate(list(ReferencePass(never, SMALL, recall(tmp_path)).blocks(PAIRS))), np.concatenate(parts)
     )
 
 
@@ -127,7 +128,7 @@ def test_a_stored_row_that_cannot_be_right_is_scored_again(tmp_path: Path, fresh
 def test_what_is_no_number_is_never_stored(tmp_path: Path):
     model = tiny.base()
     model.lm_head.weight.data[5] = float("nan")
-    with pytest.raises(ArtifactError, match="reference log-probabilities are not numbers"):
+    with pytest.raises(ArtifactError, match="reference log-probabilities are NaN or inf"):
         scored(tmp_path, model=model)
     found = RowStore.open(tmp_path, "reference").get(row_keys(PAIRS, IDENTITY.digest))
     assert np.isfinite(found.flat).all()
@@ -177,7 +178,7 @@ def test_out_of_memory_cuts_the_micro_batch_finer_and_goes_on(
     assert sum(size > 250 for size in seen) == 2, "what was learnt stays for the micro-batches that follow"
     assert np.abs(found - expected).max() < 1e-5
     assert scoring.scored == 30
-    again = np.concatenate(list(Scoring(never, SMALL, known(tmp_path)).blocks(PAIRS)))
+    again = np.concatenate(list(ReferencePass(never, SMALL, recall(tmp_path)).blocks(PAIRS)))
     assert np.array_equal(again, found)
 
 
@@ -210,11 +211,11 @@ def test_a_sharded_base_stops_at_the_end_of_a_pass_and_keeps_once(tmp_path: Path
 
     model.model.register_forward_hook(stop_late)
     monkeypatch.setattr(sharding, "is_sharded", lambda _: True)
-    store = known(tmp_path)
-    append = store.rows.append
-    monkeypatch.setattr(store.rows, "append", lambda *row: kept.append(len(row[2])) or append(*row))
+    rows = recall(tmp_path)
+    append = rows.store.append
+    monkeypatch.setattr(rows.store, "append", lambda *row: kept.append(len(row[2])) or append(*row))
     with pytest.raises(Preempted, match="run again to go on: what was scored is kept"):
-        list(Scoring(lambda: model, SMALL, store).blocks(PAIRS))
+        list(ReferencePass(lambda: model, SMALL, rows).blocks(PAIRS))
     assert len(kept) == 1
     assert 0 < kept[0] < 30
     assert len(seen) == 12

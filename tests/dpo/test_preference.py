@@ -232,7 +232,7 @@ def test_a_data_margin_is_taken_off_the_length_normalised_reward():
     assert found.item() == pytest.approx(math.log(1 + math.exp(0.03)))
 
 
-@pytest.mark.parametrize("name", [*sorted(LOSSES.keys() - SHIFTED), "sft"])
+@pytest.mark.parametrize("name", [*sorted(set(LOSSES) - SHIFTED), "sft"])
 def test_data_margins_are_refused_where_they_would_be_ignored(name: str):
     loss = loss_of(name)
     loss.check_columns(has_weights=False, has_margins=False)
@@ -337,5 +337,26 @@ def test_a_divergence_changes_the_loss_or_is_refused(name: str):
             loss_of({"sigmoid": 1.0, name: 1.0}, divergence="js")
 
 
-def test_sigmoid_is_the_default_and_is_dpo():
-    assert torch.equal(values(PairLoss(ObjectiveConfig()), ONE), losses.sigmoid(tensor(3.0), 0.1))
+def test_the_default_objective_is_the_paper_s_loss_to_the_last_bit():
+    scores = some(64)
+    sums = (scores.policy_chosen, scores.policy_rejected)
+    leaves = [part.clone().requires_grad_() for part in (*sums, *sums)]
+    grown = dataclasses.replace(scores, policy_chosen=leaves[0], policy_rejected=leaves[1])
+
+    losses_n = values(PairLoss(ObjectiveConfig()), grown)
+    paper_n, chosen_n, rejected_n = losses.dpo_loss(
+        leaves[2], leaves[3], scores.reference_chosen, scores.reference_rejected, ObjectiveConfig().beta
+    )
+
+    assert torch.equal(losses_n, paper_n)
+    ours, papers = (torch.autograd.grad(part.sum(), leaves[i : i + 2]) for part, i in ((losses_n, 0), (paper_n, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(ours, papers, strict=True))
+    assert torch.equal(chosen_n, 0.1 * (scores.policy_chosen - scores.reference_chosen))
+    assert torch.equal(rejected_n, 0.1 * (scores.policy_rejected - scores.reference_rejected))
+
+
+def test_the_paper_s_loss_by_hand():
+    # w = -3 + 5 = 2 and l = -7 + 6 = -1: β h = 0.1 · 3, -ln σ(0.3) = 0.554355; rewards 0.2 and -0.1
+    loss, chosen, rejected = losses.dpo_loss(*map(tensor, (-3.0, -7.0, -5.0, -6.0)), beta=0.1)
+    assert loss.item() == pytest.approx(0.554355, abs=5e-7)
+    assert (chosen.item(), rejected.item()) == (pytest.approx(0.2), pytest.approx(-0.1))

@@ -27,7 +27,7 @@ from tasks.dpo.capacity.preflight import (
     seconds,
 )
 from tasks.dpo.capacity.step_plan import Sizes
-from tasks.dpo.capacity.workload import Work
+from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.model.adapter import adapter_parameters
 from tasks.dpo.scoring.scorer import Scorer
 from tests.dpo import tiny
@@ -42,9 +42,9 @@ def free_for(tokens: int, level: Recompute) -> int:
     return int((1_000 + tokens * MEMORY.per_token[level]) / 0.85) + 1
 
 
-def work(lengths: list[tuple[int, int, int]], is_shared: bool = True, **more: Any) -> Work:
+def work(lengths: list[tuple[int, int, int]], is_shared: bool = True, **more: Any) -> Workload:
     table = np.array(lengths, np.int64)
-    return Work(Sizes(table, np.arange(len(table)), is_shared), **{"pairs_per_step": 2, **more})
+    return Workload(Sizes(table, np.arange(len(table)), is_shared), **{"pairs_per_step": 2, **more})
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_preflight_of_a_small_model_chooses_and_says_so_in_two_lines(
     trains: bool, caplog: pytest.LogCaptureFixture
 ):
     runtime = RuntimeConfig(tokens_per_micro_batch="auto", gradient_checkpointing="auto", device="cpu")
-    to_do = Work(Sizes.of(tiny.pairs(20), is_shared=True), pairs_per_step=4, trains=trains)
+    to_do = Workload(Sizes.of(tiny.pairs(20), is_shared=True), pairs_per_step=4, trains=trains)
     with Scorer(tiny.policy()) as scorer, caplog.at_level(logging.INFO, "tasks.dpo.capacity.preflight"):
         choice = preflight(scorer, to_do, runtime, Accelerator(cpu=True))
     assert (choice.tokens, choice.recompute) == (CPU_TOKENS, NONE)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ConfigError
@@ -67,7 +68,7 @@ def test_where_bitsandbytes_does_not_work_its_own_words_are_told(base: BaseModel
 
 
 def test_a_quantised_base_is_not_sharded(base: BaseModel):
-    with pytest.raises(ConfigError, match=r"`runtime.sharding` is to cut .*, and the base is quantised"):
+    with pytest.raises(ConfigError, match=r"`runtime.sharding` would shard .*, and the base is quantised"):
         load_base(base, is_sharded=True)
 
 
@@ -86,16 +87,17 @@ def test_linear_layers_are_in_four_bits_and_the_head_is_not(base: BaseModel):
 def test_lean_layers_give_what_pefts_own_give_and_their_gradients(base: BaseModel):
     model = tiny.moved(policy(base))
     rows = [tiny.pairs(3).row(i) for i in range(3)]
-    found = []
+    actual = []
     for is_lean in (False, True):
         model.zero_grad(set_to_none=True)
         with Scorer(model, rows, Mechanisms(lean_lora=is_lean)) as scorer:
             assert scorer.is_shared
-            assert scorer.peft_layers == 0
+            layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+            assert [type(layer).__name__.startswith("Lean") for layer in layers] == [is_lean] * len(layers)
             logps = scorer.logps(scorer.lay_out(rows))
             logps.sum().backward()
-        found.append([logps.detach(), *(parameter.grad for parameter in adapter_parameters(model))])
-    for a, b in zip(*found, strict=True):
+        actual.append([logps.detach(), *(parameter.grad for parameter in adapter_parameters(model))])
+    for a, b in zip(*actual, strict=True):
         assert float((a - b).abs().max() / b.abs().max()) < 1e-4
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.telemetry.trackers import Trackers, flat, open_trackers
+from tasks.dpo.telemetry.trackers import Trackers, open_trackers, plain_values
 
 NAMES = ("tensorboard", "wandb", "mlflow", "dvclive")
 CONFIG = {"beta": 0.1, "lora": {"rank": 8, "target_modules": ("q", "v")}, "note": None}
@@ -86,13 +86,11 @@ def test_a_service_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.Lo
         log_two_steps(trackers)
     assert [step for step, _ in broken.rows] == [1]
     assert [step for step, _ in steady.rows] == [1, 2]
-    assert [record.getMessage() for record in caplog.records] == [
-        "broken failed and is left out from here on: the service is gone"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["broken failed and is dropped: the service is gone"]
 
 
 def test_a_nested_config_becomes_dotted_names_with_plain_values():
-    assert flat(CONFIG) == {"beta": 0.1, "lora.rank": 8, "lora.target_modules": "('q', 'v')", "note": "None"}
+    assert plain_values(CONFIG) == {"beta": 0.1, "lora.rank": 8, "lora.target_modules": "('q', 'v')", "note": "None"}
 
 
 @foreign

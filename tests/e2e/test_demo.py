@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import GIT, Checkout
+from tests.rules.edits import EDITS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -68,6 +70,19 @@ def test_in_a_fresh_clone_with_the_remote_nothing_runs(demo: Checkout, tmp_path:
     copy.dvc("pull")
     assert "Data and pipelines are up to date" in copy.dvc("repro").stdout
     assert not (copy.folder / "runs/receipts").exists()
+
+
+def test_a_harmless_edit_runs_again_what_it_can_change_and_no_more(demo: Checkout, tmp_path: Path) -> None:
+    copy = clone(demo, tmp_path / "edits")
+    copy.dvc("pull")
+    for edit in EDITS:
+        path = copy.folder / edit.file
+        before = path.read_bytes()
+        path.write_bytes(before + b"# a comment\n")
+        plan = json.loads(copy.run(sys.executable, "-m", "flows.plan", "--json", check=False).stdout)
+        would_run = {what: tuple(s["stage"] for s in plan if s["forecast"] == what) for what in ("run", "may run")}
+        assert (would_run["run"], would_run["may run"]) == (edit.direct, edit.then), edit.file
+        path.write_bytes(before)
 
 
 def test_with_chosen_and_rejected_swapped_the_gate_refuses(demo: Checkout, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_project.forecast import forecast, own_inputs
+from flows.dvc_project.forecast import forecast, inputs_besides_data
 from flows.plan import markdown, summary
 from tests.flows.conftest import ROOT, dvc, set_param
 
 
-def told(folder: Path) -> list[tuple[str, str, str]]:
+def steps(folder: Path) -> list[tuple[str, str, str]]:
     return [(step.stage, step.forecast, step.why) for step in forecast(folder)]
 
 
@@ -24,10 +24,10 @@ def test_nothing_would_run_where_nothing_changed(project: Path) -> None:
     assert summary(forecast(project)).startswith("nothing would run")
 
 
-def test_staleness_goes_downstream_and_nothing_is_touched(project: Path) -> None:
+def test_stages_after_a_stale_one_are_stale_too_and_no_file_changes(project: Path) -> None:
     set_param(project, "first", 2)
     before = (project / "dvc.lock").read_bytes()
-    assert told(project) == [
+    assert steps(project) == [
         ("first", "run", "first.x: 1 → 2"),
         ("middle", "may run", "after first"),
         ("last", "may run", "after middle"),
@@ -36,10 +36,10 @@ def test_staleness_goes_downstream_and_nothing_is_touched(project: Path) -> None
     assert "| first | would run | first.x: 1 → 2 |" in markdown(forecast(project))
 
 
-def test_a_reason_of_its_own_and_one_from_before_are_both_told(project: Path) -> None:
+def test_a_changed_param_and_a_stale_stage_before_are_both_given_as_reasons(project: Path) -> None:
     set_param(project, "first", 2)
     set_param(project, "middle", 2)
-    assert told(project)[1] == ("middle", "run", "middle.x: 1 → 2; after first")
+    assert steps(project)[1] == ("middle", "run", "middle.x: 1 → 2; after first")
 
 
 def test_a_fresh_clone_without_data_is_not_stale(clone: Path) -> None:
@@ -49,8 +49,8 @@ def test_a_fresh_clone_without_data_is_not_stale(clone: Path) -> None:
 
 def test_a_lost_output_comes_from_the_cache(project: Path) -> None:
     (project / "out" / "middle" / "data.txt").unlink()
-    assert told(project)[1] == ("middle", "restore", "out/middle changed")
-    assert told(project)[2][:2] == ("last", "unchanged")
+    assert steps(project)[1] == ("middle", "restore", "out/middle changed")
+    assert steps(project)[2][:2] == ("last", "unchanged")
 
 
 def test_a_param_that_was_flipped_and_is_flipped_back_comes_from_the_run_cache(project: Path) -> None:
@@ -67,31 +67,31 @@ def test_an_edited_module_makes_every_stage_stale_that_lists_it(clone: Path) -> 
 
 def test_a_stage_that_never_ran_would_run(project: Path) -> None:
     (project / "dvc.lock").unlink()
-    assert told(project)[0] == ("first", "restore", "it has not run here before")
+    assert steps(project)[0] == ("first", "restore", "it has not run here before")
     shutil.rmtree(project / ".dvc" / "cache" / "runs")
-    assert told(project)[0] == ("first", "run", "it has not run here before")
+    assert steps(project)[0] == ("first", "run", "it has not run here before")
 
 
-def test_what_stages_read_besides_data_is_told_without_a_look_at_what_they_made(project: Path, clone: Path) -> None:
-    before, changed = own_inputs(project, "first")
+def test_inputs_besides_data_do_not_depend_on_outputs_or_caches(project: Path, clone: Path) -> None:
+    before, changed = inputs_besides_data(project, "first")
     assert changed == ()
     (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text().replace("[middle]", "[first, middle]"))
     dvc(project, "repro", "--quiet")
-    before, _ = own_inputs(project, "first")
+    before, _ = inputs_besides_data(project, "first")
     set_param(project, "first", 2)
-    assert own_inputs(project, "first") == (before, ()), "they choose among the data, whoever else lists them"
+    assert inputs_besides_data(project, "first") == (before, ()), "they choose among the data, whoever else lists them"
     set_param(project, "middle", 2)
-    after = own_inputs(project, "first")
+    after = inputs_besides_data(project, "first")
     assert (after[0] != before, after[1]) == (True, ("middle",))
     dvc(project, "repro", "--quiet")
-    assert own_inputs(project, "first") == (after[0], ())
+    assert inputs_besides_data(project, "first") == (after[0], ())
     shutil.rmtree(project / "out")
     shutil.rmtree(project / ".dvc/cache")
-    assert own_inputs(project, "first") == (after[0], ())
+    assert inputs_besides_data(project, "first") == (after[0], ())
     (clone / "stage.py").write_text("# edited\n")
-    assert own_inputs(clone, "none")[1] == ("first", "middle", "last")
+    assert inputs_besides_data(clone, "none")[1] == ("first", "middle", "last")
     (clone / "stage.py").unlink()
-    assert own_inputs(clone, "none")[1] == ("first", "middle", "last")
+    assert inputs_besides_data(clone, "none")[1] == ("first", "middle", "last")
 
 
 @pytest.mark.parametrize("case", ["unchanged", "stale", "broken"])

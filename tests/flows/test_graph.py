@@ -1,12 +1,13 @@
-"""What DVC knows of the tiny project before anything runs."""
+"""The stages of the tiny project, and why one is stale."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-from flows.dvc_project.graph import look_at, open_index, stages_in_order
+from flows.dvc_project.graph import open_index, stages_in_order, staleness_of
 from tests.flows.conftest import ROOT, dvc, git, set_param
+from tests.rules.source import STAGES
 
 
 def test_the_stages_come_in_the_order_of_the_data_not_of_the_file(project: Path) -> None:
@@ -16,9 +17,9 @@ def test_the_stages_come_in_the_order_of_the_data_not_of_the_file(project: Path)
     assert [stage.targets for stage in stages] == [("first",), ("middle",), ("last",)]
 
 
-def test_this_projects_nine_stages_come_in_the_order_of_the_design() -> None:
+def test_this_projects_ten_stages_come_in_the_order_of_the_design() -> None:
     names = [stage.name for stage in stages_in_order(ROOT)]
-    assert names == ["base", "ingest", "encode", "reference", "train", "respond", "winrate", "report", "register"]
+    assert names == list(STAGES)
 
 
 def test_a_data_file_tracked_on_its_own_goes_before_the_stage_that_reads_it(project: Path) -> None:
@@ -31,18 +32,18 @@ def test_a_data_file_tracked_on_its_own_goes_before_the_stage_that_reads_it(proj
 
 
 def test_nothing_changed_gives_no_reason(project: Path) -> None:
-    assert [look_at(project, name).why for name in ("first", "middle", "last")] == ["", "", ""]
+    assert [staleness_of(project, name).why for name in ("first", "middle", "last")] == ["", "", ""]
 
 
 def test_a_changed_param_is_named_with_both_values(project: Path) -> None:
     set_param(project, "middle", 2)
-    assert look_at(project, "middle").why == "middle.x: 1 → 2"
+    assert staleness_of(project, "middle").why == "middle.x: 1 → 2"
 
 
 def test_a_changed_module_and_a_missing_output_are_named(project: Path) -> None:
     (project / "stage.py").write_text((project / "stage.py").read_text() + "# edited\n")
     (project / "out" / "first" / "data.txt").unlink()
-    assert look_at(project, "first").why == "stage.py changed; out/first changed"
+    assert staleness_of(project, "first").why == "stage.py changed; out/first changed"
 
 
 def test_more_than_three_reasons_are_counted(project: Path) -> None:
@@ -51,17 +52,17 @@ def test_more_than_three_reasons_are_counted(project: Path) -> None:
     set_param(project, "last", 2)
     (project / "out" / "middle" / "data.txt").write_text("")
     (project / "out" / "last" / "data.txt").write_text("")
-    assert look_at(project, "last").why.endswith("and 2 more")
+    assert staleness_of(project, "last").why.endswith("and 2 more")
 
 
 def test_a_stage_that_never_ran_says_so(project: Path) -> None:
     (project / "dvc.lock").unlink()
-    assert look_at(project, "first").why == "it has not run here before"
+    assert staleness_of(project, "first").why == "it has not run here before"
 
 
 def test_the_cache_is_known_to_hold_the_outputs_or_not(project: Path, clone: Path) -> None:
-    assert look_at(project, "first").is_in_cache
-    assert not look_at(clone, "first").is_in_cache
+    assert staleness_of(project, "first").is_in_cache
+    assert not staleness_of(clone, "first").is_in_cache
 
 
 def test_dvc_sees_a_file_that_is_tracked_in_data_raw_of_this_project(tmp_path: Path) -> None:

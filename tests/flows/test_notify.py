@@ -27,15 +27,15 @@ CustomWebhookNotificationBlock(name="test", url=sys.argv[1], json_data=said).sav
 from prefect.blocks.system import Secret
 Secret(value="x").save("secret", overwrite=True)
 """
-TELL = """
+EMIT = """
 import sys
 from pathlib import Path
 from prefect import flow
-from flows.events import tell_release
+from flows.events import emit_release
 
 @flow(name="pipeline")
 def release():
-    tell_release(Path(sys.argv[1]))
+    emit_release(Path(sys.argv[1]))
 
 release()
 """
@@ -82,8 +82,8 @@ def server(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with running(tmp_path_factory.mktemp("notify") / "prefect") as found:
         python(found, "-c", MAKE_BLOCK, webhook.url)
         for _ in range(2):
-            told = python(found, "-m", "flows.notify", "--block", "custom-webhook/people").stdout
-        assert told == "custom-webhook/people: told of failed runs, of refused and of promoted versions\n"
+            output = python(found, "-m", "flows.notify", "--block", "custom-webhook/people").stdout
+        assert output == "custom-webhook/people: notified of failed runs, refused versions and promoted versions\n"
         yield found
 
 
@@ -109,7 +109,7 @@ def release(server: PrefectServer, folder: Path, promoted: bool) -> None:
     results.mkdir(parents=True)
     (results / "registration.json").write_text(json.dumps(entry))
     (results / "decision.json").write_text(json.dumps(DECISION if promoted else {"reasons": ["12 < 50", "a guard"]}))
-    python(server, "-c", TELL, str(folder))
+    python(server, "-c", EMIT, str(folder))
 
 
 def ended(server: PrefectServer, flow: str, state: str, message: str) -> str:
@@ -133,8 +133,8 @@ def test_a_promotion_arrives_with_version_evidence_and_the_run(
     release(server, tmp_path, promoted=True)
     wait_for(lambda: webhook.of("demo@v4 was promoted"), "the notification", 60)
     (body,) = webhook.of("demo@v4 was promoted")
-    *told, link = body.splitlines()
-    assert told == [
+    *lines, link = body.splitlines()
+    assert lines == [
         "version 1f0c9a2b1f0c",
         "win rate 0.87",
         "lower bound 0.8451",
@@ -177,18 +177,18 @@ def test_a_crash_arrives_and_what_ended_well_or_is_not_ours_does_not(server: Pre
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "error"),
     [
         ("slack-webhook/nobody", "the server has no block slack-webhook/nobody — make it"),
         ("no-type/nobody", "the server has no block no-type/nobody — make it"),
         ("secret/secret", "the block secret/secret sends no notifications — make it"),
-        ("people", "--block people is no TYPE/NAME — give, for example, slack-webhook/releases"),
+        ("people", "--block people is not a TYPE/NAME — give, for example, slack-webhook/releases"),
     ],
 )
-def test_a_block_that_cannot_tell_is_refused_in_one_line(server: PrefectServer, block: str, told: str) -> None:
+def test_a_block_that_cannot_notify_is_refused_in_one_line(server: PrefectServer, block: str, error: str) -> None:
     before = automations(server)
     said = python(server, "-m", "flows.notify", "--block", block, code=1).stderr
-    assert said.startswith(f"error: {told}")
+    assert said.startswith(f"error: {error}")
     assert len(said.splitlines()) == 1
     if "/" in block:
         assert "blocks that notify: custom-webhook/people; types that can: custom-webhook, " in said

@@ -39,5 +39,5 @@ def test_a_runs_page_shows_its_stages_and_artifacts(project: Path, tmp_path: Pat
             assert words in shown, words
         table = server.artifacts(run)["pipeline"]
         shown = read(f"{pages}/artifacts/artifact/{table['id']}", tmp_path / "two")
-        for words in ("What became of each stage", "middle.x: 1 → 2", "out/middle changed"):
+        for words in ("The outcome of each stage", "middle.x: 1 → 2", "out/middle changed"):
             assert words in shown, words

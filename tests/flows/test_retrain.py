@@ -1,4 +1,4 @@
-"""Retraining on new data: found, counted, trained in a worktree, handed on to a branch, and once only."""
+"""Retraining on new data: counted, trained in a worktree, committed to a branch, and only once."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def worktrees(folder: Path) -> list[str]:
 
 def test_without_new_data_nothing_happens(repository: Path) -> None:
     state = look(repository)
-    assert (state.name, state.message) == ("NothingNew", "nothing new: the data are those of dvc.lock")
+    assert (state.name, state.message) == ("NothingNew", "nothing new: the data is that of dvc.lock")
     assert (branches(repository), worktrees(repository)) == ([], [])
 
 
@@ -150,7 +150,7 @@ def test_too_few_new_pairs_wait_for_more(repository: Path) -> None:
     add_pairs(repository, "second", 4)
     save(repository, "Four more pairs")
     state = look(repository)
-    assert (state.name, state.message) == ("NothingNew", "nothing new: 4 new pairs, 5 are asked for")
+    assert (state.name, state.message) == ("NothingNew", "nothing new: 4 new pairs, fewer than 5")
     assert (branches(repository), worktrees(repository)) == ([], [])
 
 
@@ -172,7 +172,7 @@ def test_new_data_are_trained_on_once_and_handed_on(repository: Path, tmp_path: 
     assert said(repository, "status", "--porcelain") == "?? untracked.txt"
     assert worktrees(repository) == []
     again = look(repository)
-    assert (again.name, again.message) == ("NothingNew", f"nothing new: branch {branch} has them already")
+    assert (again.name, again.message) == ("NothingNew", f"nothing new: branch {branch} was trained on it")
     git(repository, "branch", "--delete", "--force", branch)  # as actions/checkout does
     result = look(repository).result()
     assert (result.branch, Path(result.report).is_dir()) == (branch, True), "who hands it on may have died before"
@@ -182,7 +182,7 @@ def test_new_data_are_trained_on_once_and_handed_on(repository: Path, tmp_path: 
     dvc(tmp_path / "work/clone", "pull", "--quiet")
     assert (tmp_path / "work/clone/models/adapter/train.parquet").is_file()
     merged = look(tmp_path / "work/clone")
-    assert merged.message == "nothing new: the data are those of dvc.lock"
+    assert merged.message == "nothing new: the data is that of dvc.lock"
 
 
 def test_the_workflow_finds_what_came_of_a_branch_that_only_origin_has(repository: Path, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_pairs_that_a_branch_was_trained_on_are_not_new_while_it_is_unmerged(
         shutil.rmtree(tmp_path / "work/store")
         assert look(repository).message == "trained: 20 new pairs"
         return
-    assert look(repository).message == "nothing new: 4 new pairs, 5 are asked for"
+    assert look(repository).message == "nothing new: 4 new pairs, fewer than 5"
     assert worktrees(repository) == []
     add_pairs(repository, "fourth", 1)
     save(repository, "And one")
@@ -280,7 +280,7 @@ def test_pairs_of_a_branch_that_is_gone_are_new_again(repository: Path, tmp_path
 def test_a_stage_that_is_stale_by_itself_is_trained_once_where_that_is_asked_for(repository: Path) -> None:
     (repository / "params.yaml").write_text(PARAMS.replace("x: 1", "x: 2"))
     save(repository, "Another x")
-    assert look(repository).message == "nothing new: the data are those of dvc.lock"
+    assert look(repository).message == "nothing new: the data is that of dvc.lock"
     result = look(repository, also_stale=True).result()
     assert (result.status, result.why, result.new_pairs) == ("trained", "stale: train", 0)
     assert branches(repository) == [result.branch]
@@ -290,27 +290,27 @@ def test_a_stage_that_is_stale_by_itself_is_trained_once_where_that_is_asked_for
         "dvc.lock",
     ]
     again = look(repository, also_stale=True).result()
-    assert (again.why, again.branch) == (f"branch {result.branch} has them already", result.branch)
+    assert (again.why, again.branch) == (f"branch {result.branch} was trained on it", result.branch)
     (repository / "train.py").write_text(TRAIN + "# edited\n")
     save(repository, "Code alone, which the plan counts, too")
     assert look(repository, also_stale=True).message == "trained: stale: train"
     (second,) = set(branches(repository)) - {again.branch}
     git(repository, "merge", "--quiet", "--ff-only", second)
     done = look(repository, also_stale=True)
-    assert done.message == "nothing new: the data are those of dvc.lock, and no stage is stale"
+    assert done.message == "nothing new: the data is that of dvc.lock, and no stage is stale"
 
 
 def test_new_data_beside_a_stale_stage_neither_hide_it_nor_count_as_such(repository: Path) -> None:
     add_pairs(repository, "second", 4)
     save(repository, "Four more pairs")
     for _ in range(2):  # the second time `ingest` comes from the run cache
-        assert look(repository, also_stale=True).message == "nothing new: 4 new pairs, 5 are asked for"
+        assert look(repository, also_stale=True).message == "nothing new: 4 new pairs, fewer than 5"
     (repository / "params.yaml").write_text(PARAMS.replace("x: 1", "x: 2"))
     save(repository, "Another x")
     state = look(repository, also_stale=True)
     assert state.message == "trained: 4 new pairs, stale: train"
     assert look(repository, also_stale=True).result().branch == state.result().branch
-    assert look(repository).message == "nothing new: 0 new pairs, 5 are asked for"
+    assert look(repository).message == "nothing new: 0 new pairs, fewer than 5"
 
 
 def test_rows_appended_to_a_versioned_prefix_are_found(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ def test_rows_appended_to_a_versioned_prefix_are_found(repository: Path, monkeyp
         (branch,) = branches(repository)
         changed = said(repository, "show", "--name-only", "--format=", branch).split()
         assert changed == ["data/raw/pairs.dvc", "dvc.lock"]
-        assert look(repository, push=False).message == f"nothing new: branch {branch} has them already"
+        assert look(repository, push=False).message == f"nothing new: branch {branch} was trained on it"
 
 
 def put(server: s3_server.Server, name: str, count: int) -> None:
@@ -344,7 +344,7 @@ def test_the_command_writes_its_summary_and_ends_well(repository: Path, prefect_
     env = {**os.environ, "PREFECT_API_URL": prefect_api}
     done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "s").read_text())["why"] == "the data are those of dvc.lock, and no stage is stale"
+    assert json.loads((tmp_path / "s").read_text())["why"] == "the data is that of dvc.lock, and no stage is stale"
     words = ["--summary", str(tmp_path / "t"), "--repository", str(tmp_path)]
     done = subprocess.run([*command, *words], env=env, check=False)
     assert done.returncode == 1

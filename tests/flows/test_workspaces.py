@@ -16,6 +16,7 @@ from flows.dvc_project import stage_run
 from flows.dvc_project.forecast import forecast
 from flows.dvc_project.graph import stages_in_order
 from flows.git_work import workspaces
+from tasks.telemetry import git_calls
 from tests.flows.conftest import ROOT, git, set_param, wait_for
 
 
@@ -63,7 +64,7 @@ def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
     assert workspaces.worktree(project, "one", "HEAD") == folder, "one that a died run left is taken as it is"
     statuses = [stage_run.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)]
     assert statuses == ["restored"] * 3
-    workspaces.give_up(project, folder)
+    workspaces.remove_worktree(project, folder)
     assert not folder.exists()
     assert (project / "models/registry/mine").exists(), "what was shared stays"
     assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
@@ -74,9 +75,9 @@ def test_what_a_died_run_left_under_runs_goes_along_to_the_next(project: Path) -
     (died / "runs/train").mkdir(parents=True)
     (died / "runs/train/checkpoint").touch()
     fresh = workspaces.worktree(project, "look", "HEAD")
-    moved = workspaces.moved(project, fresh, "data-1")
-    assert moved == died
-    assert (moved / "runs/train/checkpoint").exists()
+    renamed = workspaces.rename_worktree(project, fresh, "data-1")
+    assert renamed == died
+    assert (renamed / "runs/train/checkpoint").exists()
     assert not fresh.exists()
 
 
@@ -124,9 +125,9 @@ def test_what_a_killed_run_left_of_a_worktree_is_in_nobodys_way(project: Path, l
             shutil.rmtree(project / ".git/worktrees" / name)
     fresh = workspaces.worktree(project, "look", "HEAD")
     assert (fresh / "dvc.yaml").is_file()
-    moved = workspaces.moved(project, fresh, "data-1")
-    assert (moved / "dvc.yaml").is_file()
-    workspaces.give_up(project, moved)
+    renamed = workspaces.rename_worktree(project, fresh, "data-1")
+    assert (renamed / "dvc.yaml").is_file()
+    workspaces.remove_worktree(project, renamed)
     assert list((project / "runs/worktrees").iterdir()) == []
 
 
@@ -163,7 +164,7 @@ def test_a_repository_that_git_refuses_is_told_in_one_line(tmp_path: Path) -> No
     from tasks.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match="not a git repository"):
-        workspaces.git(tmp_path, "rev-parse", "HEAD")
+        git_calls.git(tmp_path, "rev-parse", "HEAD")
 
 
 def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path: Path) -> None:
@@ -172,4 +173,4 @@ def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path
 
     assert run_names.about(tmp_path / "no") == ("", "")
     with pytest.raises(ConfigError, match="is no folder"):
-        workspaces.git(tmp_path / "no", "status")
+        git_calls.git(tmp_path / "no", "status")

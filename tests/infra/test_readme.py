@@ -11,14 +11,14 @@ README = (INFRA / "README.md").read_text(encoding="utf-8")
 BY_OTHERS = {"infra/.env"}  # filled in by a user
 
 
-def test_files_that_are_named_are_there() -> None:
+def test_files_that_are_named_exist() -> None:
     named = set(re.findall(r"\b((?:infra|flows|tests)/[\w./-]*\w)", README))
     named |= {
         f"infra/{name}" for name in re.findall(r"`((?:pools|kubernetes|terraform|ci|multi-node)/[\w./-]*)`", README)
     }
     assert len(named) > 10
-    there = {name for name in named if (ROOT / name).exists() or (INFRA / "kubernetes" / name[6:]).exists()}
-    assert named - there <= BY_OTHERS
+    existing = {name for name in named if (ROOT / name).exists() or (INFRA / "kubernetes" / name[6:]).exists()}
+    assert named - existing <= BY_OTHERS
 
 
 def test_links_within_the_page_lead_to_headings() -> None:
@@ -26,10 +26,10 @@ def test_links_within_the_page_lead_to_headings() -> None:
     assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= headings
 
 
-def test_every_pool_is_told_with_the_type_of_its_worker() -> None:
-    told = dict(re.findall(r"work-pool create (\w+) --type (\w+) --base-job-template infra/pools/\1\.json", README))
-    assert told == {"containers": "docker", "cluster": "kubernetes", "ecs": "ecs"}
-    assert {path.stem for path in (INFRA / "pools").glob("*.json")} == set(told)
+def test_every_pool_is_named_with_the_type_of_its_worker() -> None:
+    types = dict(re.findall(r"work-pool create (\w+) --type (\w+) --base-job-template infra/pools/\1\.json", README))
+    assert types == {"containers": "docker", "cluster": "kubernetes", "ecs": "ecs"}
+    assert {path.stem for path in (INFRA / "pools").glob("*.json")} == set(types)
 
 
 def test_every_output_of_terraform_that_is_named_is_one() -> None:

@@ -25,8 +25,8 @@ from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import promote, register, rollback
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.versions.registry import Registry
-from tasks.rowstore import row_store as store_of_rows
 from tasks.rowstore.row_store import RowStore
+from tasks.rowstore.upkeep import compact
 from tests import s3_server
 from tests.core.row_writer import append
 from tests.infra.files import INFRA
@@ -165,9 +165,9 @@ def test_each_role_is_enough_for_what_it_does_and_not_for_what_others_do(
         candidate, evidence = sample(seed, scores_of(80 + seed, losses=20 - seed))
         digests.append(register(registry(), candidate, evidence, "champion", GateConfig()).digest)
     rows = RowStore.open("s3://team-dpo/rows", "reference")
-    monkeypatch.setattr(store_of_rows, "MOST_SEGMENTS", 2)
-    for number in range(3):  # small segments are merged into one, and removed
+    for number in range(3):
         append(rows, np.array([number]))
+    assert compact(rows).merged == 3, "small segments are merged into one, and removed"
     assert len(client().list_objects_v2(Bucket=SETTINGS["bucket"], Prefix="rows/")["Contents"]) == 1
     (tmp_path / "data").write_text("pairs\n")
     for words in (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tasks.registry.cli.diff import compare, flat
+from tasks.registry.cli.diff import compare
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import register
 from tasks.registry.versions.manifest import ADAPTER_CONFIG, LINEAGE, WEIGHTS, Candidate
@@ -84,10 +84,6 @@ def test_bfloat16_weights_are_compared_too(registry: Registry):
     factors = _factors(save_torch(tensors), CONFIG, "x")
     expected = 2.0 * tensors[f"{MODULE}.lora_B.weight"].double().numpy()
     assert np.array_equal(factors[MODULE][0], expected)
-
-
-def test_nested_values_get_dotted_keys():
-    assert flat({"a": {"b": [1, {"c": 2}]}, "d": None}) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}
 
 
 @pytest.fixture

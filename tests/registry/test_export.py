@@ -129,11 +129,11 @@ def test_a_hub_that_refuses_or_is_not_there_is_told_in_a_line(command, released:
     assert (status, "set HF_TOKEN to a token that may write there" in error) == (1, True)
     assert "sesame" not in error
     status, _, error = command("export-hub", "demo", "no such/name/at all")
-    assert (status, "write owner/name" in error) == (1, True)
+    assert (status, "write OWNER/NAME" in error) == (1, True)
     hub.status = None
     for place in ("huggingface_hub.constants.ENDPOINT", "huggingface_hub.hf_api.ENDPOINT"):
         monkeypatch.setattr(place, "http://127.0.0.1:9", raising=False)
     status, _, error = command("export-hub", "demo", "team/demo-adapter")
     assert status == 1
     assert error.splitlines()[-1].startswith("[registry] error: ")
-    assert "the Hub does not answer" in error
+    assert "the Hub (http://127.0.0.1:9) does not answer for team/demo-adapter" in error

@@ -15,7 +15,7 @@ from tasks.registry.release.release import promote, register
 from tasks.registry.versions import pinned
 from tasks.registry.versions.registry import Registry
 from tests.conftest import ROOT
-from tests.registry.samples import BASE, sample, scores_of
+from tests.registry.samples import sample, scores_of
 
 PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -26,38 +26,40 @@ def digest(registry: Registry) -> str:
 
 
 @pytest.mark.parametrize("form", ["registry:demo@{}", "demo@{}", "{}"])
-def test_a_whole_digest_is_read_verified(registry: Registry, digest: str, form: str, tmp_path: Path):
-    found = pinned.read_pinned(form.format(digest), registry.store, "respond.champion")
-    assert (found.name, found.digest, found.base) == ("demo", digest, "b" * 64)
-    found.write(tmp_path)
-    assert (tmp_path / "adapter_model.safetensors").read_bytes() == sample(0)[0].files["adapter_model.safetensors"]
+def test_a_whole_digest_names_a_version(registry: Registry, digest: str, form: str):
+    line, version = pinned.find_version(form.format(digest), registry.store, "respond.champion")
+    assert (line.name, version) == ("demo", digest)
 
 
 @pytest.mark.parametrize("word", ["demo@champion", "registry:demo@v1", "demo", "registry:demo"])
 def test_what_moves_is_refused_with_the_digest_that_it_names_now(registry: Registry, digest: str, word: str):
     said = rf"`respond.champion` is {word}, which may name another version tomorrow — write demo@{digest}"
     with pytest.raises(ConfigError, match=said):
-        pinned.read_pinned(word, registry.store, "respond.champion")
+        pinned.find_version(word, registry.store, "respond.champion")
 
 
 def test_a_digest_that_is_not_there_is_told(registry: Registry, digest: str):
     with pytest.raises(ConfigError, match="holds no version demo@99"):
-        pinned.read_pinned(f"demo@{'9' * 64}", registry.store, "respond.champion")
+        pinned.find_version(f"demo@{'9' * 64}", registry.store, "respond.champion")
 
 
 @pytest.mark.parametrize(
     ("share", "seed", "is_refused"),
     [(0.1, 0, False), (0.05, 0, False), (0.2, 0, True), (0.1, 1, True), (0.05, 1, True), (None, 0, False)],
 )
-def test_a_parent_that_saw_what_is_held_out_now_is_refused(share: float | None, seed: int, is_refused: bool):
-    parent = pinned.PinnedAdapter("demo", "c" * 64, b"", b"", BASE, "ingest: {test_share: 0.1, split_seed: 0}\n")
+def test_a_parent_that_saw_what_is_held_out_now_is_refused(
+    registry: Registry, share: float | None, seed: int, is_refused: bool
+):
+    candidate, evidence = sample(0, scores_of(80, losses=20))
+    candidate.files["params.yaml"] = b"ingest: {test_share: 0.1, split_seed: 0}\n"
+    parent = register(registry, candidate, evidence, "champion", GateConfig()).digest
     ingest = {"split_seed": seed} if share is None else {"test_share": share, "split_seed": seed}
     if not is_refused:
-        parent.refuse_other_split(ingest, "train.init_adapter")
+        pinned.refuse_leaking_split(registry, parent, ingest, "train.init_adapter")
         return
-    told = rf"trained on prompts that are held out here: .* 0.1 with `split_seed` 0, here {share} with {seed}"
-    with pytest.raises(ConfigError, match=told):
-        parent.refuse_other_split(ingest, "train.init_adapter")
+    said = rf"trained on prompts that are held out here: .* 0.1 with `split_seed` 0, here {share} with {seed}"
+    with pytest.raises(ConfigError, match=said):
+        pinned.refuse_leaking_split(registry, parent, ingest, "train.init_adapter")
 
 
 def test_a_key_is_written_and_every_other_byte_stays(tmp_path: Path):

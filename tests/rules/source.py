@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("base", "ingest", "encode", "reference", "train", "respond", "winrate", "report", "register")
-TORCH_FREE = ("ingest", "encode", "winrate", "report", "register")
+STAGES = ("base", "ingest", "encode", "adapters", "reference", "train", "respond", "winrate", "report", "register")
+SECTIONS = tuple(stage for stage in STAGES if stage != "adapters")  # which reads keys of the stages that it serves
+TORCH_FREE = ("ingest", "encode", "adapters", "winrate", "report", "register")
 
 
 def modules(*folders: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The README's tree lists every file of the house, each with a phrase, and none that is not there."""
+"""docs/tree.md lists every file of the house, each with a phrase, and none that is not there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from tests.rules import tree
 from tests.rules.source import ROOT, tracked
 
 HOUSE = ("tasks", "flows")
@@ -14,7 +15,7 @@ HOUSE = ("tasks", "flows")
 def tree_lines(text: str) -> list[str]:
     """The lines of the fenced block under the heading `Tree`."""
     found = re.search(r"^#+ Tree\s*$.*?^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert found, "README.md has no ```text block under a heading `Tree`"
+    assert found, "docs/tree.md has no ```text block under a heading `Tree`"
     return [line for line in found[1].splitlines() if line.strip()]
 
 
@@ -50,12 +51,17 @@ flows/              Prefect
     ]
 
 
-def test_the_readmes_tree_is_true() -> None:
-    listed = dict(entries(tree_lines((ROOT / "README.md").read_text(encoding="utf-8"))))
+def test_the_page_of_rooms_and_files_is_true() -> None:
+    text = tree.PAGE.read_text(encoding="utf-8")
+    listed = dict(entries(tree_lines(text)))
     there = {PurePosixPath(path.relative_to(ROOT).as_posix()) for path in tracked()}
     house = {path for path in there if path.parts[0] in HOUSE and path.name != "__init__.py"}
     missing = sorted(map(str, house - set(listed)))
-    assert missing == [], "the README's tree lacks these"
+    assert missing == [], "docs/tree.md lacks these; run `python -m tests.rules.tree`"
     gone = [str(path) for path in listed if not (ROOT / path).exists()]
-    assert gone == [], "the README's tree names what is not there"
+    assert gone == [], "docs/tree.md names what is not there; run `python -m tests.rules.tree`"
     assert [str(path) for path, phrase in listed.items() if not phrase] == [], "a phrase is missing"
+
+
+def test_the_page_has_each_files_own_sentence_and_the_stages_of_dvc_yaml() -> None:
+    assert tree.PAGE.read_text(encoding="utf-8") == tree.page(), "run `python -m tests.rules.tree`"

@@ -33,6 +33,8 @@ def build(root: Path, pairs: int = 12, base_seed: int = 0) -> Path:
     write_base(root, base_seed)
     write_tokens(root, {"train": tiny.pairs(pairs), "test": tiny.pairs(7, 99)})
     write_params(root)
+    for name in ("init", "champion"):
+        write_no_adapter(root / "data/adapters" / name)
     return root
 
 
@@ -54,6 +56,12 @@ def write_tokens(root: Path, splits: Mapping[str, TokenPairs]) -> None:
         for split, pairs in splits.items():
             with TokenWriter(draft, split) as writer:
                 writer.append(pairs)
+
+
+def write_no_adapter(folder: Path) -> None:
+    """Write what the adapters stage leaves in ``folder`` where params.yaml names no adapter."""
+    with atomic_folder(folder, {"stage": "adapters", "source": None}):
+        pass
 
 
 def write_params(root: Path, runtime: Mapping[str, Any] | None = None, **train: Any) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks.base import BaseConfig, run
+from tasks import base
+from tasks.base import BaseConfig
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError, PipelineError
 from tasks.core.files import digest_of, sha256_file, verify_manifest
@@ -39,6 +40,10 @@ def model(shared: Path, tmp_path: Path) -> Path:
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
+
+
+def run(out: Path, config: BaseConfig) -> dict[str, Any]:
+    return base.run(base.Folders(out), config)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,18 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks import encode
+from tasks import ingest as ingestion
 from tasks.core.errors import ArtifactError, ConfigError, DataError
 from tasks.core.files import atomic_folder
 from tasks.core.params import build, load_params
-from tasks.encode import main, run
+from tasks.encode import main
 from tasks.ingest import IngestConfig
-from tasks.ingest import run as ingest
 from tasks.pairs.encoding.encoder import EncodeConfig
 from tasks.pairs.record.parquet import PairWriter, stored_pairs
 from tasks.pairs.tokens.token_cache import open_tokens
 from tasks.rowstore.row_store import RowStore
 from tests.conftest import ROOT
 from tests.pairs.samples import folder_bytes, pinned_base, read_lines, real_tokenizer, text_rows, write_rows
+
+
+def run(pairs: Path, base: Path, out: Path, config: EncodeConfig, rows: RowStore | None = None) -> dict[str, Any]:
+    return encode.run(encode.Folders(pairs, base, out), config, rows)
+
+
+def ingest(out: Path, config: IngestConfig) -> dict[str, Any]:
+    return ingestion.run(ingestion.Folders(out), config)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +181,10 @@ def test_when_every_row_is_known_the_tokenizer_is_not_even_loaded(pandalm: Path,
 import sys
 from pathlib import Path
 from tasks.rowstore.row_store import RowStore
-from tasks.encode import run
+from tasks.encode import Folders, run
 from tasks.pairs.encoding.encoder import EncodeConfig
 pairs, base, out, rows = map(Path, sys.argv[1:])
-run(pairs, base, out, EncodeConfig(), RowStore.open(rows, "encode"))
+run(Folders(pairs, base, out), EncodeConfig(), RowStore.open(rows, "encode"))
 print([name for name in ("torch", "transformers", "tokenizers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code, *places], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -14,15 +14,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tasks import ingest as stage
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.params import build, load_params
-from tasks.ingest import IngestConfig, run
+from tasks.ingest import IngestConfig
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.pairs.record.parquet import stored_pairs
 from tests.conftest import ROOT
 from tests.pairs.samples import chat, folder_bytes, read_lines, text_rows, write_rows
 
 OUTPUTS = ["manifest.json", "metrics.json", "rejects.jsonl", "test.parquet", "train.parquet"]
+
+
+def run(out: Path, config: IngestConfig) -> dict[str, Any]:
+    return stage.run(stage.Folders(out), config)
 
 
 def ingest(out: Path, *sources: Path | str, **config: Any) -> dict[str, Any]:

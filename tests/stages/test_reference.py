@@ -33,7 +33,8 @@ RUNTIME = tiny.budget(512)
 
 
 def run(root: Path, runtime: RuntimeConfig = RUNTIME, **more: Any) -> dict[str, Any]:
-    folders = reference.Folders(root / "data/tokens", root / "data/base", root / "data/reference")
+    data = root / "data"
+    folders = reference.Folders(data / "tokens", data / "base", data / "adapters/init", data / "reference")
     return reference.run(folders, reference.ReferenceConfig(), runtime, **more)
 
 
@@ -131,13 +132,13 @@ def test_a_failure_in_the_middle_leaves_nothing_and_keeps_what_was(tmp_path: Pat
     manifest = json.loads((root / "data/base/manifest.json").read_text())
     manifest["files"].pop("model.safetensors")  # so that the stage finds out only while it scores
     (root / "data/base/manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="are not numbers"):
+    with pytest.raises(ArtifactError, match="are NaN or inf"):
         run(root)
     assert project.contents(root / "data/reference") == before
     shutil.rmtree(root / "data/reference")
-    with pytest.raises(ArtifactError, match="are not numbers"):
+    with pytest.raises(ArtifactError, match="are NaN or inf"):
         run(root)
-    assert sorted(path.name for path in (root / "data").iterdir()) == ["base", "tokens"]
+    assert sorted(path.name for path in (root / "data").iterdir()) == ["adapters", "base", "tokens"]
 
 
 def test_new_pairs_alone_are_scored_and_the_output_is_that_of_scoring_all(tmp_path: Path):
@@ -147,12 +148,12 @@ def test_new_pairs_alone_are_scored_and_the_output_is_that_of_scoring_all(tmp_pa
     tokens = {"train": tiny.pairs(13), "test": tiny.pairs(7, 99)}  # one more than the project was built with
     shutil.rmtree(root / "data/tokens")
     project.write_tokens(root, tokens)
-    load, loaded = reference._load, []
+    load, loaded = reference.load_reference, []
     try:
-        reference._load = lambda *words: loaded.append(load(*words)) or loaded[-1]
+        reference.load_reference = lambda *words: loaded.append(load(*words)) or loaded[-1]
         run(root, rows=rows_of(root))
     finally:
-        reference._load = load
+        reference.load_reference = load
     new = np.load(root / "data/reference/train.logps.npy")
     assert np.array_equal(new[: len(old)], old)
     assert len(loaded) == 1
@@ -215,7 +216,7 @@ def test_killed_and_run_again_it_scores_what_is_left(tmp_path: Path):
     notes = noted(root)
     assert notes["pairs_from_row_store"] > 0
     assert notes["pairs_scored"] + notes["pairs_from_row_store"] == 407
-    assert sorted(path.name for path in (root / "data").iterdir()) == ["base", "reference", "tokens"]
+    assert sorted(path.name for path in (root / "data").iterdir()) == ["adapters", "base", "reference", "tokens"]
     found = open_scored(
         open_tokens(root / "data/tokens", "train"),
         root / "data/reference",
@@ -301,7 +302,7 @@ def test_a_full_disk_is_one_clear_line_and_no_half_written_folder(
         code, line = fails(monkeypatch, root, capsys)
         assert code == 1
         assert "the disk is full — free some space there and run again" in line
-        assert sorted(path.name for path in disk.iterdir()) == ["base", "filler", "tokens"]
+        assert sorted(path.name for path in disk.iterdir()) == ["adapters", "base", "filler", "tokens"]
     assert json.loads((root / "runs/receipts/reference.json").read_text())["status"] == "storage"
 
 

@@ -65,6 +65,7 @@ def lay(root: Path, wins: int = 80, seed: int = 0) -> Sources:
     pinned = {"kind": "demo", "source": "demo", "revision": None, "digest": "b" * 64}
     folder(places["base"], {"config.json": b"{}"}, stage="base", **pinned)
     folder(places["reference"], {"train.logps.npy": b"numbers"}, stage="reference")
+    folder(root / paths.INIT_ADAPTER, {}, stage="adapters", source=None)
     folder(places["pairs"], {"train.parquet": b"pairs"}, stage="ingest")
     return Sources(**places)
 
@@ -73,7 +74,13 @@ def run_at(root: Path, sources: Sources, config: RegisterConfig = CONFIG, regist
     lock = root / "dvc.lock"
     lock.write_text(LOCK)
     origin = Origin(
-        sources.base, sources.pairs, sources.reference, sources.train_results, lock, root / "receipts", root
+        sources.base,
+        sources.pairs,
+        root / paths.INIT_ADAPTER,
+        sources.train_results,
+        lock,
+        root / "receipts",
+        root,
     )
     config = dataclasses.replace(config, root=str(root / registry))
     return run(sources, root / "out", config, origin, "train: {seed: 7}\n")
@@ -128,8 +135,7 @@ def test_lineage_names_code_data_base_and_every_stages_hashes(tmp_path: Path):
 
 def test_lineage_names_the_parent_the_seeds_and_the_hardware_without_the_hosts_name(tmp_path: Path):
     sources = lay(tmp_path)
-    (sources.reference / "manifest.json").unlink()
-    write_manifest(sources.reference, {"stage": "reference", "init_adapter": f"registry:demo@{'a' * 64}"})
+    write_manifest(tmp_path / paths.INIT_ADAPTER, {"stage": "adapters", "source": f"registry:demo@{'a' * 64}"})
     (tmp_path / "receipts").mkdir()
     machine = {"host": "secret-host", "cpus": 16, "gpus": ["NVIDIA H100"]}
     (tmp_path / "receipts/train.json").write_text(json.dumps({"machine": machine, "ranks": 8}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tasks import respond
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError
 from tasks.core.files import (
+    atomic_folder,
     digest_of,
     pretty_json,
     read_manifest,
@@ -26,15 +28,20 @@ from tasks.core.files import (
     write_text,
 )
 from tasks.core.params import load_section
+from tasks.core.pinned_adapter import CONFIG as CONFIG_FILE
+from tasks.core.pinned_adapter import WEIGHTS, adapter_digest
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.generation import answering
+from tasks.dpo.generation.answers import merge
+from tasks.dpo.generation.held_out import choose_prompts, read_prompts
 from tasks.dpo.generation.sampling import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
 from tasks.dpo.model.adapter import LoraSettings, attach_lora
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.adapter_saving import save_adapter
-from tasks.registry.versions.pinned import PinnedAdapter
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
 from tests.dpo.test_sharding import needs_deepspeed
+from tests.stages import project
 
 CONFIG = RespondConfig(
     max_prompts=None,
@@ -57,12 +64,13 @@ class Inputs:
     tokens: Path
     base: Path
     adapter: Path
+    champion: Path
     out: Path
     work: Path
 
-    def run(self, config: RespondConfig = CONFIG, champion: PinnedAdapter | None = None) -> dict[str, Any]:
-        folders = respond.Folders(self.tokens, self.base, self.adapter, self.out, self.work)
-        return respond.run(folders, config, RUNTIME, champion)
+    def run(self, config: RespondConfig = CONFIG) -> dict[str, Any]:
+        folders = respond.Folders(self.tokens, self.base, self.adapter, self.champion, self.out, self.work)
+        return respond.run(folders, config, RUNTIME)
 
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.out / "responses.jsonl").read_text().split("\n") if line]
@@ -115,16 +123,20 @@ def tokens(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def inputs_in(folder: Path, tokens: Path, pinned: Path, adapter: Path) -> Inputs:
+    project.write_no_adapter(folder / "champion")
+    return Inputs(tokens, pinned, adapter, folder / "champion", folder / "responses", folder / "work")
+
+
 @pytest.fixture
 def inputs(tokens: Path, pinned: Path, adapter: Path, tmp_path: Path) -> Inputs:
-    return Inputs(tokens, pinned, adapter, tmp_path / "responses", tmp_path / "work")
+    return inputs_in(tmp_path, tokens, pinned, adapter)
 
 
 @pytest.fixture(scope="session")
 def finished(tokens: Path, pinned: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     """A finished run, to compare others with."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = Inputs(tokens, pinned, adapter, folder / "responses", folder / "work")
+    done = inputs_in(tmp_path_factory.mktemp("finished"), tokens, pinned, adapter)
     done.run()
     return done
 
@@ -149,14 +161,21 @@ def test_every_side_answers_every_prompt_once_in_order(finished):
     assert not inputs.work.exists() or not any(inputs.work.iterdir())
 
 
-def as_champion(adapter: Path, pinned: Path, base: str | None = None) -> PinnedAdapter:
-    weights, config = ((adapter / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json"))
-    return PinnedAdapter("demo", "c" * 64, weights, config, base or BaseModel.open(pinned).digest)
+CHAMPION = f"registry:demo@{'c' * 64}"
+
+
+def pin_champion(folder: Path, adapter: Path) -> None:
+    """Write ``adapter`` into ``folder`` as the adapters stage does with a version of the registry."""
+    shutil.rmtree(folder, ignore_errors=True)
+    about = {"stage": "adapters", "source": CHAMPION, "digest": adapter_digest(adapter)}
+    with atomic_folder(folder, {**about, "base": None, "name": "demo", "version": "c" * 64}) as draft:
+        for name in (WEIGHTS, CONFIG_FILE):
+            shutil.copy(adapter / name, draft)
 
 
 def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned, inputs, finished, tmp_path):
-    greedy = dataclasses.replace(CONFIG, temperature=0.0)
-    metrics = inputs.run(greedy, as_champion(adapter, pinned))
+    pin_champion(inputs.champion, adapter)
+    metrics = inputs.run(dataclasses.replace(CONFIG, temperature=0.0, champion=CHAMPION))
     sides = ("policy", "reference", "control", "champion")
     assert [(row["prompt_id"], row["side"]) for row in inputs.rows()] == [
         (f"id{i}", side) for i in range(5) for side in sides
@@ -171,15 +190,18 @@ def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned
     idle.mkdir()
     does_nothing = attach_lora(load_base(BaseModel.open(pinned)), LoraSettings(rank=4, alpha=8), seed=0)
     save_adapter(does_nothing, idle, BaseModel.open(pinned))
+    pin_champion(inputs.champion, idle)
     other = dataclasses.replace(inputs, out=tmp_path / "other")
-    other.run(CONFIG, as_champion(idle, pinned))
+    other.run(dataclasses.replace(CONFIG, champion=CHAMPION))
     rows = [row for row in other.rows() if row["side"] != "champion"]
-    assert rows == finished.rows(), "nobody else's answers change because a champion answers, too"
+    assert rows == finished.rows(), "no other side's answers change because a champion answers, too"
 
 
-def test_a_champion_of_another_base_is_refused(adapter, pinned, inputs):
-    with pytest.raises(ConfigError, match=r"`respond.champion`: demo@cccccccccccc was trained on another base"):
-        inputs.run(CONFIG, as_champion(adapter, pinned, base="9" * 64))
+def test_a_champion_that_params_do_not_name_is_refused(adapter, inputs):
+    pin_champion(inputs.champion, adapter)
+    said = r"champion holds the adapter registry:demo@c+, `respond.champion` is null — run `dvc repro adapters`"
+    with pytest.raises(ArtifactError, match=said):
+        inputs.run()
     assert not inputs.out.exists()
 
 
@@ -212,7 +234,7 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
     )
     two = inputs
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.out, two.work)]
+    folders = [str(folder) for folder in (two.tokens, two.base, two.adapter, two.champion, two.out, two.work)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([*command, *folders], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -221,7 +243,7 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
 
 
 def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkeypatch):
-    real, calls = respond.sampling.generate_batch, []
+    real, calls = answering.generate_batch, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
@@ -229,7 +251,7 @@ def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkey
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(respond.sampling, "generate_batch", interrupted)
+    monkeypatch.setattr(answering, "generate_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         inputs.run()
     assert not inputs.out.exists()
@@ -304,19 +326,19 @@ def test_batches_keep_to_the_budget_longest_first():
 
 def test_prompts_are_chosen_by_hash_and_stay_chosen_when_data_grows():
     few, many = ([{"prompt_id": f"p{i}"} for i in range(n)] for n in (50, 60))
-    chosen, later = respond.choose_prompts(few, 20), respond.choose_prompts(many, 20)
+    chosen, later = choose_prompts(few, 20), choose_prompts(many, 20)
     assert len(chosen) == 20
     assert chosen == [row for row in few if row in chosen]
     assert [row for row in later if row in few] == [row for row in chosen if row in later]
-    assert respond.choose_prompts(few, 50) == respond.choose_prompts(few, None) == few
+    assert choose_prompts(few, 50) == choose_prompts(few, None) == few
 
 
 def test_a_missing_or_doubled_answer_is_refused():
     rows = [{"prompt_id": "p", "side": side, "sample": 0} for side in ("policy", "reference", "control")]
-    assert respond.merge(list(reversed(rows)), [{"prompt_id": "p"}], ("policy", "reference", "control"), 1) == rows
+    assert merge(list(reversed(rows)), [{"prompt_id": "p"}], ("policy", "reference", "control"), 1) == rows
     for wrong in (rows[1:], [*rows, rows[0]], [*rows, {**rows[0], "prompt_id": "q"}]):
         with pytest.raises(ArtifactError, match="1 answers are missing, doubled or unasked for"):
-            respond.merge(wrong, [{"prompt_id": "p"}], ("policy", "reference", "control"), 1)
+            merge(wrong, [{"prompt_id": "p"}], ("policy", "reference", "control"), 1)
 
 
 def test_a_prompt_too_long_for_the_model_is_refused_by_id(inputs):
@@ -340,7 +362,7 @@ def test_no_held_out_prompt_is_refused(tmp_path):
     write_text(tmp_path / "prompts.jsonl", "")
     write_manifest(tmp_path, {"stage": "encode"})
     with pytest.raises(DataError, match="no held-out prompt"):
-        respond.read_prompts(tmp_path)
+        read_prompts(tmp_path)
 
 
 @pytest.mark.parametrize(

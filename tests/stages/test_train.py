@@ -38,6 +38,7 @@ def folders(root: Path) -> train.Folders:
         tokens=root / "data/tokens",
         reference=root / "data/reference",
         base=root / "data/base",
+        init_adapter=root / "data/adapters/init",
         adapter=root / "models/adapter",
         results=root / "results/train",
         runs=root / "runs/train",
@@ -46,7 +47,7 @@ def folders(root: Path) -> train.Folders:
 
 def score(root: Path) -> None:
     where = folders(root)
-    at = reference.Folders(where.tokens, where.base, where.reference)
+    at = reference.Folders(where.tokens, where.base, where.init_adapter, where.reference)
     reference.run(at, reference.ReferenceConfig(), RUNTIME)
 
 

@@ -46,7 +46,7 @@ class Inputs:
     out: Path
 
     def run(self, config: WinrateConfig) -> dict:
-        return winrate.run(self.responses, self.tokens, self.pairs, self.out, config)
+        return winrate.run(winrate.Folders(self.responses, self.tokens, self.pairs, self.out), config)
 
     def lines(self, name: str) -> list[dict]:
         return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").split("\n") if line]
@@ -235,7 +235,7 @@ def test_a_torn_line_is_refused_by_file(better, config):
     with (better.responses / "responses.jsonl").open("a") as stream:
         stream.write('{"prompt_id": "p')
     write_manifest(better.responses, {"stage": "respond"})
-    with pytest.raises(ArtifactError, match=r"responses\.jsonl is not as respond writes it"):
+    with pytest.raises(ArtifactError, match=r"line \d+ of .*responses\.jsonl is not JSON"):
         better.run(config)
 
 
@@ -249,7 +249,7 @@ def test_the_stage_needs_no_torch(better):
     code = (
         "import sys; from pathlib import Path; from tasks import winrate; from tasks.core.params import load_section;"
         "a = [Path(p) for p in sys.argv[1:]];"
-        "winrate.run(*a[:4], load_section(a[4], 'winrate', winrate.WinrateConfig));"
+        "winrate.run(winrate.Folders(*a[:4]), load_section(a[4], 'winrate', winrate.WinrateConfig));"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     paths = (better.responses, better.tokens, better.pairs, better.out, _params_file())

@@ -1,9 +1,8 @@
 """The demo's base model: a tiny Llama trained from scratch on the demo's conversations, in fp32 on the CPU.
 
-It reads replies of all styles, few of them good, so it speaks its small world fluently and is good now
-and then by chance: what preference training has to bring out. Only the replies' tokens are scored, for
-what a customer happens to say cannot be foretold, and its noise kept the model from learning to look
-up the customer's product and name in the prompt.
+It is trained on replies of all styles, few of them good: it writes fluently, and well only now and then, which
+preference training has to bring out. The loss is that of the replies' tokens alone. The customer's words cannot be
+predicted, and their noise kept the model from learning to look up product and name in the prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 from tasks.core.section import Section, at_least, between
 from tasks.demo.model.talks import corpus, held_out
 from tasks.demo.model.vocabulary import MAX_TOKENS, Row, encode_talk, train_tokenizer
-from tasks.telemetry.log import progress
+from tasks.telemetry.log import bar
 
 _TOKENIZER_TALKS = 2000
 _HELD_OUT_TALKS = 256
@@ -140,14 +139,16 @@ def fit(model: Any, batches: Sequence[Sequence[Row]], learning_rate: float) -> l
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_peak(step, len(batches)))
     losses = []
     model.train()
-    for rows in progress(batches, "training the demo's base model", unit="step"):
-        loss = _batch_loss(model, rows)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        losses.append(loss.item())
+    with bar("training the demo's base model", total=len(batches), unit="step") as shown:
+        for rows in batches:
+            loss = _batch_loss(model, rows)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(loss.item())
+            shown.update()
     return losses
 
 
@@ -178,7 +179,7 @@ def _batch_loss(model: Any, rows: Sequence[Row]) -> Any:
     width = max(map(len, rows))
     pad = model.config.pad_token_id
     ids = torch.tensor([row.prompt + row.reply + [pad] * (width - len(row)) for row in rows])  # [rows, width]
-    place = torch.arange(1, width)  # of the token that is foretold
+    place = torch.arange(1, width)  # of the token that is predicted
     starts = torch.tensor([[len(row.prompt)] for row in rows])
     ends = torch.tensor([[len(row)] for row in rows])
     is_reply = (place >= starts) & (place < ends)  # [rows, width - 1]

@@ -27,9 +27,10 @@ class Block:
         lengths: Completion tokens of each row, int64 [n].
         begins: Where each row begins in ``flat``, int64 [n].
         flat: float32 [Σ lengths], the log-probabilities, zero where a row is not done.
-        is_done: Which rows are there, bool [n].
-        was_known: Which rows were there before any was scored, with their values on rank 0 alone, bool [n].
-        keys: uint8 [n, 32], or none where nothing is kept.
+        is_done: Which rows have their values, bool [n].
+        was_stored: Which rows the row store had before any was scored, with their values on rank 0 alone, bool [n].
+        is_stored: Which rows the row store has by now, bool [n].
+        keys: The rows' keys in the row store, uint8 [n, 32]; [0, 32] without a store.
     """
 
     def __init__(self, tokens: TokenPairs) -> None:
@@ -38,14 +39,15 @@ class Block:
         self.begins: Rows = np.cumsum(self.lengths) - self.lengths
         self.flat: Logps = np.zeros(int(self.lengths.sum()), np.float32)
         self.is_done: Mask = np.zeros(len(tokens), bool)
-        self.was_known: Mask = np.zeros(len(tokens), bool)
+        self.was_stored: Mask = np.zeros(len(tokens), bool)
+        self.is_stored: Mask = np.zeros(len(tokens), bool)
         self.keys: npt.NDArray[np.uint8] = np.zeros((0, 32), np.uint8)
 
     def put(self, rows: Rows, values: Logps) -> None:
-        """Take over the values of ``rows``, one row after the other; a row with one that is no number is not done."""
+        """Take over the values of ``rows``, one row after the other; rows with a NaN or inf stay missing."""
         lengths = self.lengths[rows]
-        is_good = ragged.sums((~np.isfinite(values)).astype(np.float32), lengths) == 0
-        rows, values = rows[is_good], values[np.repeat(is_good, lengths)]
+        is_finite = ragged.sums((~np.isfinite(values)).astype(np.float32), lengths) == 0
+        rows, values = rows[is_finite], values[np.repeat(is_finite, lengths)]
         self.flat[ragged.spans(self.begins[rows], self.lengths[rows])] = values
         self.is_done[rows] = True
 
@@ -57,7 +59,7 @@ def completion_tokens(tokens: TokenPairs) -> Rows:
 
 
 def cuts(lengths: Rows) -> Iterator[tuple[int, int]]:
-    """Cut rows of so many values into runs [first, last) of at most BLOCK_TOKENS and BLOCK_ROWS; a longer row is alone.
+    """Yield runs [first, last) of rows, of at most BLOCK_TOKENS values and BLOCK_ROWS rows; a longer row is alone.
 
     Args:
         lengths: Values of each row, int64 [n].

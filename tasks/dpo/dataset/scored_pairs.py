@@ -16,9 +16,7 @@ from tasks.core.files import verify_manifest
 from tasks.dpo.dataset.blocks import Logps, Rows, completion_tokens, cuts
 from tasks.pairs.tokens.token_cache import TokenPairs
 
-_SLOTS = 1 << 24  # that are looked through at once
-
-
+_SLOTS = 1 << 24  # log-probabilities that are checked at once
 _AGAIN = "delete data/reference and run `dvc repro reference`"
 
 
@@ -73,7 +71,7 @@ def open_scored(
     folder: Path,
     split: str,
     base_digest: str,
-    init_adapter: str | None = None,
+    adapter_digest: str | None = None,
     compute_dtype: str = "auto",
 ) -> ScoredPairs:
     """Open `data/reference/` beside ``tokens``, memory-mapped.
@@ -83,8 +81,8 @@ def open_scored(
         folder: What the reference stage wrote.
         split: `train` or `test`.
         base_digest: Identity of the pinned base, which the reference must have been computed with.
-        init_adapter: `train.init_adapter`, which it must have been computed with too.
-        compute_dtype: What the base stage says is computed in, as it must have been.
+        adapter_digest: Identity of the adapter in data/adapters/init, likewise; None where there is none.
+        compute_dtype: The base's compute type, likewise.
 
     Raises:
         ArtifactError: It is missing or damaged, was computed for other tokens, another base or another adapter,
@@ -94,12 +92,12 @@ def open_scored(
     inputs = manifest.get("inputs", {})
     if inputs.get("base") != base_digest:
         raise ArtifactError(f"{folder} was computed with another base than data/base pins", _AGAIN)
-    if (found := manifest.get("init_adapter")) != init_adapter:
-        told = f"{folder} was computed with the adapter {found or 'switched off'}"
-        raise ArtifactError(f"{told}, `train.init_adapter` is {init_adapter or 'null'}", "run `dvc repro reference`")
+    if (adapter := inputs.get("adapter")) != adapter_digest:
+        what = f"{folder} was computed with {_shown(adapter)}, data/adapters/init holds {_shown(adapter_digest)}"
+        raise ArtifactError(what, "run `dvc repro reference`")
     if (kind := inputs.get("compute_dtype", "auto")) != compute_dtype:
-        told = f"{folder} was computed with `base.compute_dtype` {kind}, which is {compute_dtype} now"
-        raise ArtifactError(told, "run `dvc repro reference`")
+        what = f"{folder} was computed with `base.compute_dtype` {kind}, which is {compute_dtype} now"
+        raise ArtifactError(what, "run `dvc repro reference`")
     if inputs.get(f"{split}_tokens") != tokens.token_digest():
         raise ArtifactError(f"{folder} was computed for other {split} tokens than data/tokens holds", _AGAIN)
     try:
@@ -110,3 +108,7 @@ def open_scored(
     if holes := sum(int((~np.isfinite(logps[i : i + _SLOTS])).sum()) for i in range(0, len(logps), _SLOTS)):
         raise ArtifactError(f"{folder}/{split}.logps.npy has {holes} empty slots", _AGAIN)
     return scored
+
+
+def _shown(adapter_digest: str | None) -> str:
+    return f"the adapter {adapter_digest[:12]}" if adapter_digest else "no adapter"

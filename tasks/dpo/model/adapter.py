@@ -52,9 +52,13 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
             raise ConfigError(
                 f"`train.lora.target_modules` does not fit the model ({error})", "name its layers"
             ) from None
+
     for name in [] if isinstance(names, str) else names:
-        if not any(f".{found}".endswith(f".{name}") for found in policy.targeted_module_names):
-            raise ConfigError(f"`train.lora.target_modules` names `{name}`, which is no layer of the model", "mend it")
+        if not any(f".{layer}".endswith(f".{name}") for layer in policy.targeted_module_names):
+            raise ConfigError(
+                f"`train.lora.target_modules` names `{name}`, which is no layer of the model", "correct the name"
+            )
+
     for parameter in adapter_parameters(policy):
         parameter.data = parameter.data.float()
     return policy

@@ -17,8 +17,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from tasks.core.errors import ArtifactError, ConfigError
+from tasks.core.pinned_adapter import CONFIG, INIT_KEY, WEIGHTS
 from tasks.dpo.model.adapter import LoraSettings
-from tasks.dpo.model.adapter_files import CONFIG, KEY, WEIGHTS
 
 # What an adapter's config may say otherwise than plain LoRA; all else (DoRA, whole layers beside the adapter, weights
 # that its beginning took out of the base) would not be trained on as it was.
@@ -67,7 +67,7 @@ def load_adapter(model: Any, folder: Path, settings: LoraSettings | None = None)
             policy = get_peft_model(model, config)
         except ValueError as error:
             raise ConfigError(
-                f"`{KEY}`: the adapter does not fit the base ({error})", "give one of this base"
+                f"`{INIT_KEY}`: the adapter does not fit the base ({error})", "give one of this base"
             ) from None
     _check_fit(tensors, get_peft_model_state_dict(policy, save_embedding_layers=False))
     set_peft_model_state_dict(policy, tensors)
@@ -87,14 +87,15 @@ def _read_config(path: Path) -> LoraConfig:
     except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} cannot be read ({error})", "restore the adapter from a copy") from None
     if kind != "LORA":
-        raise ConfigError(f"`{KEY}`: {path} is an adapter of the kind {kind}", "training continues from LoRA adapters")
+        what = f"`{INIT_KEY}`: {path} is an adapter of the kind {kind}"
+        raise ConfigError(what, "training continues from LoRA adapters")
     usual = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
     for name, value in sorted(values.items()):
         is_plain = not value or value == usual.get(name)
         if name == "init_lora_weights":
             is_plain = value in _BEGINNINGS
         if name not in _FREE and not is_plain:
-            told = f"`{KEY}`: the adapter's `{name}` is {str(value)[:60]}"
+            told = f"`{INIT_KEY}`: the adapter's `{name}` is {str(value)[:60]}"
             raise ConfigError(told, "training continues from plain LoRA: merge it into the base")
     known = {name: value for name, value in values.items() if name in usual and name != "auto_mapping"}
     return LoraConfig(**{**known, "init_lora_weights": True, "inference_mode": False})
@@ -107,7 +108,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path} cannot be read ({error})", "restore the adapter from a copy") from None
     bad = [name for name, tensor in sorted(tensors.items()) if not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise ArtifactError(f"{path} holds values that are no numbers, in {bad[0]}", "choose another adapter")
+        raise ArtifactError(f"{path} holds NaN or infinite values, in {bad[0]}", "choose another adapter")
     return tensors
 
 
@@ -122,7 +123,7 @@ def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     ]
     if faults:
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        told = f"`{KEY}`: the adapter does not fit the base: it has {'; '.join(faults[:_SHOWN])}{more}"
+        told = f"`{INIT_KEY}`: the adapter does not fit the base: it has {'; '.join(faults[:_SHOWN])}{more}"
         raise ConfigError(told, "give an adapter of this base")
 
 
@@ -140,14 +141,14 @@ def _refuse_other_shape(config: LoraConfig, targeted: set[str], settings: LoraSe
     """Refuse params that say another shape than the adapter has, which cannot be changed any more."""
     for key, own, said in (("rank", config.r, settings.rank), ("alpha", config.lora_alpha, settings.alpha)):
         if own != said:
-            raise ConfigError(f"`train.lora.{key}` is {said}, the adapter of `{KEY}` has {own}", f"write {own}")
+            raise ConfigError(f"`train.lora.{key}` is {said}, the adapter of `{INIT_KEY}` has {own}", f"write {own}")
     names = settings.target_modules
     wanted = layers if isinstance(names, str) else {n for n in layers | targeted if _is_named(n, names)}
     if wanted != targeted:
         one = sorted(wanted ^ targeted)[0]
         told = f"`train.lora.target_modules` {'names' if one in wanted else 'leaves out'} {one}"
         shown = sorted({name.rpartition(".")[2] for name in targeted})
-        raise ConfigError(f"{told}, unlike the adapter of `{KEY}`", f"name its layers: {', '.join(shown)}")
+        raise ConfigError(f"{told}, unlike the adapter of `{INIT_KEY}`", f"name its layers: {', '.join(shown)}")
 
 
 def _is_named(layer: str, names: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""The policy: a frozen base model with LoRA adapters, loaded, seeded, saved and named."""
+"""Loading the pinned base model: frozen, in evaluation mode, in the type that it computes in."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ _log = log.get_logger(__name__)
 
 
 def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: bool = False) -> Any:
-    """Load the pinned base in evaluation mode, in the type that it computes in, or in 4 bits, as it was pinned.
+    """Load the pinned base, frozen and in evaluation mode, in its compute type, or in 4 bits where it was pinned so.
 
-    By itself that is bfloat16 for CUDA and float32 for a CPU. `base.compute_dtype: bfloat16` is meant for CPUs with
-    bfloat16 products (AVX512_BF16, AMX); others give the same numbers, rounding apart, and take longer than with
-    float32. On a CPU linear layers then multiply in it and all else stays in float32, see
-    :mod:`tasks.dpo.model.cpu_bfloat16`;
-    against float32, on two trained Llamas of 260 and 656 thousand parameters, the log-probability of a token is off
-    by less than 0.03 on average and 0.4 at most, that of an answer by less than 0.8 of 80. The first step's margins
-    are 0 all the same, for reference and policy are off alike.
+    The default compute type is bfloat16 on CUDA and float32 on a CPU. `base.compute_dtype: bfloat16` is meant for CPUs
+    with bfloat16 products (AVX512_BF16, AMX). Other CPUs give the same numbers up to rounding, and take longer than
+    in float32. On a CPU, linear layers then multiply in bfloat16 and everything else stays in float32
+    (:mod:`tasks.dpo.model.cpu_bfloat16`). Against float32, on two trained Llamas of 260 and 656 thousand parameters,
+    a token's log-probability is off by less than 0.03 on average and 0.4 at most, a completion's by less than 0.8 of
+    80. The first step's margins are 0 all the same, for reference and policy are off by the same amount.
 
     Args:
         base: What the base stage pinned.
         device: Where the model will compute.
-        is_sharded: Leave it on the CPU: :func:`tasks.dpo.model.sharding.place` moves to the device what belongs there.
-            Weights whose files are in that type take no memory of the process, however many ranks load them.
+        is_sharded: Leave the model on the CPU; :func:`tasks.dpo.model.sharding.place` moves this rank's part of it to
+            the device. Weights whose files have the compute type are mapped from the files, one copy for all ranks.
 
     Raises:
         ArtifactError: The files that the base stage pinned do not load.
-        ConfigError: The base is quantised, which is not possible here, or is to be sharded too.
+        ConfigError: The base is quantised, and 4 bits do not work here, or it would be sharded too.
     """
     if is_sharded and base.quantise != "none":
         raise quantised_and_sharded()
+
     kind = torch.device(device).type
     dtype = getattr(torch, base.dtype_on(kind))
     if kind == "cpu" and dtype == torch.bfloat16 and not has_bfloat16_products():
         _log.info("`base.compute_dtype` is bfloat16, and this CPU has no products in it: slow, slower than in float32")
+
     options = loading_options(base, device, dtype)
     is_mixed = kind == "cpu" and dtype == torch.bfloat16 and base.quantise == "none"
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.revision or "main",
-            dtype="auto" if is_mixed else dtype,  # what stays in float32 is not to be rounded before
+            dtype="auto" if is_mixed else dtype,  # weights that stay in float32 must not be rounded first
             use_safetensors=True,
             output_loading_info=True,
             **options,
@@ -64,6 +65,7 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: b
             f"the base model {base.source} has no weights for {', '.join(missing[:3])}, which would be random",
             "give a causal language model as `base.source`",
         )
+
     model.config.use_cache = False
     model.requires_grad_(False).eval()
     if is_mixed:

@@ -1,9 +1,9 @@
 """Mixed precision on a CPU: linear layers multiply in bfloat16, and everything else stays in float32.
 
-A CPU with products in bfloat16 (AVX512_BF16, AMX, Arm's BF16) does about twice as many operations a second in them.
-What is no product gains nothing there, for its kernels widen to float32 and narrow again, and loses digits. So the
-frozen weights of linear layers are held in bfloat16, their inputs are rounded on the way in, and embeddings, norms,
-residual sums, attention, the head's logits and adapters are float32. Each product adds up in float32.
+A CPU with bfloat16 products (AVX512_BF16, AMX, Arm's BF16) does about twice as many operations a second in them. Other
+operations gain nothing, for their kernels widen to float32 and narrow again, and they lose digits. So the frozen
+weights of linear layers are stored in bfloat16 and their inputs are rounded to it, while embeddings, norms, residual
+sums, attention, the head's logits and the adapters are float32. Each product accumulates in float32.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# oneDNN makes machine code for each shape of a product and keeps it, which takes as long as the product itself: rows
-# are filled up to a multiple of so many, or to a power of two below, so that there are few shapes.
+# oneDNN compiles machine code for each shape of a product and caches it, which takes as long as the product itself. So
+# rows are padded to a multiple of this many, or to a power of two below it, and there are few shapes.
 _ROWS = 64
 
 
 def as_factor(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``rows`` [T, n] in the type of a product's factors; in bfloat16 on a CPU there may be zeros below them."""
+    """Return ``rows`` [T, n] in the type of a product's factors, [T or more, n].
+
+    In bfloat16 on a CPU, rows of zeros are added at the end.
+    """
     if rows.dtype == dtype or rows.device.type != "cpu":
         return rows.to(dtype)
     count, width = rows.shape
-    filled = -(-count // _ROWS) * _ROWS if count > _ROWS else 1 << max(0, count - 1).bit_length()
-    factor = torch.empty(filled, width, dtype=dtype)
+    padded = -(-count // _ROWS) * _ROWS if count > _ROWS else 1 << max(0, count - 1).bit_length()
+    factor = torch.empty(padded, width, dtype=dtype)
     factor[:count].copy_(rows)
     factor[count:].zero_()
     return factor
@@ -42,7 +45,7 @@ class MixedLinear(torch.nn.Linear):
 
 
 def mix(model: Any) -> None:
-    """Hold the frozen linear layers of ``model`` in bfloat16, all but the head, and everything else in float32."""
+    """Convert the frozen linear layers of ``model`` to bfloat16, all but the head, and everything else to float32."""
     head = model.get_output_embeddings()
     for module in model.modules():
         is_linear = type(module) is torch.nn.Linear and module is not head
@@ -54,7 +57,7 @@ def mix(model: Any) -> None:
 
 
 def product_type(model: Any) -> torch.dtype:
-    """Return the type that most of a model's products are in: that of its linear layers' weights, where they are mixed.
+    """Return the type of most of a model's products; in a mixed model, that of its linear layers' weights.
 
     Args:
         model: A causal language model, bare or with adapters.
@@ -65,7 +68,7 @@ def product_type(model: Any) -> torch.dtype:
 
 
 def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in float32, accumulated and kept so, whatever the factors' type."""
+    """Return left @ right, accumulated and returned in float32, whatever the factors' type."""
     if left.dtype == torch.float32:
         return left @ right
     if left.device.type == "cuda":
@@ -73,6 +76,6 @@ def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float()
 
 
-def product_of_slopes(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in float32, accumulated so; a CPU's products in bfloat16 round what they give to it once."""
+def product_for_gradients(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right in float32, accumulated in it; on a CPU a bfloat16 product rounds its result once."""
     return (left @ right).float() if left.device.type == "cpu" else product_in_float32(left, right)

@@ -13,7 +13,7 @@ from tasks.core.runtime import RuntimeConfig
 T = TypeVar("T")
 
 
-def accelerator(runtime: RuntimeConfig) -> Accelerator:
+def open_accelerator(runtime: RuntimeConfig) -> Accelerator:
     """Return accelerate's view of this process: its device and its ranks.
 
     Without mixed precision: models are loaded in the type that they compute in, so there is nothing to cast.
@@ -21,25 +21,25 @@ def accelerator(runtime: RuntimeConfig) -> Accelerator:
     return Accelerator(cpu=not (runtime.device == "auto" and torch.cuda.is_available()))
 
 
-def sum_over_ranks(device: Accelerator, tensor: Tensor) -> Tensor:
+def sum_over_ranks(accelerator: Accelerator, tensor: Tensor) -> Tensor:
     """Return the element-wise sum of ``tensor`` over all ranks, the same on each."""
-    if device.num_processes == 1:
+    if accelerator.num_processes == 1:
         return tensor
-    summed: Tensor = device.reduce(tensor, reduction="sum")
+    summed: Tensor = accelerator.reduce(tensor, reduction="sum")
     return summed
 
 
-def on_any_rank(device: Accelerator, flag: bool) -> bool:
+def on_any_rank(accelerator: Accelerator, flag: bool) -> bool:
     """Tell on every rank whether ``flag`` is set on any."""
-    return bool(sum_over_ranks(device, torch.tensor([float(flag)], device=device.device)) > 0)
+    return bool(sum_over_ranks(accelerator, torch.tensor([float(flag)], device=accelerator.device)) > 0)
 
 
 def on_all_ranks(flag: bool, device: torch.device) -> bool:
-    """Tell on every rank whether ``flag`` is set on all; for those who know no accelerator.
+    """Tell on every rank whether ``flag`` is set on all; for callers without an accelerator.
 
     Args:
-        flag: This rank's.
-        device: This rank's too.
+        flag: This rank's flag.
+        device: This rank's device.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return flag
@@ -48,15 +48,15 @@ def on_all_ranks(flag: bool, device: torch.device) -> bool:
     return bool(flags > 0)
 
 
-def from_main(device: Accelerator, item: T) -> T:
-    """Return rank 0's ``item`` on every rank; the others' own is ignored."""
-    if device.num_processes == 1:
+def from_main(accelerator: Accelerator, item: T) -> T:
+    """Return rank 0's ``item`` on every rank; what the other ranks give is ignored."""
+    if accelerator.num_processes == 1:
         return item
     items = [item]
     torch.distributed.broadcast_object_list(items, src=0)
     return items[0]
 
 
-def all_done(device: Accelerator) -> None:
+def all_done(accelerator: Accelerator) -> None:
     """Wait until every rank is here, so that none leaves while another still writes."""
-    device.wait_for_everyone()
+    accelerator.wait_for_everyone()

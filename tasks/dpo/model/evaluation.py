@@ -1,4 +1,4 @@
-"""Evaluation mode for a while: what measures a model must not leave it in another mode than it found it in."""
+"""Evaluation mode for a block: code that measures a model must leave every module in the mode that it had."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def evaluation_mode(model: Any) -> Iterator[None]:
-    """Put every module in evaluation mode for a block, then each back in the mode that it had."""
+    """Put every module in evaluation mode for a block, then restore each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

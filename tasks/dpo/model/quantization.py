@@ -1,7 +1,7 @@
-"""Bases in four bits (NF4, arXiv:2305.14314): how they are loaded, and what says that they cannot be here.
+"""Bases in four bits (NF4, arXiv:2305.14314): how they are loaded, and the error where they cannot be.
 
-Which weights are quantised is a fact of the base (`base.quantise`), for the reference and the policy must stand on
-the same ones. bitsandbytes does it, an optional package: nothing else here needs it.
+Quantisation belongs to the base (`base.quantise`), for reference and policy must have the same weights. It needs
+bitsandbytes, an optional package that nothing else here needs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _INSTALL = "`pip install 'bitsandbytes>=0.48'`"
 
 
 def loading_options(base: BaseModel, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what `from_pretrained` needs beside the usual for this base; nothing for one in full precision.
+    """Return the further arguments of `from_pretrained` for this base; none for one in full precision.
 
     Args:
         base: The pinned base.
-        device: Where its weights go: 4-bit ones are made there.
-        dtype: What is computed in; the weights' scales are in it after a second quantisation of their own.
+        device: Where the 4-bit weights are made.
+        dtype: The compute type. The weights' scales, which are quantised themselves, have it once dequantised.
 
     Raises:
         ConfigError: bitsandbytes is missing, or does not work on the device.
@@ -44,29 +44,35 @@ def loading_options(base: BaseModel, device: torch.device | str, dtype: torch.dt
 
 
 def _refuse_unless_it_works(kind: str, device: torch.device) -> None:
-    """Quantise a few numbers on the device, which is where a wrong build shows."""
+    """Quantise a few numbers on the device, where a wrong build of bitsandbytes fails.
+
+    Raises:
+        ConfigError: bitsandbytes is missing, or gives an error or wrong numbers.
+    """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"`base.quantise` is {kind}, and bitsandbytes is not installed", f"{_INSTALL}, or set none")
+
     try:
         functional = importlib.import_module("bitsandbytes.functional")
         numbers = torch.linspace(-1, 1, 256, device=device)
-        found = functional.dequantize_4bit(
+        decoded = functional.dequantize_4bit(
             *functional.quantize_4bit(numbers, quant_type=kind, compress_statistics=True)
         )
-        is_right = float((found - numbers).abs().max()) < 0.2  # half the widest gap between two levels of nf4 is 0.15
-        told = "" if is_right else "what comes back is not what went in"
+        is_right = float((decoded - numbers).abs().max()) < 0.2  # half the widest gap between two levels of nf4 is 0.15
+        fault = "" if is_right else "dequantised numbers are not the ones that were quantised"
     except (ImportError, OSError, RuntimeError, AttributeError, AssertionError) as error:
-        told = str(error).partition("\n")[0] or type(error).__name__
-    if told:
+        fault = str(error).partition("\n")[0] or type(error).__name__
+
+    if fault:
         raise ConfigError(
-            f"`base.quantise` is {kind}, and bitsandbytes does not work on {device.type} here ({told})",
+            f"`base.quantise` is {kind}, and bitsandbytes does not work on {device.type} here ({fault})",
             f"{_INSTALL} for this machine, or set none",
         )
 
 
 def quantised_and_sharded() -> ConfigError:
-    """Say that 4-bit weights cannot be cut into the parts that ranks keep."""
+    """Return the error for 4-bit weights, which cannot be sharded."""
     return ConfigError(
-        "`runtime.sharding` is to cut the base's weights, and the base is quantised",
+        "`runtime.sharding` would shard the base's weights, and the base is quantised",
         "set `base.quantise: none`, or `runtime.sharding: none`",
     )

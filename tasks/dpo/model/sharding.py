@@ -1,13 +1,12 @@
-"""A base that does not fit on one GPU: its frozen weights shared out over the ranks, by FSDP2 or by DeepSpeed's ZeRO.
+"""A base that does not fit on one GPU: its frozen weights sharded over the ranks, by FSDP2 or by DeepSpeed's ZeRO.
 
-Only the decoder layers' own weights are: a rank keeps its part of each and gathers a layer's for as long as the
-layer computes. Embeddings, the last norm and the head stay whole on every rank, for the head is used by its
-weight, and so do the adapters, whose gradients the trainer sums once a step as ever. So every number is what it
-would be on one GPU, and nothing is summed but adapters.
+Only the base weights of the decoder layers are sharded. Each rank stores its shard of every layer, and an all-gather
+makes a layer whole for as long as it computes. Embeddings, the last norm and the head stay whole on every rank, for
+the head's weight is used directly; so do the adapters, whose gradients the trainer sums over ranks once a step. So
+every number is the one of a single GPU, and only adapter gradients are reduced.
 
-To gather takes all ranks. So all do the same number of passes: a rank with fewer micro-batches than another goes
-through its smallest row again, and lets nothing of it count. And no rank can do a part again by itself when its
-memory runs out.
+All-gather is collective, so ranks with fewer micro-batches run dummy ones: their smallest row again, left out of every
+sum. For the same reason no rank can repeat a micro-batch by itself when it runs out of memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.model import deepspeed_zero3
-from tasks.dpo.model.anatomy import body_of, decoder_layers
+from tasks.dpo.model.anatomy import bare_model, body_of, decoder_layers
 from tasks.dpo.model.quantization import quantised_and_sharded
 from tasks.telemetry import log
 
@@ -29,10 +28,10 @@ _log = log.get_logger(__name__)
 
 
 def is_wanted(runtime: RuntimeConfig, accelerator: Accelerator) -> bool:
-    """Tell whether the base is to be shared out; it then has to be loaded on the CPU.
+    """Tell whether the base will be sharded; it then has to be loaded on the CPU.
 
     Raises:
-        ConfigError: DeepSpeed is to do it, and is missing or too old.
+        ConfigError: DeepSpeed would shard it, and is missing or too old.
     """
     if runtime.sharding == "none" or accelerator.num_processes == 1:
         return False
@@ -42,63 +41,67 @@ def is_wanted(runtime: RuntimeConfig, accelerator: Accelerator) -> bool:
 
 
 def place(model: Any, accelerator: Accelerator, runtime: RuntimeConfig) -> Any:
-    """Put ``model`` on this rank's device, whole or its part of it; return it.
+    """Move ``model`` to this rank's device, whole or as this rank's shards; return it.
 
     Raises:
-        ConfigError: It is to be sharded and is quantised, or DeepSpeed is to do it and is not there.
+        ConfigError: It would be sharded and is quantised, or DeepSpeed would shard it and is missing or too old.
     """
     if runtime.sharding != "none" and not is_sharded(model):
         if accelerator.num_processes > 1:
             shard_frozen(model, accelerator, runtime.sharding)
         else:
-            _log.info("`runtime.sharding` has nothing to share out: this is the only rank")
+            _log.info("`runtime.sharding` has no effect: this is the only rank")
     return model.to(accelerator.device)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Tell whether :func:`shard_frozen` was called for ``model``."""
-    return any(isinstance(module, FSDPModule) for module in model.modules()) or deepspeed_zero3.is_shared_out(model)
+    return any(isinstance(module, FSDPModule) for module in model.modules()) or deepspeed_zero3.is_sharded(model)
 
 
 def shard_frozen(model: Any, accelerator: Accelerator, by: Literal["fsdp", "deepspeed"] = "fsdp") -> None:
-    """Share the decoder layers' frozen weights out over all ranks, in place; every rank calls it.
+    """Shard the decoder layers' frozen weights over all ranks, in place; every rank must call it.
 
-    A model on the CPU moves to the device layer by layer, so that a device never holds more than one layer whole.
-    The weights there are views of the files, one copy in memory for all ranks of a machine, as long as the files
-    have the type that is computed in.
+    A model on the CPU moves to the device layer by layer, so a device never holds more than one whole layer. On the
+    CPU its weights are memory-mapped from the files, one copy for all ranks of a machine, where the files have the
+    compute type.
 
     Args:
         model: A causal language model, bare or with adapters, the same on every rank.
-        accelerator: This rank's device and the others.
-        by: Who cuts and gathers.
+        accelerator: This rank's device, and the number of ranks.
+        by: The library that shards and gathers.
 
     Raises:
-        ConfigError: The model is quantised: its weights cannot be cut. Or DeepSpeed is to do it and is not there.
+        ConfigError: The model is quantised, so its weights cannot be sharded; or DeepSpeed is missing or too old.
     """
     if getattr(model, "is_quantized", False):
         raise quantised_and_sharded()
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    inner = bare_model(model)
     body = body_of(inner) or inner
     layers = decoder_layers(body)
     if by == "deepspeed":
-        deepspeed_zero3.share_out([(layer, _frozen(layer)) for layer in layers], accelerator.device)
+        deepspeed_zero3.shard([(layer, _frozen(layer)) for layer in layers], accelerator.device)
     else:
         _by_fsdp(model, body, layers, accelerator)
-    _log.info("the weights of %d layers are shared out over %d ranks", len(layers), accelerator.num_processes)
+    _log.info("the weights of %d layers are sharded over %d ranks", len(layers), accelerator.num_processes)
 
 
 def _by_fsdp(model: Any, body: Any, layers: list[torch.nn.Module], accelerator: Accelerator) -> None:
-    ours = {parameter for layer in layers for parameter in _frozen(layer)}
-    kept = {parameter for parameter in model.parameters() if parameter not in ours}
+    sharded = {parameter for layer in layers for parameter in _frozen(layer)}
+    whole = {parameter for parameter in model.parameters() if parameter not in sharded}
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    shards = [fully_shard(layer, mesh=mesh, ignored_params=kept) for layer in layers]
-    fully_shard(body, mesh=mesh, ignored_params=kept)  # owns nothing, but has the next layer gathered in time
+    shards = [fully_shard(layer, mesh=mesh, ignored_params=whole) for layer in layers]
+    fully_shard(
+        body, mesh=mesh, ignored_params=whole
+    )  # shards nothing itself; it prefetches the next layer's all-gather
+
     for shard in shards:
-        # the first gathering makes the tensors that all others fill: those of inference mode could not be trained on
+        # the first all-gather allocates the tensors that later ones fill; made in inference mode, they could not train
         shard.unshard()
         shard.reshard()
 
 
 def _frozen(layer: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the base's own parameters of a layer; an adapter's may be frozen too."""
+    """Return a layer's base weights; an adapter's parameters may be frozen too, and are left out."""
     return [p for name, p in layer.named_parameters() if not p.requires_grad and "lora_" not in name]

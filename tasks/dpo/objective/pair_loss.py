@@ -1,17 +1,18 @@
-"""The objective of a run: which losses, how they are weighted, and what they remember from step to step.
+"""The objective of a run: which losses, with which weights, and the running means that they keep.
 
-``ObjectiveConfig`` is the mapping `train.objective` of params.yaml and refuses what a loss would silently
+``ObjectiveConfig`` is the mapping `train.objective` of params.yaml and refuses settings that a loss would silently
 ignore; ``PairLoss`` applies it to the sums of log-probabilities of some pairs.
 
-Where TRL 1.16's DPOTrainer has a loss, ours equals it. TRL and the papers differ, and so do we, in this:
+Where TRL 1.16's DPOTrainer has a loss, ours equals it, except where this list says otherwise; the list also says
+where TRL differs from the papers:
 
 - `ipo` takes token means where its paper writes sums; so do TRL and the paper's authors in their experiments.
 - `bco_pair` has no reward shift in TRL; the paper's is `bco_momentum` below 1, and 1 is as TRL.
-- `alpha` of the divergences counts as TRL does: it is 1 - α of the f-DPO paper.
+- The divergence `alpha` has TRL's α, which is 1 - α of the f-DPO paper.
 - `label_smoothing` does nothing to TRL's `sigmoid` and `sigmoid_norm`; here it is conservative DPO's.
-- WPO's weight is at most 1, as its authors have it; TRL 1.16 lost the bound. TRL weighs `sft` too, we do not.
+- WPO's weight is at most 1, as in its authors' code; TRL 1.16 has no bound. TRL also weights `sft`, we do not.
 - `aot`, `aot_unpaired` sort, and `sft` averages, over the global step; in TRL over each device's micro-batch.
-- `forward_kl` stops at e^80 where TRL overflows; TRL's `alpha` stops there too.
+- `forward_kl` is clamped at e^80 where TRL overflows; TRL clamps `alpha` there too.
 
 Shape suffix: ``_n`` is one number a pair, float64; log-probabilities in nats.
 """
@@ -79,17 +80,17 @@ class ObjectiveConfig(Section, path="train.objective"):
 
 @dataclasses.dataclass(frozen=True)
 class PairScores:
-    """What the losses see of n pairs, each field float64 [n] or absent.
+    """What the losses take of n pairs, each field float64 [n] or absent.
 
     Attributes:
-        policy_chosen: Σ log π over the chosen completion's tokens, differentiable; weighted where LD-DPO is on.
+        policy_chosen: Σ log π over the chosen completion's tokens, differentiable; with LD-DPO's token weights.
         policy_rejected: The same of the rejected completion.
         reference_chosen: The same under the reference, with the same token weights.
         reference_rejected: The same.
         chosen_tokens: Tokens of the chosen completion, all of them.
         rejected_tokens: Tokens of the rejected one.
         weight: The data's weight of each pair, for running means; absent is 1.
-        margin: By how much reward β h is to exceed 0, the data's column; absent is 0.
+        margin: The reward that β h must exceed, the data's column; absent is 0.
         wpo_chosen: a of :func:`tasks.dpo.objective.losses.alignment_weights` for chosen, where WPO is on.
         wpo_rejected: The same of the rejected one.
     """
@@ -110,11 +111,11 @@ class PairLoss:
     """The losses of pairs under one configuration; it holds no state but that configuration.
 
     Attributes:
-        config: What it was made from.
+        config: Which losses, and their settings.
         needs_whole_step: Whether :meth:`losses` must see all pairs of an optimizer step at once, of all
             ranks and in the plan's order: the loss sorts them, or takes a mean over them.
         nll_weight: Weight of the chosen completions' mean negative log-likelihood, that of `sft` included;
-            the trainer adds this term, for it is a mean over tokens and not over pairs.
+            the trainer adds this term, because it is a mean over tokens and not over pairs.
     """
 
     def __init__(self, config: ObjectiveConfig) -> None:
@@ -122,45 +123,45 @@ class PairLoss:
         mix = config.mix
         self.nll_weight = config.nll_weight + mix.pop("sft", 0.0)
         self._mix = mix
-        self._score = divergence_score(config.divergence, config.divergence_alpha)
-        self._is_moving = config.adaptive_beta_gain > 0 or config.bco_momentum < 1
-        self.needs_whole_step = self._is_moving or not SORTED.isdisjoint(mix)
+        self._divergence_score = divergence_score(config.divergence, config.divergence_alpha)
+        self._has_running_means = config.adaptive_beta_gain > 0 or config.bco_momentum < 1
+        self.needs_whole_step = self._has_running_means or not SORTED.isdisjoint(mix)
 
     @property
     def takes_margin(self) -> bool:
-        """Whether the data's margins mean something to every loss of the mix."""
+        """Whether every loss of the mix uses the data's margins."""
         return bool(self._mix) and self._mix.keys() <= SHIFTED
 
     @property
     def takes_weight(self) -> bool:
-        """Whether the data's weights do: in a sorted loss no number belongs to one pair."""
+        """Whether every loss of the mix uses the data's weights: in a sorted loss no number belongs to one pair."""
         return SORTED.isdisjoint(self._mix)
 
     def check_columns(self, has_weights: bool, has_margins: bool) -> None:
-        """Refuse data columns that the losses would ignore; ask once, before training.
+        """Refuse data columns that the losses would ignore; call it once, before training.
 
         Args:
             has_weights: Whether any pair's weight differs from 1.
             has_margins: Whether any pair's margin differs from 0.
 
         Raises:
-            ConfigError: Naming the losses that have no place for the column.
+            ConfigError: Naming the losses that cannot use the column.
         """
-        for has, takes, column, able in (
-            (has_weights, self.takes_weight, "weights", LOSSES.keys() - SORTED),
+        for is_given, is_used, column, able in (
+            (has_weights, self.takes_weight, "weights", frozenset(LOSSES) - SORTED),
             (has_margins, self.takes_margin, "margins", SHIFTED),
         ):
-            if has and not takes:
-                deaf = _list(self._mix.keys() - able) or "sft"
+            if is_given and not is_used:
+                unable = _list(self._mix.keys() - able) or "sft"
                 raise ConfigError(
-                    f"`train.objective.loss` is {deaf}, which has no place for the {column} in the data",
+                    f"`train.objective.loss` is {unable}, which has no place for the {column} in the data",
                     f"drop that column, or choose among: {_list(able)}",
                 )
 
     def state0(self) -> Tensor:
         """Return the state before the first step, float64 [2]: running mean margin in nats, running mean reward.
 
-        It belongs into checkpoints, and onto the scores' device.
+        The caller moves it to the scores' device and saves it with checkpoints.
         """
         return torch.zeros(2, dtype=torch.float64)
 
@@ -168,114 +169,104 @@ class PairLoss:
         """Return the loss of each pair, float64 [n], without the data's weights, and the state after the step.
 
         Pure. A loss that sorts gives n numbers of which only the sum has a meaning. Where
-        ``needs_whole_step`` is false the state comes back as it was, however the pairs are split. For a
+        ``needs_whole_step`` is false the state is returned unchanged, however the pairs are split. For a
         held-out set give all its pairs with the state of training, and drop the new one.
         """
+        config = self.config
         chosen_n = scores.policy_chosen.double() - scores.reference_chosen
         rejected_n = scores.policy_rejected.double() - scores.reference_rejected
-        moment = self._moment(chosen_n.detach(), rejected_n.detach(), scores.weight, state)
-        terms = self._terms(chosen_n, rejected_n, scores, moment)
+        beta, shift, state = self._running_means(chosen_n.detach(), rejected_n.detach(), scores.weight, state)
+        margin_n, mean_margin_n = self._margins(chosen_n, rejected_n, beta, scores)
+
         total_n = torch.zeros_like(chosen_n)
         for name, weight in self._mix.items():
-            total_n = total_n + weight * LOSSES[name](terms)
-        if self.config.wpo:
+            if name in OF_MARGIN:
+                loss_n = OF_MARGIN[name](mean_margin_n if name in OF_TOKEN_MEANS else margin_n, beta, config)
+            elif name in OF_LOG_RATIOS:
+                loss_n = OF_LOG_RATIOS[name](chosen_n, rejected_n, beta, shift, config)
+            else:  # aot, which compares two distributions of margins
+                policy_margin_n = scores.policy_chosen.double() - scores.policy_rejected
+                reference_margin_n = scores.reference_chosen.double() - scores.reference_rejected
+                loss_n = losses.aot(policy_margin_n, reference_margin_n, beta, config.label_smoothing)
+            total_n = total_n + weight * loss_n
+
+        if config.wpo:
             if scores.wpo_chosen is None or scores.wpo_rejected is None:
                 raise ValueError("WPO is on and the scores have no wpo_chosen and wpo_rejected")
             total_n = total_n * losses.alignment_weights(scores.wpo_chosen, scores.wpo_rejected)
-        return total_n, moment.state
+        return total_n, state
 
-    def _moment(self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor | None, state: Tensor) -> Moment:
-        """Advance the running means by one step; β and the reward shift come from them.
+    def _running_means(
+        self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor | None, state: Tensor
+    ) -> tuple[float | Tensor, float | Tensor, Tensor]:
+        """Advance the running means by one step; return β, the reward shift δ and the new state.
 
         M ← m M + (1 - m) E[h], β = β0 (1 + g (E[h] - M)): β-DPO at the level of the batch, arXiv:2407.08639,
         with the margin in nats and the mean moved before it is used, as its authors' code does, and β held
         at β0 / 100 or more. δ ← m' δ + (1 - m') E[β (w + l) / 2]: the reward shift of arXiv:2404.04656.
         """
         config = self.config
-        if not self._is_moving:
-            return Moment(config.beta, 0.0, state)
+        if not self._has_running_means:
+            return config.beta, 0.0, state
+
         share_n = torch.full_like(chosen_n, 1 / len(chosen_n)) if weight_n is None else weight_n / weight_n.sum()
         margin = (share_n * (chosen_n - rejected_n)).sum()
         running_margin = torch.lerp(margin, state[0], config.adaptive_beta_momentum)
         beta = config.beta * (1 + config.adaptive_beta_gain * (margin - running_margin)).clamp(min=0.01)
+
         reward = beta * (share_n * (chosen_n + rejected_n)).sum() / 2
         shift = torch.lerp(reward, state[1], config.bco_momentum)
-        return Moment(beta, shift, torch.stack([running_margin, shift]))
+        return beta, shift, torch.stack([running_margin, shift])
 
-    def _terms(self, chosen_n: Tensor, rejected_n: Tensor, scores: PairScores, moment: Moment) -> Terms:
-        up_n, down_n = self._score(chosen_n), self._score(rejected_n)
-        margin_n = up_n - down_n
-        mean_margin_n = losses.token_mean_margin(up_n, down_n, scores.chosen_tokens, scores.rejected_tokens)
-        if scores.margin is not None and self.takes_margin:  # β (h - m / β) = β h - m: m is a reward
-            margin_n = margin_n - scores.margin / moment.beta
-            mean_margin_n = mean_margin_n - scores.margin / moment.beta
-        policy_n = scores.policy_chosen.double() - scores.policy_rejected
-        reference_n = scores.reference_chosen.double() - scores.reference_rejected
-        return Terms(
-            chosen_n, rejected_n, margin_n, mean_margin_n, policy_n, reference_n, moment.beta, moment.shift, self.config
+    def _margins(
+        self, chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor, scores: PairScores
+    ) -> tuple[Tensor, Tensor]:
+        """Return h and h̄, each [n]: of the divergence's scores, less the data's margin over β."""
+        chosen_score_n, rejected_score_n = self._divergence_score(chosen_n), self._divergence_score(rejected_n)
+        margin_n = chosen_score_n - rejected_score_n
+        mean_margin_n = losses.token_mean_margin(
+            chosen_score_n, rejected_score_n, scores.chosen_tokens, scores.rejected_tokens
         )
+        if scores.margin is not None and self.takes_margin:  # β (h - m / β) = β h - m: m is a reward
+            margin_n = margin_n - scores.margin / beta
+            mean_margin_n = mean_margin_n - scores.margin / beta
+        return margin_n, mean_margin_n
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """What a step takes from the running means: β, the reward shift δ, and the state after it."""
-
-    beta: float | Tensor
-    shift: float | Tensor
-    state: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Terms:
-    """What a loss may be made of; w, l and h are those of :mod:`tasks.dpo.objective.losses`.
-
-    Attributes:
-        chosen_n: w.
-        rejected_n: l.
-        margin_n: h, or the difference of the divergence's scores; less the data's margin over β.
-        mean_margin_n: The same of token means.
-        policy_n: log π(y_w|x) - log π(y_l|x).
-        reference_n: The same under the reference.
-        beta: β of this step.
-        shift: δ of `bco_pair`.
-        config: The smoothing and the τ.
-    """
-
-    chosen_n: Tensor
-    rejected_n: Tensor
-    margin_n: Tensor
-    mean_margin_n: Tensor
-    policy_n: Tensor
-    reference_n: Tensor
-    beta: float | Tensor
-    shift: float | Tensor
-    config: ObjectiveConfig
-
-
-LOSSES: dict[str, Callable[[Terms], Tensor]] = {
-    "sigmoid": lambda t: losses.sigmoid(t.margin_n, t.beta, t.config.label_smoothing),
-    "sigmoid_norm": lambda t: losses.sigmoid(t.mean_margin_n, t.beta, t.config.label_smoothing),
-    "hinge": lambda t: losses.hinge(t.margin_n, t.beta),
-    "ipo": lambda t: losses.ipo(t.mean_margin_n, t.beta),
-    "robust": lambda t: losses.robust(t.margin_n, t.beta, t.config.label_smoothing),
-    "exo_pair": lambda t: losses.exo_pair(t.margin_n, t.beta, t.config.label_smoothing),
-    "discopop": lambda t: losses.discopop(t.margin_n, t.beta, t.config.discopop_tau),
-    "nca_pair": lambda t: losses.nca_pair(t.chosen_n, t.rejected_n, t.beta),
-    "bco_pair": lambda t: losses.bco_pair(t.chosen_n, t.rejected_n, t.beta, t.shift),
-    "sppo_hard": lambda t: losses.sppo_hard(t.chosen_n, t.rejected_n, t.beta),
-    "aot": lambda t: losses.aot(t.policy_n, t.reference_n, t.beta, t.config.label_smoothing),
-    "aot_unpaired": lambda t: losses.aot_unpaired(t.chosen_n, t.rejected_n, t.beta, t.config.label_smoothing),
-    "apo_zero": lambda t: losses.apo_zero(t.chosen_n, t.rejected_n, t.beta),
-    "apo_down": lambda t: losses.apo_down(t.chosen_n, t.rejected_n, t.beta),
+OF_MARGIN: dict[str, Callable[[Tensor, float | Tensor, ObjectiveConfig], Tensor]] = {
+    "sigmoid": lambda margin_n, beta, config: losses.sigmoid(margin_n, beta, config.label_smoothing),
+    "sigmoid_norm": lambda margin_n, beta, config: losses.sigmoid(margin_n, beta, config.label_smoothing),
+    "hinge": lambda margin_n, beta, _: losses.hinge(margin_n, beta),
+    "ipo": lambda margin_n, beta, _: losses.ipo(margin_n, beta),
+    "robust": lambda margin_n, beta, config: losses.robust(margin_n, beta, config.label_smoothing),
+    "exo_pair": lambda margin_n, beta, config: losses.exo_pair(margin_n, beta, config.label_smoothing),
+    "discopop": lambda margin_n, beta, config: losses.discopop(margin_n, beta, config.discopop_tau),
 }
-"""The losses of pairs by the name that params.yaml gives them; `sft` is a loss of tokens and the trainer's."""
+"""Losses of (h, β, config), or of (h̄, β, config) for those of `OF_TOKEN_MEANS`."""
+
+OF_TOKEN_MEANS = frozenset({"sigmoid_norm", "ipo"})
+
+OF_LOG_RATIOS: dict[str, Callable[[Tensor, Tensor, float | Tensor, float | Tensor, ObjectiveConfig], Tensor]] = {
+    "nca_pair": lambda chosen_n, rejected_n, beta, *_: losses.nca_pair(chosen_n, rejected_n, beta),
+    "bco_pair": lambda chosen_n, rejected_n, beta, shift, _: losses.bco_pair(chosen_n, rejected_n, beta, shift),
+    "sppo_hard": lambda chosen_n, rejected_n, beta, *_: losses.sppo_hard(chosen_n, rejected_n, beta),
+    "aot_unpaired": lambda chosen_n, rejected_n, beta, _, config: losses.aot_unpaired(
+        chosen_n, rejected_n, beta, config.label_smoothing
+    ),
+    "apo_zero": lambda chosen_n, rejected_n, beta, *_: losses.apo_zero(chosen_n, rejected_n, beta),
+    "apo_down": lambda chosen_n, rejected_n, beta, *_: losses.apo_down(chosen_n, rejected_n, beta),
+}
+"""Losses of (w, l, β, δ, config)."""
+
+LOSSES = (*OF_MARGIN, *OF_LOG_RATIOS, "aot")
+"""The names of the losses of pairs in params.yaml; `sft`, a loss of tokens, is the trainer's."""
 
 SMOOTHED = frozenset({"sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"})
-"""The losses in which label smoothing stands."""
-SHIFTED = frozenset({"sigmoid", "sigmoid_norm", "hinge", "robust", "exo_pair", "discopop"})
-"""The losses of β h alone, in which a data margin can be taken off it (arXiv:2402.10571; Llama 2, arXiv:2307.09288)."""
-DIVERGENT = SHIFTED | {"ipo"}
+"""The losses that use label smoothing."""
+DIVERGENT = frozenset(OF_MARGIN)
 """The losses of a difference of scores, in which a divergence other than the reverse KL has a meaning."""
+SHIFTED = DIVERGENT - {"ipo"}
+"""The losses of β h alone, from which a data margin is subtracted (arXiv:2402.10571; Llama 2, arXiv:2307.09288)."""
 SORTED = frozenset({"aot", "aot_unpaired"})
 """The losses that sort the pairs of a step."""
 

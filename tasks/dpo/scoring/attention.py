@@ -1,13 +1,13 @@
-"""Attention over a shared row: each segment's queries see its own keys and nothing else.
+"""Attention over a shared row: each segment's queries see its keys and no others.
 
-Registered with transformers as `shared_prefix`; the segments and the kernel come through the model's forward
-as the keywords `segments` and `kernel`. Five kernels compute the same:
+Registered with transformers as `shared_prefix`. The model's forward passes the segments and the kernel on as the
+keyword arguments `segments` and `kernel`. Five kernels compute the same:
 
 - `varlen`: torch's variable-length flash attention, one call a layer (CUDA, half precision);
-- `flash`: the same of the package flash-attn, where it is installed; it also knows soft caps;
+- `flash`: the same from the package flash-attn, where it is installed; it also supports soft caps;
 - `flex`: FlexAttention, one call a layer (CUDA);
-- `row`: torch's CPU kernel, a segment at a time, as one operation (CPU, see `cpu_attention`);
-- `pieces`: one scaled_dot_product_attention a segment, anywhere.
+- `row`: torch's CPU kernel, a segment at a time, as one operation (CPU, :mod:`tasks.dpo.scoring.attention_cpu`);
+- `pieces`: one scaled_dot_product_attention a segment, on any device.
 
 Shapes: query [1, heads, T, d], key and value [1, key heads, T, d]; the result is [1, T, heads, d].
 """
@@ -48,13 +48,14 @@ def shared_prefix_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within the segments; the signature is that of transformers' attention functions.
+    """Attend within the segments, with the signature of transformers' attention functions.
 
     Raises:
-        ValueError: The model has a mask or attention dropout of its own, or did not pass the segments on.
+        ValueError: The model passes a mask or attention dropout, or does not pass the segments on.
     """
     if segments is None or attention_mask is not None or dropout:
         raise ValueError("attention over a shared row takes segments, and neither a mask nor dropout")
+
     segments.windows.add(sliding_window or 0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scale, sliding_window or 0, softcap or 0.0)
@@ -68,13 +69,13 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 
 
 def lost_window(config: Any, windows: Collection[int]) -> str:
-    """Name the window or the chunks that a config speaks of and that no layer asked for; "" where there is none.
+    """Return the config's sliding window or chunks that no layer passed to attention, in words; "" for none.
 
-    Such a family keeps to them by its mask alone, which a shared row has not.
+    Such a family applies them by its mask alone, and a shared row has no mask.
 
     Args:
-        config: A language model's.
-        windows: What its layers asked for (:attr:`Segments.windows`).
+        config: A language model's config.
+        windows: The windows that its layers passed to attention (:attr:`Segments.windows`).
     """
     kinds = getattr(config, "layer_types", None) or ()
     chunk, window = (getattr(config, name, None) for name in ("attention_chunk_size", "sliding_window"))
@@ -86,13 +87,13 @@ def lost_window(config: Any, windows: Collection[int]) -> str:
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Return the kernels that may work here, the fastest first; the last one always does."""
+    """Return the kernels that may work on a device, the fastest first; the last one always works."""
     if device.type != "cuda":
         return ["row", "pieces"] if device.type == "cpu" and attention_cpu.is_known() else ["pieces"]
     half = dtype in (torch.bfloat16, torch.float16)
-    found = ["varlen"] if half and importlib.util.find_spec("torch.nn.attention.varlen") else []
-    found += ["flash"] if half and importlib.util.find_spec("flash_attn") else []
-    return [*found, "flex", "pieces"]
+    kernels = ["varlen"] if half and importlib.util.find_spec("torch.nn.attention.varlen") else []
+    kernels += ["flash"] if half and importlib.util.find_spec("flash_attn") else []
+    return [*kernels, "flex", "pieces"]
 
 
 def _varlen(
@@ -102,6 +103,8 @@ def _varlen(
 
     if softcap:
         raise ValueError("torch's variable-length attention has no soft cap")
+
+    # the arguments' names differ between versions of torch
     known = inspect.signature(varlen_attn).parameters
     options: dict[str, Any] = {"scale": scale}
     if "window_size" in known:
@@ -110,11 +113,13 @@ def _varlen(
         raise ValueError("this torch's variable-length attention has no sliding window")
     else:
         options["is_causal"] = True
+
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and "enable_gqa" in known:
         options["enable_gqa"] = True
     elif groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
     q, k, v = _flat(query, key, value, segments)
     out: Tensor = varlen_attn(q, k, v, *_offsets(segments), **options)  # type: ignore[assignment]
     return out[None]
@@ -173,16 +178,16 @@ def _flex_attention(device: str) -> Any:
 
 
 def _block_mask(segments: Segments, window: int) -> Any:
-    """Return FlexAttention's mask: a token sees earlier ones of its prompt and of its own completion."""
+    """Return FlexAttention's mask: a token sees the earlier tokens of its prompt and of its completion."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     group, branch, position = segments.group_T, segments.branch_T, segments.position_T
 
     def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        is_kin = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q]))
+        is_same_text = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q]))
         distance = position[q] - position[k]
         is_before = (distance >= 0) & (distance < window) if window else distance >= 0
-        return is_kin & is_before
+        return is_same_text & is_before
 
     if ("flex", window) not in segments.masks:
         total = len(group)
@@ -217,7 +222,7 @@ def _pieces(
 
 
 def _masks(segments: Segments, window: int, dtype: torch.dtype) -> list[Tensor | None]:
-    """Return what is added to each segment's scores, [queries, keys]; None for plain causal attention."""
+    """Return each segment's additive mask, [queries, keys]; None for plain causal attention."""
     if (window, dtype) not in segments.masks:
         device = segments.key_K.device
         lengths = zip(segments.query_lengths, segments.key_lengths, strict=True)

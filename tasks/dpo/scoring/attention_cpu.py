@@ -1,8 +1,8 @@
-"""Attention over a shared row on a CPU, as one operation: what a segment gives is put where it belongs.
+"""Attention over a shared row on a CPU, as one operation that writes each segment's result into its place in the row.
 
-torch's own attention, called a segment at a time by way of autograd, copies keys and values into segments and results
-out of them, keeps both, and copies as much again in backward. Here only the row's queries, keys, values and result
-are kept, and gradients are added up in place. The kernels are torch's, forward and backward.
+torch's attention, called by autograd a segment at a time, copies keys and values into segments and results out of
+them, saves both, and copies as much again in backward. Here only the row's queries, keys, values and result are saved,
+and gradients are accumulated in place. The kernels are torch's, forward and backward.
 
 Shapes: query [1, heads, Q, d], key and value [1, key heads, T, d] for a row of T tokens; result [1, Q, heads, d].
 """
@@ -35,15 +35,17 @@ class RowAttention(torch.autograd.Function):
         masks: list[Tensor | None],
         scale: float,
     ) -> Tensor:
-        """Return the result; ``masks`` are added to the segments' scores, None stands for plain causal attention."""
+        """Return the result; ``masks`` are the segments' additive masks, None for plain causal attention."""
         _, heads, tokens, size = query.shape
         result = query.new_empty(1, tokens, heads, size)
+
         sums = []
         for part, keys, mask in _parts(segments, masks):
             pieces = _of_queries(key, keys, heads), _of_queries(value, keys, heads)
             out, logsumexp = _flash(query[:, :, part], *pieces, 0.0, mask is None, attn_mask=mask, scale=scale)
             result[:, part] = out.transpose(1, 2)
             sums.append(logsumexp)
+
         ctx.save_for_backward(query, key, value, result, *sums)
         ctx.segments, ctx.masks, ctx.scale = segments, masks, scale
         return result
@@ -54,6 +56,7 @@ class RowAttention(torch.autograd.Function):
         query, key, value, result, *sums = ctx.saved_tensors
         heads = query.shape[1]
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+
         for (part, keys, mask), logsumexp in zip(_parts(ctx.segments, ctx.masks), sums, strict=True):
             dq, *d_pieces = _flash_backward(
                 grads[0][:, part].transpose(1, 2),
@@ -67,6 +70,7 @@ class RowAttention(torch.autograd.Function):
                 attn_mask=mask,
                 scale=ctx.scale,
             )
+            # a segment has queries of its own; keys and values of a prompt are in several segments
             d_query[:, :, part] = dq
             for total, piece in zip((d_key, d_value), d_pieces, strict=True):
                 _add(total, keys, piece)
@@ -74,7 +78,7 @@ class RowAttention(torch.autograd.Function):
 
 
 def _parts(segments: Segments, masks: list[Tensor | None]) -> Iterator[tuple[slice, tuple[slice, ...], Tensor | None]]:
-    """Yield of each segment where its queries are, where its keys are, and its mask."""
+    """Yield each segment's places of queries, places of keys, and mask."""
     start = 0
     for length, keys, mask in zip(segments.query_lengths, segments.key_runs, masks, strict=True):
         yield slice(start, start + length), keys, mask
@@ -82,14 +86,14 @@ def _parts(segments: Segments, masks: list[Tensor | None]) -> Iterator[tuple[sli
 
 
 def _of_queries(rows: Tensor, runs: tuple[slice, ...], heads: int) -> Tensor:
-    """Return keys or values of a segment, once for each head of the queries: [1, heads, keys, d]."""
+    """Return a segment's keys or values, repeated for each query head: [1, heads, keys, d]."""
     part = rows[:, :, runs[0]] if len(runs) == 1 else torch.cat([rows[:, :, run] for run in runs], 2)
     groups = heads // rows.shape[1]
     return part.repeat_interleave(groups, 1) if groups > 1 else part
 
 
 def _add(total: Tensor, runs: tuple[slice, ...], piece: Tensor) -> None:
-    """Add a segment's gradient [1, heads, keys, d] to that of the row, over all queries' heads of a key's head."""
+    """Add a segment's gradient [1, heads, keys, d] to the row's, summed over the query heads of each key head."""
     if (groups := piece.shape[1] // total.shape[1]) > 1:
         piece = piece.view(1, total.shape[1], groups, *piece.shape[2:]).sum(2)
     start = 0
@@ -100,27 +104,31 @@ def _add(total: Tensor, runs: tuple[slice, ...], piece: Tensor) -> None:
 
 @functools.cache
 def is_known() -> bool:
-    """Tell whether this torch's kernels can be called as they are called here, backward included."""
+    """Tell whether the kernels of this version of torch can be called as here, backward included."""
     with torch.inference_mode(False), torch.enable_grad():
         return _gives_the_plain_formula()
 
 
 def _gives_the_plain_formula() -> bool:
+    # a prompt of two tokens, with a first completion of one token and a second one of two
     runs = ((slice(0, 3),), (slice(0, 2), slice(3, 5)))
     whole = torch.arange(5)
     segments = Segments((3, 2), (3, 4), torch.tensor([0, 1, 2, 0, 1, 3, 4]), whole, whole, whole, (2, 2), whole, runs)
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 5, 8, generator=draw, requires_grad=True) for _ in range(3))
     hidden = torch.zeros(2, 4).masked_fill_(torch.ones(2, 4).triu(3) > 0, float("-inf"))
+
     apply: Any = RowAttention.apply
     try:
-        found = apply(query, key, value, segments, [None, hidden], 0.3)
-        got = torch.autograd.grad(found.square().sum(), (query, key, value))
+        result = apply(query, key, value, segments, [None, hidden], 0.3)
+        grads = torch.autograd.grad(result.square().sum(), (query, key, value))
     except (RuntimeError, TypeError, ValueError):
         return False
+
     is_hidden = torch.ones(5, 5).triu(1) > 0
     is_hidden[3:, 2] = True
     scores = (0.3 * query @ key.transpose(-1, -2)).masked_fill(is_hidden, float("-inf"))
     expected = (torch.softmax(scores, -1) @ value).transpose(1, 2)
-    want = torch.autograd.grad(expected.square().sum(), (query, key, value))
-    return all(torch.allclose(a, b, 1e-4, 1e-5) for a, b in zip((found, *got), (expected, *want), strict=True))
+    expected_grads = torch.autograd.grad(expected.square().sum(), (query, key, value))
+    pairs = zip((result, *grads), (expected, *expected_grads), strict=True)
+    return all(torch.allclose(a, b, 1e-4, 1e-5) for a, b in pairs)

@@ -1,9 +1,9 @@
-"""Dropout on adapters' inputs that belongs to the token: the same whatever else is computed with it.
+"""Dropout on adapters' inputs that depends on the token alone, whatever is computed beside it.
 
-PEFT draws what is dropped from the process's generator, so another token budget, another number of ranks or a second
-pass drops something else. Here it is a hash of the seed and step, the layer, the token's place in its own text and
-the feature. So a step's gradient does not depend on how the step is cut, a prompt that several pairs share is dropped
-from alike for all of them, and backward can tell again what forward dropped instead of keeping it.
+PEFT draws the dropped features from the process's generator, so they change with the token budget, the number of ranks
+and each pass. Here they follow from a hash of seed and step, layer, the token's text and place in it, and feature. So
+a step's gradient does not depend on how the step is cut into micro-batches, a prompt that several pairs share has the
+same features dropped for all of them, and backward computes the mask again instead of saving it.
 
 Shapes: T tokens, rows of a layer's input; F its features.
 """
@@ -24,63 +24,63 @@ class TokenDropout:
 
     def __init__(self) -> None:
         self._step = 0
-        self._names_T: Tensor | None = None
+        self._hash_T: Tensor | None = None
         self._scored_Q: Tensor | None = None
 
     def begin(self, seed: int, step: int) -> None:
-        """Drop by this seed and step from now on."""
+        """Set the seed and step."""
         self._step = zlib.crc32(f"{seed} {step}".encode())
 
-    def follow(self, names_T: Tensor, scored_Q: Tensor | None = None) -> None:
-        """Drop for these tokens from now on, backward's second forward of them included.
+    def follow(self, hash_T: Tensor, scored_Q: Tensor | None = None) -> None:
+        """Set the tokens of the batch, for its forward and for what backward computes again.
 
         Args:
-            names_T: What each token is called, `layout.Batch.name_T`.
-            scored_Q: The places of those that a layer may be given alone.
+            hash_T: A hash of each token, `layout.Batch.hash_T`.
+            scored_Q: The places of the tokens that a layer may be given alone.
         """
-        self._names_T, self._scored_Q = names_T, scored_Q
+        self._hash_T, self._scored_Q = hash_T, scored_Q
 
-    def names(self, tokens: int) -> Tensor | None:
-        """Return what a layer's ``tokens`` rows are called in this step, int32 [T]; None for rows of unknown tokens."""
-        found = self._names_T
-        if found is not None and len(found) != tokens and self._scored_Q is not None:
-            found = found[self._scored_Q]
-        if found is None or len(found) != tokens:
+    def hashes(self, tokens: int) -> Tensor | None:
+        """Return a hash per token for this step, int32 [T]; None where the batch has other than ``tokens``."""
+        hash_T = self._hash_T
+        if hash_T is not None and len(hash_T) != tokens and self._scored_Q is not None:
+            hash_T = hash_T[self._scored_Q]
+        if hash_T is None or len(hash_T) != tokens:
             return None
-        return _mixed(found ^ _signed(self._step))
+        return _mixed(hash_T ^ _signed(self._step))
 
 
-def factors(names_T: Tensor, layer: int, features: int, share: float, dtype: torch.dtype) -> Tensor:
-    """Return what a layer's input is multiplied with, [T, F]: 0 for about a ``share`` of it, else 1 / (1 - share)."""
-    columns_F = torch.arange(1, features + 1, dtype=torch.int64, device=names_T.device) * _FEATURE + layer * _LAYER
-    hash_TF = _mixed(names_T[:, None] ^ _mixed(columns_F.to(torch.int32)))
+def factors(hash_T: Tensor, layer: int, features: int, share: float, dtype: torch.dtype) -> Tensor:
+    """Return the factors of a layer's input, [T, F]: 0 for about a ``share`` of them, else 1 / (1 - share)."""
+    columns_F = torch.arange(1, features + 1, dtype=torch.int64, device=hash_T.device) * _FEATURE + layer * _LAYER
+    hash_TF = _mixed(hash_T[:, None] ^ _mixed(columns_F.to(torch.int32)))
     is_kept_TF = hash_TF >= round((2 * share - 1) * 2**31)
     return is_kept_TF.to(dtype).mul_(1 / (1 - share))
 
 
-def dropped(x: Tensor, names_T: Tensor, layer: int, share: float) -> Tensor:
-    """Return a layer's input [.., F] times its :func:`factors`, which backward makes again."""
+def dropped(x: Tensor, hash_T: Tensor, layer: int, share: float) -> Tensor:
+    """Return a layer's input [.., F] times its :func:`factors`, which backward computes again."""
     apply: Any = _Dropped.apply
-    found: Tensor = apply(x, names_T, layer, share)
-    return found
+    left: Tensor = apply(x, hash_T, layer, share)
+    return left
 
 
 class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, names_T: Tensor, layer: int, share: float) -> Tensor:
-        ctx.save_for_backward(names_T)
+    def forward(ctx: Any, x: Tensor, hash_T: Tensor, layer: int, share: float) -> Tensor:
+        ctx.save_for_backward(hash_T)
         ctx.layer, ctx.share = layer, share
-        return x * factors(names_T, layer, x.shape[-1], share, x.dtype).view(x.shape)
+        return x * factors(hash_T, layer, x.shape[-1], share, x.dtype).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (names_T,) = ctx.saved_tensors
+        (hash_T,) = ctx.saved_tensors
         (dx,) = grads
-        return dx * factors(names_T, ctx.layer, dx.shape[-1], ctx.share, dx.dtype).view(dx.shape), None, None, None
+        return dx * factors(hash_T, ctx.layer, dx.shape[-1], ctx.share, dx.dtype).view(dx.shape), None, None, None
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """Return int32 numbers in which every bit depends on every bit of ``x`` (two rounds of multiply and shift)."""
+    """Return int32 hashes in which every bit depends on every bit of ``x`` (two rounds of multiply and shift)."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x *= 0x45D9F3B
     x ^= (x >> 16) & 0xFFFF
@@ -90,5 +90,5 @@ def _mixed(x: Tensor) -> Tensor:
 
 
 def _signed(number: int) -> int:
-    """Return the low 32 bits of a number as one of int32."""
+    """Return the low 32 bits of a number, read as an int32."""
     return (number + 2**31) % 2**32 - 2**31

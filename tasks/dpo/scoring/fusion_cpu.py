@@ -1,12 +1,12 @@
-"""RMS norms, gated feed-forward parts and projections of one input in few passes, on a CPU, where nothing fuses them.
+"""RMS norms, gated feed-forward parts and projections of one input in few passes over memory, on a CPU.
 
-transformers writes them operation by operation, and autograd goes over memory once for each, forward and backward.
-Here backward is written out, and the feed-forward part keeps its gate and its way up only: what enters the way down
-is made again. With r = 1 / sqrt(mean x² + ε), g = dy ∘ w, and H the size of x:
+transformers writes them operation by operation, and autograd passes over memory once for each, forward and backward.
+Here backward is written out, and the feed-forward part saves only the results of its gate and up projection: the down
+projection's input is computed again. With r = 1 / sqrt(mean x² + ε), g = dy ∘ w, and H the size of x:
 
     y = x r w        dx = r (g - x r² Σ(g x) / H)
 
-What a module computes is tried and not concluded from its name, so a norm of another kind stays as it is.
+A module is recognised by its results on random numbers, not by its name, so a norm of another kind stays as it is.
 
 Shapes: x, y [.., H], w [H]; gate, up [.., I].
 """
@@ -27,7 +27,7 @@ from tasks.dpo.scoring.lora_joint import Sibling, Siblings, projections, togethe
 
 
 def fuse(model: torch.nn.Module) -> None:
-    """Give every part that is of a known kind, on a CPU, and works on numbers in float32 the fused forward."""
+    """Give every module of a known kind the fused forward, where it is on a CPU and computes in float32."""
     for module in model.modules():
         weight = next(module.parameters(), None)
         if weight is None or weight.requires_grad or not _is_plain(module):
@@ -35,6 +35,7 @@ def fuse(model: torch.nn.Module) -> None:
         plain: Any = type(module)
         if issubclass(plain, (_Norm, _Gated)):
             continue
+
         if (offset := _offset_of(module)) is not None:
             module.__class__ = _fused(plain, _Norm, offset)
         elif _is_gated(module):
@@ -44,12 +45,12 @@ def fuse(model: torch.nn.Module) -> None:
 
 
 def keeps_gates(model: torch.nn.Module) -> bool:
-    """Tell whether the feed-forward parts keep their gates and ways up, and nothing else of their width."""
+    """Tell whether the feed-forward parts save their gate and up results, and nothing else of that width."""
     return any(isinstance(module, _Gated) for module in model.modules())
 
 
 def unfuse(model: torch.nn.Module) -> None:
-    """Give every module its own forward back."""
+    """Restore every module's forward."""
     for module in model.modules():
         if isinstance(module, (_Norm, _Gated, Sibling)):
             module.__class__ = type(module).__bases__[1]
@@ -57,7 +58,7 @@ def unfuse(model: torch.nn.Module) -> None:
 
 
 def _join(attention: Any) -> None:
-    """Let attention's projections of one input work together, where all of them are lean layers."""
+    """Compute attention's projections of one input together, where all of them are lean layers."""
     layers = projections(attention)
     if not layers or any(isinstance(layer, Sibling) for layer in layers):
         return
@@ -79,17 +80,17 @@ class _Norm:
     def forward(self: Any, x: Tensor) -> Tensor:
         scale = self.weight + self.weight_offset if self.weight_offset else self.weight
         apply: Any = RmsNorm.apply
-        found: Tensor = apply(x, scale, _epsilon(self))
-        return found
+        y: Tensor = apply(x, scale, _epsilon(self))
+        return y
 
 
 class _Gated:
     def forward(self: Any, x: Tensor) -> Tensor:
-        found = together((self.gate_proj, self.up_proj), x)
-        if found is None:
-            own: Tensor = super().forward(x)  # type: ignore[misc]
-            return own
-        gate, up = found
+        projected = together((self.gate_proj, self.up_proj), x)
+        if projected is None:
+            y: Tensor = super().forward(x)  # type: ignore[misc]
+            return y
+        gate, up = projected
         return gated_down(gate, up, self.down_proj, x)
 
 
@@ -115,7 +116,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 def _is_plain(module: torch.nn.Module) -> bool:
-    """Tell whether a module's weights are whole, on a CPU, and its numbers in float32."""
+    """Tell whether a module's weights are unsharded and on a CPU, and its activations in float32."""
     weights = ((part, weight) for part in module.modules() for weight in part.parameters(recurse=False))
     return all(
         weight.device.type == "cpu"
@@ -130,31 +131,32 @@ def _epsilon(module: Any) -> float:
 
 
 def _offset_of(module: Any) -> float | None:
-    """Return what an RMS norm adds to its weight (Gemma: 1), None for what is no such norm."""
+    """Return what an RMS norm adds to its weight (Gemma: 1), None for any other module."""
     weight = getattr(module, "weight", None)
     if not type(module).__name__.endswith("RMSNorm") or weight is None or weight.ndim != 1:
         return None
-    x = _made_up(len(weight))
+
+    x = _random_input(len(weight))
     with torch.inference_mode():
-        found = module(x)
+        y = module(x)
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(module))
-        return next((offset for offset in (0.0, 1.0) if _is_same(found, normed * (weight + offset))), None)
+        return next((offset for offset in (0.0, 1.0) if _is_close(y, normed * (weight + offset))), None)
 
 
 def _is_gated(module: Any) -> bool:
-    """Tell whether a module gives down(silu(gate(x)) ∘ up(x))."""
+    """Tell whether a module computes down(silu(gate(x)) ∘ up(x))."""
     parts: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(isinstance(part, torch.nn.Module) and hasattr(part, "in_features") for part in parts):
         return False
     gate, up, down = parts
     with torch.inference_mode(), evaluation_mode(module):
-        x = _made_up(int(gate.in_features))
-        return _is_same(module(x), down(F.silu(gate(x)) * up(x)))
+        x = _random_input(int(gate.in_features))
+        return _is_close(module(x), down(F.silu(gate(x)) * up(x)))
 
 
-def _made_up(size: int) -> Tensor:
+def _random_input(size: int) -> Tensor:
     return torch.randn(2, 3, size, generator=torch.Generator().manual_seed(0))
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
+def _is_close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, 1e-4, 1e-6)

@@ -1,10 +1,9 @@
 """Log-probabilities of tokens from hidden states: in chunks, never [tokens, vocabulary] at once.
 
-With a frozen head the gradient of log p(token) with respect to its hidden state does not depend on the
-loss: it is W[token] - p W up to the loss's own factor. So it is computed with the forward, where p is at
-hand, and only scaled in backward: two matrix products with the vocabulary instead of three, exact, and
-one [N, H] tensor is all that is kept. A trainable or adapted head takes the general path, which computes
-each chunk's logits again in backward.
+With a frozen head, the gradient of log p(token) with respect to its hidden state depends on the loss only by a factor:
+it is that factor times W[token] - p W. So it is computed in forward, where p is available, and only scaled in
+backward: two matrix products with the vocabulary instead of three, exact, and one saved tensor, [N, H]. A trainable or
+adapted head takes the general path, which computes each chunk's logits again in backward.
 
 Shape suffixes: N tokens to score, H hidden size, V vocabulary, C tokens of a chunk.
 """
@@ -18,18 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tasks.dpo.model.cpu_bfloat16 import as_factor, product_in_float32, product_of_slopes
+from tasks.dpo.model.cpu_bfloat16 import as_factor, product_for_gradients, product_in_float32
 
-# The largest tensor here is a tile of float32 logits. On a CPU it is no larger than what the last cache level holds, so
-# that the passes over it do not wait for memory, with enough tokens for products near the machine's rate; and its words
-# are the same for any number of tokens, so that these are summed in the same order when scored in another batch.
+# The largest tensor here is a tile of float32 logits. On a CPU a tile fits in the last cache level, so that the passes
+# over it do not wait for memory, and has enough tokens for products near the machine's peak. Its number of words does
+# not depend on the number of tokens, so a token's sums have the same order in every batch.
 _CPU_TILE = 1024, 8192
 _CUDA_TILE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenScores:
-    """What the head says of N tokens.
+    """What the head computes of N tokens.
 
     Attributes:
         logp_N: log π(token), float32.
@@ -42,7 +41,7 @@ class TokenScores:
 
 @dataclasses.dataclass(frozen=True)
 class LogitShape:
-    """What a model does to its logits behind the head: z ← times · z / over, then z ← cap · tanh(z / cap)."""
+    """What a model does to its logits after the head: z ← times · z / over, then z ← cap · tanh(z / cap)."""
 
     times: float = 1.0
     over: float = 1.0
@@ -50,7 +49,7 @@ class LogitShape:
 
     @classmethod
     def of(cls, config: Any) -> LogitShape:
-        """Read it from a model's config: Cohere multiplies, Granite divides, Gemma 2 and RecurrentGemma cap."""
+        """Return the shape in a model's config: Cohere multiplies, Granite divides, Gemma 2 and RecurrentGemma cap."""
         names = ("logit_scale", "logits_scaling", "final_logit_softcapping", "logits_soft_cap")
         times, over, *caps = (float(getattr(config, name, None) or 0.0) for name in names)
         return cls(times or 1.0, over or 1.0, max(caps))
@@ -61,7 +60,7 @@ class LogitShape:
         return self.times / self.over
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Return the logits as the model itself would."""
+        """Return the logits as the model itself changes them."""
         if self.times != 1.0:
             logits = logits * self.times
         if self.over != 1.0:
@@ -70,7 +69,7 @@ class LogitShape:
 
 
 def tile_of(tokens: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
-    """Return how many of ``tokens`` meet how many words at once: on a CPU a part of the vocabulary, else all of it."""
+    """Return a tile's tokens and words of the vocabulary: on a CPU a part of it, on a GPU all of it."""
     if device.type == "cpu":
         return max(1, min(tokens, _CPU_TILE[0])), -(-vocabulary // -(-vocabulary // _CPU_TILE[1]))
     return max(1, min(tokens, max(16, _CUDA_TILE_BYTES // (4 * vocabulary)))), vocabulary
@@ -83,8 +82,8 @@ class FrozenHead:
         weight_VH: The head's weight.
         bias_V: Its bias, if it has one.
         shape: What happens to its logits.
-        tile: Tokens and words at once; by default what suits the device.
-        products: The type to multiply in where the result need not be as exact as logits; by default the weight's.
+        tile: Tokens and words at once; the default depends on the device.
+        products: The type of products that need not be as exact as logits; by default the weight's.
     """
 
     def __init__(
@@ -123,8 +122,8 @@ class FrozenHead:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return log p(label) [C], d log p(label) / d hidden [C, H] and log Σ p² [C]; the latter two where asked for.
 
-        The vocabulary goes by ``words`` at a time, after arXiv:1805.02867: of the words so far are kept the largest
-        logit, Σ e and Σ e W with e = exp(z - largest), scaled down whenever a larger one comes.
+        The vocabulary is read ``words`` at a time (online softmax, arXiv:1805.02867). Of the words so far it keeps the
+        largest logit, Σ e and Σ e W with e = exp(z - largest), and scales the sums down when a larger logit comes.
         """
         sums = _RunningSums(self, hidden_CH, label_C, needs_slope, with_collision)
         for start in range(0, len(self.weight_VH), words):
@@ -134,7 +133,7 @@ class FrozenHead:
 
 
 class _RunningSums:
-    """What is known of C tokens after some words of the vocabulary.
+    """Sums over the words of the vocabulary so far, for C tokens.
 
     Attributes (W words of a tile):
         top_C1: The largest logit so far.
@@ -155,15 +154,19 @@ class _RunningSums:
         self._needs_slope, self._type = needs_slope, hidden_CH.dtype
 
     def add(self, logits_CW: Tensor, words: slice) -> None:
-        """Add a tile; its memory is used up."""
-        cap, first = self._head.shape.cap, words.start == 0
+        """Add a tile, whose memory is overwritten."""
+        cap, is_first = self._head.shape.cap, words.start == 0
+
+        # the label's logit, for the tokens whose label is in this tile
         inside = self._label_C1 - words.start
         is_here = (inside >= 0) & (inside < logits_CW.shape[1])
         picked_C1 = logits_CW.gather(-1, inside.clamp(0, logits_CW.shape[1] - 1))
         self.picked_C1 = torch.where(is_here, picked_C1, self.picked_C1)
         slope_of_cap_CW = 1 - (logits_CW / cap).square_() if cap and self._needs_slope else None
+
+        # a larger logit than any so far: the sums are of exp(z - largest), so they shrink
         top_C1 = logits_CW.amax(-1, keepdim=True)
-        if not first:
+        if not is_first:
             top_C1 = torch.maximum(top_C1, self.top_C1)
             shrink_C1 = (self.top_C1 - top_C1).exp_()
             self.total_C1 *= shrink_C1
@@ -172,6 +175,7 @@ class _RunningSums:
             if self.pull_CH is not None:
                 self.pull_CH *= shrink_C1
         self.top_C1 = top_C1
+
         e_CW = logits_CW.sub_(top_C1).exp_()
         self.total_C1 = self.total_C1 + e_CW.sum(-1, keepdim=True)
         if self.square_C1 is not None:
@@ -182,11 +186,11 @@ class _RunningSums:
     def _pull(self, e_CW: Tensor, weight_WH: Tensor) -> None:
         dtype = self._head.products
         if self.pull_CH is None:
-            self.pull_CH = product_of_slopes(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
+            self.pull_CH = product_for_gradients(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
         elif dtype == torch.float32:
             self.pull_CH.addmm_(e_CW, weight_WH)
         else:
-            self.pull_CH += product_of_slopes(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
+            self.pull_CH += product_for_gradients(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
 
     def log_probability(self) -> Tensor:
         """Return log p(label), [C]."""
@@ -197,10 +201,10 @@ class _RunningSums:
         if self.pull_CH is None:
             return None
         shape = self._head.shape
-        own_CH = self._head.weight_VH[self._label_C1.squeeze(-1)].float()
+        label_CH = self._head.weight_VH[self._label_C1.squeeze(-1)].float()
         if shape.cap:
-            own_CH *= 1 - (self.picked_C1 / shape.cap).square()
-        slope_CH = self.pull_CH.div_(self.total_C1).neg_().add_(own_CH)
+            label_CH *= 1 - (self.picked_C1 / shape.cap).square()
+        slope_CH = self.pull_CH.div_(self.total_C1).neg_().add_(label_CH)
         return (slope_CH.mul_(shape.scale) if shape.scale != 1.0 else slope_CH).to(self._type)
 
     def log_collision(self) -> Tensor | None:
@@ -219,6 +223,7 @@ class _TwoProducts(torch.autograd.Function):
         tokens, words = head.tile or tile_of(len(hidden_NH), len(head.weight_VH), hidden_NH.device)
         size = min(tokens, len(hidden_NH)) * words if hidden_NH.dtype == torch.float32 else 0
         space = torch.empty(size, dtype=torch.float32, device=hidden_NH.device)
+
         for start in range(0, len(hidden_NH), tokens):
             part = slice(start, start + tokens)
             logp_C, slope_CH, collision_C = head.score_chunk(
@@ -229,6 +234,7 @@ class _TwoProducts(torch.autograd.Function):
                 slope_NH[part] = slope_CH
             if collision_N is not None and collision_C is not None:
                 collision_N[part] = collision_C
+
         ctx.save_for_backward(slope_NH)
         if collision_N is not None:
             ctx.mark_non_differentiable(collision_N)
@@ -241,7 +247,7 @@ class _TwoProducts(torch.autograd.Function):
 
 
 class GeneralHead:
-    """Any head, adapters on it included: each chunk's logits are computed again in backward.
+    """Any head, with or without adapters: backward computes each chunk's logits again.
 
     Args:
         module: The output embedding: hidden [C, H] to logits [C, V].
@@ -253,7 +259,7 @@ class GeneralHead:
         self.module, self.shape, self.chunk = module, shape or LogitShape(), chunk
 
     def score(self, hidden_NH: Tensor, label_N: Tensor, with_collision: bool = False) -> TokenScores:
-        """Score tokens; differentiable with respect to ``hidden_NH`` and the head's own parameters."""
+        """Score tokens; differentiable with respect to ``hidden_NH`` and the head's parameters."""
         parts = []
         for hidden_CH, label_C in zip(
             torch.split(hidden_NH, self.chunk), torch.split(label_N, self.chunk), strict=True

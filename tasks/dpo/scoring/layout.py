@@ -3,15 +3,15 @@
 Shape suffixes: B rows, L tokens of a row, T = B·L, N completion tokens, K keys that all segments see,
 S segments, Q tokens that predict one, n pairs.
 
-Shared: one row of groups [prompt | completion | completion | …]. Positions of each completion go on from
-its prompt, so every token has the position that it would have alone. What a token may see is told by
-segments, each a run of queries with its own keys: the first is the prompt with its first completion,
-every further completion has the prompt's keys and its own. Queries stand at the end of their keys, so
-"causal, aligned at the bottom right" is the whole rule. The first token of every completion is predicted
-by the prompt's last token; a completion's last token predicts nothing, so it is a label and not in the row.
+Shared: one row of groups [prompt | completion | completion | …]. A completion's positions continue its prompt's, so
+every token has the position that it would have alone. Segments say what a token sees: each is a run of queries with
+its keys. A group's first segment is the prompt with its first completion; every further completion is a segment that
+sees the prompt's keys and its own. Queries are the last of their segment's keys, so the mask is always "causal, aligned
+at the bottom right". The prompt's last token predicts the first token of every completion. A completion's last token
+predicts nothing, so it is a label only and not in the row.
 
-Plain: a row for each completion with its own copy of the prompt, padded on the right. A causal model's
-token never sees what stands behind it, so no mask is needed; this is right for every family.
+Plain: one row per completion, each with its own copy of the prompt, padded on the right. In a causal model no token
+sees a later one, so no mask is needed. This is right for every family.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from tasks.core.errors import DataError
 from tasks.pairs.tokens.token_cache import TokenRow
 
 Array = npt.NDArray[np.int64]
-Names = npt.NDArray[np.int32]
+Hashes = npt.NDArray[np.int32]
 _ODD = 0x9E3779B1  # multiples of it differ in all bits
 
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """Which keys each run of queries of a shared row sees.
+    """Which keys the queries of a shared row see, one segment at a time.
 
     Attributes:
-        query_lengths: Queries of each segment, S numbers; together they are the row.
+        query_lengths: Queries of each segment, S numbers; together the segments' queries are the row.
         key_lengths: Keys of each segment, S numbers.
-        key_K: Places in the row of all segments' keys, one segment after the other.
+        key_K: Places in the row of all segments' keys, segment after segment.
         group_T: The group (prompt) of each token.
         branch_T: The completion of each token within its group, counted from 1; 0 for the prompt.
         position_T: The place of each token in its own sequence.
-        scored_lengths: Of each segment's queries those that predict a completion token, its last ones; S numbers.
-        scored_Q: Their places in the row, ascending.
-        key_runs: Places of each segment's keys as runs, S tuples; together they are ``key_K``.
+        scored_lengths: How many of each segment's queries, its last ones, predict a completion token; S numbers.
+        scored_Q: The places of these queries in the row, ascending.
+        key_runs: Places of each segment's keys as runs, S tuples; together the runs are ``key_K``.
     """
 
     query_lengths: tuple[int, ...]
@@ -83,12 +83,12 @@ class Segments:
 
     @functools.cached_property
     def windows(self) -> set[int]:
-        """The sliding windows that layers asked for so far, 0 for none."""
+        """The sliding windows that layers have passed to attention so far, 0 for none."""
         return set()
 
     @functools.cached_property
     def masks(self) -> dict[tuple[object, object], Any]:
-        """What a kernel made of the segments for the first layer, kept for the others."""
+        """A kernel's masks of these segments, made for the first layer and reused by the others."""
         return {}
 
 
@@ -97,15 +97,15 @@ class Batch:
     """Pairs laid out for one forward.
 
     Attributes:
-        ids_BL: Token ids, zero behind each row's end.
+        ids_BL: Token ids, zero after each row's end.
         position_BL: Position of each token in its own sequence.
-        segments: What the tokens see, for a shared row; None for plain rows.
+        segments: Which keys the tokens of a shared row see; None for plain rows.
         source_N: Place in T of the token that predicts each completion token.
         label_N: The completion token itself; in the order of the pairs, chosen before rejected.
-        branch_N: Its completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
-        name_T: A hash of each token's text up to the end of its part and of its place there, int32; 0 for padding.
+        branch_N: The token's completion, ascending: 2i for the chosen of pair i, 2i + 1 for the rejected.
+        hash_T: A hash per token, int32, of its prompt, or prompt and completion, and its place there; 0 for padding.
         pairs: n.
-        is_long_BL: Whether the token's own text exceeds the limit that the rows were laid out with; None without one.
+        is_long_BL: Whether the token's text exceeds the limit that the rows were laid out with; None without one.
     """
 
     ids_BL: Tensor
@@ -114,7 +114,7 @@ class Batch:
     source_N: Tensor
     label_N: Tensor
     branch_N: Tensor
-    name_T: Tensor
+    hash_T: Tensor
     pairs: int
     is_long_BL: Tensor | None = None
 
@@ -127,7 +127,7 @@ class Batch:
             self.source_N.to(device, non_blocking=True),
             self.label_N.to(device, non_blocking=True),
             self.branch_N.to(device, non_blocking=True),
-            self.name_T.to(device, non_blocking=True),
+            self.hash_T.to(device, non_blocking=True),
             self.pairs,
             None if self.is_long_BL is None else self.is_long_BL.to(device, non_blocking=True),
         )
@@ -141,17 +141,21 @@ def lay_out_shared(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
         limit: Tokens beyond which a text has positions of another kind, and shares no prompt with shorter ones.
 
     Raises:
-        DataError: A prompt, chosen or rejected has no tokens, so there is nothing to score or to score it from.
+        DataError: A prompt, chosen or rejected has no tokens.
     """
     _refuse_empty(rows)
+
+    # the completions of each distinct prompt, by their numbers in the batch
     groups: dict[tuple[bytes, bool], list[int]] = {}
     for i, row in enumerate(rows):
         for side, completion in enumerate((row.chosen, row.rejected)):
             groups.setdefault((row.prompt.tobytes(), _is_long(row.prompt, completion, limit)), []).append(2 * i + side)
+
     plan = _Row()
     for branches in groups.values():
         parts = [(branch, (rows[branch // 2].chosen, rows[branch // 2].rejected)[branch % 2]) for branch in branches]
         plan.add(rows[branches[0] // 2].prompt, parts)
+
     segments = Segments(
         query_lengths=tuple(plan.query_lengths),
         key_lengths=tuple(sum(run.stop - run.start for run in runs) for runs in plan.key_runs),
@@ -165,9 +169,10 @@ def lay_out_shared(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
     )
     source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
     tensors = (_tensor(plan.ids)[None], segments.position_T[None], segments, source_N, *_labels(rows))
+
     is_long_G = torch.tensor([is_long for _, is_long in groups])
     is_long_BL = None if limit is None else is_long_G[segments.group_T][None]
-    return Batch(*tensors, torch.from_numpy(np.concatenate(plan.names)), len(rows), is_long_BL)
+    return Batch(*tensors, torch.from_numpy(np.concatenate(plan.hashes)), len(rows), is_long_BL)
 
 
 @dataclasses.dataclass
@@ -175,7 +180,7 @@ class _Row:
     """A shared row while it is built: parts of each of its arrays, in order."""
 
     ids: list[npt.NDArray[np.int32]] = dataclasses.field(default_factory=list)
-    names: list[Names] = dataclasses.field(default_factory=list)
+    hashes: list[Hashes] = dataclasses.field(default_factory=list)
     positions: list[Array] = dataclasses.field(default_factory=list)
     groups: list[Array] = dataclasses.field(default_factory=list)
     branches: list[Array] = dataclasses.field(default_factory=list)
@@ -192,19 +197,23 @@ class _Row:
         begin = self.size
         text = zlib.crc32(prompt.tobytes())
         prompt_places = self._append(prompt, 0, 0)
-        self.names.append(_names(text, 0, len(prompt)))
+        self.hashes.append(_hashes(text, 0, len(prompt)))
+
         for number, (branch, completion) in enumerate(completions):
             places = self._append(completion[:-1], len(prompt), number + 1)
-            self.names.append(_names(zlib.crc32(completion.tobytes(), text), len(prompt), len(places)))
+            self.hashes.append(_hashes(zlib.crc32(completion.tobytes(), text), len(prompt), len(places)))
             self.sources[branch] = np.concatenate([prompt_places[-1:], places])
             if number and not len(places):
                 continue
+
+            # the first completion shares the prompt's segment; a further one sees the prompt's keys and its own
             self.query_lengths.append(len(places) + (0 if number else len(prompt)))
-            own = slice(self.size - len(places), self.size)
-            prompts = slice(begin, begin + len(prompt))
-            self.key_runs.append((prompts, own) if number else (slice(begin, own.stop),))
+            completion_keys = slice(self.size - len(places), self.size)
+            prompt_keys = slice(begin, begin + len(prompt))
+            self.key_runs.append((prompt_keys, completion_keys) if number else (slice(begin, completion_keys.stop),))
             self.scored.append(places if number else self.sources[branch])
             self.scored_lengths.append(len(self.scored[-1]))
+
         self.groups.append(np.full(self.size - begin, group))
 
     def _append(self, ids: npt.NDArray[np.int32], position: int, branch: int) -> Array:
@@ -229,18 +238,20 @@ def lay_out_plain(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
     _refuse_empty(rows)
     branches = [(row.prompt, completion) for row in rows for completion in (row.chosen, row.rejected)]
     width = max(len(prompt) + len(completion) for prompt, completion in branches)
-    ids, names = np.zeros((len(branches), width), dtype=np.int64), np.zeros((len(branches), width), dtype=np.int32)
+    ids, hashes = np.zeros((len(branches), width), dtype=np.int64), np.zeros((len(branches), width), dtype=np.int32)
+
     for i, (prompt, completion) in enumerate(branches):
-        text, own = zlib.crc32(prompt.tobytes()), slice(len(prompt), len(prompt) + len(completion))
-        ids[i, : len(prompt)], names[i, : len(prompt)] = prompt, _names(text, 0, len(prompt))
-        ids[i, own] = completion
-        names[i, own] = _names(zlib.crc32(completion.tobytes(), text), len(prompt), len(completion))
+        text, places = zlib.crc32(prompt.tobytes()), slice(len(prompt), len(prompt) + len(completion))
+        ids[i, : len(prompt)], hashes[i, : len(prompt)] = prompt, _hashes(text, 0, len(prompt))
+        ids[i, places] = completion
+        hashes[i, places] = _hashes(zlib.crc32(completion.tobytes(), text), len(prompt), len(completion))
+
     source_N = _tensor([i * width + len(p) - 1 + np.arange(len(c)) for i, (p, c) in enumerate(branches)])
     position_BL = torch.arange(width).expand(len(branches), width)
     tensors = (torch.from_numpy(ids), position_BL, None, source_N, *_labels(rows))
     is_long_B = torch.tensor([_is_long(*branch, limit) for branch in branches])
     is_long_BL = None if limit is None else is_long_B[:, None].expand(position_BL.shape)
-    return Batch(*tensors, torch.from_numpy(names.reshape(-1)), len(rows), is_long_BL)
+    return Batch(*tensors, torch.from_numpy(hashes.reshape(-1)), len(rows), is_long_BL)
 
 
 def length_of_longest(rows: Sequence[TokenRow]) -> int:
@@ -257,8 +268,8 @@ def _labels(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
     return _tensor(completions), torch.from_numpy(np.repeat(np.arange(len(completions)), [len(c) for c in completions]))
 
 
-def _names(text: int, first: int, count: int) -> Names:
-    """Return a name for each of ``count`` tokens from place ``first`` of a text that hashes to ``text``."""
+def _hashes(text: int, first: int, count: int) -> Hashes:
+    """Return a hash per token, int32 [count], for the tokens from place ``first`` of a text that hashes to ``text``."""
     places = np.arange(first + 1, first + count + 1, dtype=np.uint32) * np.uint32(_ODD)
     return (places ^ np.uint32(text)).view(np.int32)
 

@@ -1,7 +1,7 @@
-"""Lean LoRA layers of one input, as one operation: queries, keys and values; a gate and a way up. On a CPU.
+"""Lean LoRA layers of one input, as one operation on a CPU: queries, keys and values; gate and up projection.
 
-One by one, each reads x again for its thin product x Aᵀ, and gives a gradient of x's size that autograd then adds up.
-Together, with A the layers' A one below the other and l = [s_1 dy_1 B_1 | s_2 dy_2 B_2 | ..]:
+Separately, each layer reads x again for its small product x Aᵀ, and gives a gradient of x's size that autograd then
+sums. Here A is the layers' A_i stacked, one below the other, and l = [s_1 dy_1 B_1 | s_2 dy_2 B_2 | ..]:
 
     y_i = x W_iᵀ + b_i + s_i (x A_iᵀ) B_iᵀ        dx = Σ dy_i W_i + l A
     dA = lᵀ x                                     dB_i = s_i dy_iᵀ (x A_iᵀ)
@@ -18,26 +18,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.dpo.model.cpu_bfloat16 import as_factor, product_of_slopes
+from tasks.dpo.model.cpu_bfloat16 import as_factor, product_for_gradients
 from tasks.dpo.scoring.last_layer import is_for_scored
-from tasks.dpo.scoring.lora import adapter_slopes, is_lean, plain_operands, shaped
+from tasks.dpo.scoring.lora import is_lean, plain_operands
+from tasks.dpo.scoring.lora_operations import adapter_gradients, shaped
 
 _OF_ONE_INPUT = ("q_proj", "k_proj", "v_proj")  # in the order in which attention calls them
 
 
 def together(layers: Sequence[Any], x: Tensor) -> list[Tensor] | None:
-    """Return what every layer gives for the rows of ``x`` [.., in], as factors of the next product, [T or more, out].
+    """Return every layer's result for the rows of ``x`` [.., in], as factors of the next product, [T or more, out].
 
-    None where they cannot be one operation: one of them is no plain lean layer, or keeps what its base gives.
+    None where they cannot be one operation: one of them is no plain lean layer, or its base's result is saved.
     """
     return _joint(layers, x, as_factors=True)
 
 
 class Siblings:
-    """Attention's projections of one input: the first one called works for all, the others find their result.
+    """Attention's projections of one input: the first one called computes all results, the others fetch theirs.
 
     Args:
-        attention: What calls them, one after the other with the same tensor.
+        attention: The module that calls them, one after the other with the same tensor.
     """
 
     def __init__(self, attention: Any) -> None:
@@ -47,16 +48,15 @@ class Siblings:
         self._results: dict[int, Tensor] = {}
 
     def result(self, layer: Any, x: Tensor) -> Tensor | None:
-        """Return what ``layer`` gives for ``x``; None where it has to work by itself."""
+        """Return the result of ``layer`` for ``x``; None where the layer has to compute it by itself."""
         # queries of scored tokens alone have an input of their own
         layers = self._layers[1:] if is_for_scored(self._attention) else self._layers
         if layer is layers[0]:
-            found = _joint(layers, x)
-            self._input, self._results = x, dict(zip(map(id, layers), found or (), strict=False))
-        mine = self._results.pop(id(layer), None) if x is self._input else None
+            self._input, self._results = x, dict(zip(map(id, layers), _joint(layers, x) or (), strict=False))
+        result = self._results.pop(id(layer), None) if x is self._input else None
         if not self._results:
             self._input = None
-        return mine
+        return result
 
 
 class Sibling:
@@ -65,22 +65,23 @@ class Sibling:
     siblings: Siblings
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the layer's own forward gives for ``x``."""
+        """Return the layer's result for ``x``."""
         is_alone = bool(args or kwargs) or torch.compiler.is_compiling()  # one graph serves all layers
-        found = None if is_alone else self.siblings.result(self, x)
-        y: Tensor = super().forward(x, *args, **kwargs) if found is None else found  # type: ignore[misc]
+        y: Tensor | None = None if is_alone else self.siblings.result(self, x)
+        if y is None:
+            y = super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return y
 
 
 def projections(attention: Any) -> list[Any]:
-    """Return the projections of one input that a module has, if it has all of them as layers with adapters, or []."""
-    found = [getattr(attention, name, None) for name in _OF_ONE_INPUT]
-    return found if all(is_lean(layer) for layer in found) else []
+    """Return a module's query, key and value projections if all of them are lean layers, else []."""
+    layers = [getattr(attention, name, None) for name in _OF_ONE_INPUT]
+    return layers if all(is_lean(layer) for layer in layers) else []
 
 
 def _joint(layers: Sequence[Any], x: Tensor, as_factors: bool = False) -> list[Tensor] | None:
-    """Return what the layers give for ``x``, None where one is no plain lean layer, or keeps what its base gives."""
-    operands = [found for layer in layers if (found := plain_operands(layer)) is not None and found[-1]]
+    """Return the layers' results for ``x``, None where one is no plain lean layer, or its base's result is saved."""
+    operands = [each for layer in layers if (each := plain_operands(layer)) is not None and each[-1]]
     if len(operands) < len(layers):
         return None
     weights, biases, downs, ups, scales, _ = zip(*operands, strict=True)
@@ -106,10 +107,12 @@ class JointLoraLinear(torch.autograd.Function):
         dtype = weights[0].dtype
         rows, a = as_factor(x.reshape(-1, x.shape[-1]), dtype), torch.cat(downs).to(dtype)
         low = rows @ a.t()
+
         results = []
         for weight, bias, b, scale, part in zip(weights, biases, ups, scales, _cut(low, ups), strict=True):
             y = F.linear(rows, weight, bias).addmm_(part, b.to(dtype).t(), alpha=scale)
             results.append(y if as_factors else shaped(y, x.shape, x.dtype))
+
         ctx.save_for_backward(rows, low, a, *weights, *ups)
         ctx.scales, ctx.shape, ctx.dtype = scales, x.shape, x.dtype
         return tuple(results)
@@ -120,23 +123,25 @@ class JointLoraLinear(torch.autograd.Function):
         count = len(ctx.scales)
         rows, low, a, *factors = ctx.saved_tensors
         weights, ups = factors[:count], factors[count:]
-        slopes = [as_factor(dy.reshape(-1, dy.shape[-1]), a.dtype) for dy in grads]
-        found = [
-            adapter_slopes(dy, rows, part, b, scale, (False, True))
-            for dy, b, scale, part in zip(slopes, ups, ctx.scales, _cut(low, ups), strict=True)
+        dys = [as_factor(dy.reshape(-1, dy.shape[-1]), a.dtype) for dy in grads]
+
+        parts = [
+            adapter_gradients(dy, rows, part, b, scale, (False, True))
+            for dy, b, scale, part in zip(dys, ups, ctx.scales, _cut(low, ups), strict=True)
         ]
-        d_low = torch.cat([own for own, _, _ in found], 1)
-        d_downs = torch.split(product_of_slopes(d_low.t(), rows), [b.shape[1] for b in ups])
-        d_ups = [d_up for _, _, d_up in found]
+        d_low = torch.cat([part for part, _, _ in parts], 1)
+        d_downs = torch.split(product_for_gradients(d_low.t(), rows), [b.shape[1] for b in ups])
+        d_ups = [d_up for _, _, d_up in parts]
+
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = slopes[0] @ weights[0]
-            for dy, weight in zip(slopes[1:], weights[1:], strict=True):
+            dx = dys[0] @ weights[0]
+            for dy, weight in zip(dys[1:], weights[1:], strict=True):
                 dx.addmm_(dy, weight)
             dx = shaped(dx.addmm_(d_low, a), ctx.shape, ctx.dtype)
         return dx, None, None, None, *[None] * count, *d_downs, *d_ups
 
 
 def _cut(low: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the columns of each layer, [T, r_i]."""
+    """Return each layer's columns of x Aᵀ, [T, r_i]."""
     return torch.split(low, [b.shape[1] for b in ups], 1)

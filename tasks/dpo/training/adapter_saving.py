@@ -11,7 +11,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from tasks.core.base_model import BaseModel
 from tasks.core.files import pretty_json, write_bytes, write_text
-from tasks.dpo.model.adapter_files import CONFIG, WEIGHTS
+from tasks.core.pinned_adapter import CONFIG, WEIGHTS
 
 
 def save_adapter(policy: Any, folder: Path, base: BaseModel | None = None) -> None:

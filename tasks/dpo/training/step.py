@@ -1,9 +1,9 @@
 """The gradient of one optimizer step, summed over micro-batches: the same however the step is cut.
 
 A step's loss is Σ w_i loss_i / Σ w_i over the pairs of all ranks, plus the chosen completions' mean negative
-log-likelihood. Losses that sort the pairs, or take a mean over them, must see the whole step: then the pairs
-are first scored without gradient and gathered, the loss's slope with respect to every pair's log-probabilities
-is taken, and a second pass over the micro-batches carries it on into the adapters.
+log-likelihood. Losses that sort the pairs, or take a mean over them, must see the whole step. For these the pairs
+are first scored without gradient and gathered, and the loss's gradient with respect to every pair's
+log-probabilities is computed. A second pass over the micro-batches backpropagates it into the adapters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tasks.dpo.capacity.budget import Budget, FixedBudget, within
 from tasks.dpo.capacity.step_plan import Rows, Sizes, evened, micro_batches, share
-from tasks.dpo.capacity.workload import Work
+from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
 from tasks.dpo.model.distributed import sum_over_ranks
 from tasks.dpo.model.evaluation import evaluation_mode
@@ -34,12 +34,12 @@ from tasks.dpo.training.moving_reference import MovingReference
 from tasks.dpo.training.train_config import TrainConfig
 
 T = TypeVar("T")
-Scored = tuple[Rows, Forward, bool]  # a micro-batch, what its forward says, and whether it counts
+Scored = tuple[Rows, Forward, bool]  # a micro-batch's rows, its forward, and whether it counts
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSums:
-    """What this rank saw of a step.
+    """What this rank's pairs of a step add up to.
 
     Attributes:
         pairs: Sums over its pairs.
@@ -53,55 +53,69 @@ class StepSums:
 
 
 class StepGradients:
-    """Computes steps' gradients, and held-out numbers by the same passes.
+    """Computes the gradients of optimizer steps, and held-out numbers by the same forwards.
 
     Args:
         scorer: Of the policy.
-        data: The training pairs and the held-out ones.
+        train_set: The training pairs.
+        test_set: The held-out pairs.
         config: What is trained.
-        tokens: How many fit at once, the same on every rank.
+        tokens: Packed tokens of a micro-batch, the same on every rank.
         accelerator: This rank and the others.
         reference: The reference, where it moves.
+        offloads: Whether what backward needs is kept in the host's memory.
 
     Attributes:
+        loss: The objective.
         budget: The tokens that this rank takes at once.
-        sizes: What the training pairs take, every prompt once.
-        offloads: Whether what backward needs is kept in the host's memory.
+        train_sizes: What the training pairs take.
+
+    Raises:
+        ConfigError: The data have a column that the objective would ignore.
     """
 
     def __init__(
         self,
         scorer: Scorer,
-        data: tuple[ScoredPairs, ScoredPairs],
+        train_set: ScoredPairs,
+        test_set: ScoredPairs,
         config: TrainConfig,
         tokens: int,
         accelerator: Accelerator,
         reference: MovingReference,
+        offloads: bool = False,
     ) -> None:
-        self._train, self._test = data
-        self._config, self._accelerator = config, accelerator
-        self._scorer, self._reference, self._is_sharded = scorer, reference, is_sharded(scorer.model)
-        self._forward = PairForward(scorer, config.objective)
+        # What is trained
+        self._scorer, self._config, self._reference = scorer, config, reference
         self.loss = PairLoss(config.objective)
-        columns = (part.tokens for part in data)
-        has = [(bool((part.weights != 1).any()), bool((part.margins != 0).any())) for part in columns]
-        self.loss.check_columns(any(weights for weights, _ in has), any(margins for _, margins in has))
-        self._sizes = sizes = [Sizes.of(part.tokens, scorer.is_shared) for part in data]
-        self.sizes = dataclasses.replace(sizes[0], is_shared=True)
-        self._planned, self.offloads = tokens, False
-        longest = max(Work(sizes, 1).longest_pair for sizes in self._sizes)
-        self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest)
+        self._forward = PairForward(scorer, config.objective)
+
+        # Data
+        self._train, self._test = train_set, test_set
+        self.train_sizes, self._test_sizes = (Sizes.of(part.tokens, scorer.is_shared) for part in (train_set, test_set))
+        columns = (train_set.tokens, test_set.tokens)
+        self.loss.check_columns(
+            has_weights=any(bool((part.weights != 1).any()) for part in columns),
+            has_margins=any(bool((part.margins != 0).any()) for part in columns),
+        )
+
+        # Machine
+        self._accelerator, self._offloads = accelerator, offloads
+        self._is_sharded = is_sharded(scorer.model)
+        self._agreed_tokens = tokens
+        longest_pair = max(Workload(sizes, 1).longest_pair for sizes in (self.train_sizes, self._test_sizes))
+        self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest_pair)
 
     def accumulate(self, step: int, rows: Rows, state: Tensor) -> StepSums:
-        """Add the gradient of one step's loss to the adapters', which have none yet; return what this rank saw.
+        """Add the gradient of one step's loss to the adapters', which have none yet; return this rank's sums.
 
         Out of memory on a GPU, the token budget is halved and the rank's part begun again: nothing else changes.
 
         Raises:
             ConfigError: Not even one pair at a time fits.
         """
-        slopes = self._slopes(step, rows, state) if self.loss.needs_whole_step else None
-        return self._within(lambda: self._backward(step, rows, state, slopes))
+        gradients = self._logp_gradients(step, rows, state) if self.loss.needs_whole_step else None
+        return self._within_budget(lambda: self._backward(step, rows, state, gradients))
 
     def evaluate(self, state: Tensor) -> dict[str, float]:
         """Return the means over all held-out pairs, the same on every rank, against the fixed reference.
@@ -114,103 +128,118 @@ class StepGradients:
             return [(part, self._forward(self._test, part), counts) for part, counts in self._cut(self._test, rows)]
 
         with torch.inference_mode(), evaluation_mode(self._scorer.model):
-            everything = self._gathered(self._within(score_all), self._test, rows)
-            scores, weight_n = everything.scores, _weight_of(everything.scores)
+            forward = self._gathered(self._within_budget(score_all), self._test, rows)
+            scores, weight_n = forward.scores, _weight_of(forward.scores)
             losses_n, _ = self.loss.losses(scores, state)
             means = PairSums.of(losses_n, scores, self._config.objective.beta).means()
             if not self.loss.nll_weight:
                 return means
-            nll = (weight_n * everything.nll_n).sum() / (weight_n * scores.chosen_tokens).sum()
+            nll = (weight_n * forward.nll_n).sum() / (weight_n * scores.chosen_tokens).sum()
             return with_nll(means, float(nll), self.loss.nll_weight)
 
-    def _backward(self, step: int, rows: Rows, state: Tensor, slopes: _Slopes | None) -> StepSums:
+    def _backward(self, step: int, rows: Rows, state: Tensor, gradients: _LogpGradients | None) -> StepSums:
+        """Go forward and backward through this rank's micro-batches of ``rows``."""
+        # Both terms are means over all ranks' pairs or tokens, so their divisors are those of the whole step
         weight_n = self._train.tokens.weights[rows].astype(np.float64)
         pair_weight = float(weight_n.sum())
         token_weight = float((weight_n * self._train.tokens.lengths[rows, 1]).sum())
+
         beta, device = self._config.objective.beta, self._accelerator.device
         sums, nll = PairSums.zero(device), torch.zeros((), dtype=torch.float64, device=device)
         for part, counts in self._cut(self._train, rows):
-            with offloading(self.offloads, device):
-                found = self._score(step, part, needs_reference=slopes is None)
-            if not counts:  # the other ranks need this one's part of the weights, forward and backward
-                (0 * found.nll_n.sum()).backward()  # type: ignore[no-untyped-call]
+            with offloading(self._offloads, device):
+                forward = self._score(step, part, needs_reference=gradients is None)
+            if not counts:  # a sharded base: the other ranks need this one for all-gather, forward and backward
+                (0 * forward.nll_n.sum()).backward()  # type: ignore[no-untyped-call]
                 continue
-            nll_part = (_weight_of(found.scores) * found.nll_n).sum() / token_weight
-            if slopes is None:
-                losses_n, _ = self.loss.losses(found.scores, state)
-                loss = (_weight_of(found.scores) * losses_n).sum() / pair_weight
-                sums += PairSums.of(losses_n, found.scores, beta)
+
+            nll_part = (_weight_of(forward.scores) * forward.nll_n).sum() / token_weight
+            if gradients is None:
+                losses_n, _ = self.loss.losses(forward.scores, state)
+                loss = (_weight_of(forward.scores) * losses_n).sum() / pair_weight
+                sums += PairSums.of(losses_n, forward.scores, beta)
             else:
-                loss = slopes.carried_on(part, found.scores)
+                loss = gradients.surrogate_loss(part, forward.scores)
             if self.loss.nll_weight:
                 loss = loss + self.loss.nll_weight * nll_part
             loss.backward()  # type: ignore[no-untyped-call]
             nll = nll + nll_part.detach()
-        if slopes is None:
-            return StepSums(sums, nll, state)
-        return StepSums(slopes.sums if self._accelerator.is_main_process else sums, nll, slopes.state)
 
-    def _slopes(self, step: int, rows: Rows, state: Tensor) -> _Slopes:
-        """Score all pairs of the step, and take the loss's slope with respect to each."""
+        if gradients is None:
+            return StepSums(sums, nll, state)
+        # these sums are of all ranks' pairs already, so they count once
+        return StepSums(gradients.sums if self._accelerator.is_main_process else sums, nll, gradients.state)
+
+    def _logp_gradients(self, step: int, rows: Rows, state: Tensor) -> _LogpGradients:
+        """Score all pairs of the step; return the loss's gradient with respect to each pair's log-probabilities."""
 
         def score_all() -> list[Scored]:
             return [(part, self._score(step, part), counts) for part, counts in self._cut(self._train, rows)]
 
         with torch.no_grad():
-            scores = self._gathered(self._within(score_all), self._train, rows).scores
+            scores = self._gathered(self._within_budget(score_all), self._train, rows).scores
+
         leaves = [column.clone().requires_grad_() for column in (scores.policy_chosen, scores.policy_rejected)]
         scores = dataclasses.replace(scores, policy_chosen=leaves[0], policy_rejected=leaves[1])
         losses_n, state = self.loss.losses(scores, state)
         weight_n = _weight_of(scores)
-        slope_n = torch.autograd.grad((weight_n * losses_n).sum() / weight_n.sum(), leaves)
+        chosen_n, rejected_n = torch.autograd.grad((weight_n * losses_n).sum() / weight_n.sum(), leaves)
+
         sums = PairSums.of(losses_n, scores, self._config.objective.beta)
-        return _Slopes(rows, slope_n[0], slope_n[1], sums, state.detach())
+        return _LogpGradients(rows, chosen_n, rejected_n, sums, state.detach())
 
     def _score(self, step: int, part: Rows, needs_reference: bool = True) -> Forward:
-        """Score pairs for training; where nobody needs the reference, one that moved is not asked."""
+        """Score pairs for training; a reference that moved is scored only where it is needed."""
         if self._config.lora.dropout:
             self._scorer.dropout.begin(self._config.seed, step)
             # layers that keep PEFT's forward (DoRA) draw from torch's generator, by micro-batch
             torch.manual_seed(int(np.random.SeedSequence([self._config.seed, step, int(part[0])]).generate_state(1)[0]))
-        is_asked = needs_reference and self._reference.has_moved
-        moved = functools.partial(self._reference.logps, self._scorer) if is_asked else None
-        return self._forward(self._train, part, moved)
+        has_moved = needs_reference and self._reference.has_moved
+        moved_reference = functools.partial(self._reference.logps, self._scorer) if has_moved else None
+        return self._forward(self._train, part, moved_reference)
 
     def _gathered(self, passes: list[Scored], data: ScoredPairs, rows: Rows) -> Forward:
-        parts = [(part, found) for part, found, counts in passes if counts]
-
-        def add_up(table: Tensor) -> Tensor:
-            return sum_over_ranks(self._accelerator, table)
-
+        """Return the scores of all ``rows``, from all ranks."""
+        parts = [(part, forward) for part, forward, counts in passes if counts]
+        add_up = functools.partial(sum_over_ranks, self._accelerator)
         return gathered(parts, data, rows, add_up, self._accelerator.device)
 
     def _cut(self, data: ScoredPairs, rows: Rows) -> list[tuple[Rows, bool]]:
         """Return this rank's micro-batches of ``rows``, each with whether it counts.
 
-        Whose pairs are whose is planned with the budget that all ranks agreed on; a rank that ran out of memory
-        since then cuts its own ones finer.
+        The ranks share the pairs out by the budget that all agreed on; a rank that ran out of memory since
+        then cuts its own share finer.
         """
-        sizes, own = self._sizes[data is self._test], (self._accelerator.process_index, self._accelerator.num_processes)
-        batches = micro_batches(rows, sizes, self._planned, own[1])
+        sizes = self._test_sizes if data is self._test else self.train_sizes
+        rank, ranks = self._accelerator.process_index, self._accelerator.num_processes
+        batches = micro_batches(rows, sizes, self._agreed_tokens, ranks)
         if self._is_sharded:
-            return evened(batches, sizes, *own)
-        mine = share(batches, sizes, *own)
-        if self.budget.tokens < self._planned and mine:
-            mine = micro_batches(np.concatenate(mine), sizes, self.budget.tokens)
-        return [(part, True) for part in mine]
+            return evened(batches, sizes, rank, ranks)
+        parts = share(batches, sizes, rank, ranks)
+        if self.budget.tokens < self._agreed_tokens and parts:
+            parts = micro_batches(np.concatenate(parts), sizes, self.budget.tokens)
+        return [(part, True) for part in parts]
 
-    def _within(self, work: Callable[[], T]) -> T:
-        """Do ``work``, which talks to no other rank, with less and less at once until it fits."""
+    def _within_budget(self, attempt: Callable[[], T]) -> T:
+        """Return ``attempt()``, which talks to no other rank, made again with a smaller budget until it fits."""
 
-        def undo() -> None:
+        def drop_gradients() -> None:
             self._scorer.model.zero_grad(set_to_none=True)
 
-        return within(self.budget, lambda _: work(), undo)
+        return within(self.budget, lambda _: attempt(), drop_gradients)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Slopes:
-    """The slope of a step's loss with respect to the log-probabilities of each of its pairs."""
+class _LogpGradients:
+    """The gradient of a step's loss with respect to the log-probabilities of each of its pairs.
+
+    Attributes:
+        rows: The step's pairs, [n].
+        chosen_n: ∂loss / ∂ Σ log π of chosen, in the order of ``rows``.
+        rejected_n: The same of rejected.
+        sums: Sums over all ranks' pairs.
+        state: The objective's state after the step.
+    """
 
     rows: Rows
     chosen_n: Tensor
@@ -218,8 +247,8 @@ class _Slopes:
     sums: PairSums
     state: Tensor
 
-    def carried_on(self, part: Rows, scores: PairScores) -> Tensor:
-        """Return a scalar that has this slope in the scores of ``part``."""
+    def surrogate_loss(self, part: Rows, scores: PairScores) -> Tensor:
+        """Return a scalar that has this gradient with respect to the scores of ``part``."""
         order = np.argsort(self.rows)
         places = torch.from_numpy(order[np.searchsorted(self.rows, part, sorter=order)]).to(self.chosen_n.device)
         chosen = self.chosen_n[places] * scores.policy_chosen

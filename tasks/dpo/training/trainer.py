@@ -1,8 +1,8 @@
 """LoRA DPO: the loop over optimizer steps, exact on any number of ranks and any micro-batch size.
 
 A step's pairs come from the plan. Each rank sums the loss over its micro-batches, divided by the
-step's global pair count; the adapters' gradients are summed over ranks once. So one rank equals N
-ranks, micro-batch 1 equals micro-batch 8, and a resumed run equals a straight one.
+step's global pair count; the adapters' gradients are summed over ranks once a step. So one rank equals N
+ranks, micro-batch 1 equals micro-batch 8, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from tasks.core.errors import ConfigError, DataError, Preempted
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stopping import StopRequest, listen_for_stop
-from tasks.dpo.capacity.flops import ModelShape, matmul_rate, training_flops
+from tasks.dpo.capacity.flops import ModelShape, matmul_rate
 from tasks.dpo.capacity.memory import Recompute
 from tasks.dpo.capacity.preflight import preflight
 from tasks.dpo.capacity.step_plan import Plan, Sizes
-from tasks.dpo.capacity.workload import Work
+from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
 from tasks.dpo.model.adapter import adapter_parameters
 from tasks.dpo.model.cpu_bfloat16 import product_type
-from tasks.dpo.model.distributed import accelerator, from_main, sum_over_ranks
+from tasks.dpo.model.distributed import from_main, open_accelerator, sum_over_ranks
 from tasks.dpo.model.sharding import is_sharded, place
 from tasks.dpo.model.threads import suited_threads
 from tasks.dpo.objective.metrics import PairSums, with_nll
 from tasks.dpo.scoring.lora import drawing_by_batch
 from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sample_rows
 from tasks.dpo.telemetry.heap import Heap
-from tasks.dpo.telemetry.meter import Meter, in_one_line
 from tasks.dpo.telemetry.trackers import Trackers
+from tasks.dpo.telemetry.training_monitor import TrainingMonitor
 from tasks.dpo.training import compiled_layers
 from tasks.dpo.training.activation_checkpointing import set_modes
 from tasks.dpo.training.checkpoint import (
@@ -62,21 +63,15 @@ class TrainResult:
     Attributes:
         steps: One row an optimizer step: means over its pairs, gradient norm, learning rate.
         evals: One row a held-out evaluation, the first before any step.
-        step_seconds: Wall-clock seconds of this process's own steps (not for hashed outputs).
-        speed: Of those steps: pairs and tokens a second, utilisation, seconds, peak bytes (see `progress.Meter`).
-        resumed_after: The step after which the checkpoint stood that this process went on from; 0 without one.
+        speed: Of this process's own steps, for logs and receipts: pairs and tokens a second, utilisation, seconds,
+            peak bytes (see `meter.Meter`).
+        resumed_after: The step of the checkpoint that this process continued from; 0 without one.
     """
 
     steps: Curve
     evals: Curve
-    step_seconds: list[float]
     speed: dict[str, float]
     resumed_after: int = 0
-
-    @property
-    def pairs_per_s(self) -> float:
-        """Training pairs a second."""
-        return self.speed["pairs_per_s"]
 
     @property
     def before(self) -> dict[str, float]:
@@ -112,37 +107,51 @@ def train(
         mechanisms: What to switch off, for measuring.
 
     Raises:
-        Preempted: SIGTERM or SIGINT came; a checkpoint stands in ``checkpoints``.
-        ConfigError: The loss or gradient is no finite number any more, or one pair does not fit into memory.
+        Preempted: SIGTERM or SIGINT came; a checkpoint is in ``checkpoints``.
+        ConfigError: The loss or the gradient is NaN or inf, or one pair does not fit into memory.
+        DataError: There are no training pairs, or no held-out pairs.
     """
     config, runtime = config or TrainConfig(), runtime or RuntimeConfig()
     for name, part in (("train", train_set), ("held-out", test_set)):
         if len(part) == 0:
             raise DataError(f"there are no {name} pairs", "give at least one")
-    device = accelerator(runtime)
-    place(policy, device, runtime)
+
+    accelerator = open_accelerator(runtime)
+    place(policy, accelerator, runtime)
     set_modes(policy, Recompute.NONE)
     with (
         suited_threads(policy),
         Scorer(policy, sample_rows(train_set.tokens), mechanisms) as scorer,
         listen_for_stop() as stop,
     ):
-        work = Work(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
-        is_compiled = compiled_layers.is_wanted(runtime, device.device) and not is_sharded(policy)
-        _tell_limits(scorer, runtime)
-        # compiled layers keep nothing selectively
+        is_compiled = compiled_layers.is_wanted(runtime, accelerator.device) and not is_sharded(policy)
+        _log_what_has_no_effect(scorer, runtime)
+
+        # what fits decides what backward recomputes; compiled layers keep nothing selectively
+        workload = Workload(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
         levels = tuple(level for level in Recompute if not (is_compiled and level is Recompute.SELECTIVE))
-        choice = preflight(scorer, work, runtime, device, levels)
+        choice = preflight(scorer, workload, runtime, accelerator, levels)
         set_modes(policy, choice.recompute)
         if is_compiled:
             compiled_layers.compile_layers(policy)
-        trainer = Trainer(scorer, train_set, test_set, config, runtime, choice.tokens, checkpoints)
-        trainer.trackers = trackers or trainer.trackers
-        return trainer.run(stop)
+
+        trainer = Trainer(
+            scorer,
+            train_set,
+            test_set,
+            config,
+            runtime,
+            accelerator,
+            choice.tokens,
+            stop,
+            checkpoints,
+            trackers or Trackers({}),
+        )
+        return trainer.run()
 
 
-def _tell_limits(scorer: Scorer, runtime: RuntimeConfig) -> None:
-    """Say what was asked for and does not hold here."""
+def _log_what_has_no_effect(scorer: Scorer, runtime: RuntimeConfig) -> None:
+    """Log settings that have no effect here, and layers whose dropout depends on the cut into micro-batches."""
     if runtime.compile == "on" and is_sharded(scorer.model):
         _log.info("`runtime.compile: on` has no effect here: the layers of a sharded base are not compiled")
     if count := drawing_by_batch(scorer.model):
@@ -155,7 +164,20 @@ def _tell_limits(scorer: Scorer, runtime: RuntimeConfig) -> None:
 
 
 class Trainer:
-    """State of one training run: the policy, its optimizer, the curves so far."""
+    """State of one training run: the policy, its optimizer, the curves so far.
+
+    Args:
+        scorer: Of the policy.
+        train_set: Training pairs with their reference log-probabilities.
+        test_set: Held-out pairs likewise.
+        config: What is trained.
+        runtime: How this machine does it.
+        accelerator: This rank and the others.
+        tokens: Packed tokens of a micro-batch, the same on every rank.
+        stop: Says when the process was asked to stop.
+        checkpoints: A folder of this very run; None saves nothing.
+        trackers: Where the curves are also sent.
+    """
 
     def __init__(
         self,
@@ -164,95 +186,109 @@ class Trainer:
         test_set: ScoredPairs,
         config: TrainConfig,
         runtime: RuntimeConfig,
+        accelerator: Accelerator,
         tokens: int,
-        checkpoints: Path | None = None,
+        stop: StopRequest,
+        checkpoints: Path | None,
+        trackers: Trackers,
     ) -> None:
-        self.config, self.runtime, self.checkpoints = config, runtime, checkpoints
-        self.accelerator = accelerator(runtime)
-        self.device, self.ranks = self.accelerator.device, self.accelerator.num_processes
-        self.parameters = adapter_parameters(scorer.model)
+        # Machine
+        self.runtime, self.checkpoints, self.stop = runtime, checkpoints, stop
+        self.accelerator, self.device = accelerator, accelerator.device
+
+        # Data and plan
+        self.config = config
         self.plan = Plan(len(train_set), config.pairs_per_step, config.epochs, config.seed)
-        self.reference = MovingReference(self.parameters, config.reference_update, self.plan.steps_per_epoch)
-        self.work = StepGradients(scorer, (train_set, test_set), config, tokens, self.accelerator, self.reference)
-        self.work.offloads = runtime.offload_activations
-        self.state = self.work.loss.state0().to(self.device)
+
+        # What is trained, and how
+        self.parameters = adapter_parameters(scorer.model)
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.shape = ModelShape.of(scorer.model)
-        self.sizes = self.work.sizes
-        self.trackers = Trackers({})
-        self.meter = Meter(self.device, matmul_rate(self.device, product_type(scorer.model)) * self.ranks)
+        self.learning_rate = learning_rates(self.optimizer, config, self.plan.steps)
+        self.reference = MovingReference(self.parameters, config.reference_update, self.plan.steps_per_epoch)
+        self.gradients = StepGradients(
+            scorer, train_set, test_set, config, tokens, accelerator, self.reference, runtime.offload_activations
+        )
+        self.objective_state = self.gradients.loss.state0().to(self.device)
+
+        # Progress; the sums of the newest steps stay on the device until they are shown
         self.steps: Curve = []
         self.evals: Curve = []
-        self._heap = Heap()
         self._pending: list[tuple[int, Tensor]] = []
-        self._rate = learning_rates(self.optimizer, config, self.plan.steps)
 
-    def run(self, stop: StopRequest) -> TrainResult:
+        # Observers, which no result depends on
+        self._heap = Heap()
+        self._monitor = TrainingMonitor(
+            self.plan.steps,
+            dataclasses.replace(self.gradients.train_sizes, is_shared=True),
+            ModelShape.of(scorer.model),
+            self.device,
+            matmul_rate(self.device, product_type(scorer.model)) * accelerator.num_processes,
+            trackers,
+        )
+
+    def run(self) -> TrainResult:
         """Train from the newest checkpoint, or from the start, to the end of the plan."""
         start = self._resume()
         if start == 0:
             self._evaluate_after(0)
         evaluations = self.config.evaluations
         evaluate_after = {round(self.plan.steps * k / evaluations) for k in range(1, evaluations + 1)}
-        saved = time.monotonic()
-        seconds: list[float] = []
-        self.trackers.log({"steps": float(self.plan.steps)}, start, part="plan")
-        self.meter.start()
-        with log.bar("train", self.plan.steps, start, "step") as bar:
+
+        saved_at = time.monotonic()
+        with self._monitor.running(start):
             for step in range(start, self.plan.steps):
-                began = time.monotonic()
-                must_stop, must_save = self._step(step, stop.is_set, began - saved > self.runtime.checkpoint_every_s)
-                self._count(step)
-                seconds.append(time.monotonic() - began)
-                bar.update()
-                if (step + 1) % self.runtime.log_every_steps == 0:
+                wants_save = time.monotonic() - saved_at > self.runtime.checkpoint_every_s
+                must_stop, must_save = self._step(step, self.stop.is_set, wants_save)
+                done = step + 1
+                self._monitor.step_done(self.plan.rows(step))
+                if done % self.runtime.log_every_steps == 0:
                     self._flush()
-                    speed = self.meter.lap()
-                    self.trackers.log(speed, step + 1, part="speed")
-                    bar.set_postfix_str(in_one_line(speed, self.steps[-1]))
-                if step + 1 in evaluate_after:
-                    self._evaluate_after(step + 1)
-                if (must_stop or must_save) and step + 1 < self.plan.steps:
-                    self._save(step + 1)
-                    saved = time.monotonic()
+                    self._monitor.lap(self.steps[-1])
+
+                if done in evaluate_after:
+                    self._evaluate_after(done)
+
+                # the end of the plan needs no checkpoint: the stage writes its results
+                if (must_stop or must_save) and done < self.plan.steps:
+                    self._save(done)
+                    saved_at = time.monotonic()
                     if must_stop:
                         again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
-                        raise Preempted(f"training was told to stop after step {step + 1}", f"run again {again}")
+                        raise Preempted(f"training was told to stop after step {done}", f"run again {again}")
+
         self._flush()
-        return TrainResult(self.steps, self.evals, seconds, self.meter.summary(), start)
+        return TrainResult(self.steps, self.evals, dict(self._monitor.speed()), start)
 
     def _evaluate_after(self, step: int) -> None:
+        """Evaluate on the held-out pairs and append a row to the curve."""
         self._flush()
-        self.meter.stop()
-        row = {"step": float(step), **self.work.evaluate(self.state)}
-        _refuse_divergence(f"the held-out evaluation after step {step}", row)
-        self.evals.append(row)
-        self.trackers.log(row, step, part="eval")
-        self.meter.start()
-
-    def _count(self, step: int) -> None:
-        rows = self.plan.rows(step)
-        self.meter.step(len(rows), self.sizes.tokens(rows), training_flops(self.shape, self.sizes.lengths[rows]))
+        with self._monitor.paused():
+            row = {"step": float(step), **self.gradients.evaluate(self.objective_state)}
+            _refuse_divergence(f"the held-out evaluation after step {step}", row)
+            self.evals.append(row)
+            self._monitor.curve_row(row, "eval")
 
     def _step(self, step: int, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Do one optimizer step; return whether any rank wants to stop, or to save."""
         self.reference.before(step)
-        found = self.work.accumulate(step, self.plan.rows(step), self.state)
-        self.state = found.state
+        sums = self.gradients.accumulate(step, self.plan.rows(step), self.objective_state)
+        self.objective_state = sums.state
         must_stop, must_save = self._sum_gradients(wants_stop, wants_save)
+
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.param_groups[0]["lr"] = self._rate(step)
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
         if self.device.type == "cpu":
             self._heap.after_step()
-        self._pending.append((step, torch.cat([found.pairs.values, found.nll[None], norm.double()[None]])))
+        self._pending.append((step, torch.cat([sums.pairs.values, sums.nll[None], norm.double()[None]])))
         return must_stop, must_save
 
     def _sum_gradients(self, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
-        """Sum the adapters' gradients over ranks, and learn in the same message what any rank wants.
+        """Sum the adapters' gradients over ranks; by the same all-reduce, return what any rank wants.
 
         A parameter that no pair of the step reached has gradient zero, on any number of ranks.
         """
@@ -261,64 +297,67 @@ class Trainer:
                 parameter.grad = torch.zeros_like(parameter)
         if self.accelerator.num_processes == 1:
             return wants_stop, wants_save
+
         wishes = torch.tensor([wants_stop, wants_save], dtype=torch.float32, device=self.device)
         gradients = [p.grad.reshape(-1) for p in self.parameters if p.grad is not None]
         flat = sum_over_ranks(self.accelerator, torch.cat([*gradients, wishes]))
-        for parameter, part in zip(
-            self.parameters, torch.split(flat[:-2], [p.numel() for p in self.parameters]), strict=True
-        ):
+        parts = torch.split(flat[:-2], [p.numel() for p in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter).clone()
         return bool(flat[-2] > 0), bool(flat[-1] > 0)
 
     def _flush(self) -> None:
-        """Move the pending steps' sums to the host, reduced over ranks, as rows of the curve."""
+        """Move the pending steps' sums to the host, summed over ranks, as rows of the curve."""
         if not self._pending:
             return
         table = torch.stack([values for _, values in self._pending])
         summed = sum_over_ranks(self.accelerator, table.clone())
-        for (step, _), own, total in zip(self._pending, table, summed, strict=True):
+        for (step, _), this_rank, all_ranks in zip(self._pending, table, summed, strict=True):
+            means = PairSums(all_ranks[:-2]).means()
             row = {
                 "step": step + 1.0,
-                **with_nll(PairSums(total[:-2]).means(), float(total[-2]), self.work.loss.nll_weight),
-                "grad_norm": float(own[-1]),
+                **with_nll(means, float(all_ranks[-2]), self.gradients.loss.nll_weight),
+                "grad_norm": float(this_rank[-1]),  # the same on every rank
             }
             _refuse_divergence(f"step {step + 1}", row)
-            self.steps.append({**row, "learning_rate": self._rate(step)})
-            self.trackers.log(self.steps[-1], step + 1)
+            self.steps.append({**row, "learning_rate": self.learning_rate(step)})
+            self._monitor.curve_row(self.steps[-1], "train")
         self._pending.clear()
 
     def _save(self, step: int) -> None:
+        """Write a checkpoint on rank 0, and wait for it on every rank."""
         self._flush()
-        self.meter.stop()
-        if self.checkpoints is not None and self.accelerator.is_main_process:
-            curves = {"steps": self.steps, "evals": self.evals}
-            moments = optimizer_moments(self.optimizer)
-            now = Checkpoint(step, self.parameters, moments, curves, self.state, self.reference.values)
-            save_checkpoint(self.checkpoints, now)
-        self.accelerator.wait_for_everyone()
-        self.meter.start()
+        with self._monitor.paused():
+            if self.checkpoints is not None and self.accelerator.is_main_process:
+                curves = {"steps": self.steps, "evals": self.evals}
+                moments = optimizer_moments(self.optimizer)
+                state, reference = self.objective_state, self.reference.values
+                save_checkpoint(self.checkpoints, Checkpoint(step, self.parameters, moments, curves, state, reference))
+            self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Put back the newest checkpoint's state; return the step to go on from, 0 without one."""
+        """Restore the newest checkpoint's state; return the step to go on from, 0 without one."""
         if self.checkpoints is None:
             return 0
-        own = newest_checkpoint(self.checkpoints) if self.accelerator.is_main_process else None
-        found = from_main(self.accelerator, own)  # ranks on other machines need not share the disk
-        if found is None:
+        on_disk = newest_checkpoint(self.checkpoints) if self.accelerator.is_main_process else None
+        checkpoint = from_main(self.accelerator, on_disk)  # ranks on other machines need not share the disk
+        if checkpoint is None:
             return 0
+
         with torch.no_grad():
-            for parameter, saved in zip(self.parameters, found.parameters, strict=True):
+            for parameter, saved in zip(self.parameters, checkpoint.parameters, strict=True):
                 parameter.copy_(saved)
-        restore_moments(self.optimizer, found.moments)
-        self.steps, self.evals = found.curves["steps"], found.curves["evals"]
-        self.state = found.state.to(self.device)
-        if found.reference:
-            self.reference.restore(found.reference)
-        _log.info("going on after step %d of %d", found.step, self.plan.steps)
-        return found.step
+        restore_moments(self.optimizer, checkpoint.moments)
+        self.steps, self.evals = checkpoint.curves["steps"], checkpoint.curves["evals"]
+        self.objective_state = checkpoint.state.to(self.device)
+        if checkpoint.reference:
+            self.reference.restore(checkpoint.reference)
+        _log.info("going on after step %d of %d", checkpoint.step, self.plan.steps)
+        return checkpoint.step
 
 
 def _refuse_divergence(where: str, row: dict[str, float]) -> None:
+    """Raise ConfigError where a number of ``row`` is NaN or inf."""
     wrong = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
     if wrong:
         raise ConfigError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tasks.core.json_lines import json_line
 from tasks.pairs.encoding.encoder import EncodedPair
 from tasks.pairs.record.pair import Pair, Prompt
 
@@ -27,8 +27,7 @@ class PromptWriter:
         if encoded.made is None or encoded.pair.prompt_id in self._seen:
             return
         self._seen.add(encoded.pair.prompt_id)
-        line = {**describe(encoded.pair), "ids": encoded.prompt.tolist()}
-        self._stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+        self._stream.write(json_line({**describe(encoded.pair), "ids": encoded.prompt.tolist()}))
 
     def __len__(self) -> int:
         return len(self._seen)

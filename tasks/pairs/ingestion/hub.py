@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from tasks.core.errors import ConfigError, DataError, NetworkError
+from tasks.hub.hub_errors import asking_hub, dataset_commit
 from tasks.pairs.ingestion.formats import RawRow
 
 PREFIX = "hub:"
@@ -38,16 +39,16 @@ def parse_hub(text: str) -> HubDataset:
         ConfigError: It is malformed, or its revision is not a commit; the message gives the commit
             that the branch stands at now, when the hub can be asked.
     """
-    found = _FORM.fullmatch(text)
-    if not found:
+    match = _FORM.fullmatch(text)
+    if not match:
         raise ConfigError(
             f"`ingest.sources` has {text!r}", "write hub:ORG/NAME@REVISION or hub:ORG/NAME@REVISION#SPLIT"
         )
-    name, revision = found["name"], found["revision"] or ""
+    name, revision = match["name"], match["revision"] or ""
     if not _COMMIT.fullmatch(revision):
-        told = f"moves with `{revision}`" if revision else "names no revision"
-        raise ConfigError(f"`ingest.sources`: {text!r} {told}", _pin_advice(name, revision, text))
-    return HubDataset(name, revision, found["config"], found["split"] or "train")
+        fault = f"moves with `{revision}`" if revision else "names no revision"
+        raise ConfigError(f"`ingest.sources`: {text!r} {fault}", _pin_advice(name, revision, text))
+    return HubDataset(name, revision, match["config"], match["split"] or "train")
 
 
 def _pin_advice(name: str, revision: str, text: str) -> str:
@@ -61,14 +62,10 @@ def _pin_advice(name: str, revision: str, text: str) -> str:
 
 
 def resolve_revision(name: str, revision: str) -> str | None:
-    """Ask the hub for the commit behind a branch or tag; None if it cannot be asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
-
+    """Return the commit that a branch or tag points at now; None where the Hub does not say."""
     try:
-        return HfApi().dataset_info(name, revision=revision, timeout=10).sha
-    except (httpx.HTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        return dataset_commit(name, revision)
+    except (ConfigError, NetworkError):
         return None
 
 
@@ -81,14 +78,14 @@ def read_hub(dataset: HubDataset) -> Iterator[RawRow]:
     """
     import datasets
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
 
     label = f"{PREFIX}{dataset.name}@{dataset.revision[:12]}#{dataset.split}"
+    advice = "correct `ingest.sources`"
     try:
-        rows = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, revision=dataset.revision)
+        with asking_hub(label, advice):
+            rows = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, revision=dataset.revision)
     except (DatasetNotFoundError, ValueError, FileNotFoundError) as error:
-        raise DataError(f"{label} cannot be read: {error}", "correct `ingest.sources`") from None
-    except (ConnectionError, httpx.HTTPError) as error:
-        raise NetworkError(f"{label}: the hub does not answer ({error})", "check the network and run again") from None
+        raise DataError(f"{label} cannot be read: {error}", advice) from None
+
     for number, row in enumerate(rows, start=1):
         yield RawRow(f"{PREFIX}{dataset.name}#{dataset.split}:{number}", row)

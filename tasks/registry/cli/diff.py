@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.errors import RegistryError
+from tasks.core.nested import flatten
 from tasks.core.params import parse_params
 from tasks.registry.log.evidence import METRICS
 from tasks.registry.log.names import short
@@ -51,19 +52,11 @@ def _facts(registry: Registry, digest: str) -> dict[str, Any]:
     weights = registry.read_file(digest, WEIGHTS)
     return {
         "identity": {part: short(value) for part, value in vars(version.identity).items()},
-        "params": flat(parse_params(params, f"{PARAMS} of {short(digest)}") if params else {}),
-        "lineage": flat({key: value for key, value in lineage.items() if key != "stages"}),
-        "metrics": {key: value for key, value in flat(metrics).items() if isinstance(value, (int, float))},
+        "params": flatten(parse_params(params, f"{PARAMS} of {short(digest)}") if params else {}, with_lists=True),
+        "lineage": flatten({key: value for key, value in lineage.items() if key != "stages"}, with_lists=True),
+        "metrics": {key: value for key, value in flatten(metrics).items() if isinstance(value, (int, float))},
         "factors": _factors(weights, read(ADAPTER_CONFIG), short(digest)),
     }
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings and lists as one, with dotted keys."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {prefix: value}
-    return {k: v for key, part in items for k, v in flat(part, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ArtifactError, ConfigError, NetworkError, RegistryError, StorageError
+from tasks.core.errors import ArtifactError, RegistryError
 from tasks.core.files import atomic_folder
+from tasks.hub.hub_errors import asking_hub
 from tasks.registry.log.names import short
 from tasks.registry.versions.manifest import ADAPTER_CONFIG, LINEAGE
 from tasks.registry.versions.registry import Registry
@@ -23,33 +24,18 @@ def to_hub(registry: Registry, digest: str, repository: str, is_private: bool) -
     The token is the Hub's own: HF_TOKEN, or what `hf auth login` left.
 
     Raises:
-        StorageError: The Hub refuses.
+        ConfigError: The Hub refuses.
         NetworkError: The Hub does not answer.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
 
-    api, told = HfApi(), f"{registry.name} {short(digest)}"
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            registry.pull(digest, Path(folder) / "version")
+    api, name = HfApi(), f"{registry.name} {short(digest)}"
+    advice = "write OWNER/NAME, and set HF_TOKEN to a token that may write there"
+    with tempfile.TemporaryDirectory() as folder:
+        registry.pull(digest, version := Path(folder) / "version")
+        with asking_hub(repository, advice):
             api.create_repo(repository, private=is_private, exist_ok=True)
-            done = api.upload_folder(
-                repo_id=repository, folder_path=Path(folder) / "version", commit_message=f"Registry version {told}"
-            )
-    except HFValidationError as error:
-        raise ConfigError(f"{repository!r} is no repository: {error}", "write owner/name") from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", 0)
-        what = f"the Hub refused {repository} ({status or error})"
-        if status in (401, 403, 404):
-            raise StorageError(what, "set HF_TOKEN to a token that may write there") from None
-        raise NetworkError(what, "run again later") from None
-    except OfflineModeIsEnabled:
-        raise NetworkError("the Hub is switched off by HF_HUB_OFFLINE", "unset it, and run again") from None
-    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
-        raise NetworkError(f"the Hub does not answer: {error}", "check HF_ENDPOINT and the network") from None
+            done = api.upload_folder(repo_id=repository, folder_path=version, commit_message=f"Registry version {name}")
     return str(done.commit_url)
 
 

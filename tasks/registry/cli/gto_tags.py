@@ -9,7 +9,6 @@ A tag stands at a commit, so the version must be the one that the commit's dvc.l
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tasks.registry.log.names import short
 from tasks.registry.release.lineage import hashes_of
 from tasks.registry.versions.manifest import LINEAGE
 from tasks.registry.versions.registry import Registry
+from tasks.telemetry.git_calls import git_or_none
 
 ARTIFACT = "adapter"  # its name under `artifacts:` in dvc.yaml
 
@@ -65,7 +65,7 @@ def _is_newest(tags: set[str], alias: str, head: str, checkout: Path) -> bool:
 
 
 def _commit(checkout: Path, name: str) -> str:
-    return _git(checkout, "rev-list", "-n", "1", name).strip()
+    return git_or_none(checkout, "rev-list", "-n", "1", name) or ""
 
 
 def _adapter(stages: Any) -> Any:
@@ -74,19 +74,10 @@ def _adapter(stages: Any) -> Any:
 
 def _committed(checkout: Path) -> dict[str, Any]:
     try:
-        return hashes_of(_git(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}"))
+        return hashes_of(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
     except ValueError:
         return {}
 
 
 def _tags(checkout: Path) -> set[str]:
-    return set(_git(checkout, "tag", "--list", f"{ARTIFACT}@*", f"{ARTIFACT}#*").split())
-
-
-def _git(checkout: Path, *words: str) -> str:
-    """Run git; what it cannot answer is empty."""
-    try:
-        done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, timeout=60, check=False)
-    except OSError as error:
-        raise RegistryError(f"git does not run: {error}", "install it") from None
-    return done.stdout if done.returncode == 0 else ""
+    return set((git_or_none(checkout, "tag", "--list", f"{ARTIFACT}@*", f"{ARTIFACT}#*") or "").split())

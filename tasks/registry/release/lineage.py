@@ -28,7 +28,7 @@ class Origin:
     Attributes:
         base: Output of the base stage.
         pairs: Output of the ingest stage.
-        reference: Output of the reference stage, which names the adapter that training continued from.
+        init_adapter: Output of the adapters stage, which names the adapter that training continued from.
         train_results: Metrics of the train stage, which count the pairs it used.
         lock: dvc.lock; without one, as in a run by hand, there are no stages.
         receipts: Where each stage left its receipt; without one nothing is known of the hardware.
@@ -37,7 +37,7 @@ class Origin:
 
     base: Path
     pairs: Path
-    reference: Path
+    init_adapter: Path
     train_results: Path
     lock: Path = paths.LOCK
     receipts: Path = paths.RECEIPTS
@@ -58,7 +58,7 @@ def trace(origin: Origin, params: str) -> dict[str, Any]:
         "stages": stage_hashes(origin.lock),
         "base": {key: pinned.get(key) for key in ("kind", "source", "revision", "digest")},
         "data": {"digest": manifest_digest(origin.pairs, "ingest"), "pairs_used": metrics.get("pairs")},
-        "parent": parent_of(read_manifest(origin.reference, "reference").get("init_adapter")),
+        "parent": parent_of(read_manifest(origin.init_adapter, "adapters").get("source")),
         "seeds": _seeds(params),
         "hardware": _hardware(origin.receipts / "train.json"),
         "packages": versions(),

@@ -1,12 +1,11 @@
-"""An adapter of the registry that a param names, by its whole digest: any shorter name may mean another one tomorrow.
+"""A version of the registry that a param names, by its whole digest: a shorter name may mean another version tomorrow.
 
-`registry:demo@<64 digits>`, or the same without `registry:`. What moves (an alias, a serial, a prefix) is refused,
-and the error says what it names now; `python -m tasks.registry pin` writes that into params.yaml.
+`registry:demo@<64 digits>`, or the same without `registry:`. A name that moves (an alias, a serial, a prefix) is
+refused, and the error says which version it names now; `python -m tasks.registry pin` writes that into params.yaml.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,99 +16,66 @@ from tasks.core.files import write_text
 from tasks.core.params import parse_params
 from tasks.registry.log import names
 from tasks.registry.stores.store import Store
-from tasks.registry.versions.manifest import ADAPTER_CONFIG, PARAMS, WEIGHTS
+from tasks.registry.versions.manifest import PARAMS
 from tasks.registry.versions.registry import Registry, names_in
 
 PREFIX = "registry:"
 
 
-@dataclasses.dataclass(frozen=True)
-class PinnedAdapter:
-    """A version's adapter, its bytes verified.
-
-    Attributes:
-        name: The line of versions.
-        digest: The version.
-        weights: Bytes of `adapter_model.safetensors`.
-        config: Bytes of `adapter_config.json`.
-        base: Digest of the base that it was trained on.
-        params: Text of the params.yaml that it was trained with.
-    """
-
-    name: str
-    digest: str
-    weights: bytes
-    config: bytes
-    base: str
-    params: str = ""
-
-    def write(self, folder: Path) -> None:
-        """Write both files into ``folder``, as PEFT reads them."""
-        (folder / WEIGHTS).write_bytes(self.weights)
-        (folder / ADAPTER_CONFIG).write_bytes(self.config)
-
-    def refuse_other_base(self, base_digest: str, key: str) -> None:
-        """Refuse an adapter of another base.
-
-        Raises:
-            ConfigError: It was trained on another one; ``key`` is the param that names it.
-        """
-        if self.base != base_digest:
-            told = f"`{key}`: {self.name}@{names.short(self.digest)} was trained on another base ({self.base[:12]})"
-            raise ConfigError(told, f"choose that base in `base`, or an adapter of this one ({base_digest[:12]})")
-
-    def refuse_other_split(self, ingest: Mapping[str, Any], key: str) -> None:
-        """Refuse to train on from an adapter that has seen prompts which are held out now.
-
-        Held-out prompts of one seed are those of every larger share, so a share that did not grow is safe.
-
-        Args:
-            ingest: The section of params.yaml.
-            key: The param that names the adapter.
-
-        Raises:
-            ConfigError: Its split was another.
-        """
-        its = (parse_params(self.params, f"its {PARAMS}") if self.params else {}).get("ingest") or {}
-        (share, seed), (own_share, own_seed) = (_split(section) for section in (its, ingest))
-        if None in (share, seed, own_share, own_seed) or (seed == own_seed and own_share <= share):
-            return
-        told = (
-            f"`{key}`: {self.name}@{names.short(self.digest)} was trained on prompts that are held out here: its "
-            f"`ingest.test_share` was {share} with `split_seed` {seed}, here {own_share} with {own_seed}"
-        )
-        raise ConfigError(told, f"write `split_seed: {seed}` and a `test_share` of at most {share}")
-
-
-def _split(ingest: Mapping[str, Any]) -> tuple[Any, Any]:
-    return ingest.get("test_share"), ingest.get("split_seed")
-
-
-def read_pinned(word: str, store: Store, key: str) -> PinnedAdapter:
-    """Read the version that the param ``key`` names by ``word``.
+def find_version(word: str, store: Store, key: str) -> tuple[Registry, str]:
+    """Return the versions of a name, and the digest of the one that the param ``key`` names by ``word``.
 
     Raises:
-        ConfigError: It names nothing there, or something that may be another adapter tomorrow.
-        RegistryError: The version is damaged.
+        ConfigError: It names no version there, or something that may be another version tomorrow.
+        RegistryError: The registry is damaged.
     """
     name, _, selector = word.removeprefix(PREFIX).rpartition("@")
-    lines = [name] if name else names_in(store)
+    known = [name] if name else names_in(store)
     if names.is_digest(selector):
-        for line in lines:
-            registry = Registry(store, line)
-            if registry.has(selector):
-                files = (registry.read_file(selector, file) for file in (WEIGHTS, ADAPTER_CONFIG, PARAMS))
-                weights, config, params = files
-                base = registry.read(selector).identity.base
-                return PinnedAdapter(line, selector, weights, config, base, params.decode())
+        for candidate in known:
+            if (registry := Registry(store, candidate)).has(selector):
+                return registry, selector
         raise ConfigError(f"`{key}`: {store.label} holds no version {word}", "see `python -m tasks.registry list`")
-    if not name and selector in lines:
+
+    if not name and selector in known:
         name, selector = selector, ""
     if name:
         digest = Registry(store, name).find(selector or None)
         raise ConfigError(f"`{key}` is {word}, which may name another version tomorrow", f"write {name}@{digest}")
-    told = f"`{key}` is {word}, which is no version of the registry {store.label}"
-    raise ConfigError(told, "give `name@digest`; `python -m tasks.registry list` shows them")
+    what = f"`{key}` is {word}, which is no version of the registry {store.label}"
+    raise ConfigError(what, "give `name@digest`; `python -m tasks.registry list` shows them")
+
+
+def refuse_leaking_split(registry: Registry, digest: str, ingest: Mapping[str, Any], key: str) -> None:
+    """Refuse to continue training from a version that was trained on prompts which are held out now.
+
+    The held-out prompts of a seed are among those of every larger share with that seed, so a share that did not grow
+    is safe.
+
+    Args:
+        registry: The versions of a name.
+        digest: The version.
+        ingest: `test_share` and `split_seed` of params.yaml.
+        key: The param that names the version.
+
+    Raises:
+        ConfigError: Its split was another.
+    """
+    params = registry.read_file(digest, PARAMS).decode()
+    its_ingest = (parse_params(params, f"its {PARAMS}") if params else {}).get("ingest") or {}
+    its_share, its_seed = _split(its_ingest)
+    share, seed = _split(ingest)
+    if None in (its_share, its_seed, share, seed) or (its_seed == seed and share <= its_share):
+        return
+    what = (
+        f"`{key}`: {registry.name}@{names.short(digest)} was trained on prompts that are held out here: its "
+        f"`ingest.test_share` was {its_share} with `split_seed` {its_seed}, here {share} with {seed}"
+    )
+    raise ConfigError(what, f"write `split_seed: {its_seed}` and a `test_share` of at most {its_share}")
+
+
+def _split(ingest: Mapping[str, Any]) -> tuple[Any, Any]:
+    return ingest.get("test_share"), ingest.get("split_seed")
 
 
 def pin(params: Path, key: str, value: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""What moves is looked up: the version of the data, hub commits, and sources that do not answer."""
+"""New data: the version of the data, hub commits, and sources that do not answer."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ def project(built: Path, tmp_path: Path) -> Path:
 
 
 def test_the_version_changes_with_the_data_and_with_what_chooses_among_them_not_with_code(project: Path) -> None:
-    first = new_data.look(project)
+    first = new_data.data_version(project)
     assert not first.is_new
     (project / "code.py").write_text("# edited\n")
-    assert new_data.look(project) == first
+    assert new_data.data_version(project) == first
     (project / "data/raw/b.jsonl").write_text("{}\n")
-    second = new_data.look(project)
+    second = new_data.data_version(project)
     assert (second.is_new, second.name != first.name) == (True, True)
     (project / "data/raw/b.jsonl").unlink()
     (project / "params.yaml").write_text("ingest: {limit: 2}\n")
-    third = new_data.look(project)
+    third = new_data.data_version(project)
     assert third.is_new
     assert third.name not in (first.name, second.name)
     (project / "dvc.lock").unlink()
-    assert new_data.look(project).is_new, "what never ran is new"
+    assert new_data.data_version(project).is_new, "what never ran is new"
 
 
 def test_a_project_without_the_stage_is_refused(project: Path) -> None:
     (project / "dvc.yaml").write_text(YAML.replace("ingest:\n    cmd", "other:\n    cmd"))
     with pytest.raises(ConfigError, match="has no stage `ingest`"):
-        new_data.look(project)
+        new_data.data_version(project)
 
 
 def test_an_import_whose_source_is_gone_is_one_error(project: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_import_whose_source_is_gone_is_one_error(project: Path, tmp_path: Pa
     with pytest.raises(
         (ConfigError, NetworkError), match=r"`dvc update --quiet data/raw/source.jsonl.dvc` in .* failed"
     ):
-        new_data.update(project, lambda _: None)
+        new_data.update_sources(project, lambda _: None)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -111,7 +111,7 @@ def hub() -> Iterator[str]:
 
 def update(project: Path, hub: str) -> subprocess.CompletedProcess[str]:
     code = "from pathlib import Path\nfrom flows.dvc_project import new_data\n"
-    code += f"new_data.update(Path({str(project)!r}), print)"
+    code += f"new_data.update_sources(Path({str(project)!r}), print)"
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(project / "hf")}
     command = [sys.executable, "-W", "ignore", "-c", code]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -130,5 +130,5 @@ def test_a_hub_data_set_is_moved_to_the_commit_that_main_stands_at(project: Path
 def test_a_hub_that_does_not_know_the_data_set_is_one_error(project: Path, hub: str) -> None:
     (project / "params.yaml").write_text(f"ingest: {{sources: 'hub:org/other@{OLD}'}}\n")
     done = update(project, hub)
-    assert "NetworkError: the hub does not say where org/other stands" in done.stderr
+    assert "has no data set org/other at main, or does not show it (404)" in done.stderr
     assert OLD in (project / "params.yaml").read_text()

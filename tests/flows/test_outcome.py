@@ -1,4 +1,4 @@
-"""From what was said and written to an outcome, a row of the table and a Prefect state."""
+"""From the output of DVC and the receipt to an outcome, a row of the table and a Prefect state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_project.graph import Look
+from flows.dvc_project.graph import Staleness
 from flows.dvc_project.outcome import Outcome, Transcript, failed, key_metrics, succeeded, summary, table
 from flows.pipeline import as_state, is_worth_a_retry
 
@@ -15,10 +15,10 @@ FAILED_LINE = "ERROR: failed to reproduce 'train': failed to run: python -m task
 
 
 def transcript(*lines: str) -> Transcript:
-    heard = Transcript("train")
+    output = Transcript("train")
     for line in lines:
-        heard.feed(line)
-    return heard
+        output.feed(line)
+    return output
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_without_a_stages_exit_code_dvcs_own_error_tells_the_kind(words: str, ki
     assert failed(transcript(words), "train", {}, 255, 1.0).kind == kind
 
 
-def test_what_dvc_says_of_another_stage_is_not_heard() -> None:
-    heard = transcript("Stage 'train_more' didn't change, skipping", "  Running stage 'train':").heard
-    assert heard == set()
+def test_messages_about_another_stage_are_ignored() -> None:
+    output = transcript("Stage 'train_more' didn't change, skipping", "  Running stage 'train':")
+    assert output.messages == set()
 
 
 def test_the_key_figures_are_read_and_missing_ones_left_out(tmp_path: Path) -> None:
@@ -91,20 +91,20 @@ def test_the_table_has_a_row_a_stage_and_the_summary_counts_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heard", "look", "status", "name"),
+    ("messages", "staleness", "status", "name"),
     [
-        ({"unchanged"}, Look("", True), "unchanged", "Cached"),
-        ({"restored"}, Look("a: 1 → 2", True), "restored", "Cached"),
-        ({"fetched"}, Look("out is missing", True), "restored", "Cached"),
-        ({"fetched"}, Look("out is missing", False), "pulled", "Cached"),
-        ({"fetched", "ran"}, Look("out is missing", False), "ran", "Completed"),
-        ({"ran"}, Look("a: 1 → 2", True), "ran", "Completed"),
+        ({"unchanged"}, Staleness("", True), "unchanged", "Cached"),
+        ({"restored"}, Staleness("a: 1 → 2", True), "restored", "Cached"),
+        ({"fetched"}, Staleness("out is missing", True), "restored", "Cached"),
+        ({"fetched"}, Staleness("out is missing", False), "pulled", "Cached"),
+        ({"fetched", "ran"}, Staleness("out is missing", False), "ran", "Completed"),
+        ({"ran"}, Staleness("a: 1 → 2", True), "ran", "Completed"),
     ],
 )
 def test_the_state_is_named_cached_unless_the_stage_ran(
-    tmp_path: Path, heard: set[str], look: Look, status: str, name: str
+    tmp_path: Path, messages: set[str], staleness: Staleness, status: str, name: str
 ) -> None:
-    outcome = succeeded("train", heard, look, 1.0, tmp_path)
+    outcome = succeeded("train", messages, staleness, 1.0, tmp_path)
     state = as_state(outcome)
     assert (outcome.status, state.name, state.is_completed()) == (status, name, True)
     assert state.message == f"{status}: {outcome.why}"

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: its client's errors, told as ours."""

@@ -1,0 +1,1 @@
+"""The base model's sources: a snapshot of the hub, a folder in transformers' format, the demo's own model."""
