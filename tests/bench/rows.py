@@ -43,6 +43,7 @@ def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     runtime = RuntimeConfig(device="cpu")
     lay_params(params, pairs)
     base.run(base.Folders(folder / "base"), base.BaseConfig(), DemoModelConfig(steps=5))
+    project.write_no_adapter(folder / "init")
     found = {}
     for name, count in (("full", pairs), ("new", pairs + pairs // 100), ("same", pairs + pairs // 100)):
         lay_params(params, count)
