@@ -37,16 +37,16 @@ def promote(
         tag: Tag the checkout's commit for `dvc artifacts get`.
         workspace: The checkout whose params.yaml names the registry; the current folder by default.
     """
-    words = ["promote", version, *(["--tag"] if tag else [])]
+    command = ["promote", version, *(["--tag"] if tag else [])]
     for option, why in (("--override", override), ("--reason", reason)):
-        words += [option, why] if why else []
-    return run_registry_command(workspace, words)
+        command += [option, why] if why else []
+    return run_registry_command(workspace, command)
 
 
-def run_registry_command(workspace: Path, words: list[str]) -> State[Any]:
+def run_registry_command(workspace: Path, command: list[str]) -> State[Any]:
     """Run a command of the registry, show its output, and return the final state of the flow run."""
     try:
-        output = ask(workspace, *words)
+        output = ask(workspace, *command)
     except GateRefused as error:
         return Failed(name="Refused", message=str(error))
     except PipelineError as error:
@@ -67,10 +67,7 @@ def main() -> int:
     parser.add_argument(
         "--workspace", type=Path, default=Path(), help="the checkout whose params.yaml names the registry"
     )
-    arguments = parser.parse_args()
-    with command_line.flow_context():
-        state = promote(**vars(arguments), return_state=True)
-    return int(not state.is_completed())
+    return command_line.run(promote, parser)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from tasks.core.errors import GateRefused, RegistryError
 _NOT_PROMOTED = (3, 4)  # exit statuses: the gate keeps the present champion, or cannot decide yet
 
 
-def ask(workspace: Path, *words: str) -> str:
+def ask(workspace: Path, *arguments: str) -> str:
     """Run a command of the registry in ``workspace`` and return what it printed.
 
     Raises:
         GateRefused: The gate keeps the present champion, or cannot decide yet.
         RegistryError: The version cannot be found, or the registry cannot be read or written.
     """
-    command = [sys.executable, "-m", "tasks.registry", *words]
+    command = [sys.executable, "-m", "tasks.registry", *arguments]
     done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout.strip()

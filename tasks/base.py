@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, digest_of, pretty_json, write_text
@@ -40,19 +41,17 @@ class BaseConfig(Section, path="base"):
         quantise: `none`, or `nf4` to hold the linear layers in four bits wherever the model is loaded.
         compute_dtype: What the model computes in wherever it is loaded: `float32`, `bfloat16`, or `auto`, which is
             bfloat16 on CUDA and float32 on a CPU; on a CPU, bfloat16 is for the products of linear layers alone.
-        demo: Size and training of the demo's model; only `source: demo` needs it.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {"demo": "delete it: the demo's model has one size"}
 
     source: Annotated[str, filled("write `demo`, a folder or a hub id")] = DEMO
     revision: str | None = None
     quantise: Literal["none", "nf4"] = "none"
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    demo: DemoModelConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_complete = self.source != DEMO or self.demo is not None
-        self.require(is_complete, "demo", "the demo's model needs this section: copy it from params.yaml")
         needs_none = self.kind == "hub" or self.revision is None
         self.require(needs_none, "revision", "write null: only hub models have revisions")
 
@@ -72,8 +71,8 @@ class Folders:
     base: Path = paths.BASE
 
 
-def run(folders: Folders, config: BaseConfig) -> dict[str, Any]:
-    """Pin the base model under ``folders.base`` and return the metrics.
+def run(folders: Folders, config: BaseConfig, demo: DemoModelConfig | None = None) -> dict[str, Any]:
+    """Pin the base model under ``folders.base`` and return the metrics; ``demo`` gives the demo's model another size.
 
     Raises:
         ConfigError: The source is no model, or a hub revision is missing or can move.
@@ -82,9 +81,9 @@ def run(folders: Folders, config: BaseConfig) -> dict[str, Any]:
     """
     about: dict[str, Any] = {"stage": "base", "kind": config.kind, "source": config.source, "revision": config.revision}
     with atomic_folder(folders.base, about) as draft:
-        if config.demo is not None and config.kind == "demo":
+        if config.kind == "demo":
             _log.info("training the demo's base model from scratch; name a model in `base.source` for a real one")
-            metrics, model = train_demo_base(config.demo, draft), draft
+            metrics, model = train_demo_base(demo or DemoModelConfig(), draft), draft
         else:
             is_local = config.kind == "local"
             model = local_folder(config.source) if is_local else download(config.source, config.revision)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, pretty_json, write_text
@@ -27,12 +27,19 @@ from tasks.pairs.ingestion.two_passes import account, first_pass, second_pass, w
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
+DEMO_PAIRS = 1400  # that the source `demo` makes
+DEMO_SEED = 0
 _SPILL = "spill.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
 class IngestConfig(Section, path="ingest"):
     """The `ingest` section of params.yaml; its keys are explained there."""
+
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "demo_pairs": f"delete it: the demo makes {DEMO_PAIRS} pairs; `ingest.limit` keeps fewer",
+        "demo_seed": "delete it: the demo's pairs are always the same",
+    }
 
     sources: Annotated[tuple[str, ...], filled("name at least one source, such as demo")]
     columns: Columns = dataclasses.field(default_factory=Columns)
@@ -42,8 +49,6 @@ class IngestConfig(Section, path="ingest"):
     split_seed: int = 0
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
-    demo_pairs: Annotated[int, at_least(2)] = 3000
-    demo_seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,7 @@ def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
         DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
     """
-    sources = find_sources(config.sources, {"demo": _demo(config)})
+    sources = find_sources(config.sources, {"demo": _demo()})
     intake = Intake(config.columns, config.where)
     drops_contradictions = config.contradictions == "drop"
 
@@ -83,11 +88,11 @@ def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
     return metrics
 
 
-def _demo(config: IngestConfig) -> Source:
+def _demo() -> Source:
     """Return the built-in demo's pairs, as a source."""
 
     def rows() -> Iterator[RawRow]:
-        for number, row in enumerate(demo_rows(config.demo_pairs, config.demo_seed), start=1):
+        for number, row in enumerate(demo_rows(DEMO_PAIRS, DEMO_SEED), start=1):
             yield RawRow(f"demo:{number}", row)
 
     return Source("demo", rows)

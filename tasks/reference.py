@@ -88,20 +88,20 @@ def run(
     identity = ReferenceIdentity(base.digest, adapter.digest if adapter else None, compute)
     load = functools.partial(load_reference, folders.base, adapter, accelerator, runtime)
     recall = RowRecall(rows, identity) if rows else None
-    scoring = ReferencePass(load, runtime, recall, with_adapter=adapter is not None)
+    reference = ReferencePass(load, runtime, recall, with_adapter=adapter is not None)
 
     metrics: dict[str, Any] = {}
     if accelerator.is_main_process:
         about = {"stage": "reference", "model": config.model, "inputs": _inputs(base, adapter, splits)}
         with atomic_folder(folders.reference, about) as draft:
             for split, tokens in splits.items():
-                write_logps(draft / f"{split}.logps.npy", tokens, scoring.blocks(tokens))
+                write_logps(draft / f"{split}.logps.npy", tokens, reference.blocks(tokens))
             metrics = {split: describe(draft / f"{split}.logps.npy", tokens) for split, tokens in splits.items()}
             write_text(draft / "metrics.json", pretty_json(metrics))
-        _report(scoring, splits, time.monotonic() - began)
+        _report(reference, splits, time.monotonic() - began)
     else:
         for tokens in splits.values():
-            for _ in scoring.blocks(tokens):  # all ranks score, rank 0 writes
+            for _ in reference.blocks(tokens):  # all ranks score, rank 0 writes
                 pass
     all_done(accelerator)
     return metrics
@@ -117,12 +117,12 @@ def _inputs(base: BaseModel, adapter: PinnedAdapter | None, splits: dict[str, To
     return inputs
 
 
-def _report(scoring: ReferencePass, splits: dict[str, TokenPairs], seconds: float) -> None:
+def _report(reference: ReferencePass, splits: dict[str, TokenPairs], seconds: float) -> None:
     """Log how many pairs were scored, and note the throughput in the receipt."""
     count = sum(int(completion_tokens(tokens).sum()) for tokens in splits.values())
     note(completion_tokens=count, completion_tokens_per_s=round(count / seconds, 1))
-    note(pairs_scored=scoring.scored, pairs_from_row_store=scoring.recalled)
-    _log.info("scored %d pairs; %d were scored before", scoring.scored, scoring.recalled)
+    note(pairs_scored=reference.scored, pairs_from_row_store=reference.recalled)
+    _log.info("scored %d pairs; %d were scored before", reference.scored, reference.recalled)
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, write_text
 from tasks.core.params import load_params
-from tasks.core.section import Section, at_least, between, filled
+from tasks.core.section import Section, between, filled
 from tasks.launch.stage import door
 from tasks.page.card import model_card
 from tasks.page.curves import write_curves
@@ -31,6 +31,8 @@ from tasks.page.webpage import render
 from tasks.page.words import verdict
 from tasks.telemetry import log
 
+LOST_EXAMPLES = 4  # at most so many more prompts on which the adapter lost
+EXCERPT_CHARS = 1200  # of each question and answer that are shown; what is cut is counted
 _log = log.get_logger(__name__)
 
 
@@ -42,15 +44,16 @@ class ReportConfig(Section, path="report"):
         title: Title of page and card.
         license: The adapter's license on the card, as the Hub spells it (`apache-2.0`); None leaves it out.
         examples: Held-out prompts shown with both answers, drawn blindly.
-        lost_examples: At most so many more prompts on which the adapter lost.
-        excerpt_chars: Characters of each question and answer that are shown.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "lost_examples": f"delete it: the page shows at most {LOST_EXAMPLES} more prompts on which the adapter lost",
+        "excerpt_chars": f"delete it: the page shows {EXCERPT_CHARS} characters of each text",
+    }
 
     title: Annotated[str, filled("give the page a name")]
     license: str | None
     examples: Annotated[int, between(0, 200)]
-    lost_examples: Annotated[int, between(0, 200)]
-    excerpt_chars: Annotated[int, at_least(80)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Fa
     facts = collect(folders, params, config)
     inputs = {"base": facts.base.digest, **dict(facts.lineage.digests)}
     with atomic_folder(folders.out, {"stage": "report", "inputs": inputs}) as draft:
-        write_text(draft / "report.html", render(facts, config.title, config.excerpt_chars))
+        write_text(draft / "report.html", render(facts, config.title, EXCERPT_CHARS))
         write_text(draft / "README.md", model_card(facts, config.title, config.license))
         write_curves(draft / "curves", facts.training)
     _log.info("%s", verdict(facts.evidence))
@@ -100,12 +103,13 @@ def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -
         "winrate": ("winrate", folders.winrate),
     }
     base = read_base(folders.base)
+    lost = min(LOST_EXAMPLES, config.examples)
     return Facts(
         base=base,
         data=read_data(folders.pairs, folders.tokens),
         training=read_training(folders.train_results),
         evidence=read_evidence(folders.winrate),
-        answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, config.lost_examples),
+        answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, lost),
         lineage=read_lineage(base, made, params),
     )
 

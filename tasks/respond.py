@@ -14,19 +14,20 @@ Finished batches stand under runs/respond/ until all are there, so a run that wa
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, write_text
+from tasks.core.json_lines import write_json_lines
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.section import Section, above, at_least, between
+from tasks.core.section import Section, at_least, between
 from tasks.dpo.generation.answering import answer, gather_on_main, work_name
 from tasks.dpo.generation.answers import describe, merge
 from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_prompts
@@ -49,8 +50,7 @@ class RespondConfig(Section, path="respond"):
     Attributes:
         max_prompts: Answer only so many prompts, chosen by a hash of their id; None answers all.
         samples_per_prompt: Answers of each side to each prompt.
-        do_sample: Draw answers at random; false takes the likeliest token each time.
-        temperature: Divides the logits before drawing.
+        temperature: Divides the logits before drawing; 0 takes the likeliest token each time.
         top_p: Draw among the likeliest tokens that together reach this probability.
         max_new_tokens: Tokens after which an answer is cut.
         batch_tokens: Padded tokens (prompt and answer) of a batch; part of the result, as rounding is.
@@ -58,10 +58,13 @@ class RespondConfig(Section, path="respond"):
         champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
     """
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "do_sample": "delete it: `temperature: 0` takes the likeliest token each time, above 0 draws"
+    }
+
     max_prompts: Annotated[int, at_least(1)] | None
     samples_per_prompt: Annotated[int, at_least(1)]
-    do_sample: bool
-    temperature: Annotated[float, above(0)]
+    temperature: Annotated[float, at_least(0)]
     top_p: Annotated[float, between(0, 1, "(]")]
     max_new_tokens: Annotated[int, at_least(1)]
     batch_tokens: Annotated[int, at_least(1)]
@@ -71,8 +74,13 @@ class RespondConfig(Section, path="respond"):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_useful = self.do_sample or self.samples_per_prompt == 1
-        advice = "without `respond.do_sample` all samples of a prompt are the same: write 1"
+        advice = "at `respond.temperature: 0` all samples of a prompt are the same: write 1"
         self.require(is_useful, "samples_per_prompt", advice)
+
+    @property
+    def do_sample(self) -> bool:
+        """Whether answers are drawn at random."""
+        return self.temperature > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +155,7 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
 
 def _write(out: Path, inputs: Row, answers: list[Row], metrics: dict[str, Any]) -> None:
     with atomic_folder(out, {"stage": "respond", "inputs": inputs}) as draft:
-        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in answers)
-        write_text(draft / "responses.jsonl", "".join(lines))
+        write_json_lines(draft / "responses.jsonl", answers)
         write_text(draft / "metrics.json", pretty_json(metrics))
 
 

@@ -10,12 +10,13 @@ run as: python -m tasks.winrate
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
-from tasks.core.section import Section, at_least, between
+from tasks.core.section import Section, between
 from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
 from tasks.judges.estimates import smallest_detectable_win_rate
 from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
@@ -27,6 +28,9 @@ from tasks.judges.verdict_files import rounded, write_evidence
 from tasks.launch.stage import door
 from tasks.telemetry import log
 
+ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
+POWER = 0.8  # the chance of seeing the smallest detectable win rate, which is logged before judging
+SEED = 0  # of the bootstrap, the sign flips and the random judge
 _log = log.get_logger(__name__)
 
 
@@ -37,18 +41,18 @@ class WinrateConfig(Section, path="winrate"):
     Attributes:
         judge: `rules`; or `length` or `random`, controls that know nothing of quality: a guard refuses what they say.
         tie_margin: Rule scores that differ by so much or less are a tie.
-        alpha: Intervals are at 1 − alpha, the lower bound one-sided.
-        power: Chance with which the smallest detectable win rate would be seen.
-        seed: Of bootstrap, sign flips and the random judge.
         rules: The rules of the rule judge.
         guards: The limits of the guards.
     """
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "alpha": f"delete it: intervals are at 1 - {ALPHA}; `register.gate.alpha` is the gate's",
+        "power": f"delete it: the smallest detectable win rate is at a power of {POWER}",
+        "seed": f"delete it: the bootstrap's seed is {SEED}",
+    }
+
     judge: JudgeKind
     tie_margin: Annotated[float, between(0, 1, "[)")]
-    alpha: Annotated[float, between(0, 0.5, "()", "for example 0.05")]
-    power: Annotated[float, between(0.5, 1, "[)", "for example 0.8")]
-    seed: Annotated[int, at_least(0)]
     rules: RulesConfig
     guards: GuardLimits
 
@@ -76,9 +80,9 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "pairs": manifest_digest(folders.pairs, "ingest"),
     }
     answers = read_answers(folders.responses, folders.tokens)
-    smallest = _report_power(len(answers.prompts), config)
-    judge = build_judge(config.judge, config.rules, config.tie_margin, config.seed)
-    judged = judge_answers(answers, judge, config.alpha, config.seed)
+    smallest = _report_power(len(answers.prompts))
+    judge = build_judge(config.judge, config.rules, config.tie_margin, SEED)
+    judged = judge_answers(answers, judge, ALPHA, SEED)
 
     measured = Measured(
         policy=list(answers.sides["policy"].values()),
@@ -107,10 +111,10 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     return metrics
 
 
-def _report_power(prompts: int, config: WinrateConfig) -> float:
+def _report_power(prompts: int) -> float:
     """Log the smallest win rate that so many prompts can show, before they are judged, and return it."""
-    smallest = smallest_detectable_win_rate(prompts, config.alpha, config.power)
-    chances = f"one-sided {100 * config.alpha:g} %, power {100 * config.power:g} %"
+    smallest = smallest_detectable_win_rate(prompts, ALPHA, POWER)
+    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
     _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", prompts, 100 * smallest, chances)
     return smallest
 

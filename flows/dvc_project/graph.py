@@ -156,5 +156,5 @@ def _changed_params(dep: Any) -> Iterator[str]:
 
 def in_words(change: str) -> str:
     """Return DVC's word for a change as a phrase."""
-    words = {"modified": "changed", "deleted": "is missing", "new": "is new", "not in cache": "is not in the cache"}
-    return words.get(change, change)
+    phrases = {"modified": "changed", "deleted": "is missing", "new": "is new", "not in cache": "is not in the cache"}
+    return phrases.get(change, change)

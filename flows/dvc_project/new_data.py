@@ -129,7 +129,7 @@ def pairs_locked(repository: Path, commit: str) -> str:
         return ""
 
 
-def run_dvc(workspace: Path, *words: str) -> str:
+def run_dvc(workspace: Path, *arguments: str) -> str:
     """Run DVC in ``workspace`` and return what it printed.
 
     Raises:
@@ -138,7 +138,7 @@ def run_dvc(workspace: Path, *words: str) -> str:
     """
     from flows.dvc_project.outcome import is_network_fault
 
-    command: list[Any] = [sys.executable, "-m", "dvc", *words]
+    command: list[Any] = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout
@@ -146,4 +146,4 @@ def run_dvc(workspace: Path, *words: str) -> str:
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()[-1:]
     error = " ".join(line.removeprefix("ERROR: ") for line in errors) or f"exit code {done.returncode}"
     kind = NetworkError if is_network_fault(error) else ConfigError
-    raise kind(f"`dvc {' '.join(words)}` in {workspace} failed: {error}", "run it there by hand to see more")
+    raise kind(f"`dvc {' '.join(arguments)}` in {workspace} failed: {error}", "run it there by hand to see more")

@@ -99,8 +99,8 @@ class Transcript:
 
     def feed(self, line: str) -> None:
         """Read one line of output."""
-        for words, meaning in self._meanings.items():
-            if line.startswith(words):
+        for start, meaning in self._meanings.items():
+            if line.startswith(start):
                 self.messages.add(meaning)
         if match := _EXITED.search(line):
             self.exit_code = int(match[1])
@@ -115,9 +115,9 @@ class Transcript:
         return " ".join(self._error)
 
 
-def is_network_fault(words: str) -> bool:
+def is_network_fault(message: str) -> bool:
     """Tell whether an error message is about a server that did not answer."""
-    return bool(_NETWORK.search(words))
+    return bool(_NETWORK.search(message))
 
 
 def read_receipt(workspace: Path, stage: str) -> dict[str, Any]:

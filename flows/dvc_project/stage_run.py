@@ -85,8 +85,8 @@ def run(
 
 def command(stage: Stage, force: bool = False) -> list[str]:
     """Return the command that brings ``stage`` up to date, with this environment's DVC."""
-    words = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
-    return [*words, "--pull", *(["--force"] if force else []), *stage.targets]
+    dvc = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
+    return [*dvc, "--pull", *(["--force"] if force else []), *stage.targets]
 
 
 def environment(run_id: str = "") -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""What a retraining came to, as a comment on its pull request: a table, and charts that GitHub draws itself.
+"""The result of a retraining as a comment on its pull request: a table, and charts that GitHub draws.
 
-A comment can show no picture of an artifact, and addresses of pictures in a bucket expire. So the charts are Mermaid:
-their numbers stand in the comment, and it shows the same next year, in a private repository too. The whole report is
-the artifact of the run.
+A comment cannot show images of an artifact, and signed addresses of images in a bucket expire. So the charts are
+Mermaid: their numbers are in the comment, so they work in a private repository, too, and never expire. The whole report
+is the artifact of the run.
 
 run as: python infra/ci/comment.py SUMMARY.json [--evals EVALS.csv] [--report ADDRESS]
 """
@@ -25,7 +25,7 @@ def comment(summary: Mapping[str, Any], evals: Sequence[Mapping[str, str]], repo
 
     Args:
         summary: What `python -m flows.retrain --summary` wrote: status, branch, data_version, win_rate, promoted.
-        evals: Rows of results/train/evals.csv, by column; none where nothing was trained.
+        evals: Rows of results/train/evals.csv, by column; none if nothing was trained.
         report: Address of the whole report.
     """
     lines = [f"### Retraining: {summary['status']}", "", "| | |", "|---|---|"]
@@ -39,7 +39,7 @@ def comment(summary: Mapping[str, Any], evals: Sequence[Mapping[str, str]], repo
 
 
 def _facts(summary: Mapping[str, Any], evals: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield the names and values of what is known."""
+    """Yield the names and values of the known facts."""
     for key, name in (("data_version", "data"), ("branch", "branch")):
         if summary.get(key):
             yield name, f"`{summary[key]}`"

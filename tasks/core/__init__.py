@@ -1,1 +1,1 @@
-"""The hall that every stage passes through: params, paths, errors, files, ranks, log, provenance."""
+"""What every stage may use: params, paths, errors, files, ranks, versions, the base model."""

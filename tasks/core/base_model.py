@@ -20,13 +20,13 @@ class BaseModel:
         kind: `demo` (weights lie in the stage's own folder), `local` (a folder elsewhere) or `hub`.
         source: The folder or hub id as params.yaml gives it.
         revision: The hub commit, 40 hex digits; None for folders.
-        digest: Hash over the names and hashes of all model files, and over how they are quantised if they are: the
+        digest: Hash of the names and hashes of all model files, and of the quantization where there is one: the
             identity of base and tokenizer.
         location: What `from_pretrained` is called with.
-        quantise: `none`, or `nf4`: linear layers are held in four bits, for reference, training and answers alike.
-        compute_dtype: What reference, training and answers compute in: `float32`, `bfloat16` (on a CPU only the
-            products of linear layers), or `auto`. No part of the digest, for an adapter fits the base in either; the
-            reference says which one it was computed in.
+        quantise: `none`, or `nf4`: the weights of linear layers take four bits in reference, training and generation.
+        compute_dtype: The dtype of reference, training and generation: `float32`, `bfloat16` (on a CPU only for the
+            matrix products of linear layers), or `auto`. It is not part of the digest, for an adapter fits the base in
+            either; the reference records the dtype that it was computed in.
     """
 
     kind: str
@@ -55,9 +55,9 @@ class BaseModel:
         return cls(manifest["kind"], manifest["source"], revision, manifest["digest"], location, quantise, dtype)
 
     def dtype_on(self, device_type: str) -> str:
-        """Return what is computed in on a device of a kind, `cuda` or `cpu`, as torch names it.
+        """Return the dtype to compute in on a `cuda` or `cpu` device, by torch's name for it.
 
-        `auto` is float32 on a CPU, for most have no bfloat16 products.
+        `auto` is float32 on a CPU, for most CPUs have no bfloat16 products.
         """
         if self.compute_dtype != "auto":
             return self.compute_dtype

@@ -1,14 +1,14 @@
-"""The errors that a user can mend, drawn once.
+"""The errors that a user can fix: the whole tree.
 
     PipelineError
     ├── ConfigError       a parameter is unknown, missing or wrong            do: edit params.yaml
-    ├── DataError         the preference data or the held-out set is unusable do: mend the data
+    ├── DataError         the preference data or the held-out set is unusable do: fix the data
     ├── ArtifactError     a stage's input folder is missing, torn or altered  do: re-run its stage
     ├── StorageError      a disk or store is full, read-only or unreachable   do: free or open it
     ├── NetworkError      a hub, store or endpoint did not answer             do: try again
     ├── RegistryError     a version, alias or log entry is refused            do: as it says
     ├── GateRefused       the evidence does not allow what was asked          do: read decision.json
-    └── Preempted         the machine asked us to stop; a checkpoint stands   do: run again
+    └── Preempted         the machine asked to stop; a checkpoint is saved   do: run again
 
 A message says what is wrong, where, and what to do next, in one line. ``kind`` is what a receipt
 records and what a retry policy reads; ``exit_code`` is what the process ends with.
@@ -20,7 +20,7 @@ from typing import ClassVar
 
 
 class PipelineError(Exception):
-    """An expected failure, told to the user in one line and without a traceback.
+    """An expected failure, shown to the user in one line and without a traceback.
 
     Args:
         what: What is wrong and where, naming the object.
@@ -80,7 +80,7 @@ class GateRefused(PipelineError):
 
 
 class Preempted(PipelineError):
-    """The process was told to stop, and has left a checkpoint to go on from."""
+    """The process was asked to stop, and has saved a checkpoint to resume from."""
 
     kind = "preempted"
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: run me again

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, their hashes, and the manifest that vouches for a folder.
+"""Files that appear whole or not at all, their hashes, and the manifest that lists a folder.
 
 A folder is written under a hidden name beside its destination and renamed into place; its
 ``manifest.json`` (SHA-256 and size of every file) is written last, so a folder without a manifest
@@ -109,7 +109,7 @@ def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Itera
     """Give a draft folder to fill; on a clean exit it becomes ``target``, with its manifest.
 
     An exception leaves an earlier ``target`` as it was and removes the draft. Drafts that a killed
-    process left behind are swept away first.
+    process left behind are removed first.
 
     Args:
         target: The folder to create or replace.
@@ -183,8 +183,8 @@ def read_manifest(folder: Path, stage: str) -> dict[str, Any]:
     return manifest
 
 
-def _is_manifest(found: Any) -> bool:
-    files = found.get("files") if isinstance(found, dict) else None
+def _is_manifest(value: Any) -> bool:
+    files = value.get("files") if isinstance(value, dict) else None
     return isinstance(files, dict) and all(
         isinstance(entry, dict) and {"sha256", "size"} <= entry.keys() for entry in files.values()
     )

@@ -1,4 +1,4 @@
-"""Rows of unequal length in one flat array: which places of it belong to them."""
+"""Rows of unequal length, one after the other in one flat array."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Counts = npt.NDArray[np.int64]
 
 
 def spans(begins: Counts, lengths: Counts) -> Counts:
-    """Return the places [begin, begin + length) of every row, one row after the other: int64 [Σ lengths].
+    """Return the indices [begin, begin + length) of every row, one row after the other: int64 [Σ lengths].
 
     Args:
         begins: int64 [n], where each row begins in the flat array.
@@ -17,8 +17,8 @@ def spans(begins: Counts, lengths: Counts) -> Counts:
     """
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    places: Counts = np.arange(total) + np.repeat(begins - (ends - lengths), lengths)
-    return places
+    indices: Counts = np.arange(total) + np.repeat(begins - (ends - lengths), lengths)
+    return indices
 
 
 def sums(values: npt.NDArray[np.float32], lengths: Counts) -> npt.NDArray[np.float64]:
@@ -28,9 +28,9 @@ def sums(values: npt.NDArray[np.float32], lengths: Counts) -> npt.NDArray[np.flo
         values: float32 [Σ lengths], the rows one after the other.
         lengths: int64 [n].
     """
-    found = np.zeros(len(lengths), np.float64)
+    totals = np.zeros(len(lengths), np.float64)
     has_values = lengths > 0
     if has_values.any():
         begins = (np.cumsum(lengths) - lengths)[has_values]
-        found[has_values] = np.add.reduceat(values.astype(np.float64), begins)
-    return found
+        totals[has_values] = np.add.reduceat(values.astype(np.float64), begins)
+    return totals

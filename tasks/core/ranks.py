@@ -1,6 +1,6 @@
 """Which process this is among those that share a stage.
 
-``torchrun`` tells every process its place through the environment; without it there is one rank.
+``torchrun`` sets the rank and the world size in the environment; without it there is one rank.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that writes files and talks to people."""
+    """Tell whether this is the process that writes files and prints."""
     return rank() == 0
 
 
@@ -31,5 +31,5 @@ def is_launched() -> bool:
 
 
 def is_of_launcher() -> bool:
-    """Tell whether our launcher started this process and waits for it, to tell what it finds in its receipt."""
+    """Tell whether our launcher started this process: then it reports the error in this rank's receipt."""
     return os.environ.get(LAUNCHER) == str(os.getppid())

@@ -54,6 +54,12 @@ def between(low: float, high: float, ends: Literal["[]", "[)", "(]", "()"] = "[]
     return Rule(is_kept, _advice(text, note))
 
 
+def band(low: float, note: str = "") -> Rule:
+    """Allow lists of two numbers, the lower one first, neither below ``low``."""
+    advice = _advice(f"two numbers, the lower one first and not below {low}", note)
+    return Rule(lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1], advice)
+
+
 def filled(advice: str) -> Rule:
     """Allow text and lists that are not empty; ``advice`` says what to write."""
     return Rule(lambda value: bool(value.strip() if isinstance(value, str) else value), advice)

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGINT ask, and training answers at the end of an optimizer step."""
+"""SIGTERM and SIGINT as a request to stop, which training checks at the end of each optimizer step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listen_for_stop() -> Iterator[StopRequest]:
-    """Catch SIGTERM and SIGINT for the time of the block (only the main thread may set handlers)."""
+    """Catch SIGTERM and SIGINT within the block (only the main thread may set handlers)."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
+
     former = {number: signal.signal(number, request._handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request

@@ -7,15 +7,20 @@ applied ties. Each guard detects one such failure: it compares a measured value 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from tasks.core.section import Section, above, at_least, between
+from tasks.core.section import Section, at_least, band, between
 from tasks.judges.leakage import Leakage
 from tasks.judges.protocol import Answer
 from tasks.judges.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
+MAX_EMPTY_SHARE = 0.02  # most empty answers of the policy
+MAX_REPEATED_SHARE = 0.05  # most answers of which over half the word triples are repeats
+MAX_IDENTICAL_SHARE = 0.9  # most answers that equal the reference's word for word
+MAX_SEEN_PROMPT_SHARE = 0.0  # most held-out prompts that stand word for word in the training data
+MAX_CONTROL_Z = 4.0  # most standard errors by which the reference against itself may miss one half
 Share = Annotated[float, between(0, 1)]
 _REPETITION_NGRAM = 3
 _REPEATED_BELOW = 0.5  # distinct n-grams over all n-grams; a text that says everything twice has about one half
@@ -26,35 +31,28 @@ class GuardLimits(Section, path="winrate.guards"):
     """What each guard allows.
 
     Attributes:
-        max_empty_share: Most empty answers of the policy.
         max_truncated_share: Most answers that the token limit cut.
-        max_repeated_share: Most answers of which over half the word triples are repeats.
         min_distinct_ratio: Fewest different answers over all answers.
-        max_identical_share: Most answers that equal the reference's word for word.
-        min_length_ratio: Least mean length in tokens of the policy over the reference's.
-        max_length_ratio: Greatest mean length in tokens of the policy over the reference's.
-        max_seen_prompt_share: Most held-out prompts that are in the training data word for word.
+        length_ratio: Least and greatest mean length in tokens of the policy over the reference's.
         max_overlapping_prompt_share: Most held-out prompts that share `overlap_words` words in a row with one there.
         overlap_words: Words in such a run.
-        max_control_z: Most standard errors by which the win rate of the reference against itself may miss one half.
     """
 
-    max_empty_share: Share
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "max_empty_share": f"delete it: the limit is {MAX_EMPTY_SHARE}",
+        "max_repeated_share": f"delete it: the limit is {MAX_REPEATED_SHARE}",
+        "max_identical_share": f"delete it: the limit is {MAX_IDENTICAL_SHARE}",
+        "max_seen_prompt_share": "delete it: no held-out prompt may stand in the training data",
+        "max_control_z": f"delete it: the limit is {MAX_CONTROL_Z:g} standard errors",
+        "min_length_ratio": "write `length_ratio: [LEAST, MOST]`",
+        "max_length_ratio": "write `length_ratio: [LEAST, MOST]`",
+    }
+
     max_truncated_share: Share
-    max_repeated_share: Share
     min_distinct_ratio: Share
-    max_identical_share: Share
-    min_length_ratio: Annotated[float, at_least(0)]
-    max_length_ratio: float
-    max_seen_prompt_share: Share
+    length_ratio: Annotated[tuple[float, ...], band(0, "for example [0.4, 2.0]")]
     max_overlapping_prompt_share: Share
     overlap_words: Annotated[int, at_least(1)]
-    max_control_z: Annotated[float, above(0)]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        is_band = self.min_length_ratio < self.max_length_ratio
-        self.require(is_band, "max_length_ratio", "write more than min_length_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,25 +105,23 @@ def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
     """Return every guard by its name, passed or not."""
     answers, count = measured.policy, len(measured.policy)
     identical = sum(policy.text == base.text for policy, base in zip(answers, measured.reference, strict=True))
-    leakage, length_band = measured.leakage, (limits.min_length_ratio, limits.max_length_ratio)
+    leakage, (least, most) = measured.leakage, limits.length_ratio
 
     return {
         "adapter_max_abs_delta_logit": Guard(measured.max_abs_delta_logit, "above", 0.0),
-        "identical_share": Guard(identical / count, "at most", limits.max_identical_share),
-        "empty_share": Guard(
-            sum(not answer.text.strip() for answer in answers) / count, "at most", limits.max_empty_share
-        ),
+        "identical_share": Guard(identical / count, "at most", MAX_IDENTICAL_SHARE),
+        "empty_share": Guard(sum(not answer.text.strip() for answer in answers) / count, "at most", MAX_EMPTY_SHARE),
         "truncated_share": Guard(
             sum(answer.finish == "length" for answer in answers) / count, "at most", limits.max_truncated_share
         ),
-        "repeated_share": Guard(sum(map(is_repetitive, answers)) / count, "at most", limits.max_repeated_share),
+        "repeated_share": Guard(sum(map(is_repetitive, answers)) / count, "at most", MAX_REPEATED_SHARE),
         "distinct_ratio": Guard(
             len({answer.text for answer in answers}) / count, "at least", limits.min_distinct_ratio
         ),
-        "length_ratio": Guard(length_ratio(answers, measured.reference), "between", length_band),
-        "seen_prompt_share": Guard(leakage.exact, "at most", limits.max_seen_prompt_share),
+        "length_ratio": Guard(length_ratio(answers, measured.reference), "between", (least, most)),
+        "seen_prompt_share": Guard(leakage.exact, "at most", MAX_SEEN_PROMPT_SHARE),
         "overlapping_prompt_share": Guard(leakage.overlapping, "at most", limits.max_overlapping_prompt_share),
-        "control_z": Guard(_control_z(measured), "at most", limits.max_control_z),
+        "control_z": Guard(_control_z(measured), "at most", MAX_CONTROL_Z),
         "control_judge": Guard(float(measured.is_control_judge), "at most", 0.0),
     }
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from tasks.core.files import digest_of
-from tasks.core.section import Rule, Section, at_least
+from tasks.core.section import Rule, Section, at_least, band
 from tasks.judges.protocol import Answer, Item, Opinion, opinion_of
 from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
 
@@ -21,57 +21,62 @@ from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, disti
 VERSIONS = {"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1, "gold": 1}
 _ENDS = (".", "!", "?", "…", "。", "！", "？")
 _CLOSERS = "\"'”’)]*"
+REPETITION_NGRAM = 3  # words in the n-grams of the rule `repetition`
 Phrase = Annotated[str, Rule(lambda text: bool(words(text)), "a phrase needs at least one word: remove it")]
 Weight = Annotated[float, at_least(0, "where 0 switches the rule off")]
 
 
 @dataclasses.dataclass(frozen=True)
 class RulesConfig(Section, path="winrate.rules"):
-    """The rules of the rule judge; a weight of 0 switches a rule off.
+    """The rules of the rule judge: their weights, and what they look for.
 
     Attributes:
-        required_weight: Weight of the share of `required_groups` with a phrase in the answer.
+        weights: The weight of each rule by its name; a rule that is not named, or has weight 0, is off. `required`: the
+            share of `required_groups` with a phrase in the answer. `forbidden`: containing none of
+            `forbidden_phrases`. `overlap`: being on topic, the share of the question's content words that the answer
+            uses. `length`: as many words as `words` allows. `repetition`: the share of distinct word triples.
+            `ending`: ending by itself with the punctuation that ends a sentence. `gold`: word overlap (F1) with the
+            held-out chosen answer.
         required_groups: Lists of phrases; any one phrase satisfies its list.
-        forbidden_weight: Weight of containing none of `forbidden_phrases`.
         forbidden_phrases: Phrases that an answer must not contain.
-        overlap_weight: Weight of being on topic: the share of the question's content words that the answer uses.
         topic_words: A closed vocabulary of topics: only these words count, and the score is Jaccard's (naming
             a wrong topic costs as much as missing one). Empty: any content word counts.
-        length_weight: Weight of having between `min_words` and `max_words` words.
-        min_words: Fewest words of a good answer.
-        max_words: Most words of a good answer.
-        repetition_weight: Weight of the share of distinct word n-grams.
-        repetition_ngram: Words in such an n-gram.
-        ending_weight: Weight of ending by itself with the punctuation that ends a sentence.
-        gold_weight: Weight of word overlap (F1) with the held-out chosen answer.
+        words: Fewest and most words of a good answer.
     """
 
-    required_weight: Weight
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        **{f"{name}_weight": f"write it as `winrate.rules.weights.{name}`" for name in VERSIONS},
+        "min_words": "write `words: [FEWEST, MOST]`",
+        "max_words": "write `words: [FEWEST, MOST]`",
+        "repetition_ngram": f"delete it: the rule `repetition` counts n-grams of {REPETITION_NGRAM} words",
+    }
+
+    weights: dict[str, Weight]
     required_groups: tuple[tuple[Phrase, ...], ...]
-    forbidden_weight: Weight
     forbidden_phrases: tuple[Phrase, ...]
-    overlap_weight: Weight
     topic_words: tuple[str, ...]
-    length_weight: Weight
-    min_words: Annotated[int, at_least(1)]
-    max_words: int
-    repetition_weight: Weight
-    repetition_ngram: Annotated[int, at_least(1)]
-    ending_weight: Weight
-    gold_weight: Weight
+    words: Annotated[tuple[int, ...], band(1, "for example [15, 300]")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(any(self.weights().values()), "required_weight", "give at least one rule a weight above 0")
-        self.require(self.max_words >= self.min_words, "max_words", "write min_words or more")
-        is_given = all(self.required_groups) and (bool(self.required_groups) or not self.required_weight)
-        self.require(is_given, "required_groups", "give each group a phrase, or set required_weight to 0")
-        is_given = bool(self.forbidden_phrases) or not self.forbidden_weight
-        self.require(is_given, "forbidden_phrases", "give a phrase, or set forbidden_weight to 0")
+        for name in self.weights:
+            self.require(name in VERSIONS, "weights", f"choose among: {', '.join(VERSIONS)}", name)
+        self.require(any(self.weights.values()), "weights", "give at least one rule a weight above 0")
+        is_given = all(self.required_groups) and (bool(self.required_groups) or not self.weights.get("required"))
+        self.require(is_given, "required_groups", "give each group a phrase, or `weights.required: 0`")
+        is_given = bool(self.forbidden_phrases) or not self.weights.get("forbidden")
+        self.require(is_given, "forbidden_phrases", "give a phrase, or `weights.forbidden: 0`")
 
-    def weights(self) -> dict[str, float]:
-        """Return the weight of each rule by its name."""
-        return {name: float(getattr(self, f"{name}_weight")) for name in VERSIONS}
+    def weight_by_rule(self) -> dict[str, float]:
+        """Return the weight of every rule, 0 where none is given, in the order in which scores are summed."""
+        return {name: float(self.weights.get(name, 0)) for name in VERSIONS}
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings by the names that the first fingerprints were made with: equal rules keep theirs."""
+        weights = {f"{name}_weight": weight for name, weight in self.weight_by_rule().items()}
+        texts = {name: getattr(self, name) for name in ("required_groups", "forbidden_phrases", "topic_words")}
+        least, most = self.words
+        return {**weights, **texts, "min_words": least, "max_words": most, "repetition_ngram": REPETITION_NGRAM}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +101,7 @@ class RuleJudge:
     @property
     def fingerprint(self) -> str:
         """Digest of the rules' versions, the built-in stop words, every setting and the tie margin."""
-        settings = dataclasses.asdict(self._config)
-        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), settings, self._tie_margin])
+        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), self._config.settings(), self._tie_margin])
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """Score both answers of every item and compare."""
@@ -112,7 +116,7 @@ class RuleJudge:
 
     def score(self, question: str, answer: Answer, gold: str | None = None) -> RuleScores:
         """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules that apply and weigh above 0; an empty answer scores 0."""
-        weights = {name: weight for name, weight in self._config.weights().items() if weight > 0}
+        weights = {name: weight for name, weight in self._config.weight_by_rule().items() if weight > 0}
         if not words(answer.text):
             return RuleScores(0.0, dict.fromkeys(weights, 0.0))
         scorers = self._scorers(question, answer, gold)
@@ -127,8 +131,8 @@ class RuleJudge:
             "required": lambda: required_share(text, self._required),
             "forbidden": lambda: float(not any(contains_phrase(words(text), phrase) for phrase in self._forbidden)),
             "overlap": lambda: overlap_share(question, text, self._topics),
-            "length": lambda: length_score(len(words(text)), config.min_words, config.max_words),
-            "repetition": lambda: distinct_ngram_share(text, config.repetition_ngram),
+            "length": lambda: length_score(len(words(text)), *config.words),
+            "repetition": lambda: distinct_ngram_share(text, REPETITION_NGRAM),
             "ending": lambda: float(ends_cleanly(answer)),
             "gold": lambda: None if gold is None else word_f1(text, gold),
         }

@@ -1,4 +1,4 @@
-"""One process a GPU: a stage started as many ranks, their ends settled, killed ones started again."""
+"""One process a GPU: starts a stage as several ranks, reports how they ended, restarts killed ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
-
-
 RESTARTS = 3  # of a stage one of whose ranks was killed
 
 
@@ -31,10 +29,10 @@ def visible_gpus() -> int:
 
 
 def relaunch_on_all_gpus(stage: str) -> None:
-    """Under no launcher and with several GPUs visible, run a stage once a GPU and exit as its rank 0 did.
+    """Run a stage as one rank a GPU, and exit with its exit code; return at once where one process is enough.
 
-    Returns at once where there is nothing to spread over, where `runtime.device` is `cpu`, and where
-    params.yaml cannot be read: then the stage itself says so, once.
+    One is enough under a launcher, with fewer than two GPUs, and where `runtime.device` is `cpu`. Where params.yaml
+    cannot be read it returns as well, and the stage itself reports the error.
     """
     refuse_arguments(stage)
     if ranks.is_launched() or not _wants_gpus() or (count := visible_gpus()) < 2:
@@ -45,12 +43,11 @@ def relaunch_on_all_gpus(stage: str) -> None:
 def launch(stage: str, count: int) -> int:
     """Run `python -m tasks.<stage>` as ``count`` ranks on this machine; return the exit code of the work.
 
-    torchrun's launcher passes SIGTERM and SIGINT on and waits for a checkpoint. Rank 0 has told the
-    user of an expected error in one line, so the launcher's own account of it is left out: the
-    receipt says how the stage ended. An expected error of another rank is told here, once however many
-    ranks met it, and stands in the stage's receipt where rank 0 was only torn down by it. When a rank is
-    killed, all are started again, at most ``RESTARTS`` times, and go on from the newest checkpoint; an
-    error of the work itself would only come again.
+    torchrun's launcher forwards SIGTERM and SIGINT and waits for a checkpoint. Its own report of a failure is silenced,
+    for rank 0 has shown an expected error in one line, and the receipt says how the stage ended. An expected error of
+    another rank is shown here, once however many ranks met it, and stands in the stage's receipt where it ended rank 0
+    too. When a rank is killed, all ranks start again, at most ``RESTARTS`` times, and resume from the newest
+    checkpoint; an error of the work itself would only come again.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -58,6 +55,7 @@ def launch(stage: str, count: int) -> int:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
     os.environ[ranks.LAUNCHER] = str(os.getpid())
+
     for restarts_left in range(RESTARTS, -1, -1):
         for path in receipts.receipts_of_others(stage).values():
             receipts.remove(path)
@@ -96,7 +94,7 @@ def _run_ranks(stage: str, count: int) -> None:
 
 
 def _killed(error: Any) -> str:
-    """Say which ranks a signal ended that asks for nothing, as the kernel's does when memory runs out."""
+    """Name the ranks that were killed by a signal, such as the kernel's when memory runs out; empty for none."""
     asked = (0, signal.SIGTERM, signal.SIGINT)
     lost = {rank: -failure.exitcode for rank, failure in sorted(error.failures.items()) if failure.exitcode < 0}
     return ", ".join(
@@ -113,36 +111,42 @@ def _wants_gpus() -> bool:
 
 
 def _settle(stage: str, before: dict[int, receipts.Receipt], was_asked: bool) -> str | None:
-    """Tell what ranks other than rank 0 found wrong, and let the first of it stand where rank 0's is a consequence.
+    """Report the errors of ranks other than rank 0, and put the first one into the stage's receipt if it is the cause.
 
-    What is torn down by another rank's end is a bug by its receipt, has none, or was done already; or it says that
-    it was told to stop, though nobody asked the launcher. A bug's own traceback has told of it.
+    Rank 0's own end may be a consequence of another rank's: then its receipt is missing, says `bug` (its traceback is
+    on standard error already) or `ok`, or says that it was asked to stop though nobody asked the launcher.
 
     Args:
         stage: The stage's name.
-        before: The receipts that there were before; clocks are not compared, for a network disk has its own.
-        was_asked: Whether the launcher itself was told to stop.
+        before: The receipts from before the run. Contents are compared, not times: a network disk has its own clock.
+        was_asked: Whether the launcher itself was asked to stop.
 
     Returns:
-        How the stage's receipt now says that it ended; None where there is no new one.
+        The status in the stage's receipt now; None where there is no new receipt.
     """
-    left = {number: found for number, found in receipts.read_receipts(stage).items() if found != before.get(number)}
-    own = left.pop(0, None)
-    status = None if own is None else str(own["status"])
-    errors = [
-        found for found in left.values() if found.get("error") and (was_asked or found["status"] != Preempted.kind)
+    fresh = {rank: receipt for rank, receipt in receipts.read_receipts(stage).items() if receipt != before.get(rank)}
+    main = fresh.pop(0, None)
+    status = None if main is None else str(main["status"])
+
+    # what the other ranks met; "asked to stop" is an error only where the launcher was asked
+    failed = [
+        receipt
+        for receipt in fresh.values()
+        if receipt.get("error") and (was_asked or receipt["status"] != Preempted.kind)
     ]
-    expected = [found for found in errors if found["status"] in {kind.kind for kind in PipelineError.__subclasses__()}]
-    told = {own.get("error")} if own else set()
-    for found in expected:
-        if found["error"] not in told:
-            log.say(stage, found["error"].partition(": ")[2], "error", rank=found["rank"])
-        told.add(found["error"])
+    kinds = {kind.kind for kind in PipelineError.__subclasses__()}
+    expected = [receipt for receipt in failed if receipt["status"] in kinds]
+    reported = {main.get("error")} if main else set()
+    for receipt in expected:
+        if receipt["error"] not in reported:
+            log.say(stage, receipt["error"].partition(": ")[2], "error", rank=receipt["rank"])
+        reported.add(receipt["error"])
+
     is_consequence = status in (None, "ok", "bug") or (status == Preempted.kind and not was_asked)
-    causes = expected or ([] if status == "bug" else errors)
+    causes = expected or ([] if status == "bug" else failed)
     if not (causes and is_consequence):
         return status
     cause = {name: causes[0][name] for name in ("status", "error", "rank")}
     with contextlib.suppress(OSError):
-        write_text(receipts.receipt_path(stage), pretty_json({**(own or causes[0]), **cause}))
+        write_text(receipts.receipt_path(stage), pretty_json({**(main or causes[0]), **cause}))
     return str(cause["status"])

@@ -1,4 +1,4 @@
-"""Lengths put into bins and quantiles, and the round numbers that axes carry."""
+"""Histograms and quantiles of lengths, and the round numbers on axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_BINS = 24
 
 
 def spread(name: str, lengths: Lengths) -> Spread:
-    """Return median, 95th percentile and maximum of some lengths, of which there is at least one."""
+    """Return median, 95th percentile and maximum of one or more lengths."""
     middle, high = np.percentile(lengths, [50, 95])
     return Spread(name, round(float(middle), 1), round(float(high), 1), int(np.max(lengths)))
 
@@ -23,14 +23,15 @@ def spread(name: str, lengths: Lengths) -> Spread:
 def histogram(upper: tuple[str, Lengths], lower: tuple[str, Lengths]) -> Histogram | None:
     """Count two sets of lengths over common bins of a round width, from 0 to the 99th percentile.
 
-    Lengths beyond the last edge are counted in the last bin. None when there are no lengths at all.
+    Lengths beyond the last edge are counted in the last bin. None if there are no lengths.
     """
-    everything = np.concatenate([upper[1], lower[1]])
-    if not len(everything):
+    lengths = np.concatenate([upper[1], lower[1]])
+    if not len(lengths):
         return None
-    longest = int(np.max(everything))
-    # One stray giant must not squeeze all others into the first bin.
-    reach = max(float(np.percentile(everything, 99)), 1.0)
+
+    # up to the 99th percentile, since a single outlier would put all other lengths into the first bin
+    longest = int(np.max(lengths))
+    reach = max(float(np.percentile(lengths, 99)), 1.0)
     reach = max(longest, 1) if longest <= 1.5 * reach else reach
     width = max(1, math.ceil(round_step(reach / _MOST_BINS)))
     count = max(1, math.floor(reach / width) + 1)
@@ -55,7 +56,7 @@ def round_step(least: float) -> float:
 
 def ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
     """Return at most ``most`` + 1 round numbers from at or below ``low`` to at or above ``high``."""
-    if high - low <= 1e-9 * max(abs(high), abs(low), 1.0):  # flat, but for rounding
+    if high - low <= 1e-9 * max(abs(high), abs(low), 1.0):  # flat, up to rounding
         room = max(abs(high), 1.0) * 0.1
         low, high = low - room, high + room
     step = round_step((high - low) / (most - 1))

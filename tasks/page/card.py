@@ -1,4 +1,4 @@
-"""The model card in the Hub's format: a README.md with metadata that the Hub reads."""
+"""The model card in the format of the Hugging Face Hub: a README.md with metadata."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|!&~$])")
 def model_card(facts: Facts, title: str, model_license: str | None) -> str:
     """Return the card's text.
 
-    The base is named in the metadata only when it is a hub id: the Hub refuses a card whose
-    `base_model` is none, and a folder's path would be a fact of one machine.
+    The metadata names the base only if it is a hub id: the Hub rejects a card whose `base_model` is not one, and a
+    folder's path exists on one machine only.
     """
     return f"---\n{_metadata(facts, title, model_license)}\n---\n\n{_body(facts, title)}"
 
@@ -74,10 +74,11 @@ def _results(facts: Facts) -> list[EvalResult]:
 
 
 def _body(facts: Facts, title: str) -> str:
-    """Return the card's Markdown. No model's answer stands in it: a card is read by machines too."""
+    """Return the card's Markdown. It contains no answer of a model, because programs also read cards."""
     training, evidence = facts.training, facts.evidence
     caveats = "".join(f"- {_escaped(line)}\n" for line in words.caveats(facts.base, evidence))
     digests = "".join(f"- {_escaped(name)}: `{digest}`\n" for name, digest in facts.lineage.digests)
+
     return f"""# {_escaped(" ".join(words.visible(title).split()))}
 
 {words.verdict(evidence)}
@@ -124,7 +125,7 @@ def _table(facts: Facts) -> str:
 
 
 def _champion(evidence: EvidenceFacts, level: str) -> list[tuple[str, str]]:
-    """Return the row of the champion that the adapter met, if it met one."""
+    """Return the row of the champion that the adapter was compared with, if any."""
     if evidence.champion is None:
         return []
     return [(f"Win rate against version {_escaped(evidence.champion_digest[:12])}", _rate(evidence.champion, level))]
@@ -140,5 +141,5 @@ def _rate(rate: Rate | None, level: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
+    """Return text that Markdown shows unchanged."""
     return _MARKUP.sub(r"\\\1", " ".join(words.visible(text).split()))

@@ -1,10 +1,10 @@
 """Charts as inline SVG, drawn by hand: lines, intervals, histograms.
 
-Positions across are percentages and positions down are pixels, so a chart fills any width while its
-text keeps its size; only curves are stretched, with strokes that do not scale. Colours are classes
-that the page's style sheet fills, once for light and once for dark.
+Horizontal positions are percentages and vertical positions are pixels, so a chart fills any width while its text keeps
+its size; only curves are stretched, with strokes that do not scale. Colours are CSS classes: the page's style sheet
+defines them for its light and dark themes, and curve.css for standalone files.
 
-Every value that reaches markup is a number or goes through `Markup.format`, which escapes it.
+Every value in the markup is a number or goes through `Markup.format`, which escapes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.page.words import count, interval, number, percent
 LINE_HEIGHT = 196  # px of a curve's plotting area
 _BAR_HEIGHT = 72  # px of one half of a histogram
 _LABEL_GAP = 15  # px between two labels at the ends of curves
-_ACROSS = 1000  # units across in which curves are drawn before they are stretched
+_ACROSS = 1000  # width of a curve in units, before it is stretched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Series:
     """One curve of a line chart.
 
     Attributes:
-        name: Stands at the curve's end; empty for a curve that needs no label of its own.
+        name: The label at the curve's end; empty for none.
         points: (x, y) in ascending x.
-        style: The style sheet's class: `policy`, `reference`, `chosen`, `rejected`, with ` faint` for noise.
-        has_dots: Whether each point is marked, and tells its value on hover.
+        style: The CSS class: `policy`, `reference`, `chosen` or `rejected`, with ` faint` for noisy curves.
+        has_dots: Whether each point is marked, with its value on hover.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Maps values to percent across and pixels down."""
+    """Maps values to percent from the left and pixels from the top."""
 
     across: tuple[float, float]
     up: tuple[float, float]
@@ -70,20 +70,22 @@ def line_chart(
     """Draw curves over optimizer steps.
 
     Args:
-        title: Read out by a screen reader, with each curve's first and last value.
-        series: The curves; those without points are left out.
-        show: Turns a value into text on hover.
-        show_tick: Turns a value into text on the axis; by default a number with the digits it needs.
-        mark: A value to draw a reference line at, and its label.
+        title: Read by screen readers, with the first and last value of each curve.
+        series: The curves; curves without points are left out.
+        show: Formats a value for the text on hover.
+        show_tick: Formats a value for the axis; by default a number with just enough digits.
+        mark: The value of a horizontal reference line, and its label.
     """
     drawn = [one for one in series if one.points]
     if not drawn:
         return Markup('<p class="none">No points were recorded.</p>')
+
     values = [y for one in drawn for _, y in one.points] + ([mark[0]] if mark else [])
     marks_y = ticks(min(values), max(values))
     last = max(one.points[-1][0] for one in drawn)
     axes = Axes((0, last), (marks_y[0], marks_y[-1]), LINE_HEIGHT)
     label = show_tick or _tick_format(marks_y)
+
     parts = [_level(axes.y(value), label(value)) for value in marks_y]
     parts += [_step(axes.x(value), count(value), LINE_HEIGHT) for value in _steps(last)]
     parts.append(_unit("step", LINE_HEIGHT))
@@ -92,8 +94,9 @@ def line_chart(
     parts += [_curve(one, axes) for one in drawn]
     parts += [_dots(one, axes, show) for one in drawn if one.has_dots]
     parts += _end_labels(drawn, axes)
-    said = "; ".join(f"{one.name} {show(one.points[0][1])} → {show(one.points[-1][1])}" for one in drawn if one.name)
-    return _svg(f"{title}: {said}", LINE_HEIGHT, parts, "lines")
+
+    summary = "; ".join(f"{one.name} {show(one.points[0][1])} → {show(one.points[-1][1])}" for one in drawn if one.name)
+    return _svg(f"{title}: {summary}", LINE_HEIGHT, parts, "lines")
 
 
 def _steps(last: float) -> list[float]:
@@ -102,14 +105,14 @@ def _steps(last: float) -> list[float]:
 
 
 def _tick_format(values: Sequence[float]) -> Callable[[float], str]:
-    """Return a format with just the digits that tell these round numbers apart."""
+    """Return a format with just enough digits to distinguish these round numbers."""
     texts = [f"{value:.6f}".rstrip("0") for value in values]
     digits = max(len(text) - text.index(".") - 1 for text in texts)
     return lambda value: number(value, digits)
 
 
 def _unit(name: str, height: float) -> Markup:
-    """Name what an axis counts, behind its end."""
+    """Draw the unit of an axis behind its end."""
     return Markup('<text class="tick" x="100%" dx="22" y="{y}">{name}</text>').format(y=height + 18, name=name)
 
 
@@ -134,7 +137,7 @@ def _mark(y: float, label: str) -> Markup:
 
 
 def _curve(one: Series, axes: Axes) -> Markup:
-    """Draw a curve in a box of its own that is stretched across the plot."""
+    """Draw a curve in a nested SVG that is stretched over the width of the plot."""
     points = [(round(axes.x(x) * _ACROSS / 100, 1), axes.y(y)) for x, y in one.points]
     path = "M" + "L".join(f"{x} {y}" for x, y in points)
     return Markup(
@@ -144,16 +147,16 @@ def _curve(one: Series, axes: Axes) -> Markup:
 
 
 def _dots(one: Series, axes: Axes, show: Callable[[float], str]) -> Markup:
-    dot = Markup('<circle class="dot {style}" cx="{x}%" cy="{y}" r="{r}"><title>{told}</title></circle>')
+    dot = Markup('<circle class="dot {style}" cx="{x}%" cy="{y}" r="{r}"><title>{text}</title></circle>')
     radius = 3.5 if len(one.points) <= 40 else 2
     return Markup("").join(
-        dot.format(style=one.style, x=axes.x(x), y=axes.y(y), r=radius, told=f"{one.name}, step {count(x)}: {show(y)}")
+        dot.format(style=one.style, x=axes.x(x), y=axes.y(y), r=radius, text=f"{one.name}, step {count(x)}: {show(y)}")
         for x, y in one.points
     )
 
 
 def _end_labels(drawn: Sequence[Series], axes: Axes) -> list[Markup]:
-    """Put each curve's name at its end, pushed apart where curves end close together."""
+    """Draw each curve's name at its end; labels of curves that end close together are pushed apart."""
     named = sorted((axes.y(one.points[-1][1]), index) for index, one in enumerate(drawn) if one.name)
     places: list[float] = []
     for y, _ in named:
@@ -167,9 +170,9 @@ def _end_labels(drawn: Sequence[Series], axes: Axes) -> list[Markup]:
 
 
 def interval_track(title: str, rate: Rate, style: str = "policy") -> Markup:
-    """Draw one rate between 0 and 1 with its interval, against the line of one half.
+    """Draw one rate in [0, 1] with its interval, and the line at one half.
 
-    Its height is the row's, so that the lines of all rows join.
+    It is as high as its row, so that the lines of all rows join.
     """
     parts = [_upright(share) for share in (0.0, 0.25, 0.75, 1.0)]
     parts.append(Markup('<line class="half" x1="50%" x2="50%" y1="0" y2="100%"/>'))
@@ -197,7 +200,7 @@ def _upright(share: float) -> Markup:
 
 
 def _whisker(low: float, high: float, style: str) -> Markup:
-    """Draw an interval as a bar with upright ends."""
+    """Draw an interval as a line with end caps."""
     bar = Markup('<line class="whisker {style}" x1="{x1}%" x2="{x2}%" y1="50%" y2="50%"/>')
     end = Markup('<rect class="bar {style}" x="{x}%" y="50%" width="2.5" height="14" transform="translate(-1.25 -7)"/>')
     ends = [end.format(style=style, x=_share(bound)) for bound in (low, high)]
@@ -205,12 +208,13 @@ def _whisker(low: float, high: float, style: str) -> Markup:
 
 
 def mirror_histogram(title: str, bins: Histogram | None, upper_style: str, lower_style: str) -> Markup:
-    """Draw two sets of lengths over one axis: the first as bars upwards, the second downwards.
+    """Draw two sets of lengths on one axis: the first as bars upwards, the second downwards.
 
-    Each set is drawn as shares of its own total, so sets of different size can be compared.
+    Bars are shares of their set, so that sets of different size can be compared.
     """
     if bins is None:
         return Markup('<p class="none">There are no lengths to draw.</p>')
+
     shares = [[one / max(sum(counts), 1) for one in counts] for _, counts in (bins.upper, bins.lower)]
     tallest = max(max(side) for side in shares) or 1.0
     parts = _bars(bins, bins.upper, shares[0], tallest, -1, upper_style)
@@ -223,30 +227,31 @@ def mirror_histogram(title: str, bins: Histogram | None, upper_style: str, lower
 
 
 def _bars(
-    bins: Histogram, side: tuple[str, tuple[int, ...]], shares: list[float], tallest: float, way: int, style: str
+    bins: Histogram, side: tuple[str, tuple[int, ...]], shares: list[float], tallest: float, direction: int, style: str
 ) -> list[Markup]:
-    """Draw one half of a mirrored histogram; ``way`` is -1 for upwards and 1 for downwards."""
+    """Draw one half of a mirrored histogram; ``direction`` is -1 for upwards and 1 for downwards."""
     bar = Markup(
-        '<rect class="bar {style}" x="{x}%" width="{width}%" y="{y}" height="{height}"><title>{told}</title></rect>'
+        '<rect class="bar {style}" x="{x}%" width="{width}%" y="{y}" height="{height}"><title>{text}</title></rect>'
     )
     width = 100 / len(shares)
-    found = []
+    bars = []
     for index, (share, rows) in enumerate(zip(shares, side[1], strict=True)):
         if not rows:
             continue
+
         height = max(1.5, round((_BAR_HEIGHT - 2) * share / tallest, 2))
-        told = f"{side[0]}, {count(bins.edges[index])} to {count(bins.edges[index + 1] - 1)} tokens: {count(rows)}"
-        found.append(
+        text = f"{side[0]}, {count(bins.edges[index])} to {count(bins.edges[index + 1] - 1)} tokens: {count(rows)}"
+        bars.append(
             bar.format(
                 style=style,
                 x=round(index * width + width * 0.06, 3),
                 width=round(width * 0.88, 3),
-                y=round(_BAR_HEIGHT - height - 1, 2) if way < 0 else _BAR_HEIGHT + 1,
+                y=round(_BAR_HEIGHT - height - 1, 2) if direction < 0 else _BAR_HEIGHT + 1,
                 height=height,
-                told=told,
+                text=text,
             )
         )
-    return found
+    return bars
 
 
 def share_bar(share: float, style: str) -> Markup:
@@ -256,8 +261,8 @@ def share_bar(share: float, style: str) -> Markup:
 
 
 def _svg(title: str, height: float | str, parts: Sequence[Markup], kind: str, is_decoration: bool = False) -> Markup:
-    """Wrap a chart's parts; a decoration is hidden from screen readers, anything else says its title."""
-    told = Markup('aria-hidden="true"') if is_decoration else Markup('role="img" aria-label="{}"').format(title)
-    return Markup('<svg class="chart {kind}" width="100%" height="{height}" {told}>{body}</svg>').format(
-        kind=kind, height=height, told=told, body=Markup("").join(parts)
+    """Wrap a chart's parts; a decoration is hidden from screen readers, any other chart has its title as label."""
+    label = Markup('aria-hidden="true"') if is_decoration else Markup('role="img" aria-label="{}"').format(title)
+    return Markup('<svg class="chart {kind}" width="100%" height="{height}" {label}>{body}</svg>').format(
+        kind=kind, height=height, label=label, body=Markup("").join(parts)
     )

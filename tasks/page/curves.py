@@ -56,7 +56,7 @@ def curve_charts(training: TrainingFacts) -> list[CurveChart]:
             "Loss",
             "Starts at ln 2 = 0.69, where the adapter changes nothing."
             if is_plain
-            else "Starts above or below ln 2 = 0.69: it holds more than the plain DPO term.",
+            else "Does not start at ln 2 = 0.69: the loss has more than the plain DPO term.",
             charts.line_chart("Loss", both("loss"), mark=(math.log(2), "ln 2") if is_plain else None),
         ),
         CurveChart(
@@ -68,13 +68,13 @@ def curve_charts(training: TrainingFacts) -> list[CurveChart]:
         CurveChart(
             "margin",
             "Reward margin",
-            "Reward of chosen less rejected. It can grow while the text gets worse.",
+            "Reward of chosen minus rejected. It can grow while the text gets worse.",
             charts.line_chart("Reward margin", both("margin")),
         ),
         CurveChart(
             "logps",
             "Log-probability of the answers",
-            "Chosen falling along with rejected is likelihood collapse, which the loss hides.",
+            "If chosen falls along with rejected, that is likelihood collapse, which the loss hides.",
             charts.line_chart("Log-probability", logps),
         ),
     ]

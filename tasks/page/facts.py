@@ -1,4 +1,4 @@
-"""What the page and the card state, as values: nothing here reads a file or knows HTML."""
+"""The facts on the page and the card, as values; this module reads no file and knows no HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Curve = tuple[tuple[float, float], ...]  # (optimizer step, value)
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share in [0, 1] with its interval; the bounds are None where none could be computed."""
+    """A share in [0, 1] with its interval; the bounds are None if they could not be computed."""
 
     value: float
     low: float | None
@@ -18,7 +18,7 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Rows that were left out for one reason, and the first of them as an example."""
+    """Rows that were left out for one reason, with the first one as an example."""
 
     name: str
     rows: int
@@ -37,7 +37,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Lengths in tokens of one part of the pairs, or of one side's answers."""
+    """Lengths in tokens: of prompts, chosen or rejected answers, or the answers of one side."""
 
     name: str
     median: float
@@ -47,7 +47,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-    """Counts of two sets of lengths over the same bins; the last bin holds everything longer too.
+    """Counts of two sets of lengths over the same bins; the last bin also counts longer ones.
 
     Attributes:
         edges: Bin borders in tokens, one more than there are bins.
@@ -64,14 +64,14 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """What went in: rows read, left out and kept, the split, and lengths.
+    """The data: rows read, left out and kept, the split, and lengths.
 
     Attributes:
         read: Rows that ingest read.
-        filtered: Rows that `ingest.where` does not want.
+        filtered: Rows that `ingest.where` excludes.
         over_limit: Pairs beyond `ingest.limit`.
         splits: Both sides of the split.
-        rejected: Rows that ingest refused, by reason.
+        rejected: Rows that ingest rejected, by reason.
         dropped: Pairs that could not be encoded, by reason.
         spreads: Lengths of prompt, chosen and rejected.
         lengths: Lengths of chosen against rejected.
@@ -99,12 +99,12 @@ class DataFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """The held-out pairs seen by the policy, once: means over pairs.
+    """The policy on the held-out pairs, at one time: means over pairs.
 
     Attributes:
         loss: The objective's value; ln 2 = 0.693 where the policy is its reference (plain DPO).
         accuracy: Share of pairs whose chosen answer has the higher implicit reward.
-        margin: Reward of chosen less reward of rejected.
+        margin: Reward of chosen minus reward of rejected.
         logp_chosen: Log-probability of the whole chosen answer, in nats.
         logp_rejected: Log-probability of the whole rejected answer, in nats.
     """
@@ -133,7 +133,7 @@ class TrainingFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """A check that a win rate must pass to be believed."""
+    """A check that must pass for the win rate to be evidence."""
 
     name: str
     value: str
@@ -164,14 +164,14 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceFacts:
-    """Who won, how surely, and what speaks against believing it.
+    """The win rate, its uncertainty, and what speaks against it.
 
     Attributes:
-        confidence: Level of every interval and bound, 0.95 unless `winrate.alpha` says otherwise.
-        judge: Which kind of judge gave the verdicts; empty where the metrics do not say.
-        length_refusal: Why there is no length-controlled rate; empty where there is one.
-        champion: Win rate head to head with the champion of the registry, where one answered.
-        champion_digest: Which version that is.
+        confidence: Level of every interval and bound, 1 − `winrate.alpha`.
+        judge: The kind of judge; empty if the metrics do not say.
+        length_refusal: Why there is no length-controlled rate; empty if there is one.
+        champion: Win rate head to head with the champion of the registry, if it answered.
+        champion_digest: The digest of its version.
     """
 
     prompts: int
@@ -237,7 +237,7 @@ class AnswerFacts:
 
 @dataclasses.dataclass(frozen=True)
 class BaseFacts:
-    """The base model as people should know it; a folder's name stands for its machine path."""
+    """The base model; a local folder is given by its name, without its path."""
 
     kind: str
     name: str
@@ -253,7 +253,7 @@ class BaseFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """Digests of the folders that the result rests on, the params that made them, and data sets of the hub."""
+    """Digests of the input folders, the params that made them, and the data sets from the hub."""
 
     digests: tuple[tuple[str, str], ...]
     params: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
@@ -262,7 +262,7 @@ class Lineage:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Everything that the page and the card state."""
+    """All facts on the page and the card."""
 
     base: BaseFacts
     data: DataFacts

@@ -1,4 +1,4 @@
-"""How to load the adapter, as code that the page and the card both show."""
+"""The code that loads the adapter, shown on the page and on the card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ four_bits = BitsAndBytesConfig(
 
 
 def loading_snippet(base: BaseFacts) -> str:
-    """Return the lines that load base, tokenizer and adapter; a local folder's path is left to the reader."""
+    """Return the code that loads base, tokenizer and adapter; the path of a local folder is left to the reader."""
     before = name = ""
     if base.kind == "hub":
         name = f"{base.name!r}, revision={base.revision!r}".replace("'", '"')

@@ -1,7 +1,7 @@
-"""The report page: facts and charts put into the template, every text escaped.
+"""The report page: facts and charts in the template, with every text escaped.
 
-Answers are hostile text. Jinja's autoescaping is on for everything, undefined names are errors, and
-the page's own Content-Security-Policy forbids scripts and loads, should an escape ever fail.
+Answers are untrusted text. Jinja's autoescaping is on everywhere, undefined names are errors, and the page's
+Content-Security-Policy forbids scripts and loads, in case an escape ever fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.page.facts import AnswerFacts, EvidenceFacts, Facts, Rate, TrainingFa
 from tasks.page.snippet import loading_snippet
 
 FOLDER = Path(__file__).parent
-MOST_SLICES = 20  # a chart of more is a wall; the others stand in the metrics
+MOST_SLICES = 20  # more would be unreadable; the others are in the metrics
 INTERVALS = {"wilson": "Wilson's score", "normal": "mean ± z standard errors", "bca": "BCa bootstrap over prompts"}
 SIDE_NAMES = {
     "policy": "adapter",
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class RateRow:
-    """A rate with its drawing."""
+    """A rate and its chart."""
 
     label: str
     note: str
@@ -61,12 +61,13 @@ def render(facts: Facts, title: str, excerpt_chars: int) -> str:
     """Return the page.
 
     Args:
-        facts: What it states.
+        facts: All facts on it.
         title: Its title.
-        excerpt_chars: Characters of a question or answer that are shown; the rest is counted.
+        excerpt_chars: Characters shown of each question or answer; the rest is counted.
     """
     evidence = facts.evidence
     template = _environment().get_template("template.html.jinja")
+
     return template.render(
         facts=facts,
         data=facts.data,
@@ -139,8 +140,9 @@ def _overall(evidence: EvidenceFacts) -> list[RateRow]:
 
 
 def _details(evidence: EvidenceFacts) -> list[tuple[str, str, str]]:
-    """Return the facts beside the win rate: label, value, what it means."""
+    """Return the figures beside the win rate: label, value, explanation."""
     share = words.maybe_percent
+
     return [
         ("Won, tied, lost", " · ".join(words.count(n) for n in (evidence.wins, evidence.ties, evidence.losses)), ""),
         (
@@ -150,14 +152,14 @@ def _details(evidence: EvidenceFacts) -> list[tuple[str, str, str]]:
         ),
         *([("Judged by", words.visible(evidence.judge, 80), "")] if evidence.judge else []),
         ("Interval by", words.visible(INTERVALS.get(evidence.interval_method, evidence.interval_method), 80), ""),
-        ("p-value", words.p_value(evidence.p_value), "chance of so high a rate if both were equally good"),
+        ("p-value", words.p_value(evidence.p_value), "probability of so high a rate if both are equally good"),
         ("Coverage", words.percent(evidence.coverage), "prompts with a verdict"),
         ("Consistency", share(evidence.consistency), "same verdict in both orders"),
         ("First-position share", share(evidence.first_position_share), "wins of the answer shown first; fair is 50 %"),
         (
             "Smallest provable win rate",
             share(evidence.smallest_detectable),
-            "a smaller one would drown in the noise of so few prompts",
+            "with so few prompts, a smaller one is within the noise",
         ),
     ]
 
@@ -194,13 +196,13 @@ def _measures(training: TrainingFacts) -> list[MeasureRow]:
         ("Log-probability of chosen, nats", before.logp_chosen, after.logp_chosen, 2),
         ("Log-probability of rejected, nats", before.logp_rejected, after.logp_rejected, 2),
     ]
-    found = [
+    measures = [
         MeasureRow(label, words.number(old, digits), words.number(new, digits), _signed(new - old, digits))
         for label, old, new, digits in rows
     ]
     points = f"{_signed(100 * (after.accuracy - before.accuracy), 1)} points"
     accuracy = MeasureRow("Accuracy", words.percent(before.accuracy), words.percent(after.accuracy), points)
-    return [found[0], accuracy, *found[1:]]
+    return [measures[0], accuracy, *measures[1:]]
 
 
 def _signed(value: float, digits: int) -> str:

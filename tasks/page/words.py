@@ -1,4 +1,4 @@
-"""Numbers and findings in words, the same on the page and on the card."""
+"""Numbers and findings as text, the same on the page and on the card."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def maybe_percent(share: float | None) -> str:
-    """Return a share as a percentage, or a dash where there is none."""
+    """Return a share as a percentage, or a dash for None."""
     return "–" if share is None else percent(share)
 
 
 def number(value: float, digits: int = 2) -> str:
-    """Return a number with a true minus sign and thousands set apart; a rounded zero has no sign."""
+    """Return a number with a minus sign (U+2212) and thin spaces between thousands; a rounded zero has no sign."""
     text = f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", _MINUS)
     return text.removeprefix(_MINUS) if float(f"{value:.{digits}f}") == 0 else text
 
 
 def count(value: float) -> str:
-    """Return a whole number with thousands set apart."""
+    """Return a number rounded to a whole one, with thin spaces between thousands."""
     return number(value, 0)
 
 
@@ -43,7 +43,7 @@ def passes(epochs: float) -> str:
 
 
 def interval(rate: Rate) -> str:
-    """Return the interval of a rate, or a dash where there is none."""
+    """Return the interval of a rate, or a dash if it has none."""
     if rate.low is None or rate.high is None:
         return "–"
     return f"{100 * rate.low:.1f}–{100 * rate.high:.1f}{_GAP}%"
@@ -55,13 +55,13 @@ def level(evidence: EvidenceFacts) -> str:
 
 
 def guard_name(name: str) -> str:
-    """Return a guard's name in words; an unknown one is shown as it is called."""
+    """Return a guard's name as text; an unknown name is shown with spaces for underscores."""
     return _GUARDS.get(name, name.replace("_", " "))
 
 
 _GUARDS = {
     "adapter_max_abs_delta_logit": "adapter applied: largest change of a logit",
-    "control_judge": "judge that knows nothing of quality",
+    "control_judge": "judge that ignores quality",
     "control_z": "base against itself: standard errors off one half",
     "distinct_ratio": "different answers over all answers",
     "empty_share": "empty answers",
@@ -69,24 +69,24 @@ _GUARDS = {
     "length_ratio": "mean length over the base's",
     "overlapping_prompt_share": "prompts sharing a run of words with the training data",
     "repeated_share": "answers that repeat themselves",
-    "seen_prompt_share": "prompts that stand in the training data",
+    "seen_prompt_share": "prompts that are in the training data",
     "truncated_share": "answers cut by the length limit",
 }
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value as one reads it: below one in a thousand its size says nothing more."""
+    """Return a p-value to three digits, or `< 0.001`."""
     if value is None:
         return "–"
     return f"<{_GAP}0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """Return text that a model wrote, fit to be shown: control characters become pictures of themselves.
+    """Return untrusted text with control characters replaced by visible symbols.
 
     Args:
-        text: Anything; broken surrogates and characters that turn the reading direction are replaced too.
-        limit: Characters to keep; what is cut is counted at the end.
+        text: Any text; lone surrogates and characters that change the text direction are replaced, too.
+        limit: Characters to keep; the number of characters cut is given at the end.
     """
     shown = "".join(_safe(char) for char in text.replace("\r\n", "\n").translate(_REPLACED))
     if limit is None or len(shown) <= limit:
@@ -95,16 +95,16 @@ def visible(text: str, limit: int | None = None) -> str:
 
 
 def _safe(char: str) -> str:
-    if unicodedata.category(char) == "Cs" or unicodedata.bidirectional(char) in _TURNING:
+    if unicodedata.category(char) == "Cs" or unicodedata.bidirectional(char) in _DIRECTIONAL:
         return "\ufffd"
     return char
 
 
-_TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+_DIRECTIONAL = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 
 def finding(evidence: EvidenceFacts) -> str:
-    """Return what the interval allows to say: `better`, `worse` or `undecided`."""
+    """Return the conclusion that the interval allows: `better`, `worse` or `undecided`."""
     low, high = evidence.rate.low, evidence.rate.high
     if low is not None and low > 0.5:
         return "better"
@@ -116,44 +116,46 @@ def verdict(evidence: EvidenceFacts) -> str:
     rate = evidence.rate
     ties = ", ties counted as half" if evidence.ties else ""
     bounds = "no interval" if rate.low is None else f"{level(evidence)} interval {interval(rate)}"
-    found = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds}{ties})"
+    result = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds}{ties})"
     return {
-        "better": f"The adapter beats its base: {found}.",
-        "worse": f"The adapter loses to its base: {found}.",
-        "undecided": f"Undecided: {found}, which one half would explain as well.",
+        "better": f"The adapter beats its base: {result}.",
+        "worse": f"The adapter loses to its base: {result}.",
+        "undecided": f"Undecided: {result}; the true win rate may be one half.",
     }[finding(evidence)]
 
 
 def caveats(base: BaseFacts, evidence: EvidenceFacts) -> list[str]:
-    """Return what speaks against believing the verdict, a sentence each; an empty list when nothing does."""
-    found = []
+    """Return the reasons to doubt the verdict, one sentence each."""
+    reasons = []
     if failed := evidence.failed_guards:
         names = ", ".join(guard.name for guard in failed)
-        found.append(f"{many(len(failed), 'guard')} did not pass ({names}): the win rate may have another cause.")
+        reasons.append(f"{many(len(failed), 'guard')} did not pass ({names}): the win rate may have another cause.")
     if not any_covers_half(evidence.control):
-        found.append("The base does not score one half against itself: the judging leans to one side.")
+        reasons.append("The base does not score one half against itself: the judge is biased.")
     if evidence.coverage < 1:
-        found.append(f"Only {percent(evidence.coverage)} of the prompts have a verdict.")
+        reasons.append(f"Only {percent(evidence.coverage)} of the prompts have a verdict.")
     if base.is_demo:
-        found.append("This is the built-in demo: a tiny model in a made-up world. It shows the way, not a product.")
-    return found
+        reasons.append(
+            "This is the built-in demo, a tiny model in a made-up world: it shows the pipeline, and is no product."
+        )
+    return reasons
 
 
 def any_covers_half(control: Rate | None) -> bool:
-    """Tell whether the control's interval holds one half, or there is none to say otherwise."""
+    """Tell whether the control's interval contains one half; also true without an interval."""
     if control is None or control.low is None or control.high is None:
         return True
     return control.low <= 0.5 <= control.high
 
 
 def likelihood(before: Measures, after: Measures) -> str:
-    """Return what the chosen answers' log-probability did, and what that means."""
+    """Return how the log-probability of the chosen answers changed, and what that means."""
     change = after.logp_chosen - before.logp_chosen
     moved = f"from {number(before.logp_chosen)} to {number(after.logp_chosen)} nats"
     if change >= 0:
         return (
-            f"The chosen answers became more likely ({moved}), so the margin was not bought by making "
-            "everything less likely."
+            f"The chosen answers became more likely ({moved}), so the margin did not grow by making "
+            "all answers less likely."
         )
     return (
         f"The chosen answers became less likely ({moved}): the margin grew because the rejected ones fell "
@@ -163,7 +165,7 @@ def likelihood(before: Measures, after: Measures) -> str:
 
 
 def base_name(base: BaseFacts) -> str:
-    """Return what the adapter was trained on, without a machine's path."""
+    """Return the name of the base model, without a local path."""
     return {
         "demo": "the built-in demo model",
         "local": f"a local folder named {base.name}",

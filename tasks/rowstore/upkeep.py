@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasks.core.errors import ArtifactError, PipelineError
+from tasks.core.errors import ArtifactError, StorageError
 from tasks.core.ragged import Counts
 from tasks.rowstore import segment as segments
 from tasks.rowstore.row_store import RowStore
@@ -31,14 +31,14 @@ class Compaction:
 def compact(store: RowStore) -> Compaction:
     """Make the small segments of a store into one, each row once, and remove them.
 
-    The rows are written before anything is removed, and a reader whose segment is gone lists again. So this may
-    run beside readers, writers and another `compact`. A damaged segment is named and left as it is.
+    The rows are written before anything is removed, and a reader whose segment is gone lists again: this may run
+    beside readers and writers. Of two that run at once, one may stop with an error. A damaged segment is named and
+    left as it is.
 
     Raises:
         OSError: The disk is full, or refuses; the store is as it was.
-        StorageError: The bucket refuses.
+        StorageError: The bucket refuses; or another `compact` removed a segment that this one reads.
         NetworkError: The bucket does not answer.
-        PipelineError: Another `compact` removed a segment while this one read it; the store is as it was.
     """
     names = store.names()
     if store.folder.is_dir():
@@ -50,7 +50,7 @@ def compact(store: RowStore) -> Compaction:
         rows = _first_rows(whole)
         merged = store.write(_blocks(whole, rows))
     except FileNotFoundError as error:
-        raise PipelineError(f"{error.filename} was removed meanwhile", "let one `compact` run at a time") from None
+        raise StorageError(f"{error.filename} was removed meanwhile", "let one `compact` run at a time") from None
 
     for segment in whole:
         if segment.path.name != merged:

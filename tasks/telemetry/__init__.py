@@ -1,1 +1,1 @@
-"""What tells and never decides: logs, progress, receipts, provenance. No stage depends on it."""
+"""What reports and never decides: logs, progress, receipts, provenance. No stage depends on it."""

@@ -1,4 +1,4 @@
-"""git, asked about a checkout: what it says is told or versioned, and no stage's output depends on it."""
+"""Runs git in a checkout. No stage's output depends on what it prints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a person, or a collector of logs, sees while a stage works: lines and progress on standard error.
+"""Log lines and progress bars on standard error, for people and for log collectors.
 
-Two facts of the machine come from the environment: ``DPO_LOG_FORMAT=json`` makes every line a JSON object (`time`,
+Two environment variables control it: ``DPO_LOG_FORMAT=json`` makes every line a JSON object (`time`,
 `level`, `stage`, `run` where there is one, `rank` off rank 0, `message`) for Loki, CloudWatch and their like;
 ``DPO_RUN`` is the id of the flow's run that the stage is part of.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 FORMAT = "DPO_LOG_FORMAT"
 RUN = "DPO_RUN"
-PROGRESS_EVERY_S = 10.0  # between two lines that tell how far a stage is, where no bar is drawn
+PROGRESS_EVERY_S = 10.0  # between two progress lines, where no bar is drawn
 _FORMATS = ("", "text", "json")
 
 _stage = ""
@@ -50,7 +50,7 @@ def set_up(stage: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(is_json())
     if is_json():
-        sys.excepthook = _tell_crash
+        sys.excepthook = _log_crash
     for name in ("tasks", "__main__"):  # a stage run with `python -m` is called __main__
         logging.getLogger(name).setLevel(level)
     if (asked := os.environ.get(FORMAT, "")).lower() not in _FORMATS and _rank() == 0:
@@ -58,7 +58,7 @@ def set_up(stage: str) -> None:
 
 
 def say(stage: str, message: str, level: str = "info", rank: int | None = None) -> None:
-    """Write one line that is no module's: how a stage ended, and what its launcher does.
+    """Write one line without a module's logger: how a stage ended, or what its launcher does.
 
     Args:
         stage: The stage's name.
@@ -94,7 +94,7 @@ def bar(what: str, total: int | None = None, done: int = 0, unit: str = "it") ->
 
 
 class JsonBar:
-    """What stands for a bar in a JSON log: a line every ten seconds and one at the end, whose `progress` says how far.
+    """A progress bar as JSON lines: one every ten seconds and one at the end, with the counts under `progress`.
 
     Args:
         what: What is done.
@@ -113,7 +113,7 @@ class JsonBar:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what, self._done, self._unit, self._total = what, done, unit, total
-        self._clock, self._told, self._at, self._note = clock, clock(), -1, ""
+        self._clock, self._reported_at, self._reported, self._note = clock, clock(), -1, ""
 
     def __enter__(self) -> JsonBar:
         return self
@@ -124,20 +124,20 @@ class JsonBar:
     def update(self, n: int = 1) -> None:
         """Count ``n`` more as done."""
         self._done += n
-        if self._clock() - self._told >= PROGRESS_EVERY_S:
-            self._tell()
+        if self._clock() - self._reported_at >= PROGRESS_EVERY_S:
+            self._report()
 
     def set_postfix_str(self, text: str) -> None:
         """Put ``text`` into the next line."""
         self._note = text
 
     def close(self) -> None:
-        """Tell how far it came, unless the last line did."""
-        if self._at != self._done:
-            self._tell()
+        """Write a last line, unless the newest one says the same."""
+        if self._reported != self._done:
+            self._report()
 
-    def _tell(self) -> None:
-        self._told, self._at = self._clock(), self._done
+    def _report(self) -> None:
+        self._reported_at, self._reported = self._clock(), self._done
         if _rank() != 0:
             return
         share = f"{int(100 * self._done / self._total)}%, " if self._total else ""
@@ -165,13 +165,13 @@ def _as_json(
     return json.dumps({**line, "message": message, **more}, ensure_ascii=False)
 
 
-def _tell_crash(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Write what would be a traceback over many lines as one object."""
+def _log_crash(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Write a crash as one object in place of a traceback over many lines."""
     logging.getLogger(__name__).critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 def _named(rank: int) -> str:
-    """Return what stands before a line in text that is not rank 0's."""
+    """Return the prefix of a text line from a rank other than rank 0."""
     return f"rank {rank}: " if rank else ""
 
 

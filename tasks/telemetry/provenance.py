@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.core.versions import versions as versions
 from tasks.telemetry.git_calls import git_or_none
 
 

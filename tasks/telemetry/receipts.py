@@ -48,7 +48,7 @@ def close(status: str, error: BaseException | None = None) -> bool:
     """Write the receipt; a full disk must not hide the error that it would record.
 
     Returns:
-        Whether it stands. Of a rank other than rank 0 there is none where all went well.
+        Whether it was written. A rank other than rank 0 writes one only where it fails.
     """
     if status == "ok" and not ranks.is_main():
         return False
@@ -71,30 +71,30 @@ def close(status: str, error: BaseException | None = None) -> bool:
 
 
 def receipt_path(stage: str, number: int = 0, root: Path = Path()) -> Path:
-    """Return where the newest receipt of rank ``number`` of a stage stands, in the checkout at ``root``."""
+    """Return the path of the newest receipt of rank ``number`` of a stage, in the checkout at ``root``."""
     return root / paths.RECEIPTS / (f"{stage}.rank{number}.json" if number else f"{stage}.json")
 
 
 def sweep_receipts(stage: str) -> None:
-    """Remove what an earlier run left: each rank its own receipt, rank 0 those of ranks that there are no more."""
+    """Remove what an earlier run left: each rank its own receipt, and rank 0 those of ranks that no longer exist."""
     for number, path in receipts_of_others(stage).items():
         if number == ranks.rank() or (ranks.is_main() and number >= ranks.world_size()):
             remove(path)
 
 
 def read_receipts(stage: str) -> dict[int, Receipt]:
-    """Return the receipts of a stage that can be read, by rank, in the order in which they were left."""
-    found = []
+    """Return the receipts of a stage that can be read, by rank, the oldest first."""
+    entries = []
     for number, path in {0: receipt_path(stage), **receipts_of_others(stage)}.items():
         with contextlib.suppress(OSError, PipelineError):
             receipt = read_json(path)
             if isinstance(receipt, dict) and "status" in receipt:
-                found.append((path.stat().st_mtime_ns, number, {**receipt, "rank": number} if number else receipt))
-    return {number: receipt for _, number, receipt in sorted(found, key=lambda entry: entry[:2])}
+                entries.append((path.stat().st_mtime_ns, number, {**receipt, "rank": number} if number else receipt))
+    return {number: receipt for _, number, receipt in sorted(entries, key=lambda entry: entry[:2])}
 
 
 def receipts_of_others(stage: str) -> dict[int, Path]:
-    """Return the receipts of ranks other than rank 0 that there are, by rank."""
+    """Return the existing receipts of ranks other than rank 0, by rank."""
     form = re.compile(rf"{re.escape(stage)}\.rank([1-9][0-9]*)\.json")
     files: list[Path] = []
     with contextlib.suppress(OSError):

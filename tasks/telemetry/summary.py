@@ -37,9 +37,9 @@ def lines(root: Path = Path()) -> list[tuple[str, str]]:
 
 def _pairs(metrics: dict[str, Any]) -> str:
     left_out = {"rejected": 0, **metrics["left_out"]}
-    told = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in left_out.items() if n or why == "rejected")
+    reasons = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in left_out.items() if n or why == "rejected")
     kept = metrics["pairs"]
-    return f"{metrics['rows_read']} in, {told}: {kept['train']} to train on, {kept['test']} held out"
+    return f"{metrics['rows_read']} in, {reasons}: {kept['train']} to train on, {kept['test']} held out"
 
 
 def _win_rate(metrics: dict[str, Any]) -> str:

@@ -23,6 +23,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tasks.core.runtime import RuntimeConfig
+from tasks.demo.model.model import DemoModelConfig
+from tasks.demo.preferences.preferences import demo_rows
+from tasks.ingest import DEMO_SEED
 from tasks.rowstore.row_store import RowStore
 from tests.bench.measure import peak_bytes
 from tests.conftest import ROOT
@@ -33,16 +36,13 @@ RESULTS = Path(__file__).parent / "results"
 def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     """Return the seconds of both stages over ``pairs`` pairs, over a hundredth more, and over those again."""
     from tasks import base, reference
-    from tasks.core.params import load_section
     from tasks.dpo.model import adapter_loading  # noqa: F401 imported before the clock starts
     from tasks.dpo.scoring import scorer  # noqa: F401 imported before the clock starts
-    from tests.stages import project
 
     params = folder / "params.yaml"
     runtime = RuntimeConfig(device="cpu")
     lay_params(params, pairs)
-    base.run(base.Folders(folder / "base"), load_section(params, "base", base.BaseConfig))
-    project.write_no_adapter(folder / "init")
+    base.run(base.Folders(folder / "base"), base.BaseConfig(), DemoModelConfig(steps=5))
     found = {}
     for name, count in (("full", pairs), ("new", pairs + pairs // 100), ("same", pairs + pairs // 100)):
         lay_params(params, count)
@@ -71,11 +71,12 @@ def encode_seconds(folder: Path, params: Path) -> float:
 
 
 def lay_params(path: Path, pairs: int) -> None:
-    """Write the checkout's params with so many demo pairs, and a base that is hardly trained."""
+    """Write the checkout's params with so many of the demo's pairs as the data, in a file beside them."""
     yaml = YAML()
     document = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    document["ingest"]["demo_pairs"] = pairs
-    document["base"]["demo"]["steps"] = 5
+    source = path.with_name("pairs.jsonl")
+    source.write_text("".join(json.dumps(row) + "\n" for row in demo_rows(pairs, DEMO_SEED)), encoding="utf-8")
+    document["ingest"]["sources"] = [str(source)]
     with path.open("w", encoding="utf-8") as stream:
         yaml.dump(document, stream)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.core.errors import PipelineError
+from tasks.core.errors import StorageError
 from tasks.core.files import explain_os_error
 from tasks.rowstore import segment as segments
 from tasks.rowstore.upkeep import compact
@@ -92,7 +92,7 @@ def test_a_compaction_whose_segment_another_machine_compacts_away_stops_with_one
 ):
     store = filled(tmp_path, range(9), range(9, 20))
     elsewhere = _Elsewhere(tmp_path, monkeypatch, moment)
-    with pytest.raises(PipelineError, match="was removed meanwhile — let one `compact` run at a time"):
+    with pytest.raises(StorageError, match="was removed meanwhile — let one `compact` run at a time"):
         compact(store)
     assert elsewhere.is_done
     assert len(files(tmp_path)) == 1

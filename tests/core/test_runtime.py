@@ -28,6 +28,14 @@ def test_without_a_word_nothing_is_tracked_or_compiled():
     assert (runtime().trackers, runtime().compile, runtime().row_store) == ((), "off", "runs/rows")
 
 
+@pytest.mark.parametrize(
+    ("address", "host", "port"), [("", "", 0), ("127.0.0.1:9464", "127.0.0.1", 9464), ("[::1]:80", "::1", 80)]
+)
+def test_an_address_is_a_host_and_a_port(address: str, host: str, port: int):
+    config = runtime(metrics_address=address)
+    assert (config.metrics_host, config.metrics_port) == (host, port)
+
+
 MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "no number": ({"tokens_per_micro_batch": "all"}, "is 'all' — write a whole number, or choose one of: auto"),
     "zero": (
@@ -42,11 +50,19 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "row store": ({"row_store": False}, r"`runtime.row_store` is False — write text \(quote it\)"),
     "seconds": ({"checkpoint_every_s": 0}, "`runtime.checkpoint_every_s` is 0.0 — write a number above 0"),
     "steps": ({"log_every_steps": 0}, "`runtime.log_every_steps` is 0 — write 1 or more"),
-    "port": (
-        {"metrics_port": 70000},
-        "`runtime.metrics_port` is 70000 — write a number from 0 to 65535, for example 9464, or 0 for none",
+    "port alone": (
+        {"metrics_address": "9464"},
+        "`runtime.metrics_address` is '9464' — write HOST:PORT, for",
     ),
-    "host": ({"metrics_host": " "}, "`runtime.metrics_host` is ' ' — write 127.0.0.1, or 0.0.0.0"),
+    "high port": (
+        {"metrics_address": "127.0.0.1:70000"},
+        "`runtime.metrics_address` is '127.0.0.1:70000' — write",
+    ),
+    "no host": ({"metrics_address": ":9464"}, "`runtime.metrics_address` is ':9464' — write HOST:PORT"),
+    "removed": (
+        {"metrics_port": 9464},
+        "`runtime.metrics_port` is no longer a key — write `metrics",
+    ),
     "device": ({"device": "gpu"}, "`runtime.device` is 'gpu' — choose one of: auto, cpu"),
 }
 

@@ -138,7 +138,7 @@ def test_training_gives_the_process_its_threads_back(tmp_path: Path) -> None:
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"`base.demo.hidden` is 33"):
+    with pytest.raises(ConfigError, match=r"`demo_model.hidden` is 33"):
         tiny(hidden=33)
-    with pytest.raises(ConfigError, match=r"`base.demo.steps` is 0"):
+    with pytest.raises(ConfigError, match=r"`demo_model.steps` is 0"):
         tiny(steps=0)

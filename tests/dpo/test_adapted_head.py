@@ -30,19 +30,19 @@ def logps(model: Any, kind: type) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["llama", "granite"])
 def test_an_untrained_policy_equals_its_reference_in_bfloat16(family: str):
     reference = logps(tiny.base(family).bfloat16(), FrozenHead)
-    found = logps(policy(torch.bfloat16, family=family), GeneralHead)
-    assert float((found - reference).abs().max()) < 1e-5
+    actual = logps(policy(torch.bfloat16, family=family), GeneralHead)
+    assert float((actual - reference).abs().max()) < 1e-5
 
 
 def test_adapters_switched_off_give_the_reference_too():
     reference, model = logps(tiny.base().bfloat16(), FrozenHead), tiny.moved(policy(torch.bfloat16))
     with model.disable_adapter():
-        found = logps(model, GeneralHead)
-    assert float((found - reference).abs().max()) < 1e-5
+        actual = logps(model, GeneralHead)
+    assert float((actual - reference).abs().max()) < 1e-5
 
 
 def test_values_and_gradients_are_those_of_float32_as_far_as_bfloat16_goes():
-    found = []
+    actual = []
     for dtype in (torch.bfloat16, torch.float32):
         model = tiny.moved(policy(torch.bfloat16))
         if dtype == torch.float32:
@@ -53,8 +53,8 @@ def test_values_and_gradients_are_those_of_float32_as_far_as_bfloat16_goes():
             scores = scorer.head.score(hidden, torch.arange(50), with_collision=True)
             scores.logp_N.square().sum().backward()
         slopes = [p.grad for name, p in model.named_parameters() if "lm_head.lora" in name]
-        found.append((scores.logp_N.detach(), scores.collision_N, [hidden.grad, *slopes]))
-    (logp, collision, gradients), (expected_logp, expected_collision, expected) = found
+        actual.append((scores.logp_N.detach(), scores.collision_N, [hidden.grad, *slopes]))
+    (logp, collision, gradients), (expected_logp, expected_collision, expected) = actual
     assert float((logp - expected_logp).abs().max()) < 1e-4
     assert float((collision - expected_collision).abs().max()) < 1e-4
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float32]
@@ -70,10 +70,10 @@ def test_in_float32_nothing_changes(dropout: float):
         module, hidden = model.get_base_model().lm_head, torch.randn(20, 32)
         label = torch.arange(20)
         torch.manual_seed(0)
-        found = scorer.head.score(hidden, label).logp_N
+        actual = scorer.head.score(hidden, label).logp_N
         torch.manual_seed(0)
         expected = GeneralHead(module, scorer.head.shape).score(hidden, label).logp_N
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)
 
 
 def test_dropout_in_half_precision_drops_of_the_update_alone():
@@ -81,8 +81,8 @@ def test_dropout_in_half_precision_drops_of_the_update_alone():
     model = policy(torch.bfloat16, lora).train()  # an update of nothing: whatever is dropped, the base's logits stay
     with Scorer(model, ROWS) as scorer:
         batch = scorer.lay_out(ROWS)
-        found = scorer.logps(batch)
-        found.sum().backward()
+        actual = scorer.logps(batch)
+        actual.sum().backward()
     reference = logps(tiny.base().bfloat16(), FrozenHead)
-    assert float((found.detach() - reference).abs().max()) < 1e-5
+    assert float((actual.detach() - reference).abs().max()) < 1e-5
     assert any(float(p.grad.abs().max()) > 0 for p in adapter_parameters(model))

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or passed over, two kept, and training goes on from them bit for bit."""
+"""Checkpoints: complete or skipped, two kept, and training goes on from them bit for bit."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
     found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 1
-    assert "step-00000002 is damaged and passed over" in caplog.text
+    assert "step-00000002 is damaged and skipped" in caplog.text
 
 
 def test_a_checkpoint_that_was_never_finished_is_no_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -35,12 +35,12 @@ def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
 def test_about_the_share_is_dropped_and_the_rest_makes_up_for_it(share: float):
-    found = factors(HASHES, 7, 64, share, torch.float32)
-    assert float((found == 0).float().mean()) == pytest.approx(share, abs=0.005)
-    assert float(found.max()) == pytest.approx(1 / (1 - share))
+    actual = factors(HASHES, 7, 64, share, torch.float32)
+    assert float((actual == 0).float().mean()) == pytest.approx(share, abs=0.005)
+    assert float(actual.max()) == pytest.approx(1 / (1 - share))
     # over the tokens of each feature, and over the features of each token
-    assert float((found == 0).float().mean(0).std()) == pytest.approx((share * (1 - share) / 3000) ** 0.5, rel=0.4)
-    assert float((found == 0).float().mean(1).std()) == pytest.approx((share * (1 - share) / 64) ** 0.5, rel=0.2)
+    assert float((actual == 0).float().mean(0).std()) == pytest.approx((share * (1 - share) / 3000) ** 0.5, rel=0.4)
+    assert float((actual == 0).float().mean(1).std()) == pytest.approx((share * (1 - share) / 64) ** 0.5, rel=0.2)
 
 
 def test_tokens_features_layers_and_steps_have_nothing_to_do_with_each_other():
@@ -91,8 +91,8 @@ def test_what_is_dropped_does_not_depend_on_the_layout_or_on_what_is_computed_ag
     expected = drawn(family=family)
     still = drawn(Mechanisms(shared_prefix=False), family=family)
     assert float((expected[0] - tiny_still(family)).abs().max()) > 1e-2
-    for found in (still, *(drawn(level=level, family=family) for level in (Recompute.SELECTIVE, Recompute.FULL))):
-        for a, b in zip(found, expected, strict=True):
+    for actual in (still, *(drawn(level=level, family=family) for level in (Recompute.SELECTIVE, Recompute.FULL))):
+        for a, b in zip(actual, expected, strict=True):
             assert float((a - b).abs().max() / b.abs().max()) < 1e-4
 
 
@@ -157,8 +157,8 @@ def test_training_says_in_one_line_where_dropout_depends_on_the_token_budget(
     config = tiny.changed(CONFIG, lora=dataclasses.replace(HALF, target_modules=layers))
     with caplog.at_level(logging.INFO, "tasks.dpo"):
         tiny.run(tiny.pairs(4), config)
-    told = [record.getMessage() for record in caplog.records if "dropout" in record.getMessage()]
-    assert told == [
+    messages = [record.getMessage() for record in caplog.records if "dropout" in record.getMessage()]
+    assert messages == [
         "1 adapted layer draws its dropout by micro-batch (the head, or no plain linear layer): "
         "results depend on `runtime.tokens_per_micro_batch` and on the number of ranks"
     ] * ("lm_head" in layers)

@@ -28,23 +28,23 @@ LONG = [row(20, 9, 12, 3), row(7, 30, 25, 4)]  # beyond the windows of 24
 
 def apart_without_gradient(model: Any, rows: list[TokenRow]) -> Tensor:
     """Return every token's log-probability from one plain forward a completion."""
-    found = []
+    actual = []
     for each in rows:
         for completion in (each.chosen, each.rejected):
             ids = torch.from_numpy(np.concatenate([each.prompt, completion]).astype(np.int64))[None]
             with torch.no_grad():
                 logits = model(input_ids=ids, use_cache=False).logits[0, len(each.prompt) - 1 : -1]
-            found.append(torch.log_softmax(logits, -1).gather(-1, ids[0, len(each.prompt) :, None]).squeeze(-1))
-    return torch.cat(found)
+            actual.append(torch.log_softmax(logits, -1).gather(-1, ids[0, len(each.prompt) :, None]).squeeze(-1))
+    return torch.cat(actual)
 
 
 def plain_logps(model: Any, sample: list[TokenRow], rows: list[TokenRow], caplog: Any) -> Tensor:
     """Score ``rows`` after a self-test on ``sample`` that finds out that they cannot be shared, and says why."""
     with caplog.at_level(logging.INFO), Scorer(model, sample) as scorer, torch.no_grad():
         assert not scorer.is_shared
-        found = scorer.logps(scorer.lay_out(rows))
+        actual = scorer.logps(scorer.lay_out(rows))
     assert sum("plain padded rows" in record.message for record in caplog.records) == 1
-    return found
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_windows_that_do_not_reach_the_attention_are_found_by_pairs_inside_them(
     family: str, why: str, caplog: pytest.LogCaptureFixture
 ):
     model = tiny.base(family).requires_grad_(True)
-    found = plain_logps(model, SHORT, LONG, caplog)
-    assert float((found - apart_without_gradient(model, LONG)).abs().max()) < 1e-4
+    actual = plain_logps(model, SHORT, LONG, caplog)
+    assert float((actual - apart_without_gradient(model, LONG)).abs().max()) < 1e-4
     assert why in caplog.text
 
 
@@ -66,8 +66,8 @@ def test_windows_that_do_not_reach_the_attention_are_found_by_pairs_inside_them(
 def test_windows_that_reach_the_attention_keep_shared_rows(family: str):
     model = tiny.moved(tiny.policy(family))
     expected, slopes = apart(model, ROWS)
-    found, gradients = scored(model, ROWS)  # asserts that they are
-    assert float((found - expected).abs().max()) < 1e-4
+    actual, gradients = scored(model, ROWS)  # asserts that they are
+    assert float((actual - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
 
 
@@ -79,8 +79,8 @@ def test_a_window_that_the_config_switches_off_is_none():
 
 def test_pairs_of_one_token_answers_do_not_hide_a_convolution_along_the_row(caplog: pytest.LogCaptureFixture):
     model = tiny.base("lfm2")
-    found = plain_logps(model, [row(5, 1, 1)], LONG, caplog)
-    assert float((found - apart_without_gradient(model, LONG)).abs().max()) < 1e-4
+    actual = plain_logps(model, [row(5, 1, 1)], LONG, caplog)
+    assert float((actual - apart_without_gradient(model, LONG)).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("error", [ImportError("undefined symbol"), AttributeError("no flash_attn_varlen_func")])
@@ -102,8 +102,8 @@ def test_families_that_change_projections_in_place_train():
     # OLMo's clip_qkv: transformers clamps what the projections give in place
     model = tiny.moved(tiny.policy("olmo_clipped"))
     expected, slopes = apart(model, ROWS)
-    found, gradients = scored(model, ROWS)
-    assert float((found - expected).abs().max()) < 1e-4
+    actual, gradients = scored(model, ROWS)
+    assert float((actual - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
 
 
@@ -112,5 +112,5 @@ def test_a_model_whose_prefix_names_nothing_is_scored_all_the_same():
     assert not hasattr(model, model.base_model_prefix)
     with Scorer(model, SHORT) as scorer, torch.no_grad():
         assert scorer.head is not None
-        found = scorer.logps(scorer.lay_out(LONG))
-    assert float((found - apart_without_gradient(model, LONG)).abs().max()) < 1e-4
+        actual = scorer.logps(scorer.lay_out(LONG))
+    assert float((actual - apart_without_gradient(model, LONG)).abs().max()) < 1e-4

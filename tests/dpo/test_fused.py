@@ -97,7 +97,7 @@ def test_a_way_down_whose_dropout_trains_takes_pefts_own_forward():
 def test_a_way_down_without_adapters_is_given_their_product():
     model = fused(tiny.moved(tiny.policy(lora=LoraSettings(rank=4, alpha=8, target_modules=("q_proj", "up_proj")))))
     mlp = parts(model)[1]
-    found = passed(mlp)
+    actual = passed(mlp)
     unfuse(model)
-    for a, b in zip(found, passed(mlp), strict=True):
+    for a, b in zip(actual, passed(mlp), strict=True):
         assert float((a - b).detach().abs().max() / b.detach().abs().max()) < 1e-5

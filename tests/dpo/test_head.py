@@ -49,11 +49,11 @@ def test_two_products_give_the_plain_formula_and_its_gradient(shape: LogitShape,
     hidden, label, weight, bias = inputs()
     head = FrozenHead(weight, bias if has_bias else None, shape, tile)
     expected, collision = naive(hidden, label, weight, bias if has_bias else None, shape)
-    found = head.score(hidden, label, with_collision=True)
+    actual = head.score(hidden, label, with_collision=True)
     factor = torch.linspace(-1, 2, N)
-    assert float((found.logp_N - expected).detach().abs().max()) < 1e-5
-    assert float((found.collision_N - collision).abs().max()) < 1e-5
-    (got,), (want,) = (slope((factor * logp).sum(), hidden) for logp in (found.logp_N, expected))
+    assert float((actual.logp_N - expected).detach().abs().max()) < 1e-5
+    assert float((actual.collision_N - collision).abs().max()) < 1e-5
+    (got,), (want,) = (slope((factor * logp).sum(), hidden) for logp in (actual.logp_N, expected))
     assert float((got - want).abs().max() / want.abs().max()) < 1e-5
 
 
@@ -63,10 +63,10 @@ def test_the_general_path_gives_it_too_and_the_heads_own_gradients(shape: LogitS
     module = torch.nn.Linear(H, V, bias=False)
     module.weight.data.copy_(weight)
     expected, collision = naive(hidden, label, module.weight, None, shape)
-    found = GeneralHead(module, shape, chunk=7).score(hidden, label, with_collision=True)
-    assert float((found.logp_N - expected).detach().abs().max()) < 1e-5
-    assert float((found.collision_N - collision).abs().max()) < 1e-5
-    got, want = (slope(logp.square().sum(), hidden, module.weight) for logp in (found.logp_N, expected))
+    actual = GeneralHead(module, shape, chunk=7).score(hidden, label, with_collision=True)
+    assert float((actual.logp_N - expected).detach().abs().max()) < 1e-5
+    assert float((actual.collision_N - collision).abs().max()) < 1e-5
+    got, want = (slope(logp.square().sum(), hidden, module.weight) for logp in (actual.logp_N, expected))
     for a, b in zip(got, want, strict=True):
         assert float((a - b).abs().max() / b.abs().max()) < 1e-5
 
@@ -75,8 +75,8 @@ def test_the_general_path_gives_it_too_and_the_heads_own_gradients(shape: LogitS
 def test_the_log_probability_of_a_hopeless_token_is_exact(words: int):
     # e^-200 is no float32: log Σ exp must not go by way of the token's own probability
     weight = torch.tensor([[0.0], [200.0], [100.0]])
-    found = FrozenHead(weight, tile=(1, words)).score(torch.ones(1, 1), torch.tensor([0]))
-    assert found.logp_N.item() == pytest.approx(-200.0, abs=1e-4)
+    actual = FrozenHead(weight, tile=(1, words)).score(torch.ones(1, 1), torch.tensor([0]))
+    assert actual.logp_N.item() == pytest.approx(-200.0, abs=1e-4)
 
 
 def test_with_and_without_gradient_the_numbers_are_the_same_bits():
@@ -114,10 +114,10 @@ def test_logits_are_never_held_whole(kind: str):
 def test_half_precision_hidden_states_get_float32_log_probabilities():
     hidden, label, weight, _ = inputs()
     low, w = hidden.detach().bfloat16().requires_grad_(), weight.bfloat16()
-    found = FrozenHead(w).score(low, label).logp_N
+    actual = FrozenHead(w).score(low, label).logp_N
     expected, _ = naive(low.float(), label, w.float(), None, LogitShape())
-    assert found.dtype == torch.float32
-    assert float((found - expected).detach().abs().max()) < 1e-5
-    (got,), (want,) = slope(found.sum(), low), slope(expected.sum(), low)
+    assert actual.dtype == torch.float32
+    assert float((actual - expected).detach().abs().max()) < 1e-5
+    (got,), (want,) = slope(actual.sum(), low), slope(expected.sum(), low)
     assert got.dtype == torch.bfloat16
     assert float((got - want).abs().max() / want.abs().max()) < 2e-2

@@ -50,7 +50,7 @@ def passed(results: list[Tensor], x: Tensor, layers: list[Any]) -> list[Tensor]:
     trained = [p for layer in layers for p in layer.parameters() if p.requires_grad]
     loss = sum((number + 1) * y.square().sum() for number, y in enumerate(results))
     grads = torch.autograd.grad(loss, [x, *trained] if x.requires_grad else trained)  # type: ignore[arg-type]
-    return [found.detach().double() for found in (*results, *grads)]
+    return [actual.detach().double() for actual in (*results, *grads)]
 
 
 def graph_names(*results: Tensor) -> list[str]:
@@ -79,8 +79,8 @@ def test_results_and_gradients_are_those_of_each_by_itself(needs_grad: bool) -> 
     assert results is not None
     results = [y.view(3, 7, -1) for y in results]
     assert sum("JointLoraLinear" in name for name in graph_names(*results)) == 1
-    for found, expected in zip(passed(results, x, layers), want, strict=True):
-        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-6
+    for actual, expected in zip(passed(results, x, layers), want, strict=True):
+        assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-6
 
 
 def test_layers_that_drop_some_of_their_input_work_by_themselves() -> None:
@@ -92,8 +92,8 @@ def test_layers_that_drop_some_of_their_input_work_by_themselves() -> None:
 
 
 def hidden_of(model: Any, ids: Tensor) -> Tensor:
-    found: Tensor = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
-    return found
+    actual: Tensor = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+    return actual
 
 
 def some_sum(hidden: Tensor) -> Tensor:
@@ -116,10 +116,10 @@ def test_a_models_layers_work_together_and_give_what_they_gave(family: str, oper
     make_lean(model)
     fuse(model)
     hidden = hidden_of(model, ids)
-    found = torch.autograd.grad(some_sum(hidden), adapters, retain_graph=True)
+    actual = torch.autograd.grad(some_sum(hidden), adapters, retain_graph=True)
 
     assert sum("JointLoraLinear" in name for name in graph_names(hidden)) == operations
-    for a, b in zip((hidden.detach(), *found), (want_hidden.detach(), *want), strict=True):
+    for a, b in zip((hidden.detach(), *actual), (want_hidden.detach(), *want), strict=True):
         assert float((a - b).abs().max()) <= 1e-5 * float(b.abs().max())
 
 
@@ -183,7 +183,7 @@ def test_a_projection_called_with_another_input_gives_what_belongs_to_it() -> No
     want = attention.q_proj(one), attention.k_proj(other), attention.v_proj(one)
 
     fuse(model)
-    found = attention.q_proj(one), attention.k_proj(other), attention.v_proj(one)
+    actual = attention.q_proj(one), attention.k_proj(other), attention.v_proj(one)
 
-    for a, b in zip(found, want, strict=True):
+    for a, b in zip(actual, want, strict=True):
         assert torch.allclose(a, b, 1e-5, 1e-6)

@@ -49,8 +49,8 @@ def test_outputs_and_gradients_are_pefts(dtype: torch.dtype, tolerance: float):
     expected, slopes = passed(net, dtype)
     make_lean(net)
     assert lean_layers(net) == 2
-    found, gradients = passed(net, dtype)
-    for a, b in zip([found, *gradients], [expected, *slopes], strict=True):
+    actual, gradients = passed(net, dtype)
+    for a, b in zip([actual, *gradients], [expected, *slopes], strict=True):
         assert a.dtype == b.dtype
         assert float((a - b).abs().max() / b.abs().max()) < tolerance
 

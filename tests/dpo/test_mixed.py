@@ -43,9 +43,9 @@ def scored(policy: Any, rows: list[TokenRow], **off: bool) -> tuple[Tensor, list
     return logp_N.detach(), [p.grad for p in policy.parameters() if p.requires_grad]
 
 
-def apart(found: list[Tensor], expected: list[Tensor]) -> float:
+def apart(actual: list[Tensor], expected: list[Tensor]) -> float:
     """Return how far two lists of gradients are apart, relative to the second's size."""
-    one, other = (torch.cat([part.flatten() for part in parts]).double() for parts in (found, expected))
+    one, other = (torch.cat([part.flatten() for part in parts]).double() for parts in (actual, expected))
     return float((one - other).norm() / other.norm())
 
 
@@ -106,9 +106,9 @@ def test_every_road_gives_what_pefts_layers_give(family: str) -> None:
     want, slopes = scored(
         mixed_policy(family), rows, shared_prefix=False, last_layer=False, lean_lora=False, fused=False
     )
-    found, gradients = scored(mixed_policy(family), rows)
+    actual, gradients = scored(mixed_policy(family), rows)
 
-    assert float((found - want).abs().max()) < 0.1
+    assert float((actual - want).abs().max()) < 0.1
     assert apart(gradients, slopes) < 0.06
 
 
@@ -122,10 +122,10 @@ def test_against_float32_only_rounding_is_left(family: str) -> None:
     single.float()
 
     want, slopes = scored(single, rows)
-    found, gradients = scored(mixed, rows)
+    actual, gradients = scored(mixed, rows)
 
-    assert 0 < float((found - want).abs().max()) < 0.1
-    assert float((found - want).abs().mean()) < 0.015
+    assert 0 < float((actual - want).abs().max()) < 0.1
+    assert float((actual - want).abs().mean()) < 0.015
     assert apart(gradients, slopes) < 0.06
 
 
@@ -157,13 +157,13 @@ def test_the_heads_slope_is_rounded_and_its_logits_are_not() -> None:
     weight = torch.randn(700, 48, generator=draw) * 0.3
     hidden = torch.randn(70, 48, generator=draw)
     labels = torch.randint(0, 700, (70,), generator=draw)
-    found = []
+    actual = []
     for products in (torch.float32, torch.bfloat16):
         leaf = hidden.clone().requires_grad_()
         logp = FrozenHead(weight, tile=(32, 300), products=products).score(leaf, labels).logp_N
         (slope,) = torch.autograd.grad(logp.sum(), leaf)
-        found.append((logp.detach(), slope))
-    (exact, exact_slope), (rounded, slope) = found
+        actual.append((logp.detach(), slope))
+    (exact, exact_slope), (rounded, slope) = actual
 
     assert torch.equal(rounded, exact)
     assert 0 < apart([slope], [exact_slope]) < ROUNDING

@@ -74,8 +74,8 @@ def relative(one: list[Tensor], other: list[Tensor]) -> float:
 def test_shared_rows_give_what_separate_forwards_give(family: str, rows: list[TokenRow]):
     model = tiny.moved(tiny.policy(family))
     expected, slopes = apart(model, rows)
-    found, gradients = scored(model, rows)
-    assert float((found - expected).abs().max()) < 1e-4
+    actual, gradients = scored(model, rows)
+    assert float((actual - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
 
 
@@ -85,8 +85,8 @@ def test_gradient_checkpointing_sees_the_same_segments(family: str):
     expected, slopes = apart(model, ROWS)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    found, gradients = scored(model, ROWS)
-    assert float((found - expected).abs().max()) < 1e-4
+    actual, gradients = scored(model, ROWS)
+    assert float((actual - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
 
 
@@ -136,7 +136,7 @@ def test_the_last_layer_works_for_scored_tokens_alone(family: str):
 
     linears = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
     numbers = [re.search(r"layers\.(\d+)\.", name) for name, _ in linears]
-    last = max(int(found[1]) for found in numbers if found)
+    last = max(int(actual[1]) for actual in numbers if actual)
     with Scorer(model, ROWS, Mechanisms(lean_lora=False)) as scorer:  # PEFT's own forward calls the base layers
         handles = [part.register_forward_hook(note(name)) for name, part in linears if "lora" not in name]
         batch = scorer.lay_out(ROWS)
@@ -172,8 +172,8 @@ def test_a_layer_that_needs_all_tokens_gets_them_and_prompts_are_shared_all_the_
     expected, slopes = apart(model, ROWS)
     layer = model.get_base_model().model.layers[-1]
     layer.mlp = WantsAll(layer.mlp, model)
-    found, gradients = scored(model, ROWS)
-    assert float((found - expected).abs().max()) < 1e-4
+    actual, gradients = scored(model, ROWS)
+    assert float((actual - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
 
 
@@ -188,12 +188,12 @@ def test_rejected_sees_its_prompt_and_never_chosen():
     assert float((straight - seen).abs().min()) > 1e-6
 
 
-@pytest.mark.parametrize("own", ["sdpa", "eager"])
-def test_without_our_attention_a_restarted_row_would_be_wrong(own: str):
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_without_our_attention_a_restarted_row_would_be_wrong(implementation: str):
     # what transformers does by itself with restarting positions and no mask: here is why it is not used
     model, each = tiny.moved(tiny.policy()), ROWS[1]
     batch = lay_out_shared([each])
-    model.get_base_model().set_attn_implementation(own)
+    model.get_base_model().set_attn_implementation(implementation)
     with torch.no_grad():
         hidden = model.get_base_model().model(input_ids=batch.ids_BL, position_ids=batch.position_BL, use_cache=False)
         logits = model.get_base_model().lm_head(hidden.last_hidden_state[0, batch.source_N])
@@ -256,19 +256,19 @@ def test_memory_that_runs_out_in_the_self_test_is_not_taken_for_rows_that_cannot
 
 def test_rows_are_shared_only_where_all_ranks_can(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     model, asked = tiny.base(), []
-    own = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     monkeypatch.setattr("tasks.dpo.scoring.scorer.on_all_ranks", lambda flag, _: asked.append(flag))
     with caplog.at_level(logging.INFO), Scorer(model, ROWS) as scorer:
         assert (scorer.is_shared, scorer.kernel) == (False, "")
-        assert model.config._attn_implementation == own
-        found = scorer.logps(scorer.lay_out(ROWS)).detach()
+        assert model.config._attn_implementation == implementation
+        actual = scorer.logps(scorer.lay_out(ROWS)).detach()
     assert [line.message for line in caplog.records if "another rank" in line.message] == [
         "another rank cannot share prompts in one row: plain padded rows here too"
     ]
     with Scorer(tiny.base("mamba"), ROWS):
         assert asked == [True, False], "one that cannot says so too"
     with Scorer(tiny.base(), ROWS, Mechanisms(shared_prefix=False)) as scorer:
-        assert torch.equal(found, scorer.logps(scorer.lay_out(ROWS)))
+        assert torch.equal(actual, scorer.logps(scorer.lay_out(ROWS)))
 
 
 def test_the_model_gets_its_own_attention_and_layers_back():

@@ -46,7 +46,8 @@ def scrape(port: int) -> dict[str, float]:
 
 
 def opened(port: int, is_main: bool = True) -> Metrics | None:
-    return open_metrics(RuntimeConfig(device="cpu", metrics_port=port), "train", "run-1", is_main)
+    runtime = RuntimeConfig(device="cpu", metrics_address=f"127.0.0.1:{port}" if port else "")
+    return open_metrics(runtime, "train", "run-1", is_main)
 
 
 def test_a_row_of_a_curve_sets_its_gauges_and_no_other(metrics: Metrics) -> None:
@@ -106,7 +107,7 @@ def serving() -> int:
 
 def test_a_port_opens_it_beside_the_trackers_on_loopback_alone(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    runtime = RuntimeConfig(device="cpu", metrics_port=port)
+    runtime = RuntimeConfig(device="cpu", metrics_address=f"127.0.0.1:{port}")
     trackers = open_trackers(Accelerator(cpu=True), runtime, "run-1", {}, tmp_path)
     trackers.log({"step": 1.0, "loss": 0.25}, 1)
     assert scrape(port)["loss"] == 0.25
@@ -132,7 +133,7 @@ def test_a_port_that_is_taken_is_told_and_training_goes_on_without(caplog: pytes
         assert opened(port) is None
     (record,) = caplog.records
     told = f"no metrics are served: 127.0.0.1:{port} cannot be opened (Address already in use)"
-    assert record.getMessage() == f"{told}; see `runtime.metrics_port`"
+    assert record.getMessage() == f"{told}; see `runtime.metrics_address`"
 
 
 def test_without_a_port_and_off_rank_0_nothing_is_opened() -> None:
@@ -149,5 +150,5 @@ def test_without_the_package_a_port_is_refused_with_what_installs_it(monkeypatch
     monkeypatch.delitem(sys.modules, "prometheus_client")
     importlib.invalidate_caches()
     assert opened(0) is None, "nobody needs it where no port is named"
-    with pytest.raises(ConfigError, match=r"is 9464, and .* not installed — run `pip install prometheus-client`, or"):
+    with pytest.raises(ConfigError, match=r":9464', and .* not installed — run `pip install prometheus-client`, or"):
         opened(9464)

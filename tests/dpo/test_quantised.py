@@ -87,7 +87,7 @@ def test_linear_layers_are_in_four_bits_and_the_head_is_not(base: BaseModel):
 def test_lean_layers_give_what_pefts_own_give_and_their_gradients(base: BaseModel):
     model = tiny.moved(policy(base))
     rows = [tiny.pairs(3).row(i) for i in range(3)]
-    found = []
+    actual = []
     for is_lean in (False, True):
         model.zero_grad(set_to_none=True)
         with Scorer(model, rows, Mechanisms(lean_lora=is_lean)) as scorer:
@@ -96,8 +96,8 @@ def test_lean_layers_give_what_pefts_own_give_and_their_gradients(base: BaseMode
             assert [type(layer).__name__.startswith("Lean") for layer in layers] == [is_lean] * len(layers)
             logps = scorer.logps(scorer.lay_out(rows))
             logps.sum().backward()
-        found.append([logps.detach(), *(parameter.grad for parameter in adapter_parameters(model))])
-    for a, b in zip(*found, strict=True):
+        actual.append([logps.detach(), *(parameter.grad for parameter in adapter_parameters(model))])
+    for a, b in zip(*actual, strict=True):
         assert float((a - b).abs().max() / b.abs().max()) < 1e-4
 
 

@@ -39,15 +39,15 @@ def test_every_text_is_scored_as_if_alone(mechanisms: Mechanisms):
     model = tiny.base("longrope")
     with Scorer(model, ROWS[:2], mechanisms) as scorer, torch.no_grad():
         assert scorer.is_shared == mechanisms.shared_prefix
-        found = scorer.logps(scorer.lay_out(ROWS))
-    assert float((found - apart_without_gradient(model, ROWS)).abs().max()) < 1e-4
+        actual = scorer.logps(scorer.lay_out(ROWS))
+    assert float((actual - apart_without_gradient(model, ROWS)).abs().max()) < 1e-4
 
 
 def test_gradients_are_those_of_separate_texts_too():
     model = tiny.moved(tiny.policy("longrope"))
     expected, slopes = apart(model, ROWS)
-    found, gradients = scored(model, ROWS)
-    assert float((found - expected).abs().max()) < 1e-4
+    actual, gradients = scored(model, ROWS)
+    assert float((actual - expected).abs().max()) < 1e-4
     assert relative(gradients, slopes) < 1e-5
 
 
@@ -74,11 +74,10 @@ def test_texts_beyond_the_limit_are_refused_where_every_length_has_frequencies_o
     model = tiny.base("dynamic")
     with Scorer(model, ROWS[:1], mechanisms) as scorer, torch.no_grad():
         short = [row(6, 5, 7), row(12, 8, 8)]
-        found = scorer.logps(scorer.lay_out(short))
-        with pytest.raises(ConfigError, match=r"`dynamic`.* 20 tokens.*21.*encode.max_prompt_tokens") as told:
+        actual = scorer.logps(scorer.lay_out(short))
+        with pytest.raises(ConfigError, match=r"`dynamic`.* 20 tokens.*21.*encode.max_prompt_tokens"):
             scorer.lay_out([row(12, 8, 9)])
-    assert float((found - apart_without_gradient(model, short)).abs().max()) < 1e-4
-    assert told
+    assert float((actual - apart_without_gradient(model, short)).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])

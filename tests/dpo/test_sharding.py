@@ -42,7 +42,7 @@ needs_deepspeed = pytest.mark.skipif(
         pytest.param("deepspeed", marks=[pytest.mark.e2e, needs_deepspeed]),
     ],
 )
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     """Run the scenes whole and on two ranks, which start while this process works; the findings of all three."""
     alone, two = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -51,25 +51,25 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     env = {**os.environ, "PYTHONPATH": modules, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=env, cwd=two, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ranks:
         sharding_script.main(alone, request.param)
-        said = ranks.communicate(timeout=150)[0]
-    assert ranks.returncode == 0, said.decode()
+        output = ranks.communicate(timeout=150)[0]
+    assert ranks.returncode == 0, output.decode()
     paths = (alone / "rank0.json", two / "rank0.json", two / "rank1.json")
     one, first, second = (json.loads(path.read_text()) for path in paths)
     return one, first, second
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_sharded_base_gives_the_curves_of_a_whole_one(found: tuple[Any, Any, Any], scene: str):
-    one, first, second = (part[scene] for part in found)
+def test_a_sharded_base_gives_the_curves_of_a_whole_one(runs: tuple[Any, Any, Any], scene: str):
+    one, first, second = (part[scene] for part in runs)
     assert len(one["steps"]) == 3
     assert tiny.nest_gap(one["steps"], first["steps"]) < 1e-5
     assert tiny.nest_gap(one["evals"], first["evals"]) < 1e-5
     assert (first["steps"], first["evals"]) == (second["steps"], second["evals"])
 
 
-def test_a_base_with_products_in_bfloat16_is_sharded_too(found: tuple[Any, Any, Any]):
+def test_a_base_with_products_in_bfloat16_is_sharded_too(runs: tuple[Any, Any, Any]):
     """Sharded layers keep their own norms, and how pairs are cut moves what is rounded: near, and not the same."""
-    one, first, second = (part["in bfloat16"] for part in found)
+    one, first, second = (part["in bfloat16"] for part in runs)
     assert first == second
     assert one[0]["margin"] == 0.0
     assert abs(first[0]["margin"]) < 1e-3
@@ -77,15 +77,15 @@ def test_a_base_with_products_in_bfloat16_is_sharded_too(found: tuple[Any, Any, 
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_sharded_base_gives_the_adapter_of_a_whole_one(found: tuple[Any, Any, Any], scene: str):
-    one, first, second = (part[scene]["adapter"] for part in found)
+def test_a_sharded_base_gives_the_adapter_of_a_whole_one(runs: tuple[Any, Any, Any], scene: str):
+    one, first, second = (part[scene]["adapter"] for part in runs)
     assert first == second
     assert tiny.nest_gap(one, first) < 1e-5
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_rank_holds_its_half_of_the_layers_weights_and_whole_adapters(found: tuple[Any, Any, Any], scene: str):
-    one, first, second = (part[scene] for part in found)
+def test_a_rank_holds_its_half_of_the_layers_weights_and_whole_adapters(runs: tuple[Any, Any, Any], scene: str):
+    one, first, second = (part[scene] for part in runs)
     assert one["cut"] == []
     assert first["own"] + second["own"] == first["whole"] > 0
     assert abs(first["own"] - second["own"]) <= 0.2 * first["whole"]
@@ -97,8 +97,8 @@ def test_a_rank_holds_its_half_of_the_layers_weights_and_whole_adapters(found: t
 
 
 @pytest.mark.parametrize("name", sharding_script.REFERENCES)
-def test_a_sharded_reference_scores_as_a_whole_one_in_one_process(found: tuple[Any, Any, Any], name: str):
-    one, first, second = (part["references"][name] for part in found)
+def test_a_sharded_reference_scores_as_a_whole_one_in_one_process(runs: tuple[Any, Any, Any], name: str):
+    one, first, second = (part["references"][name] for part in runs)
     count = sharding_script.REFERENCES[name][1]
     assert len(one["logps"]) == int(sharding_script.PAIRS.lengths[:count, 1:].sum())
     assert first["logps"] == second["logps"]
@@ -106,43 +106,43 @@ def test_a_sharded_reference_scores_as_a_whole_one_in_one_process(found: tuple[A
 
 
 @pytest.mark.parametrize("name", sharding_script.REFERENCES)
-def test_a_rank_without_rows_to_score_passes_as_often_as_the_other(found: tuple[Any, Any, Any], name: str):
-    one, first, second = (part["references"][name] for part in found)
+def test_a_rank_without_rows_to_score_passes_as_often_as_the_other(runs: tuple[Any, Any, Any], name: str):
+    one, first, second = (part["references"][name] for part in runs)
     assert one["cut"] == []
     assert first["own"] + second["own"] == first["whole"] > 0, "the weights were sharded while it scored"
     assert first["passes"] == second["passes"] > 0
 
 
-def test_a_sharded_reference_scores_only_what_the_store_lacks(found: tuple[Any, Any, Any]):
-    whole = found[0]["references"]["many passes"]["logps"]
-    for part in found:
-        counts = {name: told["counts"] for name, told in part["store"].items() if name != "stopped"}
+def test_a_sharded_reference_scores_only_what_the_store_lacks(runs: tuple[Any, Any, Any]):
+    whole = runs[0]["references"]["many passes"]["logps"]
+    for part in runs:
+        counts = {name: run["counts"] for name, run in part["store"].items() if name != "stopped"}
         assert counts == {"eight": [8, 0, 1], "sixteen": [8, 8, 1], "seventeen": [1, 16, 1], "all": [0, 17, 0]}
     for name in ("eight", "sixteen", "seventeen", "all"):
-        one, first, second = (part["store"][name]["logps"] for part in found)
+        one, first, second = (part["store"][name]["logps"] for part in runs)
         assert first == second
         assert tiny.nest_gap(one, first) < 1e-5
-    for part in found:
+    for part in runs:
         sixteen, seventeen, every = (part["store"][name]["logps"] for name in ("sixteen", "seventeen", "all"))
         assert seventeen[: len(sixteen)] == sixteen, "what was known keeps its bits"
         assert every == seventeen
         assert tiny.nest_gap(whole, every) < 1e-5
 
 
-def test_a_stop_that_reaches_one_rank_of_a_sharded_reference_ends_all_and_loses_nothing(found: tuple[Any, Any, Any]):
-    one, first, second = (part["store"]["stopped"] for part in found)
-    for told in (one, first, second):
-        assert "told to stop — run again to go on: what was scored is kept" in told["said"]
-        scored, recalled, _ = told["counts"]
-        assert (1 if told is one else 2) <= recalled < 17, "all stop behind the pass that they were in, not the block"
+def test_a_stop_that_reaches_one_rank_of_a_sharded_reference_ends_all_and_loses_nothing(runs: tuple[Any, Any, Any]):
+    one, first, second = (part["store"]["stopped"] for part in runs)
+    for run in (one, first, second):
+        assert "told to stop — run again to go on: what was scored is kept" in run["said"]
+        scored, recalled, _ = run["counts"]
+        assert (1 if run is one else 2) <= recalled < 17, "all stop behind the pass that they were in, not the block"
         assert scored + recalled == 17
     assert first["counts"] == second["counts"]
     assert first["logps"] == second["logps"]
     assert tiny.nest_gap(one["logps"], first["logps"]) < 1e-5
 
 
-def test_a_sharded_policy_saves_the_same_files(found: tuple[Any, Any, Any]):
-    one, first, second = (part["hashes"] for part in found)
+def test_a_sharded_policy_saves_the_same_files(runs: tuple[Any, Any, Any]):
+    one, first, second = (part["hashes"] for part in runs)
     assert one == first == second
 
 
@@ -152,11 +152,11 @@ def test_every_rank_does_the_same_number_of_passes_and_each_pair_counts_once():
     for count, budget, ranks in ((17, 96, 2), (17, 256, 4), (3, 64, 4), (1, 96, 3)):
         batches = micro_batches(np.arange(count), sizes, budget, ranks)
         passes = [evened(batches, sizes, rank, ranks) for rank in range(ranks)]
-        assert len({len(own) for own in passes}) == 1
-        counted = [row for own in passes for rows, counts in own if counts for row in rows.tolist()]
+        assert len({len(of_rank) for of_rank in passes}) == 1
+        counted = [row for of_rank in passes for rows, counts in of_rank if counts for row in rows.tolist()]
         assert sorted(counted) == list(range(count))
         smallest = int(pairs.lengths[:count].sum(axis=1).argmin())
-        idle = [rows.tolist() for own in passes for rows, counts in own if not counts]
+        idle = [rows.tolist() for of_rank in passes for rows, counts in of_rank if not counts]
         assert all(rows == [smallest] for rows in idle)
 
 

@@ -86,9 +86,7 @@ def test_a_service_that_fails_is_left_out_and_the_others_go_on(caplog: pytest.Lo
         log_two_steps(trackers)
     assert [step for step, _ in broken.rows] == [1]
     assert [step for step, _ in steady.rows] == [1, 2]
-    assert [record.getMessage() for record in caplog.records] == [
-        "broken failed and is left out from here on: the service is gone"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["broken failed and is dropped: the service is gone"]
 
 
 def test_a_nested_config_becomes_dotted_names_with_plain_values():

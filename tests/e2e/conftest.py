@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tasks.demo.model.model import DemoModelConfig, train_demo_model
 from tests.conftest import ROOT
 
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", "-c", "commit.gpgsign=false"]
@@ -57,6 +58,13 @@ class Checkout:
                 functools.reduce(operator.getitem, outer, document[section])[last] = value
         with path.open("w", encoding="utf-8") as stream:
             yaml.dump(document, stream)
+
+    def hasten_base(self, steps: int) -> None:
+        """Train the demo's model for a few steps, once for all checkouts, and name it as the base."""
+        folder = self.folder.parent / f"base-of-{steps}-steps"
+        if not folder.is_dir():
+            train_demo_model(DemoModelConfig(steps=steps), folder)
+        self.set_params(base={"source": str(folder)})
 
     def commit(self, message: str = "change") -> None:
         """Commit everything that git does not ignore."""

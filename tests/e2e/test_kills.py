@@ -27,8 +27,8 @@ FEW = (
 
 def small(checkout: Checkout) -> Checkout:
     """Make a checkout's demo small."""
+    checkout.hasten_base(25)
     checkout.set_params(
-        base={"demo.steps": 25},
         train={"epochs": 1},
         runtime={"log_every_steps": 4, "checkpoint_every_s": 1},
         respond={"max_prompts": 30, "max_new_tokens": 30},

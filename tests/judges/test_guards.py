@@ -15,17 +15,11 @@ from tasks.judges.leakage import Leakage, measure_leakage
 from tasks.judges.protocol import Answer
 
 LIMITS = GuardLimits(
-    max_empty_share=0.02,
     max_truncated_share=0.1,
-    max_repeated_share=0.05,
     min_distinct_ratio=0.5,
-    max_identical_share=0.9,
-    min_length_ratio=0.5,
-    max_length_ratio=2.0,
-    max_seen_prompt_share=0.0,
+    length_ratio=(0.5, 2.0),
     max_overlapping_prompt_share=0.2,
     overlap_words=4,
-    max_control_z=4.0,
 )
 SOUND = Measured(
     policy=[Answer(f"Thank you, number {i}.", "stop", 6) for i in range(20)],
@@ -85,10 +79,9 @@ def test_two_silent_sides_have_a_length_ratio():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"max_empty_share": 1.5}, "winrate.guards.max_empty_share"),
-        ({"max_length_ratio": 0.4}, "winrate.guards.max_length_ratio"),
+        ({"max_truncated_share": 1.5}, "winrate.guards.max_truncated_share"),
+        ({"length_ratio": (2.0, 0.4)}, "winrate.guards.length_ratio"),
         ({"overlap_words": 0}, "winrate.guards.overlap_words"),
-        ({"max_control_z": 0.0}, "winrate.guards.max_control_z"),
     ],
 )
 def test_wrong_limits_are_refused_by_name(change, told):

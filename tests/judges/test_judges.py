@@ -19,20 +19,19 @@ from tasks.judges.rules import RuleJudge, RulesConfig, ends_cleanly, length_scor
 from tasks.judges.texts import distinct_ngram_share, words
 
 RULES = RulesConfig(
-    required_weight=1,
+    weights={"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1},
     required_groups=(("so sorry", "thank you"), ("leave it to me",)),
-    forbidden_weight=1,
     forbidden_phrases=("not our problem",),
-    overlap_weight=1,
     topic_words=(),
-    length_weight=1,
-    min_words=4,
-    max_words=20,
-    repetition_weight=1,
-    repetition_ngram=3,
-    ending_weight=1,
-    gold_weight=0,
+    words=(4, 20),
 )
+
+
+def weighted(**weights: float) -> RulesConfig:
+    """The rules with other weights for some."""
+    return dataclasses.replace(RULES, weights={**RULES.weights, **weights})
+
+
 QUESTION = "My radio has a crack, can you help?"
 GOOD = Answer("I am so sorry about the crack in your radio. Leave it to me!")
 CURT = Answer("That is not our problem.")
@@ -150,17 +149,17 @@ def test_phrases_are_whole_words():
 
 
 def test_a_rule_without_a_say_is_left_out_for_both():
-    judge = RuleJudge(dataclasses.replace(RULES, gold_weight=5), 0)
+    judge = RuleJudge(weighted(gold=5), 0)
     assert judge.score("Can you help?", GOOD).by_rule.keys().isdisjoint({"gold", "overlap"})
     assert judge.score(QUESTION, GOOD, gold=GOOD.text).by_rule["gold"] == 1.0
 
 
 def test_the_fingerprint_changes_with_every_setting():
-    changed = {
-        dataclasses.replace(RULES, max_words=21),
-        dataclasses.replace(RULES, required_weight=2),
+    changed = [
+        dataclasses.replace(RULES, words=(4, 21)),
+        weighted(required=2),
         dataclasses.replace(RULES, forbidden_phrases=("no",)),
-    }
+    ]
     prints = {RuleJudge(rules, 0.02).fingerprint for rules in (RULES, *changed)} | {RuleJudge(RULES, 0).fingerprint}
     assert len(prints) == 5
     assert RuleJudge(RULES, 0.02).fingerprint == RuleJudge(RULES, 0.02).fingerprint
@@ -173,9 +172,11 @@ def test_the_fingerprint_changes_with_every_setting():
         ({"required_groups": ((),)}, "winrate.rules.required_groups"),
         ({"forbidden_phrases": ()}, "winrate.rules.forbidden_phrases"),
         ({"forbidden_phrases": ("?!",)}, "at least one word"),
-        ({"max_words": 2}, "winrate.rules.max_words"),
-        ({"gold_weight": -1}, "winrate.rules.gold_weight"),
-        ({"repetition_ngram": 0}, "winrate.rules.repetition_ngram"),
+        ({"words": (4, 2)}, "winrate.rules.words"),
+        ({"words": (0, 2)}, "winrate.rules.words"),
+        ({"words": (4,)}, "winrate.rules.words"),
+        ({"weights": {"gold": -1}}, "winrate.rules.weights.gold"),
+        ({"weights": {"golden": 1}}, "winrate.rules.weights` is 'golden' — choose among: required, forbidden"),
     ],
 )
 def test_wrong_rules_are_refused_by_name(change, told):
@@ -184,16 +185,16 @@ def test_wrong_rules_are_refused_by_name(change, told):
 
 
 def test_rules_without_any_weight_are_refused():
-    off = {f"{name}_weight": 0 for name in RULES.weights()}
-    with pytest.raises(ConfigError, match="at least one rule"):
-        dataclasses.replace(RULES, **off)
+    for weights in ({}, dict.fromkeys(RULES.weights, 0)):
+        with pytest.raises(ConfigError, match="at least one rule"):
+            dataclasses.replace(RULES, weights=weights)
 
 
 def test_a_judge_that_does_not_exist_is_refused_by_name():
     from tasks.winrate import WinrateConfig
 
     with pytest.raises(ConfigError, match=r"`winrate.judge` is 'llm' — choose one of: rules, length, random"):
-        build(WinrateConfig, {"judge": "llm", "tie_margin": 0, "alpha": 0.05, "power": 0.8, "seed": 0,
+        build(WinrateConfig, {"judge": "llm", "tie_margin": 0,
                               "rules": dataclasses.asdict(RULES), "guards": {}}, "winrate")  # fmt: skip
 
 

@@ -16,9 +16,7 @@ import numpy as np
 from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
 from tasks.report import Folders, ReportConfig
 
-CONFIG = ReportConfig(
-    title="DPO demo: better replies", license="apache-2.0", examples=8, lost_examples=4, excerpt_chars=600
-)
+CONFIG = ReportConfig(title="DPO demo: better replies", license="apache-2.0", examples=8)
 PARAMS: dict[str, Any] = {
     "base": {"source": "demo", "seed": 1},
     "ingest": {"sources": ["demo"], "test_share": 0.1},

@@ -179,7 +179,7 @@ def test_many_slices_are_cut_to_the_largest_and_the_rest_counted(facts):
     text = Page(_render(dataclasses.replace(facts, evidence=dataclasses.replace(facts.evidence, slices=slices)))).text
     assert "slice 19" in text
     assert "slice 20" not in text
-    assert "11\u00a0smaller slices more stand in the metrics" in text.replace(" smaller", "\u00a0smaller")
+    assert "11\u00a0smaller slices more are in the metrics" in text.replace(" smaller", "\u00a0smaller")
 
 
 def test_a_failed_guard_is_named_on_the_first_screen(facts):

@@ -14,7 +14,7 @@ from tasks.registry.log.evidence import DUEL, parse
 from tasks.registry.log.history import History
 from tests.registry.samples import BASE, evidence, evidence_files, scores_of
 
-GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_coverage=0.98, min_shared_prompts=50)
+GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_shared_prompts=50)
 CHAMPION, CANDIDATE = "a" * 64, "c" * 64
 
 
@@ -245,7 +245,7 @@ def test_a_broken_line_of_scores_is_refused_by_its_number(lines: bytes, said: st
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["alpha", "margin", "tolerance", "min_coverage", "min_shared_prompts"])
+@pytest.mark.parametrize("key", ["alpha", "margin", "tolerance", "min_shared_prompts"])
 def test_a_condition_out_of_range_is_refused_by_its_key(key: str):
     with pytest.raises(ConfigError, match=rf"`register\.gate\.{key}` is -1"):
         build(GateConfig, {key: -1}, "register.gate")

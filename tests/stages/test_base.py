@@ -19,6 +19,7 @@ from tasks.base import BaseConfig
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError, PipelineError
 from tasks.core.files import digest_of, sha256_file, verify_manifest
+from tasks.demo.model.model import DemoModelConfig
 from tests.conftest import ROOT
 from tests.demo.tiny_demo import tiny
 from tests.stages.hub_server import Hub, serving
@@ -42,8 +43,8 @@ def model(shared: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def run(out: Path, config: BaseConfig) -> dict[str, Any]:
-    return base.run(base.Folders(out), config)
+def run(out: Path, config: BaseConfig, demo: DemoModelConfig | None = None) -> dict[str, Any]:
+    return base.run(base.Folders(out), config, demo)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,7 +62,7 @@ def refuse(out: Path, source: object, kind: type[PipelineError], words: str, rev
 
 
 def test_the_demo_s_model_is_pinned_where_it_was_trained_and_loads(tmp_path: Path) -> None:
-    metrics = run(tmp_path / "base", BaseConfig(demo=tiny(steps=4)))
+    metrics = run(tmp_path / "base", BaseConfig(), tiny(steps=4))
     manifest, on_disk = read(tmp_path / "base")
     assert metrics == on_disk
     assert set(metrics) == {"parameters", "vocabulary", "loss", "tokens"}
@@ -81,13 +82,9 @@ def test_the_demo_s_model_is_pinned_where_it_was_trained_and_loads(tmp_path: Pat
 
 def test_the_demo_s_model_is_the_same_bytes_twice(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        run(tmp_path / name, BaseConfig(demo=tiny(steps=3)))
+        run(tmp_path / name, BaseConfig(), tiny(steps=3))
     first, second = ((tmp_path / name / "manifest.json").read_text() for name in ("first", "second"))
     assert first == second
-
-
-def test_the_demo_without_its_section_is_refused(tmp_path: Path) -> None:
-    refuse(tmp_path / "base", "demo", ConfigError, r"`base.demo` is None")
 
 
 # a local folder

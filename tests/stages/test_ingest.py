@@ -123,8 +123,8 @@ def test_a_filter_and_a_limit_leave_a_fixed_random_choice(shared: Path, tmp_path
 
 
 def test_the_demo_s_pairs_are_all_kept(tmp_path: Path) -> None:
-    metrics = ingest(tmp_path / "out", "demo", demo_pairs=300)
-    assert metrics["rows_read"] == sum(metrics["pairs"].values()) == 300
+    metrics = ingest(tmp_path / "out", "demo")
+    assert metrics["rows_read"] == sum(metrics["pairs"].values()) == 1400
     assert metrics["slices_found"] > 1
 
 
@@ -134,7 +134,7 @@ def test_the_demo_s_pairs_are_all_kept(tmp_path: Path) -> None:
 def test_running_twice_gives_the_same_bytes(shared: Path, tmp_path: Path) -> None:
     source = shared / "preferences/pandalm-testset-v1/pairs.jsonl.gz"
     for name in ("first", "second"):
-        ingest(tmp_path / name, source, "demo", demo_pairs=50)
+        ingest(tmp_path / name, source, "demo")
     assert folder_bytes(tmp_path / "first") == folder_bytes(tmp_path / "second")
 
 
@@ -325,7 +325,7 @@ def test_an_empty_side_of_the_split_is_refused(tmp_path: Path) -> None:
         ("max_rejected_share", 2),
         ("contradictions", "first"),
         ("columns", {"chosn": "x"}),
-        ("demo_pairs", 0),
+        ("demo_pairs", 3000),
     ],
 )
 def test_a_wrong_param_is_refused_by_name(key: str, value: Any) -> None:

@@ -73,7 +73,7 @@ def test_examples_are_drawn_by_id_and_losses_come_beyond_them(tmp_path):
 
 def test_no_examples_are_shown_when_none_are_asked_for(tmp_path):
     folders = _small(tmp_path)
-    config = ReportConfig(title="t", license=None, examples=0, lost_examples=0, excerpt_chars=100)
+    config = ReportConfig(title="t", license=None, examples=0)
     facts = run(folders, PARAMS, config)
     assert facts.answers.drawn == facts.answers.lost == ()
     assert "none were asked for" in (folders.out / "report.html").read_text(encoding="utf-8")
@@ -165,21 +165,18 @@ def test_prompts_without_a_verdict_are_shown_as_such(tmp_path):
     [
         ({"title": " "}, "report.title"),
         ({"examples": -1}, "report.examples"),
-        ({"lost_examples": 1000}, "report.lost_examples"),
-        ({"excerpt_chars": 10}, "report.excerpt_chars"),
+        ({"examples": 1000}, "report.examples"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(change, told):
-    values = {"title": "t", "license": None, "examples": 1, "lost_examples": 1, "excerpt_chars": 100}
+    values = {"title": "t", "license": None, "examples": 1}
     with pytest.raises(ConfigError, match=told):
         ReportConfig(**{**values, **change})
 
 
 def test_the_stage_starts_without_torch_and_reads_its_params(tmp_path):
     folders = _small(tmp_path)
-    (tmp_path / "params.yaml").write_text(
-        "report: {title: From the command line, license: null, examples: 2, lost_examples: 1, excerpt_chars: 100}\n"
-    )
+    (tmp_path / "params.yaml").write_text("report: {title: From the command line, license: null, examples: 2}\n")
     code = (
         "import sys, tasks.report as r; r.main(); "
         "heavy = {'torch', 'transformers', 'matplotlib', 'prefect', 'pandas'} & set(sys.modules); "

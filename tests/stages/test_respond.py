@@ -46,7 +46,6 @@ from tests.stages import project
 CONFIG = RespondConfig(
     max_prompts=None,
     samples_per_prompt=1,
-    do_sample=True,
     temperature=0.8,
     top_p=0.95,
     max_new_tokens=12,
@@ -176,7 +175,7 @@ def pin_champion(folder: Path, adapter: Path) -> None:
 
 def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned, inputs, finished, tmp_path):
     pin_champion(inputs.champion, adapter)
-    metrics = inputs.run(dataclasses.replace(CONFIG, do_sample=False, champion=CHAMPION))
+    metrics = inputs.run(dataclasses.replace(CONFIG, temperature=0.0, champion=CHAMPION))
     sides = ("policy", "reference", "control", "champion")
     assert [(row["prompt_id"], row["side"]) for row in inputs.rows()] == [
         (f"id{i}", side) for i in range(5) for side in sides
@@ -264,7 +263,7 @@ def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkey
 
 
 def test_greedy_answers_of_reference_and_control_agree(inputs):
-    inputs.run(dataclasses.replace(CONFIG, do_sample=False))
+    inputs.run(dataclasses.replace(CONFIG, temperature=0.0))
     texts = {(row["prompt_id"], row["side"]): row["text"] for row in inputs.rows()}
     assert all(texts[f"id{i}", "reference"] == texts[f"id{i}", "control"] for i in range(5))
 
@@ -369,11 +368,11 @@ def test_no_held_out_prompt_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"temperature": 0.0}, "respond.temperature"),
+        ({"temperature": -0.1}, "respond.temperature"),
         ({"top_p": 1.5}, "respond.top_p"),
         ({"max_prompts": 0}, "respond.max_prompts"),
         ({"batch_tokens": 0}, "respond.batch_tokens"),
-        ({"do_sample": False, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
+        ({"temperature": 0.0, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(change, told):

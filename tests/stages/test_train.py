@@ -335,7 +335,7 @@ def test_stopped_and_killed_and_run_again_it_ends_in_the_same_bytes(tmp_path: Pa
 def test_a_watched_training_is_json_alone_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     seen = {"on": [], "off": []}
-    for name, runtime in {"on": {"metrics_port": port, "log_every_steps": 1}, "off": {}}.items():
+    for name, runtime in {"on": {"metrics_address": f"127.0.0.1:{port}", "log_every_steps": 1}, "off": {}}.items():
         root = ready(tmp_path / name)
         project.write_params(root, runtime, epochs=8)
         with project.start(root, "train", DPO_LOG_FORMAT="json", DPO_RUN="0b1c") as process:

@@ -1,9 +1,8 @@
 """The demo's base model: a tiny Llama trained from scratch on the demo's conversations, in fp32 on the CPU.
 
-It reads replies of all styles, few of them good, so it speaks its small world fluently and is good now
-and then by chance: what preference training has to bring out. Only the replies' tokens are scored, for
-what a customer happens to say cannot be foretold, and its noise kept the model from learning to look
-up the customer's product and name in the prompt.
+It is trained on replies of all styles, few of them good: it writes fluently, and well only now and then, which
+preference training has to bring out. The loss is that of the replies' tokens alone. The customer's words cannot be
+predicted, and their noise kept the model from learning to look up product and name in the prompt.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ _POOL_STEPS = 20  # batches of like length are cut out of so many steps' convers
 
 
 @dataclasses.dataclass(frozen=True)
-class DemoModelConfig(Section, path="base.demo"):
-    """How large the demo's base model is and how long it trains.
+class DemoModelConfig(Section, path="demo_model"):
+    """How large the demo's base model is and how long it trains; no params, for the demo has one size.
 
     Attributes:
         vocabulary: Most tokens of its tokenizer.
@@ -42,20 +41,21 @@ class DemoModelConfig(Section, path="base.demo"):
         steps: Optimizer steps.
         talks_per_step: Conversations in one step, each read once.
         learning_rate: Peak step size of AdamW.
-        good_share: Share of good replies among the styles that it reads.
+        good_share: Share of good replies among the styles that it reads; the rest has faults, which leaves something
+            to prefer.
         seed: Of the text and of the first weights.
     """
 
-    vocabulary: Annotated[int, at_least(300, "for bytes take 256")]
-    hidden: Annotated[int, at_least(1)]
-    intermediate: Annotated[int, at_least(1)]
-    layers: Annotated[int, at_least(1)]
-    heads: Annotated[int, at_least(1)]
-    steps: Annotated[int, at_least(1)]
-    talks_per_step: Annotated[int, at_least(1)]
-    learning_rate: Annotated[float, between(0, 1, "()")]
-    good_share: Annotated[float, between(0, 1)]
-    seed: int
+    vocabulary: Annotated[int, at_least(300, "for bytes take 256")] = 1024
+    hidden: Annotated[int, at_least(1)] = 160
+    intermediate: Annotated[int, at_least(1)] = 672
+    layers: Annotated[int, at_least(1)] = 2
+    heads: Annotated[int, at_least(1)] = 8
+    steps: Annotated[int, at_least(1)] = 450
+    talks_per_step: Annotated[int, at_least(1)] = 12
+    learning_rate: Annotated[float, between(0, 1, "()")] = 3e-3
+    good_share: Annotated[float, between(0, 1)] = 0.07
+    seed: int = 11
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,7 +179,7 @@ def _batch_loss(model: Any, rows: Sequence[Row]) -> Any:
     width = max(map(len, rows))
     pad = model.config.pad_token_id
     ids = torch.tensor([row.prompt + row.reply + [pad] * (width - len(row)) for row in rows])  # [rows, width]
-    place = torch.arange(1, width)  # of the token that is foretold
+    place = torch.arange(1, width)  # of the token that is predicted
     starts = torch.tensor([[len(row.prompt)] for row in rows])
     ends = torch.tensor([[len(row)] for row in rows])
     is_reply = (place >= starts) & (place < ends)  # [rows, width - 1]

@@ -1,7 +1,7 @@
 """The demo's small world: a web shop for household electrics, its customers and what goes wrong.
 
-A case is a customer, a product, a problem and the words they are told in. Products and problems
-are told by one word each (`TOPIC_WORDS`), which the customer always uses and which nothing else in
+A case is a customer, a product, a problem and the words of the message. Products and problems
+are named by one word each (`TOPIC_WORDS`), which the customer always uses and which nothing else in
 the world uses, so whether a reply is on topic can be read off it.
 """
 
@@ -53,9 +53,9 @@ class Problem:
     """One thing that goes wrong.
 
     Attributes:
-        word: The topic word that tells the problem.
+        word: The topic word that names the problem.
         slice: The kind of problem, as results are grouped.
-        complaints: Clauses in which a customer tells it; ``it`` is the product.
+        complaints: Clauses in which a customer reports it; ``it`` is the product.
         trouble: A noun phrase in which a reply names it.
         steps: Clauses in which a reply promises the step that fits.
         step_words: Words of which every fitting step holds one.
@@ -173,7 +173,7 @@ TOPIC_WORDS = (*PRODUCTS, *(problem.word for problem in PROBLEMS))
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A customer with a product and a problem, and the message that tells it."""
+    """A customer with a product and a problem, and the message that reports it."""
 
     name: str
     product: str

@@ -1,7 +1,7 @@
-"""When memory runs out in the middle: the token budget is halved and the step done again.
+"""The token budget: when memory runs out, it is halved and the step is done again.
 
-Results do not depend on how a step is cut, so a rank that runs out cuts its own pairs finer and needs to ask no
-other rank. Which pairs are its own stays as it was planned.
+Results do not depend on how a step is cut, so a rank that runs out of memory cuts its pairs finer without asking
+the other ranks. Which pairs fall to which rank does not change.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class Budget:
     """The packed tokens that this rank takes at once.
 
     Args:
-        tokens: To start with.
+        tokens: The budget at the start.
         longest_pair: Packed tokens of the longest pair, the least that is ever tried.
 
     Attributes:
-        tokens: As it stands now.
+        tokens: The budget now.
     """
 
     def __init__(self, tokens: int, longest_pair: int) -> None:
         self.tokens, self._least = tokens, longest_pair
 
     def halve(self) -> None:
-        """Halve the budget and say so.
+        """Halve the budget and log it.
 
         Raises:
-            ConfigError: A micro-batch is down to one pair already.
+            ConfigError: A micro-batch is one pair already.
         """
         if self.tokens <= self._least:
             raise ConfigError(
@@ -52,11 +52,11 @@ class Budget:
 
 
 def within(budget: Budget, attempt: Callable[[int], T], undo: Callable[[], None]) -> T:
-    """Return ``attempt(tokens)``, begun again with half the tokens each time that memory runs out.
+    """Return ``attempt(tokens)``, made again with half the tokens each time that memory runs out.
 
     Args:
-        budget: What to start with; it keeps what was learnt for the steps that follow.
-        attempt: Does the whole of it and must leave nothing behind but what ``undo`` takes back.
+        budget: The tokens to start with; it stays halved for the steps that follow.
+        attempt: The whole task; its only side effects are those that ``undo`` reverts.
         undo: Called after each failure, for example to drop gradients summed so far.
 
     Raises:
@@ -68,7 +68,7 @@ def within(budget: Budget, attempt: Callable[[int], T], undo: Callable[[], None]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # only here, behind the handler, are the traceback's frames gone, and the tensors that they held
+        # only here, after the handler, are the traceback's frames freed, and the tensors that they held
         undo()
         gc.collect()
         if torch.cuda.is_available():
@@ -84,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class FixedBudget(Budget):
-    """The budget of a sharded base: it is not halved, for a rank cannot do a part again without the others."""
+    """The budget of a sharded base: it is never halved, because no rank can repeat a part without the others."""
 
     def halve(self) -> None:
         """Refuse.

@@ -1,11 +1,11 @@
 """How many floating-point operations a pair needs, and how many a second this machine can do.
 
-What is counted is what the model needs, not what a program spends: every token of a prompt, a chosen and a
-rejected completion once, nothing for padding, for recomputed activations or for the adapters' own small
-products. With N_b weights that tokens of the body are multiplied with, V and H the vocabulary and the hidden
-size, and P, C, R the tokens of prompt, chosen and rejected:
+The count is of what the model needs, not of what a program computes: every token of a prompt, a chosen and a
+rejected completion once, nothing for padding, for recomputed activations or for the adapters' small products.
+N_b is the number of weights that each token of the body is multiplied with, V and H are the vocabulary and the
+hidden size, and P, C, R the tokens of prompt, chosen and rejected:
 
-    body       4 N_b (P + C + R)    2 N_b a token forward, 2 N_b backward: gradients of frozen weights are not wanted
+    body       4 N_b (P + C + R)    2 N_b a token forward, 2 N_b backward: frozen weights need no gradients
     head       4 V H (C + R)        likewise, on completion tokens only
     attention  12 A L k             a forward of 4 A a visible pair of tokens and layer, twice that backward; A is
                                     heads · head size, L layers, k = (P+C)(P+C+1)/2 + R P + R(R+1)/2
@@ -34,7 +34,7 @@ class ModelShape:
     """What a causal language model's cost in time and memory depends on.
 
     Attributes:
-        body_weights: N_b, weights that each token of the body is multiplied with; of experts only the active ones.
+        body_weights: N_b, weights that each token of the body is multiplied with; of experts the active ones alone.
         vocabulary: V, outputs of the head.
         hidden: H.
         layers: L.
@@ -42,7 +42,7 @@ class ModelShape:
         key_heads: Heads of its keys and values, fewer with grouped queries.
         head_dim: Size of one head.
         intermediate: Width inside the feed-forward part.
-        is_gated: Whether that part has a gate beside its way up, as in Llama.
+        is_gated: Whether that part has a gate beside its up projection, as in Llama.
     """
 
     body_weights: int
@@ -57,20 +57,23 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Any) -> ModelShape:
-        """Read the shape off a causal language model, bare or with PEFT's adapters, quantised or not."""
+        """Return the shape of a causal language model, bare or with PEFT's adapters, quantised or not."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = inner.config.get_text_config()
         hidden, heads = int(config.hidden_size), _first(config, ("num_attention_heads",), 1)
         intermediate = _first(config, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"), 4 * hidden)
+
+        # with a gate there are two up projections a layer, or one of twice the width
         linears = _linears(inner)
-        ways_up = sum(
-            out
-            for name, into, out in linears
-            if into == hidden and out in (intermediate, 2 * intermediate) and "att" not in name
+        up_projections = sum(
+            outputs
+            for name, inputs, outputs in linears
+            if inputs == hidden and outputs in (intermediate, 2 * intermediate) and "att" not in name
         )
+        linear_weights = sum(inputs * outputs for _, inputs, outputs in linears)
         layers, head = int(config.num_hidden_layers), inner.get_output_embeddings()
         return cls(
-            body_weights=sum(into * out for _, into, out in linears) + _active_expert_weights(inner, config),
+            body_weights=linear_weights + _active_expert_weights(inner, config),
             vocabulary=int(getattr(head, "out_features", 0) or head.weight.shape[0]),
             hidden=hidden,
             layers=layers,
@@ -78,16 +81,16 @@ class ModelShape:
             key_heads=_first(config, ("num_key_value_heads",), heads),
             head_dim=_first(config, ("head_dim",), hidden // heads),
             intermediate=intermediate,
-            is_gated=ways_up >= 2 * layers * intermediate,
+            is_gated=up_projections >= 2 * layers * intermediate,
         )
 
 
 def forward_backward_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, rejected: Lengths) -> float:
-    """Return the operations of one training pass of LoRA over pairs, attention's own left out.
+    """Return the operations of one training pass of LoRA over pairs, without those of attention scores.
 
     Args:
         shape: The model.
-        prompt: P of each pair, shape [n]; 0 where the prompt is shared with a pair that is counted already.
+        prompt: P of each pair, shape [n]; 0 where the prompt was counted with another pair.
         chosen: C, shape [n].
         rejected: R, shape [n].
     """
@@ -96,13 +99,8 @@ def forward_backward_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, 
     return 4.0 * shape.body_weights * tokens + 4.0 * shape.vocabulary * shape.hidden * completions
 
 
-def forward_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, rejected: Lengths) -> float:
-    """Return the operations of scoring pairs without gradients: half of :func:`forward_backward_flops`."""
-    return forward_backward_flops(shape, prompt, chosen, rejected) / 2
-
-
 def attention_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, rejected: Lengths) -> float:
-    """Return what attention adds to one training pass, as if every layer saw the whole sequence; a third is forward.
+    """Return the operations of attention scores in one training pass, without windows; a third of it is forward.
 
     Args:
         shape: The model.
@@ -116,7 +114,7 @@ def attention_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, rejecte
 
 
 def training_flops(shape: ModelShape, lengths: Lengths) -> float:
-    """Return all operations of one training pass over pairs, attention's too.
+    """Return all operations of one training pass over pairs, those of attention included.
 
     Args:
         shape: The model.
@@ -130,15 +128,15 @@ def training_flops(shape: ModelShape, lengths: Lengths) -> float:
 def matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
     """Return the floating-point operations a second of this machine's matrix products, measured once a process.
 
-    The best of a few square sizes, each by its shortest run (other programs only ever make one longer), in about
-    half a second; on a CPU with the threads that this process uses now.
+    It is the best of a few square sizes, each by its shortest run, for other programs make runs longer, never
+    shorter. Measuring takes about half a second; on a CPU it uses the threads that this process uses now.
     """
-    found = torch.device(device)
-    return _measured_rate(str(found), dtype, torch.get_num_threads() if found.type == "cpu" else 0)
+    device = torch.device(device)
+    return _measured_rate(str(device), dtype, torch.get_num_threads() if device.type == "cpu" else 0)
 
 
 @functools.cache
-def _measured_rate(device: str, dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 threads is a key
+def _measured_rate(device: str, dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 a key of the cache
     sizes = _SIZES["cuda" if device.startswith("cuda") else "cpu"]
     rates = []
     for size in sizes:
@@ -150,7 +148,7 @@ def _measured_rate(device: str, dtype: torch.dtype, threads: int) -> float:  # n
 
 
 def _shortest_run(square: torch.Tensor, limit: float) -> float:
-    """Return the seconds of the shortest of the runs of ``square @ square`` that fit in ``limit``, of two at least."""
+    """Return the seconds of the shortest of two or more runs of ``square @ square``, as many as fit into ``limit``."""
     out = torch.empty_like(square)
     seconds: list[float] = []
     until = time.monotonic() + limit
@@ -164,21 +162,21 @@ def _shortest_run(square: torch.Tensor, limit: float) -> float:
 
 
 def _linears(inner: Any) -> list[tuple[str, int, int]]:
-    """Return (name, inputs, outputs) of each linear layer of the body; quantised ones by the shape they stand for."""
+    """Return (name, inputs, outputs) of each linear layer of the body; of quantised ones the unquantised shape."""
     head = {id(module) for module in inner.get_output_embeddings().modules()}
-    found = []
+    linears = []
     for name, module in inner.named_modules():
         if "lora_" in name or id(module) in head:
             continue
         if isinstance(module, nn.Linear):
-            found.append((name, int(module.in_features), int(module.out_features)))
+            linears.append((name, int(module.in_features), int(module.out_features)))
         elif isinstance(module, Conv1D):
-            found.append((name, int(module.weight.shape[0]), int(module.weight.shape[1])))
-    return found
+            linears.append((name, int(module.weight.shape[0]), int(module.weight.shape[1])))
+    return linears
 
 
 def _active_expert_weights(inner: Any, config: Any) -> int:
-    """Return the weights of stacked experts, tensors [experts, ., .], that one token meets."""
+    """Return how many weights of stacked experts, tensors [experts, ., .], one token is multiplied with."""
     experts = _first(config, ("num_experts", "num_local_experts", "n_routed_experts"), 0)
     active = _first(config, ("num_experts_per_tok", "num_experts_per_token"), experts)
     stacked = (p for name, p in inner.named_parameters() if p.ndim == 3 and "lora_" not in name)
@@ -186,5 +184,5 @@ def _active_expert_weights(inner: Any, config: Any) -> int:
 
 
 def _first(config: Any, names: tuple[str, ...], otherwise: int) -> int:
-    """Return the first of a config's attributes that is there and says something."""
+    """Return the first of a config's attributes that exists and is not None."""
     return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), otherwise)

@@ -1,8 +1,9 @@
-"""Before the first step: does it fit, how much at once, what is recomputed, how long it will take.
+"""Before the first step: whether it fits into memory, how many tokens at once, what backward recomputes, how long it
+will take.
 
-Small steps of the estimate change what is chosen only by powers of two, and on a CPU the choice is the same
-constant wherever it fits: rounding depends on the cut into micro-batches, so a machine that has a little more
-memory free today must not train to other last digits.
+Rounding depends on the cut into micro-batches, so a little more free memory must not change the last digits of a
+training. Therefore the tokens at once are a power of two or 1.5 times one, and on a CPU the same constant wherever
+it fits.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from tasks.dpo.scoring.scorer import Scorer
 from tasks.pairs.tokens.token_cache import TokenRow
 from tasks.telemetry import log
 
-# Tokens at once when the machine may decide. A CPU's matrix products run at full speed from a few hundred rows on and
-# lose it again where activations outgrow the caches: hidden size 512 on one thread takes 1.32, 1.41, 1.37, 1.67 and
-# 1.83 ms a token at 256, 512, 2,048, 4,096 and 8,192 tokens; 768 leave memory to others.
+# Tokens at once for `auto`. A CPU's matrix products reach full speed at a few hundred rows and become slower where
+# activations outgrow the caches: hidden size 512 on one thread takes 1.32, 1.41, 1.37, 1.67 and 1.83 ms a token at
+# 256, 512, 2,048, 4,096 and 8,192 tokens; 768 leave memory to other programs.
 CPU_TOKENS = 768
 CUDA_TOKENS = 65536
-# With fewer tokens at once, recomputing costs less than the idle half of the machine.
+# With fewer tokens at once than this, recomputing costs less than half of the machine being idle.
 ENOUGH_TOKENS = {"cpu": 512, "cuda": 2048}
-USED_SHARE = 0.85  # of free memory: the rest is for what the formula leaves out and for fragments
+USED_SHARE = 0.85  # of free memory: the rest is for what the formula leaves out and for fragmentation
 ASSUMED_UTILISATION = 0.4
 _PROBES = (256, 1024)  # packed tokens
 _IN_WORDS = {Recompute.NONE: "nothing", Recompute.SELECTIVE: "what is cheap", Recompute.FULL: "every layer"}
@@ -45,13 +46,13 @@ _log = log.get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How this machine does the work.
+    """What fits into this machine's memory.
 
     Attributes:
         tokens: Packed tokens of a micro-batch.
-        recompute: What backward computes again.
-        need_bytes: What the largest micro-batch takes beside the weights.
-        free_bytes: What was free before.
+        recompute: What backward recomputes.
+        need_bytes: Bytes that the largest micro-batch needs beside the weights.
+        free_bytes: Bytes that were free before.
     """
 
     tokens: int
@@ -67,34 +68,38 @@ def preflight(
     accelerator: Accelerator,
     levels: tuple[Recompute, ...] = (Recompute.NONE, Recompute.FULL),
 ) -> Choice:
-    """Estimate, choose and say so in two log lines; every rank chooses the same.
+    """Estimate, choose, and log the choice in two lines; every rank chooses the same.
 
-    On CUDA what a token takes is measured, by the scorer's own forward and backward at two small sizes; on a CPU,
-    where a process's pages tell too little, it is the formula's.
+    On CUDA the bytes of a token are measured, by the scorer's forward and backward at two small sizes; on a CPU,
+    where a process's resident pages say too little, they are the formula's.
 
     Args:
         scorer: Of the model, on its device, in the layout that will be used, with nothing recomputed yet.
-        workload: What is to be done.
-        runtime: What the user wants.
+        workload: The pairs and steps.
+        runtime: The user's settings.
         accelerator: This process's device and ranks.
-        levels: What the trainer can recompute, the lightest first.
+        levels: What the trainer can recompute, the least first.
 
     Raises:
         ConfigError: Not even the longest pair fits.
     """
+    # the formula's estimate
     device, shape = accelerator.device, ModelShape.of(scorer.model)
     compute = compute_type(scorer.model)
     tokens, words = tile_of(workload.longest_step, shape.vocabulary, device)
     memory = MemoryModel.of(
         scorer.model, shape, compute, tokens * words, workload.trains, whole_logits=scorer.head is None
     )
+
+    # a measured one in its place, and the tightest of all ranks
     per_token = memory.per_token[Recompute.NONE]
     if device.type == "cuda":
         with contextlib.suppress(torch.OutOfMemoryError):  # then the formula has to do
             per_token = measured_bytes_per_token(lambda tokens: _try(scorer, tokens, workload.trains), device)
-        torch.cuda.empty_cache()  # only here is what a trial that failed held no longer in use
+        torch.cuda.empty_cache()  # only here, outside of the handler, is a failed trial's memory free
     least_free, largest = _agreed(accelerator, free_bytes(device), per_token)
     memory = memory.measured(largest)
+
     choice = choose(
         memory,
         least_free,
@@ -105,15 +110,15 @@ def preflight(
         most_tokens=workload.longest_step,
     )
     rate = matmul_rate(device, product_type(scorer.model)) * accelerator.num_processes
-    _tell(memory, choice, workload.flops(shape), rate, accelerator.num_processes)
+    _log_choice(memory, choice, workload.flops(shape), rate, accelerator.num_processes)
     return choice
 
 
 def compute_type(model: Any) -> torch.dtype:
-    """Return the type that a model's activations are in: that of its weights, bfloat16 where those are quantised."""
+    """Return the type of a model's activations: that of its weights, bfloat16 where those are quantised."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found: torch.dtype = inner.get_input_embeddings().weight.dtype
-    return found if found.is_floating_point else torch.bfloat16
+    dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
+    return dtype if dtype.is_floating_point else torch.bfloat16
 
 
 def allowed(wanted: bool | Literal["auto"], levels: tuple[Recompute, ...]) -> tuple[Recompute, ...]:
@@ -132,16 +137,16 @@ def choose(
     device_type: str = "cpu",
     most_tokens: int = CUDA_TOKENS,
 ) -> Choice:
-    """Return the lightest level that fits enough tokens, and how many at once; a pure function.
+    """Return the level that recomputes least and fits enough tokens, and how many at once; a pure function.
 
     Args:
-        memory: What a micro-batch takes.
-        free: Bytes that there are.
+        memory: What a micro-batch needs.
+        free: Free bytes.
         longest_pair: Packed tokens of the longest pair, which has to fit alone.
         wanted_tokens: The user's number, which is kept, or `auto`.
-        levels: What may be recomputed, the lightest first.
+        levels: What may be recomputed, the least first.
         device_type: `cpu` or `cuda`.
-        most_tokens: Packed tokens of the longest step: more at once never come.
+        most_tokens: Packed tokens of the longest step; no micro-batch has more.
 
     Raises:
         ConfigError: The longest pair does not fit at the last level.
@@ -152,6 +157,7 @@ def choose(
     level, fits = next((each for each in fitting if each[1] >= max(enough, longest_pair)), fitting[-1])
     if memory.need(longest_pair, level) > free:
         raise _too_long(memory, free, longest_pair, level)
+
     if wanted_tokens == "auto":
         at_most = CUDA_TOKENS if device_type == "cuda" else CPU_TOKENS
         tokens = round_down(min(max(fits, longest_pair), at_most))
@@ -162,13 +168,13 @@ def choose(
 
 
 def round_down(tokens: int) -> int:
-    """Return the next number below or at ``tokens`` that is a power of two, or one and a half times one."""
+    """Return the largest number up to ``tokens`` that is a power of two or 1.5 times one."""
     power = 1 << (max(1, tokens).bit_length() - 1)
     return power * 3 // 2 if power > 1 and tokens >= power * 3 // 2 else power
 
 
 def seconds(flops: float, rate: float, recompute: Recompute) -> float:
-    """Return how long ``flops`` take at the assumed share of ``rate``; a second forward is half as much again."""
+    """Return how long ``flops`` take at ASSUMED_UTILISATION of ``rate``; a second forward adds a half."""
     return flops * (1.5 if recompute is Recompute.FULL else 1.0) / (rate * ASSUMED_UTILISATION)
 
 
@@ -176,7 +182,7 @@ def measured_bytes_per_token(probe: Callable[[int], object], device: torch.devic
     """Return by how much CUDA's peak grows with each packed token, from two sizes of ``probe``."""
     peaks = []
     for tokens in _PROBES:
-        probe(tokens)  # the first call of a size also sets up workspaces, which stay
+        probe(tokens)  # the first call of a size also allocates workspaces, which stay
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         probe(tokens)
@@ -187,7 +193,7 @@ def measured_bytes_per_token(probe: Callable[[int], object], device: torch.devic
 
 
 def _try(scorer: Scorer, tokens: int, trains: bool) -> None:
-    """Score four pairs of ``tokens`` packed tokens in all, with as many for the head at any size, and drop it all."""
+    """Score four pairs of ``tokens`` packed tokens in all; the head sees as many of them at any size."""
     completion = np.ones(8, np.int32)
     prompts = (np.full(tokens // 4 - 16, i, np.int32) for i in range(4))
     try:
@@ -195,12 +201,12 @@ def _try(scorer: Scorer, tokens: int, trains: bool) -> None:
             logp_N = scorer.logps(scorer.lay_out([TokenRow(prompt, completion, completion) for prompt in prompts]))
             if trains:
                 logp_N.sum().backward()  # type: ignore[no-untyped-call]
-    finally:  # memory can run out in the middle of backward, and the first step adds to what it finds
+    finally:  # memory can run out in the middle of backward, and the first step would add to these gradients
         scorer.model.zero_grad(set_to_none=True)
 
 
 def _agreed(accelerator: Accelerator, free: int, per_token: int) -> tuple[int, int]:
-    """Return the least free memory and the dearest token of all ranks, so that all choose alike."""
+    """Return the least free memory and the most bytes a token of all ranks, so that all choose alike."""
     if accelerator.num_processes == 1:
         return free, per_token
     table = accelerator.gather(torch.tensor([[free, per_token]], device=accelerator.device))
@@ -219,8 +225,8 @@ def _too_long(memory: MemoryModel, free: int, longest_pair: int, level: Recomput
     )
 
 
-def _tell(memory: MemoryModel, choice: Choice, flops: float, rate: float, ranks: int) -> None:
-    """Say what was chosen and what it will take, in two lines."""
+def _log_choice(memory: MemoryModel, choice: Choice, flops: float, rate: float, ranks: int) -> None:
+    """Log what was chosen, and how long it will take, in two lines."""
     per_token = memory.per_token[choice.recompute]
     _log.info(
         "memory: %s of weights, %s for at most %s tokens at once (%.2f MB each, %s recomputed), of %s free%s",
@@ -234,6 +240,7 @@ def _tell(memory: MemoryModel, choice: Choice, flops: float, rate: float, ranks:
     )
     if choice.need_bytes > choice.free_bytes:
         _log.warning("this may not fit: lower `runtime.tokens_per_micro_batch`, or set it to `auto`")
+
     _log.info(
         "work: %.3g TFLOP, about %s if %.0f%% of the measured %s go into it",
         flops / 1e12,
@@ -244,14 +251,14 @@ def _tell(memory: MemoryModel, choice: Choice, flops: float, rate: float, ranks:
 
 
 def duration(length: float) -> str:
-    """Return seconds as a person reads them: `40 s`, `12 min`, `3.5 h`."""
+    """Return seconds as text: `40 s`, `12 min`, `3.5 h`."""
     if length < 90:
         return f"{math.ceil(length)} s"
     return f"{length / 60:.0f} min" if length < 5400 else f"{length / 3600:.1f} h"
 
 
 def flops_in_words(rate: float) -> str:
-    """Return operations a second as a person reads them: `85 GFLOP/s`, `0.7 PFLOP/s`."""
+    """Return operations a second as text: `85 GFLOP/s`, `0.7 PFLOP/s`."""
     for unit, size in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12)):
         if rate >= size / 2:
             return f"{rate / size:.3g} {unit}"

@@ -1,7 +1,7 @@
 """Which pairs make up each optimizer step, and how a step is cut into micro-batches.
 
 The first is a pure function of (pairs, seed, epochs, pairs per step): the same for any number of
-ranks and any memory. The second is a fact of the machine: it may change speed, never results,
+ranks and any memory. The second depends on the machine: it may change speed, never results,
 because losses are summed over pairs and divided by the step's global count.
 """
 
@@ -61,12 +61,12 @@ def _shuffled(pairs: int, seed: int, epoch: int) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What the rows of a data set take in a forward.
+    """The tokens of the rows of a data set, by which a forward's cost is counted.
 
     Attributes:
         lengths: Prompt, chosen and rejected tokens of each row, int64 [pairs, 3].
-        prompt_of: A number for each row's prompt, the same where the prompt's tokens are, int64 [pairs].
-        is_shared: Rows are laid out with every prompt once and no padding; else two padded sequences a pair.
+        prompt_of: A number for each row's prompt, equal where the prompts' tokens are equal, int64 [pairs].
+        is_shared: Rows are laid out with every prompt once and no padding; else as two padded sequences a pair.
     """
 
     lengths: Rows
@@ -75,7 +75,7 @@ class Sizes:
 
     @classmethod
     def of(cls, tokens: TokenPairs, is_shared: bool) -> Sizes:
-        """Read the sizes off a token cache."""
+        """Return the sizes of a token cache."""
         return cls(tokens.lengths.astype(np.int64), _prompt_numbers(tokens), is_shared)
 
     def tokens(self, rows: Rows) -> int:
@@ -88,7 +88,7 @@ class Sizes:
 
 
 def _prompt_numbers(tokens: TokenPairs) -> Rows:
-    """Number the prompts; only rows of one prompt id are compared token by token."""
+    """Number the prompts; only rows with the same prompt id are compared token by token."""
     _, numbers, counts = np.unique(tokens.prompt_ids, return_inverse=True, return_counts=True)
     numbers = numbers.astype(np.int64)
     seen: dict[tuple[int, bytes], int] = {}
@@ -101,13 +101,13 @@ def _prompt_numbers(tokens: TokenPairs) -> Rows:
 def micro_batches(rows: Rows, sizes: Sizes, token_budget: int, at_least: int = 1) -> list[Rows]:
     """Cut the pairs of a step into micro-batches of at most ``token_budget`` tokens.
 
-    A pair alone above the budget is a micro-batch of its own. The result does not depend on the order of ``rows``.
+    A pair above the budget is a micro-batch alone. The result does not depend on the order of ``rows``.
 
     Args:
         rows: Row numbers, shape [n].
-        sizes: What the rows take.
+        sizes: The tokens of the rows.
         token_budget: Tokens of one forward: unique ones where prompts are shared, padded ones where not.
-        at_least: Micro-batches wanted where there are as many pairs, so that no rank stands idle.
+        at_least: Micro-batches wanted where there are as many pairs, so that no rank is idle.
 
     Returns:
         Micro-batches, the largest first.
@@ -117,12 +117,14 @@ def micro_batches(rows: Rows, sizes: Sizes, token_budget: int, at_least: int = 1
 
 
 def _pack(rows: Rows, sizes: Sizes, token_budget: int, at_least: int) -> list[Rows]:
-    """Put the rows of one prompt together, and each such unit, largest first, where there is least so far."""
+    """Pack units of rows with the same prompt, the largest first, each into the emptiest micro-batch."""
     most_pairs = math.ceil(len(rows) / max(1, min(at_least, len(rows))))
     units: list[tuple[int, list[int]]] = []
     for _, members in _by_prompt(rows, sizes):
         units += _units(members, sizes, token_budget, most_pairs)
     units.sort(key=lambda unit: (-unit[0], unit[1][0]))
+
+    # a heap of (tokens so far, number of the micro-batch); a new one is opened where the emptiest is too full
     wanted = max(min(at_least, len(units)), math.ceil(sum(cost for cost, _ in units) / token_budget))
     bins: list[list[int]] = [[] for _ in range(wanted)]
     loads = [(0, i) for i in range(wanted)]
@@ -146,20 +148,20 @@ def _by_prompt(rows: Rows, sizes: Sizes) -> Iterator[tuple[int, list[int]]]:
 
 
 def _units(members: list[int], sizes: Sizes, token_budget: int, most_pairs: int) -> Iterator[tuple[int, list[int]]]:
-    """Cut the rows of one prompt where they exceed the budget: (tokens, rows) of each part."""
+    """Yield (tokens, rows) of each part of the rows of one prompt, cut where they exceed the budget."""
     prompt = int(sizes.lengths[members[0], 0])
     cost, unit = prompt, list[int]()
     for row in members:
-        own = int(sizes.lengths[row, 1:].sum())
-        if unit and (cost + own > token_budget or len(unit) >= most_pairs):
+        completions = int(sizes.lengths[row, 1:].sum())
+        if unit and (cost + completions > token_budget or len(unit) >= most_pairs):
             yield cost, unit
             cost, unit = prompt, []
-        cost, unit = cost + own, [*unit, row]
+        cost, unit = cost + completions, [*unit, row]
     yield cost, unit
 
 
 def _pad(rows: Rows, sizes: Sizes, token_budget: int, at_least: int) -> list[Rows]:
-    """Put pairs of like length together, two padded sequences a pair."""
+    """Put pairs of similar length together, two padded sequences a pair."""
     widths = sizes.lengths[:, 0] + sizes.lengths[:, 1:].max(axis=1)
     ordered = rows[np.lexsort((rows, -widths[rows]))]
     most = math.ceil(len(rows) / max(1, min(at_least, len(rows))))
@@ -173,35 +175,38 @@ def _pad(rows: Rows, sizes: Sizes, token_budget: int, at_least: int) -> list[Row
 
 
 def share(batches: list[Rows], sizes: Sizes, rank: int, world_size: int) -> list[Rows]:
-    """Return the micro-batches of ``rank``: the largest first, each to the rank with least to do."""
+    """Return the micro-batches of ``rank``: the largest first, each to the rank with the fewest tokens so far."""
     loads = [(0, r) for r in range(world_size)]
-    mine: list[Rows] = []
+    batches_of_rank: list[Rows] = []
     for batch in sorted(batches, key=lambda b: (-sizes.tokens(b), int(b[0]))):
         load, owner = heapq.heappop(loads)
         if owner == rank:
-            mine.append(batch)
+            batches_of_rank.append(batch)
         heapq.heappush(loads, (load + sizes.tokens(batch), owner))
-    return mine
+    return batches_of_rank
 
 
 def evened(batches: list[Rows], sizes: Sizes, rank: int, world_size: int) -> list[tuple[Rows, bool]]:
-    """Share micro-batches out so that every rank goes through the same number; a pure function.
+    """Share micro-batches out so that every rank has the same number, some of them dummies; a pure function.
+
+    All-gather is collective, so ranks with fewer micro-batches run dummy ones.
 
     Args:
         batches: All ranks' micro-batches.
-        sizes: What their rows take.
-        rank: Whose passes are asked for.
-        world_size: How many ranks there are.
+        sizes: The tokens of their rows.
+        rank: Whose micro-batches are returned.
+        world_size: The number of ranks.
 
     Returns:
-        The micro-batches of ``rank``, the largest first, each with whether it counts. Behind them stands the
-        smallest row of all as often as other ranks have more to do.
+        The micro-batches of ``rank``, the largest first, each with whether it counts. Dummies come last; each is
+        the smallest of all rows.
     """
     shares = [share(batches, sizes, each, world_size) for each in range(world_size)]
     idle = max(map(len, shares)) - len(shares[rank])
     counted = [(batch, True) for batch in shares[rank]]
     if not idle:
         return counted
+
     rows = np.concatenate(batches)
     smallest = rows[np.argmin(sizes.lengths[rows].sum(axis=1))][None]
     return [*counted, *[(smallest, False)] * idle]

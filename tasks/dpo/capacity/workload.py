@@ -1,4 +1,4 @@
-"""How much is to be done: pairs, steps and passes, in tokens and operations."""
+"""The workload of a training or a scoring: pairs, steps and epochs, in tokens and operations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks.dpo.capacity.step_plan import Sizes
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is to be done.
+    """A training or a scoring, as far as its cost goes.
 
     Attributes:
-        sizes: What the pairs take.
-        pairs_per_step: Pairs of one optimizer step over all ranks; all of them for scoring.
-        passes: How often each pair is gone over.
+        sizes: The tokens of the pairs.
+        pairs_per_step: Pairs of one optimizer step over all ranks; all pairs for scoring.
+        passes: How often each pair is computed: the epochs of training, 1 for scoring.
         trains: Whether there is a backward pass.
     """
 
@@ -38,7 +38,7 @@ class Workload:
         return int(np.sort(self._tokens())[-self.pairs_per_step :].sum()) or 1
 
     def flops(self, shape: ModelShape) -> float:
-        """Operations of all passes that the model needs."""
+        """Floating-point operations of all passes."""
         return self.passes * training_flops(shape, self.sizes.lengths) / (1 if self.trains else 2)
 
     def _tokens(self) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from tasks.core import ranks
 from tasks.core.files import canonical_json, code_digest, digest_of, read_json, write_text
+from tasks.core.versions import versions
 from tasks.dpo.generation.held_out import Row
 from tasks.dpo.generation.sampling import Completion, Request, Sampling, Side, generate_batch
 from tasks.dpo.model import sharding
@@ -23,8 +23,7 @@ _LIBRARIES = ("numpy", "peft", "tokenizers", "torch", "transformers")
 
 def work_name(*inputs: Any) -> str:
     """Return a name for unfinished work: a hash of ``inputs``, the generating code and the libraries it uses."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return digest_of([*inputs, code_digest(Path(__file__).parent), versions])[:16]
+    return digest_of([*inputs, code_digest(Path(__file__).parent), versions(_LIBRARIES)])[:16]
 
 
 def answer(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import ArtifactError, ConfigError, DataError
+from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import read_manifest, sha256_bytes
+from tasks.core.json_lines import read_json_lines
 
 Row = dict[str, Any]
 
@@ -21,12 +21,7 @@ def read_prompts(tokens: Path) -> list[Row]:
     """
     read_manifest(tokens, "encode")
     path = tokens / "prompts.jsonl"
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows = [json.loads(line) for line in stream]
-        _ = [(row["prompt_id"], row["ids"]) for row in rows]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a list of prompts ({error})", "run `dvc repro -f encode`") from None
+    rows = list(read_json_lines(path, "encode", ("prompt_id", "ids")))
     if not rows:
         raise DataError(f"{path} holds no held-out prompt", "raise `ingest`'s test share, or add data")
     return rows

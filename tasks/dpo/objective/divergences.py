@@ -1,6 +1,6 @@
-"""f-divergences between policy and reference: the scores whose difference takes the place of DPO's margin.
+"""f-divergences between policy and reference: the scores whose difference replaces DPO's margin.
 
-With D_f in the place of the reverse KL, the implicit reward of a completion is β f'(π/π_ref), up to a
+With D_f instead of the reverse KL, the implicit reward of a completion is β f'(π/π_ref), up to a
 constant of the prompt (f-DPO, arXiv:2309.16240). Each function returns f'(t) of the log-ratio r = log t, in
 float64 without overflow. The constant cancels in a difference of two scores of one prompt and nowhere
 else, so only losses of that difference can have a divergence.
@@ -21,7 +21,7 @@ from torch import Tensor
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 LARGEST_EXPONENT = 80.0
-"""Exponents stop here, e^80 = 5.5e34, and their gradient is 0 beyond: it must fit a float32 log-probability."""
+"""Exponents are clamped to this, e^80 = 5.5e34, so that gradients fit into float32; beyond it they are 0."""
 
 
 def reverse_kl(log_ratio_n: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def js(log_ratio_n: Tensor) -> Tensor:
 def alpha(log_ratio_n: Tensor, order: float) -> Tensor:
     """Return (e^((α - 1) r) - 1) / (α - 1), and r where α = 1: f'(t) = (t^(α-1) - 1) / (α - 1).
 
-    α = 0 is :func:`forward_kl`, α = 1 :func:`reverse_kl`. This α, which is TRL's too, is one less that of
+    α = 0 is :func:`forward_kl`, α = 1 :func:`reverse_kl`. This α is TRL's, and 1 minus the α of
     arXiv:2309.16240, whose f'(t) is (1 - t^-α) / α; at ½ they are the same.
 
     Args:
@@ -55,7 +55,7 @@ def alpha(log_ratio_n: Tensor, order: float) -> Tensor:
 
 
 def divergence_score(divergence: Divergence, order: float) -> Callable[[Tensor], Tensor]:
-    """Return the function of the log-ratio that belongs to ``divergence``; ``order`` is α of `alpha` alone."""
+    """Return the score of ``divergence`` as a function of the log-ratio; only `alpha` uses ``order``, its α."""
     if divergence == "alpha":
         return lambda log_ratio_n: alpha(log_ratio_n, order)
     return {"reverse_kl": reverse_kl, "forward_kl": forward_kl, "js": js}[divergence]

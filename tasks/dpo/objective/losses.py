@@ -93,7 +93,7 @@ def ipo(mean_margin_n: Tensor, beta: float | Tensor) -> Tensor:
 def robust(margin_n: Tensor, beta: float | Tensor, label_smoothing: float) -> Tensor:
     """Return [-(1 - ε) log σ(β h) + ε log σ(-β h)] / (1 - 2ε), shape [n]: rDPO, arXiv:2403.00409.
 
-    In expectation over labels that are flipped with chance ε it is the loss of the clean labels.
+    Its expectation over labels flipped with probability ε is the loss of the clean labels.
     """
     scaled_n = beta * margin_n
     clean_n, flipped_n = -F.logsigmoid(scaled_n), -F.logsigmoid(-scaled_n)
@@ -106,7 +106,7 @@ def exo_pair(margin_n: Tensor, beta: float | Tensor, label_smoothing: float) -> 
     Args:
         margin_n: h, in nats.
         beta: β.
-        label_smoothing: ε, above 0 (log ε stands in the loss); the paper takes 1e-3.
+        label_smoothing: ε, above 0 (the loss contains log ε); the paper takes 1e-3.
     """
     scaled_n = beta * margin_n
     log_q_n, log_not_q_n = F.logsigmoid(scaled_n), F.logsigmoid(-scaled_n)
@@ -117,7 +117,7 @@ def exo_pair(margin_n: Tensor, beta: float | Tensor, label_smoothing: float) -> 
 def discopop(margin_n: Tensor, beta: float | Tensor, tau: float) -> Tensor:
     """Return σ(-z/τ) · -log σ(z) + σ(z/τ) · e^-z with z = β h, shape [n]: Eq. 5 of arXiv:2406.08414.
 
-    The second product is taken in logarithms, so that a hopeless pair gives no infinity times zero.
+    The second product is computed in logarithms: a pair with a very negative z would give infinity times zero.
 
     Args:
         margin_n: h, in nats.
@@ -132,7 +132,7 @@ def discopop(margin_n: Tensor, beta: float | Tensor, tau: float) -> Tensor:
 def nca_pair(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Tensor:
     """Return -log σ(βw) - ½ log σ(-βw) - ½ log σ(-βl), shape [n]: NCA (arXiv:2402.05369) of two answers.
 
-    It holds the chosen reward itself up, not only its distance from the rejected one.
+    It raises the chosen reward itself, not only its distance from the rejected one.
     """
     return (
         -F.logsigmoid(beta * chosen_n) - 0.5 * F.logsigmoid(-beta * chosen_n) - 0.5 * F.logsigmoid(-beta * rejected_n)
@@ -154,7 +154,7 @@ def bco_pair(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor, shift: 
 def sppo_hard(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Tensor:
     """Return (w - 1/(2β))² + (l + 1/(2β))², shape [n]: Eq. 4.7 of arXiv:2405.00675, with η = 1/β.
 
-    "Hard": the chance of winning is taken as 1 for chosen and 0 for rejected.
+    "Hard": the probability of winning is taken as 1 for chosen and 0 for rejected.
     """
     return (chosen_n - 0.5 / beta) ** 2 + (rejected_n + 0.5 / beta) ** 2
 
@@ -162,7 +162,7 @@ def sppo_hard(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Ten
 def apo_zero(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Tensor:
     """Return 1 - σ(βw) + σ(βl), shape [n]: Eq. 7 of arXiv:2408.06266.
 
-    For chosen answers that are better than what the model writes by itself: up with them, down with rejected.
+    For chosen answers that are better than the model's own: it raises them and lowers rejected ones.
     """
     return torch.sigmoid(-beta * chosen_n) + torch.sigmoid(beta * rejected_n)
 
@@ -170,7 +170,7 @@ def apo_zero(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Tens
 def apo_down(chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor) -> Tensor:
     """Return σ(βw) + 1 - σ(β(w - l)), shape [n]: Eq. 8 of arXiv:2408.06266.
 
-    For chosen answers that are worse than what the model writes by itself: down with both, rejected more.
+    For chosen answers that are worse than the model's own: it lowers both, rejected ones more.
     """
     return torch.sigmoid(beta * chosen_n) + torch.sigmoid(-beta * (chosen_n - rejected_n))
 
@@ -181,7 +181,7 @@ def aot(
     """Return the sigmoid loss of quantile against quantile, shape [n]: AOT paired, arXiv:2406.05882.
 
     Position k holds β (u_(k) - v_(k)), u_(k) the k-th smallest log π(y_w) - log π(y_l) and v_(k) that of the
-    reference: the policy's margins are to dominate the reference's as a distribution, not pair by pair.
+    reference: the policy's margins shall dominate the reference's as a distribution, not pair by pair.
 
     Args:
         policy_margin_n: log π(y_w|x) - log π(y_l|x) of every pair of the optimizer step.
@@ -207,7 +207,7 @@ def _sorted(values_n: Tensor) -> Tensor:
 def accuracy(margin_n: Tensor, tie: float = 1e-4) -> Tensor:
     """Return 1 where the implicit reward prefers chosen, ½ on a tie, else 0; shape [n].
 
-    β cancels. Margins within ``tie`` nats are the arithmetic's own noise (policy = reference).
+    β cancels. Margins within ``tie`` nats are rounding noise (policy = reference).
     """
     return torch.where(margin_n.abs() <= tie, 0.5, (margin_n > 0).float())
 
@@ -215,17 +215,17 @@ def accuracy(margin_n: Tensor, tie: float = 1e-4) -> Tensor:
 def alignment_weights(chosen_mean_n: Tensor, rejected_mean_n: Tensor) -> Tensor:
     """Return WPO's weight of each pair, min(1, e^(a_w + a_l)), shape [n], without gradient.
 
-    Eq. 2 of arXiv:2406.11827 with its sampled alignment: pairs that the policy could have written itself
+    Eq. 2 of arXiv:2406.11827 with its sampled alignment: pairs that the policy itself is likely to write
     count fully. a is a mean over the tokens t of one completion,
 
         a = 1/|y| Σ_t [ log π(y_t|x, y_<t) - log Σ_v π(v|x, y_<t)² ],
 
     under the policy as it is now, dropout and all, at temperature 1 and over the whole vocabulary v.
-    The second term, -log Σ_v exp(2 log π(v)) by the very log-softmax that gives log π(y_t), levels
-    confident and flat distributions. The bound of 1 is that of the authors' own code.
+    The second term, -log Σ_v exp(2 log π(v)) by the same log-softmax that gives log π(y_t), makes
+    confident and flat distributions comparable. The bound of 1 is that of the authors' code.
 
     Args:
-        chosen_mean_n: a of each chosen completion, over all its tokens (LD-DPO's weights have no part in it).
+        chosen_mean_n: a of each chosen completion, over all its tokens; LD-DPO's weights do not enter.
         rejected_mean_n: a of each rejected completion.
     """
     return torch.exp((chosen_mean_n + rejected_mean_n).detach().clamp(max=0))

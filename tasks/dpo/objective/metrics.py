@@ -24,7 +24,7 @@ SUMS = (
 
 @dataclasses.dataclass(frozen=True)
 class PairSums:
-    """What some pairs add up to.
+    """Sums over some pairs.
 
     Attributes:
         values: float64 [len(SUMS) + 2]: Σ w loss, Σ accuracy, … in the order of SUMS, then Σ w and the number of
@@ -47,11 +47,13 @@ class PairSums:
             scores: Their log-probabilities under policy and reference, and their weights.
             beta: Scales log-ratios to rewards.
         """
+        # rewards and margins are those of Eq. 7 of arXiv:2305.18290, whatever the objective
         policy_chosen_n, policy_rejected_n = scores.policy_chosen.detach(), scores.policy_rejected.detach()
         chosen_n = policy_chosen_n - scores.reference_chosen
         rejected_n = policy_rejected_n - scores.reference_rejected
         margin_n = chosen_n - rejected_n
         weight_n = torch.ones_like(margin_n) if scores.weight is None else scores.weight
+
         columns = [
             weight_n * losses_n.detach(),
             accuracy(margin_n),
@@ -70,7 +72,7 @@ class PairSums:
         return PairSums(self.values + other.values)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each quantity over the pairs; the loss's, of pairs alone, is by the data's weights.
+        """Return the mean of each quantity over the pairs; the loss's, without its NLL term, is weighted by the data.
 
         `accuracy` is the implicit reward's (policy against reference, ties a half); `ranking_accuracy`
         is the policy's own ranking by log-probability, without the reference.
@@ -81,7 +83,7 @@ class PairSums:
 
 
 def with_nll(means: dict[str, float], nll: float, weight: float) -> dict[str, float]:
-    """Return the means with `nll` among them, and the whole objective as the loss.
+    """Return the means with `nll` added, and with the NLL term added to the loss.
 
     Args:
         means: Those of the pairs.

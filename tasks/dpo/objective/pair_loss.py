@@ -1,17 +1,18 @@
-"""The objective of a run: which losses, how they are weighted, and what they remember from step to step.
+"""The objective of a run: which losses, with which weights, and the running means that they keep.
 
-``ObjectiveConfig`` is the mapping `train.objective` of params.yaml and refuses what a loss would silently
+``ObjectiveConfig`` is the mapping `train.objective` of params.yaml and refuses settings that a loss would silently
 ignore; ``PairLoss`` applies it to the sums of log-probabilities of some pairs.
 
-Where TRL 1.16's DPOTrainer has a loss, ours equals it. TRL and the papers differ, and so do we, in this:
+Where TRL 1.16's DPOTrainer has a loss, ours equals it, except where this list says otherwise; the list also says
+where TRL differs from the papers:
 
 - `ipo` takes token means where its paper writes sums; so do TRL and the paper's authors in their experiments.
 - `bco_pair` has no reward shift in TRL; the paper's is `bco_momentum` below 1, and 1 is as TRL.
-- `alpha` of the divergences counts as TRL does: it is 1 - α of the f-DPO paper.
+- The divergence `alpha` has TRL's α, which is 1 - α of the f-DPO paper.
 - `label_smoothing` does nothing to TRL's `sigmoid` and `sigmoid_norm`; here it is conservative DPO's.
-- WPO's weight is at most 1, as its authors have it; TRL 1.16 lost the bound. TRL weighs `sft` too, we do not.
+- WPO's weight is at most 1, as in its authors' code; TRL 1.16 has no bound. TRL also weights `sft`, we do not.
 - `aot`, `aot_unpaired` sort, and `sft` averages, over the global step; in TRL over each device's micro-batch.
-- `forward_kl` stops at e^80 where TRL overflows; TRL's `alpha` stops there too.
+- `forward_kl` is clamped at e^80 where TRL overflows; TRL clamps `alpha` there too.
 
 Shape suffix: ``_n`` is one number a pair, float64; log-probabilities in nats.
 """
@@ -20,8 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,8 +49,11 @@ class ObjectiveConfig(Section, path="train.objective"):
         discopop_tau: τ of `discopop`.
         bco_momentum: How slowly `bco_pair`'s reward shift follows the step's mean reward; 1 leaves it at 0.
         adaptive_beta_gain: How strongly β follows the step's mean margin (β-DPO); 0 is off.
-        adaptive_beta_momentum: How slowly the running mean that it is compared with follows.
+        adaptive_beta_momentum: How slowly the running mean that it is compared with follows; its paper's.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {"adaptive_beta_momentum": "delete it: it is 0.9, as in its paper"}
+    adaptive_beta_momentum: ClassVar[float] = 0.9
 
     loss: str | dict[str, Annotated[float, above(0)]] = "sigmoid"
     beta: Annotated[float, above(0, "for example 0.1")] = 0.1
@@ -62,7 +66,6 @@ class ObjectiveConfig(Section, path="train.objective"):
     discopop_tau: Annotated[float, above(0, "for example 0.05")] = 0.05
     bco_momentum: Annotated[float, between(0, 1, note="where 1 is off")] = 1.0
     adaptive_beta_gain: Annotated[float, at_least(0, "for example 0.6; 0 is off")] = 0.0
-    adaptive_beta_momentum: Annotated[float, between(0, 1, "[)", "for example 0.9")] = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,17 +80,17 @@ class ObjectiveConfig(Section, path="train.objective"):
 
 @dataclasses.dataclass(frozen=True)
 class PairScores:
-    """What the losses see of n pairs, each field float64 [n] or absent.
+    """What the losses take of n pairs, each field float64 [n] or absent.
 
     Attributes:
-        policy_chosen: Σ log π over the chosen completion's tokens, differentiable; weighted where LD-DPO is on.
+        policy_chosen: Σ log π over the chosen completion's tokens, differentiable; with LD-DPO's token weights.
         policy_rejected: The same of the rejected completion.
         reference_chosen: The same under the reference, with the same token weights.
         reference_rejected: The same.
         chosen_tokens: Tokens of the chosen completion, all of them.
         rejected_tokens: Tokens of the rejected one.
         weight: The data's weight of each pair, for running means; absent is 1.
-        margin: By how much reward β h is to exceed 0, the data's column; absent is 0.
+        margin: The reward that β h must exceed, the data's column; absent is 0.
         wpo_chosen: a of :func:`tasks.dpo.objective.losses.alignment_weights` for chosen, where WPO is on.
         wpo_rejected: The same of the rejected one.
     """
@@ -108,7 +111,7 @@ class PairLoss:
     """The losses of pairs under one configuration; it holds no state but that configuration.
 
     Attributes:
-        config: What it was made from.
+        config: Which losses, and their settings.
         needs_whole_step: Whether :meth:`losses` must see all pairs of an optimizer step at once, of all
             ranks and in the plan's order: the loss sorts them, or takes a mean over them.
         nll_weight: Weight of the chosen completions' mean negative log-likelihood, that of `sft` included;
@@ -259,7 +262,7 @@ LOSSES = (*OF_MARGIN, *OF_LOG_RATIOS, "aot")
 """The names of the losses of pairs in params.yaml; `sft`, a loss of tokens, is the trainer's."""
 
 SMOOTHED = frozenset({"sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"})
-"""The losses in which label smoothing stands."""
+"""The losses that use label smoothing."""
 DIVERGENT = frozenset(OF_MARGIN)
 """The losses of a difference of scores, in which a divergence other than the reverse KL has a meaning."""
 SHIFTED = DIVERGENT - {"ipo"}

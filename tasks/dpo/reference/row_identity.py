@@ -1,7 +1,7 @@
-"""The key of a scored pair: a hash of all that its reference log-probabilities depend on, and of nothing else.
+"""The key of a scored pair in the row store: a hash of all that its reference log-probabilities depend on.
 
-Two pairs that differ in a token, in where the prompt ends, in the base, in the reference adapter or in how
-they are computed have different keys; learning rate, β, objective, seed and places are in none.
+Pairs that differ in a token, in where the prompt ends, in the base, in the reference adapter or in how
+they are computed have different keys. Nothing else is in a key: no learning rate, β, objective, seed or path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.core.files import code_digest, digest_of
 from tasks.pairs.tokens.token_cache import TokenPairs
 
 KIND = "reference/1"  # the kind of rows, and the version of what a key covers
-ROOMS = tuple(Path(__file__).parents[1] / room for room in ("model", "scoring"))  # whose code makes a log-probability
+ROOMS = tuple(Path(__file__).parents[1] / room for room in ("model", "scoring"))  # whose code decides a log-probability
 _LIBRARIES = ("bitsandbytes", "flash-attn", "peft", "torch", "transformers")
 
 
@@ -29,7 +29,7 @@ class ReferenceIdentity:
     Attributes:
         base: Digest of the pinned base.
         adapter: Digest of the adapter that training continues from; None where the reference is the base.
-        compute: How, as :func:`compute_identity` tells it.
+        compute: How it is computed, see :func:`compute_identity`.
     """
 
     base: str
@@ -43,13 +43,13 @@ class ReferenceIdentity:
 
 
 def compute_identity(device_type: str, dtype: str) -> str:
-    """Return what besides weights and tokens decides a log-probability: precision, code and libraries.
+    """Return what decides a log-probability besides weights and tokens: precision, code and libraries.
 
-    An edit of a module that scores, or another version of a library, makes every row anew.
+    After an edit of a module that scores, or with another version of a library, every row is scored again.
 
     Args:
         device_type: `cuda` or `cpu`, as torch names it.
-        dtype: What the model computes in there, likewise.
+        dtype: The type that the model computes in there, as torch names it.
     """
     return "; ".join((f"{dtype} on {device_type}", f"code {code_digest(*ROOMS)}", *map(_version, _LIBRARIES)))
 
@@ -68,14 +68,15 @@ def row_keys(tokens: TokenPairs, digest: str) -> npt.NDArray[np.uint8]:
         tokens: The pairs.
         digest: Of the :class:`ReferenceIdentity`.
     """
-    begun = hashlib.sha256(digest.encode())
+    prefix = hashlib.sha256(digest.encode())
     sizes = tokens.lengths.sum(axis=1, dtype=np.int64)
     ends = np.cumsum(sizes)
     lengths = memoryview(np.ascontiguousarray(tokens.lengths, "<i4").tobytes())
     ids = np.ascontiguousarray(tokens.ids, "<i4").data.cast("B") if tokens.ids.size else memoryview(b"")
+
     keys = bytearray()
     for row, (begin, end) in enumerate(zip((4 * (ends - sizes)).tolist(), (4 * ends).tolist(), strict=True)):
-        key = begun.copy()
+        key = prefix.copy()
         key.update(lengths[12 * row : 12 * row + 12])
         key.update(ids[begin:end])
         keys += key.digest()

@@ -1,1 +1,1 @@
-"""What training tells while it runs: speed, curves for trackers and Prometheus. No stage depends on it."""
+"""Observers of training: speed, the bar, curves for trackers and Prometheus, the heap. No result depends on them."""

@@ -1,8 +1,8 @@
-"""What the C library's heap keeps of freed tensors: given back to the system when it has grown, and only then.
+"""Return freed memory to the OS (malloc_trim) when the process has grown by 10 %.
 
-glibc keeps what large tensors leave behind, in pieces that tensors of other sizes may not fit, so that a process of
-steps of many lengths grows. To give everything back after each step costs more than it saves: the next step takes the
-same pages again one by one, each zeroed by the kernel, which is 3 to 8 % of a step's time on a CPU.
+glibc keeps the memory of freed tensors in pieces that tensors of other sizes may not fit, so a process whose steps
+have many lengths grows. Returning everything after each step costs more than it saves: the next step faults the same
+pages in again one by one, each zeroed by the kernel, which takes 3 to 8 % of a step's time on a CPU.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# A heap that holds so many times what a step leaves behind that began with an empty one has gone to pieces.
+# Memory is returned when the process holds this many times what a step left that began with a trimmed heap.
 _GROWN = 1.1
 
 
 def resident_bytes() -> int:
-    """Return the bytes of this process in memory; 0 where the system does not tell."""
+    """Return the resident bytes of this process; 0 where the system does not report them."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def release() -> None:
-    """Give pages that hold nothing any more back to the system; without glibc nothing happens."""
+    """Return the pages of freed memory to the OS; without glibc nothing happens."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Heap:
-    """Watches what steps leave behind.
+    """Watches the resident memory after each step.
 
     Args:
-        held: Tells the bytes in memory.
-        give_back: Gives back what holds nothing.
+        resident: Returns the resident bytes.
+        trim: Returns freed memory to the OS.
     """
 
-    def __init__(self, held: Callable[[], int] = resident_bytes, give_back: Callable[[], None] = release) -> None:
-        self._held, self._give_back = held, give_back
-        self._most, self._is_fresh = 0, False
+    def __init__(self, resident: Callable[[], int] = resident_bytes, trim: Callable[[], None] = release) -> None:
+        self._resident, self._trim = resident, trim
+        self._largest, self._was_trimmed = 0, False
 
     def after_step(self) -> None:
-        """Give free memory back if it has grown by a tenth over the most that a step left which began without any."""
-        held = self._held()
-        if self._is_fresh:
-            self._most = max(self._most, held)
-        self._is_fresh = held > _GROWN * self._most
-        if self._is_fresh:
-            self._give_back()
+        """Trim the heap if the process is 10 % larger than after any step that began with a trimmed heap."""
+        resident = self._resident()
+        if self._was_trimmed:
+            self._largest = max(self._largest, resident)
+        self._was_trimmed = resident > _GROWN * self._largest
+        if self._was_trimmed:
+            self._trim()

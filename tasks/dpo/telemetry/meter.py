@@ -1,4 +1,4 @@
-"""How fast training goes and how well the machine is used, in one short line beside the progress bar."""
+"""The speed of training and the utilisation of the machine, for one short line beside the progress bar."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.dpo.capacity.memory import in_words, peak_bytes
 class Meter:
     """Pairs, tokens and operations over the time that training itself takes.
 
-    The clock runs from :meth:`start` to :meth:`stop`; what is no training (an evaluation, a checkpoint) stands
-    between a stop and the next start. On CUDA a step ends before the device is done with it: where the host has
-    waited for the device, :meth:`lap`, :meth:`summary` and :meth:`stop` count that wait too.
+    The clock runs from :meth:`start` to :meth:`stop`; an evaluation or a checkpoint is between a stop and the next
+    start. On CUDA a step returns before the device has finished it; :meth:`lap`, :meth:`summary` and :meth:`stop`
+    also count the time that the host has waited for the device since.
 
     Args:
-        device: Whose memory is told.
-        peak: Floating-point operations a second of all ranks' matrix products; 0 where nobody measured them.
-        clock: Seconds from any point on.
+        device: Whose memory is reported.
+        peak: Floating-point operations a second of all ranks' matrix products; 0 where they were not measured.
+        clock: Returns seconds since any point in time.
     """
 
     def __init__(self, device: torch.device, peak: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,11 +29,11 @@ class Meter:
         self._all, self._recent = [0.0] * 4, [0.0] * 4  # seconds, pairs, tokens, operations
 
     def start(self) -> None:
-        """Let the clock run from now on."""
+        """Start the clock."""
         self._mark = self._clock()
 
     def stop(self) -> None:
-        """Let the clock stand until the next start."""
+        """Stop the clock until the next start."""
         self._pass_time()
         self._mark = None
 
@@ -51,7 +51,7 @@ class Meter:
                 totals[i + 1] += amount
 
     def lap(self) -> dict[str, float]:
-        """Return what :meth:`summary` does, of the steps since the last lap, and begin the next one."""
+        """Return the same as :meth:`summary` for the steps since the last lap, and begin the next lap."""
         self._pass_time()
         totals, self._recent = self._recent, [0.0] * 4
         return self._speed(totals)
@@ -59,7 +59,7 @@ class Meter:
     def summary(self) -> dict[str, float]:
         """Return the means of all steps so far: pairs and tokens a second, utilisation; and seconds and peak bytes.
 
-        There is no utilisation where nobody measured what the machine can do.
+        `utilisation` is missing where the machine's peak was not measured.
         """
         self._pass_time()
         return self._speed(self._all)
@@ -71,7 +71,7 @@ class Meter:
         return {**rates, "seconds": totals[0], "peak_bytes": float(peak_bytes(self._device))}
 
     def _pass_time(self) -> None:
-        """Count the time since the clock was last looked at, if it runs."""
+        """Count the time since the clock was last read, if it runs."""
         if self._mark is not None:
             now = self._clock()
             for totals in (self._all, self._recent):
@@ -82,7 +82,7 @@ class Meter:
 def in_one_line(speed: Mapping[str, float], row: Mapping[str, float]) -> str:
     """Return a lap's speed, the peak of memory, and loss, accuracy and margin of ``row`` as one line.
 
-    At most 70 characters for any machine of today, so that it fits beside a bar in 120 columns.
+    It has at most 70 characters on any machine of today, so it fits beside a bar in 120 columns.
     """
     parts = [f"{_short(speed['pairs_per_s'])} pairs/s", f"{_short(speed['tokens_per_s'])} tok/s"]
     if "utilisation" in speed:
@@ -94,8 +94,8 @@ def in_one_line(speed: Mapping[str, float], row: Mapping[str, float]) -> str:
 
 def _rates(totals: list[float], peak: float) -> dict[str, float]:
     """Return amounts a second, all 0 before the first step."""
-    spent, pairs, tokens, flops = totals
-    per_second = 1 / spent if spent > 0 else 0.0
+    seconds, pairs, tokens, flops = totals
+    per_second = 1 / seconds if seconds > 0 else 0.0
     return {
         "pairs_per_s": pairs * per_second,
         "tokens_per_s": tokens * per_second,

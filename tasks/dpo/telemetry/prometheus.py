@@ -1,4 +1,4 @@
-"""Training's numbers served to Prometheus while it runs: gauges at /metrics, on rank 0, when a port is named.
+"""Training's numbers for Prometheus: gauges at /metrics on rank 0, when `runtime.metrics_address` names one.
 
 They change when the curves reach the host, every `runtime.log_every_steps` steps and at each evaluation: no step waits
 for them. Names follow Prometheus' conventions (base units, `_ratio` for 0 to 1); the labels are the stage and the run.
@@ -18,7 +18,7 @@ from tasks.telemetry import log
 
 PACKAGE = "prometheus_client"
 LABELS = ("stage", "run")
-# What is sent (the part of the curves and the name there), the gauge's name behind `dpo_train_`, and what it says.
+# The name of a value (part of the curves, name in it): the gauge's name after `dpo_train_`, and its help text.
 GAUGES: Mapping[str, tuple[str, str]] = {
     "train/loss": ("loss", "Objective of the newest optimizer step, its NLL term included"),
     "train/accuracy": ("accuracy_ratio", "Share of that step's pairs whose chosen answer has the higher reward"),
@@ -38,16 +38,16 @@ _log = log.get_logger(__name__)
 
 
 class Metrics:
-    """An open /metrics page; takes rows as the trackers do.
+    """An open /metrics page; it has the methods of a tracker.
 
     Args:
         host: The address that it listens at.
-        port: Its port; 0 takes any that is free.
-        stage: A label of every gauge.
-        run: Another: the flow's run, or the training's own name.
+        port: Its port; 0 takes any free one.
+        stage: The label `stage` of every gauge.
+        run: The label `run`: the flow's run, or the name of the training.
 
     Raises:
-        OSError: The port or the address is not to be had.
+        OSError: The port is taken, or the address is not this machine's.
     """
 
     def __init__(self, host: str, port: int, stage: str, run: str) -> None:
@@ -58,7 +58,7 @@ class Metrics:
         self.port = int(self._server.server_port)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Set the gauges of these values, and when and after which step that was; others are left alone."""
+        """Set the gauges of ``values``, and those of the step and the time; the others keep their values."""
         for name, value in values.items():
             if name in GAUGES:
                 self._set(*GAUGES[name], value)
@@ -72,7 +72,7 @@ class Metrics:
         self._thread.join()
 
     def _set(self, name: str, about: str, value: float) -> None:
-        """Set a gauge, which appears with its first value: none tells of what was not measured."""
+        """Set a gauge; it is created with its first value, so what was not measured has none."""
         if name not in self._gauges:
             gauge = self._client.Gauge(f"dpo_train_{name}", about, LABELS, registry=self._registry)
             self._gauges[name] = gauge.labels(**self._labels)
@@ -80,14 +80,14 @@ class Metrics:
 
 
 def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: bool) -> Metrics | None:
-    """Serve /metrics where `runtime.metrics_port` names a port; return None where it names none, and off rank 0.
+    """Serve /metrics where `runtime.metrics_address` says; return None where it names none, and off rank 0.
 
-    A port that is taken is told in one line and nothing is served: training is worth more than its gauges.
+    A port that is taken is a warning, and nothing is served: training goes on without gauges.
 
     Args:
         runtime: Names address and port.
         stage: The stage that is measured.
-        run_name: What the run is called where no flow has given it an id.
+        run_name: The label `run` where no flow has given an id.
         is_main: Whether this process is rank 0.
 
     Raises:
@@ -97,17 +97,18 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
         return None
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(
-            f"`runtime.metrics_port` is {runtime.metrics_port}, and {PACKAGE} is not installed",
-            "run `pip install prometheus-client`, or set it to 0",
+            f"`runtime.metrics_address` is {runtime.metrics_address!r}, and {PACKAGE} is not installed",
+            'run `pip install prometheus-client`, or set it to ""',
         )
     if not is_main:
         return None
-    where = f"{runtime.metrics_host}:{runtime.metrics_port}"
+
+    where = runtime.metrics_address
     try:
         metrics = Metrics(runtime.metrics_host, runtime.metrics_port, stage, log.run_id() or run_name)
     except OSError as error:
-        told = error.strerror or error
-        _log.warning("no metrics are served: %s cannot be opened (%s); see `runtime.metrics_port`", where, told)
+        cause = error.strerror or error
+        _log.warning("no metrics are served: %s cannot be opened (%s); see `runtime.metrics_address`", where, cause)
         return None
     _log.info("metrics are served at http://%s/metrics", where)
     return metrics

@@ -1,7 +1,7 @@
 """Curves sent to TensorBoard, Weights & Biases, MLflow, DVCLive or Prometheus while training runs, when asked for.
 
-What they write lies under `runs/`: no stage's output holds a clock or a host. The results themselves are the
-CSV files of `results/train/`, so a tracker that fails is left out with one line and training goes on.
+Their files are under `runs/`, because no stage's output may depend on the time or the host. The results themselves
+are the CSV files of `results/train/`, so a tracker that fails is dropped with a warning and training goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.telemetry.prometheus import open_metrics
 from tasks.telemetry import log
 
-PROJECT = "dpo"  # what runs are grouped under where a tracker knows groups
+PROJECT = "dpo"  # the group of runs, for trackers that have groups
 _log = log.get_logger(__name__)
 
 
@@ -39,13 +39,13 @@ class Trackers:
         Args:
             row: Its numbers; `step` is left out.
             step: The optimizer step that they belong to.
-            part: What stands before their names: `train`, `eval`, `speed` or `plan`.
+            part: The prefix of their names: `train`, `eval`, `speed` or `plan`.
         """
         values = {f"{part}/{name}": float(value) for name, value in row.items() if name != "step"}
         self._each(lambda tracker: tracker.log(values, step=step))
 
     def close(self) -> None:
-        """Write out and close all of them."""
+        """Write out and close all trackers."""
         self._each(lambda tracker: tracker.finish())
         self._open.clear()
 
@@ -54,7 +54,7 @@ class Trackers:
             try:
                 do(tracker)
             except Exception as error:  # noqa: BLE001 a service may fail in any way, and training must not
-                _log.warning("%s failed and is left out from here on: %s", name, " ".join(str(error).split()))
+                _log.warning("%s failed and is dropped: %s", name, " ".join(str(error).split()))
                 del self._open[name]
 
 
@@ -66,14 +66,14 @@ def open_trackers(
     folder: Path,
     resumes: bool = False,
 ) -> Trackers:
-    """Open what `runtime.trackers` names, and `runtime.metrics_port`, on the main process.
+    """Open what `runtime.trackers` names, and `runtime.metrics_address`, on the main process.
 
     Args:
-        accelerator: This process's place among the ranks.
+        accelerator: This rank and the others.
         runtime: Names the trackers and the port.
-        run_name: What the run is called there; the same name goes on with the same run where a tracker can.
-        config: What the run was made with; may be nested.
-        folder: Where trackers that write files put them, each in a folder of its own.
+        run_name: The run's name there; a tracker that can resume a run continues the run of this name.
+        config: The run's settings; may be nested.
+        folder: Where trackers write files, each in its own folder.
         resumes: Whether training goes on from a checkpoint.
 
     Raises:
@@ -85,6 +85,7 @@ def open_trackers(
                 f"`runtime.trackers` names {name}, which is not installed",
                 f"run `pip install {name}`, or take it out of the list",
             )
+
     names = runtime.trackers if accelerator.is_main_process else ()
     opened: dict[str, Any] = {name: _open(name, run_name, config, (folder / name).resolve(), resumes) for name in names}
     if metrics := open_metrics(runtime, "train", run_name, accelerator.is_main_process):
@@ -93,20 +94,22 @@ def open_trackers(
 
 
 def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, resumes: bool) -> Any:
-    """Open one tracker; what the service calls its run is kept beside it, to go on with on a resume."""
+    """Open one tracker; the service's id of the run is saved beside it, so that a resumed training continues it."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{run_name}.id"
-    known = kept.read_text(encoding="utf-8") if resumes and kept.is_file() else None
+    id_file = folder / f"{run_name}.id"
+    run_id = id_file.read_text(encoding="utf-8") if resumes and id_file.is_file() else None
+
     try:
-        tracker = _MAKERS[name](folder, run_name, resumes, known)
+        tracker = _MAKERS[name](folder, run_name, resumes, run_id)
         tracker.start()
-        tracker.store_init_configuration({} if known else plain_values(config))
+        tracker.store_init_configuration({} if run_id else plain_values(config))
     except Exception as error:
         raise ConfigError(
             f"the tracker {name} does not open ({error})", "mend that, or take it out of `runtime.trackers`"
         ) from error
+
     if name in _IDS:
-        kept.write_text(_IDS[name](tracker), encoding="utf-8")
+        id_file.write_text(_IDS[name](tracker), encoding="utf-8")
     return tracker
 
 
@@ -118,23 +121,23 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, bool | int | float | st
     }
 
 
-def _tensorboard(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
+def _tensorboard(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
     return tracking.TensorBoardTracker(run_name, logging_dir=folder)
 
 
-def _wandb(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
-    more = {"id": known, "resume": "allow"} if known else {}
+def _wandb(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
+    more = {"id": run_id, "resume": "allow"} if run_id else {}
     return tracking.WandBTracker(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run_name, **more)
 
 
-def _mlflow(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
+def _mlflow(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     place = (folder / "artifacts").as_uri()
-    return tracking.MLflowTracker(PROJECT, logging_dir=place, run_id=known, run_name=run_name)
+    return tracking.MLflowTracker(PROJECT, logging_dir=place, run_id=run_id, run_name=run_name)
 
 
-def _dvclive(folder: Path, run_name: str, resumes: bool, known: str | None) -> Any:  # noqa: ARG001
-    """Without a dvc.yaml or an experiment of DVCLive's own: the stages have theirs."""
+def _dvclive(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
+    """Make DVCLive's tracker, without its own dvc.yaml and experiment: the stages have theirs."""
     where = str(folder / run_name)
     return tracking.DVCLiveTracker(dir=where, resume=resumes, save_dvc_exp=False, dvcyaml=None, report=None)
 

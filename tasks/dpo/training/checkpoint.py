@@ -1,7 +1,7 @@
-"""Checkpoints of training: atomic, complete, without pickles, and found again after a kill.
+"""Checkpoints of training: atomic, complete, without pickles, and valid after a kill.
 
 A checkpoint is a folder `step-00000120` with the adapter's and the optimizer's tensors and the curves
-so far. The random state is no part of it: every micro-batch seeds its own from (seed, step, batch).
+so far. It holds no random state: every step and micro-batch seeds its dropout anew, from `train.seed`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = log.get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where training stands after ``step`` optimizer steps.
+    """The state of training after ``step`` optimizer steps.
 
     Attributes:
         step: Optimizer steps done.
@@ -36,7 +36,7 @@ class Checkpoint:
         moments: AdamW's state: `exp_avg.<i>`, `exp_avg_sq.<i>`, `step.<i>` of parameter i.
         curves: Rows of the training and held-out curves so far.
         state: The objective's running means.
-        reference: The reference's adapters where they moved, in the order of ``parameters``.
+        reference: The reference's adapters where they moved, in the order of ``parameters``; else empty.
     """
 
     step: int
@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint under ``folder``; older ones but the newest two go afterwards."""
+    """Write a checkpoint under ``folder``, then delete all but the newest two."""
     with atomic_folder(folder / f"step-{checkpoint.step:08d}", {"step": checkpoint.step}) as draft:
         named = {f"parameter.{i}": tensor for i, tensor in enumerate(checkpoint.parameters)}
         named |= {f"reference.{i}": tensor for i, tensor in enumerate(checkpoint.reference)}
@@ -62,12 +62,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint under ``folder``; a damaged one is named and passed over."""
+    """Return the newest complete checkpoint under ``folder``; log damaged ones and skip them."""
     for candidate in _folders(folder):
         try:
             return _load(candidate)
         except (ArtifactError, SafetensorError, KeyError) as error:
-            _log.warning("checkpoint %s is damaged and passed over (%s)", candidate.name, error)
+            _log.warning("checkpoint %s is damaged and skipped (%s)", candidate.name, error)
     return None
 
 
@@ -95,7 +95,7 @@ def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_moments` returned."""
+    """Restore what :func:`optimizer_moments` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in moments.items():
         name, _, index = key.rpartition(".")

@@ -1,9 +1,9 @@
-"""Decoder layers fused by torch.compile: one graph for all layers of a kind, whatever the batch's size.
+"""Decoder layers compiled by torch.compile: one graph for all layers of a kind, whatever the batch's size.
 
-What is compiled is a layer and not the model, so a deep model compiles as fast as a shallow one. Attention stays out
-of the graphs: what its segments say changes with every batch, and its kernels are fused already. Where backward
-computes layers again, the checkpoint goes around a layer and the parts inside are compiled; all of a part is then
-computed again, products too.
+Each layer is compiled, not the model, so a deep model compiles as fast as a shallow one. Attention stays out of the
+graphs: its segments change with every batch, and its kernels are fused already. With activation checkpointing the
+checkpoint is around a layer and the modules inside are compiled; backward then recomputes all of a module, products
+too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def is_wanted(runtime: RuntimeConfig, device: torch.device) -> bool:
 def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
     """Have every decoder layer compiled when it is next called; results change in the last digits only.
 
-    Call it when the modes are set: it looks at what is computed again. A last layer that works for the scored tokens
-    alone stays as it is, for with those its shapes change in the middle.
+    Call it when the modes are set: it depends on what backward recomputes. A last layer that computes the scored
+    tokens alone is not compiled, because its shapes change in the middle.
 
     Args:
         model: A causal language model, bare or with adapters.
@@ -44,8 +44,10 @@ def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
     """
     if backend == "inductor" and next(model.parameters()).device.type == "cpu":
         _refuse_without_compiler()
+
     keep_out: Any = torch.compiler.disable
     AttentionInterface.register(attention.NAME, keep_out(attention.shared_prefix_attention))
+
     for layer in decoder_layers(model):
         if works_for_scored(layer):
             continue

@@ -1,4 +1,4 @@
-"""From pairs to what the losses see of them: one micro-batch, or all pairs of a step gathered over the ranks.
+"""From pairs to the scores that losses take: of one micro-batch, or of all pairs of a step, gathered over the ranks.
 
 Shape suffixes: N completion tokens, n pairs.
 """
@@ -24,10 +24,10 @@ _GATHERED = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """What one forward says of its pairs.
+    """The result of one forward over some pairs.
 
     Attributes:
-        scores: What the losses see.
+        scores: What the losses take.
         nll_n: -Σ log π over the chosen completion's tokens, float64.
     """
 
@@ -40,7 +40,7 @@ class PairForward:
 
     Args:
         scorer: Of the policy.
-        objective: Whose needs are met: token weights, WPO's means.
+        objective: Says whether token weights and WPO's means are needed.
     """
 
     def __init__(self, scorer: Scorer, objective: ObjectiveConfig) -> None:
@@ -58,10 +58,12 @@ class PairForward:
                 fixed one.
         """
         batch = self._scorer.lay_out([data.tokens.row(int(row)) for row in rows])
-        found = self._scorer.score(batch, self._objective.wpo)
+        token_scores = self._scorer.score(batch, self._objective.wpo)
         weights_N = self._token_weights(data, rows)
-        policy = sum_by_branch(found.logp_N, batch, weights_N)
+        policy = sum_by_branch(token_scores.logp_N, batch, weights_N)
         device = policy[0].device
+
+        # LD-DPO's token weights apply to policy and reference alike; without them the stored sums will do
         if moved_reference is not None:
             reference = sum_by_branch(moved_reference(batch), batch, weights_N)
         elif weights_N is not None:
@@ -69,17 +71,19 @@ class PairForward:
         else:
             chosen_n, rejected_n = data.sums(rows)
             reference = chosen_n.to(device), rejected_n.to(device)
+
         wpo = None
-        if found.collision_N is not None:
-            chosen_n, rejected_n = sum_by_branch(found.logp_N.detach() - found.collision_N, batch)
+        if token_scores.collision_N is not None:
+            chosen_n, rejected_n = sum_by_branch(token_scores.logp_N.detach() - token_scores.collision_N, batch)
             chosen_tokens, rejected_tokens = token_counts(data, rows, device)
             wpo = chosen_n / chosen_tokens, rejected_n / rejected_tokens
+
         is_chosen_N = (batch.branch_N % 2 == 0).double()
-        nll_n = -sum_by_branch(found.logp_N, batch, is_chosen_N)[0]
+        nll_n = -sum_by_branch(token_scores.logp_N, batch, is_chosen_N)[0]
         return Forward(pair_scores(data, rows, policy, reference, wpo), nll_n)
 
     def _token_weights(self, data: ScoredPairs, rows: Rows) -> Tensor | None:
-        """Return LD-DPO's token weights, [N]; made from lengths on the host, so no device is waited for."""
+        """Return LD-DPO's token weights, [N]; computed from lengths on the host, so nothing waits for the device."""
         if self._objective.ld_alpha == 1.0:
             return None
         lengths_2n = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.int64).reshape(-1))
@@ -96,7 +100,7 @@ def token_counts(data: ScoredPairs, rows: Rows, device: torch.device) -> Two:
 
 
 def pair_scores(data: ScoredPairs, rows: Rows, policy: Two, reference: Two, wpo: Two | None) -> PairScores:
-    """Put together what the losses see of ``rows``, on the device of ``policy``."""
+    """Return the scores of ``rows``, on the device of ``policy``."""
     device = policy[0].device
     columns = (data.tokens.weights[rows], data.tokens.margins[rows])
     weight, margin = (torch.from_numpy(column.astype(np.float64)).to(device) for column in columns)
@@ -111,22 +115,23 @@ def gathered(
     add_up: Callable[[Tensor], Tensor],
     device: torch.device,
 ) -> Forward:
-    """Return the scores of all ``rows``, in their order, from every rank's own parts; without gradient.
+    """Return the scores of all ``rows``, in their order, from the parts of every rank; without gradient.
 
     Args:
         parts: This rank's micro-batches and their forwards.
-        data: What the rows are rows of.
+        data: The data set of the rows.
         rows: All rows that the ranks have together.
         add_up: Sums a tensor over the ranks.
-        device: Where to.
+        device: The device of the result.
     """
     table = torch.zeros(len(rows), len(_GATHERED) + 1, dtype=torch.float64, device=device)
     order = np.argsort(rows)
-    for own, forward in parts:
+    for part, forward in parts:
         columns = [getattr(forward.scores, name) for name in _GATHERED]
         filled = [torch.zeros_like(forward.nll_n) if column is None else column for column in columns]
-        places = torch.from_numpy(order[np.searchsorted(rows, own, sorter=order)]).to(device)
+        places = torch.from_numpy(order[np.searchsorted(rows, part, sorter=order)]).to(device)
         table[places] = torch.stack([*filled, forward.nll_n], 1).detach()
+
     table = add_up(table)  # each row is one rank's and zero elsewhere, so the sum is exact
     policy, reference, wpo = ((table[:, i], table[:, i + 1]) for i in (0, 2, 4))
     return Forward(pair_scores(data, rows, policy, reference, wpo), table[:, 6])

@@ -1,9 +1,9 @@
-"""A reference that moves: an earlier state of the same adapters, on the same base (asked for by name only).
+"""A reference that moves: an earlier state of the same adapters, on the same base. It is off by default.
 
 `epoch` takes the policy as the reference at the start of every epoch but the first. `moving` is TR-DPO's
 soft update (arXiv:2404.09656, Eq. 6): θ_ref ← α θ + (1 - α) θ_ref every τ steps. For LoRA the average is
-over the adapters' factors, as their checkpoints hold them. Either way the reference's log-probabilities
-are computed with the batch, by one more forward of the very kernels that the policy goes through.
+over the adapters' factors A and B, not over their product. Either way the reference's log-probabilities
+are computed with the batch, by one more forward with the same kernels as the policy's.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tasks.dpo.training.train_config import ReferenceUpdate
 
 
 class MovingReference:
-    """The adapters that stand for the reference, and when they change.
+    """The reference's adapters, and when they change.
 
     Args:
         parameters: The policy's adapters.
-        update: How they move.
+        update: How the reference moves.
         steps_per_epoch: Optimizer steps of one epoch.
 
     Attributes:
-        values: The reference's adapters, in the order of the policy's; empty while the fixed reference holds.
+        values: The reference's adapters, in the order of the policy's; empty while the fixed reference is used.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], update: ReferenceUpdate, steps_per_epoch: int) -> None:
@@ -44,12 +44,12 @@ class MovingReference:
         return bool(self.values)
 
     def restore(self, values: Sequence[Tensor]) -> None:
-        """Put back what a checkpoint held."""
+        """Restore the reference's adapters of a checkpoint."""
         self.values = [value.to(p.device, copy=True) for value, p in zip(values, self._parameters, strict=True)]
 
     @torch.no_grad()
     def before(self, step: int) -> None:
-        """Take note that optimizer step ``step``, counted from 0, is about to be done."""
+        """Move the reference if it moves before optimizer step ``step``, counted from 0."""
         if self._update.mode == "epoch" and step and step % self._steps_per_epoch == 0:
             self.values = self._copies()
         elif self._update.mode == "moving" and step and step % self._update.every_steps == 0:
@@ -67,11 +67,12 @@ class MovingReference:
 
     @contextlib.contextmanager
     def _in_place(self) -> Iterator[None]:
-        own = [parameter.data for parameter in self._parameters]
+        """Give the model the reference's adapters for a block."""
+        policy = [parameter.data for parameter in self._parameters]
         for parameter, value in zip(self._parameters, self.values, strict=True):
             parameter.data = value
         try:
             yield
         finally:
-            for parameter, value in zip(self._parameters, own, strict=True):
+            for parameter, value in zip(self._parameters, policy, strict=True):
                 parameter.data = value

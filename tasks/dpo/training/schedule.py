@@ -14,7 +14,7 @@ from tasks.dpo.training.train_config import TrainConfig
 def learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Any:
     """Return the learning rate as a pure function of the step (from 0), after transformers' schedules.
 
-    Warm-up is counted from 1, so that the first step moves; nothing has to be saved or restored.
+    Warm-up counts steps from 1, so the first step's rate is above 0. A checkpoint needs no state of it.
     """
     warmup = math.ceil(steps * config.warmup_share)
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule

@@ -1,1 +1,1 @@
-"""Readers of what the earlier stages wrote, strict about every key."""
+"""Readers of the outputs of the earlier stages; a missing or wrong key is an error."""

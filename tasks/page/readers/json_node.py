@@ -1,4 +1,4 @@
-"""Strict reading of what other stages wrote: a missing or wrong value is named by file and key."""
+"""Strict readers of JSON and CSV files; the error of a missing or wrong value names file and key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tasks.core.json_lines import read_json_lines
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A JSON object together with where it stands.
+    """A JSON object and its origin.
 
     Attributes:
         values: The object's keys and values.
-        where: Its file, and the keys that lead to it: what an error names.
-        stage: The stage that wrote it: what an error says to run again.
+        where: Its file and the keys that lead to it, for error messages.
+        stage: The stage that wrote it and that an error message says to run again.
     """
 
     values: Mapping[str, Any]
@@ -33,13 +33,13 @@ class Node:
         return ArtifactError(f"`{key}` {what} in {self.where}", f"run `dvc repro -f {self.stage}`")
 
     def get(self, key: str) -> Any:
-        """Return the value of ``key``, which must be there; it may be null."""
+        """Return the value of ``key``, which must exist; it may be null."""
         if key not in self.values:
             raise self.wrong(key, "is missing")
         return self.values[key]
 
     def optional(self, key: str) -> float | None:
-        """Return a finite number, or None where the key holds null."""
+        """Return a finite number, or None if the value is null."""
         value = self.get(key)
         if value is None:
             return None
@@ -55,7 +55,7 @@ class Node:
         return value
 
     def count(self, key: str) -> int:
-        """Return a whole number of things, zero or more."""
+        """Return a whole number, zero or more."""
         value = self.number(key)
         if value < 0 or value != int(value):
             raise self.wrong(key, f"is {value!r}, not a count,")
@@ -76,16 +76,16 @@ class Node:
         return Node(value, f"{self.where} → {key}", self.stage)
 
     def maybe(self, key: str) -> Node | None:
-        """Return the object under ``key``, or None where it is null."""
+        """Return the object under ``key``, or None if it is null."""
         return None if self.get(key) is None else self.node(key)
 
     def nodes(self) -> dict[str, Node]:
-        """Return every value, all of which must be objects, under its key."""
+        """Return all values by their keys; each must be an object."""
         return {key: self.node(key) for key in self.values}
 
 
 def read_node(path: Path, stage: str) -> Node:
-    """Read a JSON file that holds one object, which ``stage`` wrote."""
+    """Read a JSON file of ``stage`` that holds one object."""
     return _as_node(read_json(path), str(path), stage)
 
 
@@ -113,7 +113,7 @@ def read_columns(path: Path, names: tuple[str, ...], stage: str) -> dict[str, li
 
 
 def _cell(text: str | None) -> float | str | None:
-    """Return a cell's number, or the text itself when it is none."""
+    """Return the number in a cell, its text if it is not a number, or None if it is empty."""
     try:
         return float(text) if text else None
     except ValueError:

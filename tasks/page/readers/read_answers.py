@@ -1,4 +1,4 @@
-"""Reads the answers: statistics a side, their lengths, and examples picked by a rule that cannot flatter."""
+"""Reads the answers: statistics of each side, lengths, and examples chosen independently of the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BEFORE, AFTER = "reference", "policy"
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The lines of `responses.jsonl`, held by side.
+    """The lines of `responses.jsonl`, by side.
 
     Attributes:
         texts: The first sample of each (prompt_id, side): its text, and whether the length limit cut it.
@@ -30,9 +30,9 @@ class Answers:
 
 
 def read_answers(tokens: Path, responses: Path, winrate: Path, drawn: int, lost: int) -> AnswerFacts:
-    """Read the answers of both sides, and pick ``drawn`` prompts blindly and up to ``lost`` lost ones.
+    """Read the answers of all sides, and choose ``drawn`` prompts blindly and up to ``lost`` more that were lost.
 
-    A prompt's id is a hash of its text, so the smallest ids are a draw in which no result has a say.
+    A prompt's id is a hash of its text, so taking the smallest ids is a draw that does not depend on the results.
 
     Raises:
         ArtifactError: A folder is unfinished or damaged, a line lacks a key, or a prompt lacks an answer.
@@ -40,6 +40,7 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, drawn: int, lost:
     read_manifest(tokens, "encode")
     read_manifest(responses, "respond")
     answers = _read_responses(responses / "responses.jsonl")
+
     scores = {row.text("prompt_id"): row.optional("score") for row in read_lines(winrate / "scores.jsonl", "winrate")}
     ids = sorted(scores)
     blind = ids[:drawn]
@@ -47,6 +48,7 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, drawn: int, lost:
     wanted = {*blind, *losses}
     prompts = {row.text("prompt_id"): row for row in read_lines(tokens / "prompts.jsonl", "encode")}
     shown = {name: _example(name, prompts, answers, scores[name]) for name in wanted}
+
     empty = np.zeros(0, dtype=np.int64)
     metrics = read_node(responses / "metrics.json", "respond")
     return AnswerFacts(
@@ -97,9 +99,9 @@ def _example(name: str, prompts: dict[str, Node], answers: Answers, score: float
 
 def _sides(metrics: Node, answers: Answers) -> tuple[Side, ...]:
     """Return the sides with their statistics; policy and reference first."""
-    found = metrics.node("sides").nodes()
-    order = sorted(found, key=lambda name: ((AFTER, BEFORE).index(name) if name in (AFTER, BEFORE) else 2, name))
-    return tuple(_side(name, found[name], answers.tokens.get(name)) for name in order)
+    nodes = metrics.node("sides").nodes()
+    order = sorted(nodes, key=lambda name: ((AFTER, BEFORE).index(name) if name in (AFTER, BEFORE) else 2, name))
+    return tuple(_side(name, nodes[name], answers.tokens.get(name)) for name in order)
 
 
 def _side(name: str, node: Node, tokens: Lengths | None) -> Side:

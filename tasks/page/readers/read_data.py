@@ -1,4 +1,4 @@
-"""Reads what went in: the pairs, the rows left out with their reasons, the split and the lengths."""
+"""Reads the facts about the data: rows read and left out, with reasons, the split and the lengths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGAIN = "run `dvc repro -f ingest`"
 
 
 def read_data(pairs: Path, tokens: Path) -> DataFacts:
-    """Read `data/pairs/` and `data/tokens/` into the facts of the page's first section.
+    """Read the facts about the data from `data/pairs/` and `data/tokens/`.
 
     Raises:
         ArtifactError: A folder is unfinished or damaged, or a row lacks a key.
@@ -54,18 +54,18 @@ def _counts(metrics: Node) -> dict[str, Any]:
 
 def _lengths(tokens: Path) -> np.ndarray[Any, Any]:
     """Return int32 [pairs of both sides, 3]: tokens of prompt, chosen and rejected."""
-    found = []
+    lengths = []
     for name in SPLITS:
         path = tokens / f"{name}.lengths.npy"
         try:
-            found.append(np.load(path, allow_pickle=False).reshape(-1, 3))
+            lengths.append(np.load(path, allow_pickle=False).reshape(-1, 3))
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{path} cannot be read ({error})", "run `dvc repro -f encode`") from None
-    return np.concatenate(found)
+    return np.concatenate(lengths)
 
 
 def _reasons(rows: Iterable[Node], origin: str) -> tuple[Reason, ...]:
-    """Count rows by reason, most frequent first; ``origin`` is the key that says where a row came from."""
+    """Count rows by reason, most frequent first; ``origin`` is the key of a row's source."""
     counts: Counter[str] = Counter()
     first: dict[str, tuple[str, str]] = {}
     for row in rows:

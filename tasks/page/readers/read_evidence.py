@@ -22,6 +22,7 @@ def read_evidence(winrate: Path) -> EvidenceFacts:
     controlled, refusal = _length_controlled(metrics.node("length_controlled"))
     control = metrics.maybe("control")
     champion = metrics.node("champion") if "champion" in metrics.values else None
+
     return EvidenceFacts(
         prompts=metrics.count("prompts"),
         confidence=1 - (metrics.number("alpha") if "alpha" in metrics.values else 0.05),
@@ -53,7 +54,7 @@ def _rate(node: Node) -> Rate:
 
 
 def _length_controlled(node: Node) -> tuple[Rate | None, str]:
-    """Return the rate, or None and the reason why there is none."""
+    """Return the rate and an empty text, or None and the reason why there is no rate."""
     if "refused" in node.values:
         return None, node.text("refused")
     return _rate(node), ""
@@ -69,7 +70,7 @@ def _guard(name: str, node: Node) -> Guard:
 
 
 def _plain(value: Any) -> str:
-    """Return a guard's value or limit as text: a number to four digits, a list as a range."""
+    """Return a guard's value or limit as text: a number with four digits, a list as a range."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -83,5 +84,5 @@ def _plain(value: Any) -> str:
 
 def _slices(node: Node) -> tuple[SliceRate, ...]:
     """Return the slices, largest first."""
-    found = [SliceRate(name, part.count("prompts"), _rate(part)) for name, part in node.nodes().items()]
-    return tuple(sorted(found, key=lambda part: (-part.prompts, part.name)))
+    slices = [SliceRate(name, part.count("prompts"), _rate(part)) for name, part in node.nodes().items()]
+    return tuple(sorted(slices, key=lambda part: (-part.prompts, part.name)))

@@ -1,4 +1,4 @@
-"""Reads what the result rests on: digests of every input folder, and the params that made them."""
+"""Reads the lineage: digests of the input folders, and the params that made them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ SECTIONS = ("base", "ingest", "encode", "train", "respond", "winrate")
 
 
 def read_base(folder: Path) -> BaseFacts:
-    """Read `data/base/`, naming a folder by its last part: a machine's path says nothing to others."""
+    """Read `data/base/`; a local folder is named by the last part of its path."""
     base = BaseModel.open(folder, check_files=False)
     name = base.source if base.kind == "hub" else PurePath(base.source).name
     return BaseFacts(base.kind, name, base.revision, base.digest, base.quantise)
 
 
 def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], params: Mapping[str, Any]) -> Lineage:
-    """Collect digests and params, and check that all folders come from one run of the pipeline.
+    """Collect digests and params, and check that all folders are from one run of the pipeline.
 
     Args:
         base: The base model.
-        folders: By the name under which later stages record it: the stage that wrote a folder, and the folder.
-        params: params.yaml's sections; those in :data:`SECTIONS` are shown where they are there.
+        folders: By the name under which later stages record a folder: the stage that wrote it, and the folder.
+        params: The sections of params.yaml; those in :data:`SECTIONS` are shown.
 
     Raises:
-        ArtifactError: A folder is unfinished or damaged, or was made from others than these.
+        ArtifactError: A folder is unfinished or damaged, or was made from other inputs than these.
     """
     digests = {name: manifest_digest(folder, stage) for name, (stage, folder) in folders.items()}
     inputs = {name: read_manifest(folder, stage).get("inputs", {}) for name, (stage, folder) in folders.items()}
     for name, recorded in inputs.items():
         _check_origin(folders[name], recorded, {"base": base.digest} | digests)
+
     reference = inputs["adapter"].get("reference")
     return Lineage(
         digests=(*digests.items(), *([("reference", str(reference))] if reference else [])),
@@ -47,7 +48,7 @@ def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], param
 
 
 def _check_origin(made: tuple[str, Path], recorded: Mapping[str, Any], present: Mapping[str, str]) -> None:
-    """Refuse a folder whose recorded inputs are not the ones at hand: a page must not mix two runs."""
+    """Refuse a folder that was made from other inputs than the present ones: a page must not mix two runs."""
     stage, folder = made
     for name in sorted(recorded.keys() & present.keys()):
         if recorded[name] != present[name]:
@@ -65,8 +66,8 @@ def _lines(section: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _hub_datasets(ingest: Any) -> tuple[str, ...]:
-    """Return the ids of the hub's data sets among `ingest.sources` (`hub:ORG/NAME@REVISION`)."""
+    """Return the ids of the hub data sets in `ingest.sources` (`hub:ORG/NAME@REVISION`)."""
     sources = ingest.get("sources") if isinstance(ingest, dict) else None
     texts = [sources] if isinstance(sources, str) else sources or []
-    found = [text.removeprefix("hub:").split("@")[0].split("#")[0] for text in texts if str(text).startswith("hub:")]
-    return tuple(dict.fromkeys(found))
+    names = [text.removeprefix("hub:").split("@")[0].split("#")[0] for text in texts if str(text).startswith("hub:")]
+    return tuple(dict.fromkeys(names))

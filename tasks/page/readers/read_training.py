@@ -1,4 +1,4 @@
-"""Reads how training went: the curves and the held-out measures before and after."""
+"""Reads the facts about training: its curves, and the held-out measures before and after."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _curves(path: Path) -> dict[str, Curve]:
 
 
 def thin(points: Curve, most: int = _MOST_POINTS) -> Curve:
-    """Return at most ``most`` points: means over runs of neighbours, so that a long run stays a small page."""
+    """Return at most ``most`` points, each the mean of neighbouring ones, which keeps the page of a long run small."""
     run = -(-len(points) // most)
     if run <= 1:
         return points

@@ -80,11 +80,13 @@ def assemble(prompt: Ids, chosen: Ids, rejected: Ids, rules: TokenRules) -> Asse
     boundary = min(common_prefix(prompt, chosen), common_prefix(prompt, rejected))
     if boundary == 0:
         raise PairDropped("no_prompt_token", "no token stands before the replies; the first would have no prediction")
+
     stops = len(eos_positions(prompt, rules))
     first = _close("chosen", chosen, boundary, stops, rules)
     second = _close("rejected", rejected, boundary, stops, rules)
     if not rules.is_cut:
         _check_lengths(boundary, first, second, rules)
+
     before = cut_prompt(prompt[:boundary], rules)
     row = TokenRow(before, first[: rules.max_completion], second[: rules.max_completion])
     if np.array_equal(row.chosen, row.rejected):
@@ -116,7 +118,7 @@ def cut_prompt(ids: Ids, rules: TokenRules) -> Ids:
     """Return the last ``max_prompt`` tokens of a prompt; a BOS keeps its place in front of them."""
     if len(ids) <= rules.max_prompt:
         return ids
-    # an id that comes again inside the prompt opens turns, and is no beginning of the text to be kept
+    # a BOS that comes again inside the prompt opens turns: then it does not mark the beginning of the text
     if ids[0] == rules.bos_id and np.count_nonzero(ids == rules.bos_id) == 1:
         return np.concatenate([ids[:1], ids[len(ids) - rules.max_prompt + 1 :]])
     return ids[len(ids) - rules.max_prompt :]
@@ -142,8 +144,8 @@ def _close(name: str, branch: Ids, boundary: int, stops_before: int, rules: Toke
     if ends_itself:
         return branch[boundary:]
     if extra != rules.turn_ends:
-        found = f"{name} has {extra} tokens that stop generation behind the prompt"
-        raise PairDropped("eos_in_reply", f"{found}, where the template writes {rules.turn_ends}")
+        count = f"{name} has {extra} tokens that stop generation behind the prompt"
+        raise PairDropped("eos_in_reply", f"{count}, where the template writes {rules.turn_ends}")
     if extra > 0:
         return branch[boundary : int(stops[-extra]) + 1]
     return np.concatenate([branch[boundary:], np.array([rules.eos_id], dtype=np.int32)])

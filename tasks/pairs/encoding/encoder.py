@@ -1,4 +1,4 @@
-"""Pairs to tokens: rendering, tokenising in batches on all cores, and the rows that come of it."""
+"""From pairs to token rows: rendering, tokenising in batches on all cores, assembling."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class EncodeConfig(Section, path="encode"):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedPair:
-    """What became of one pair.
+    """The result of encoding one pair.
 
     Attributes:
         pair: The pair.
@@ -70,7 +70,7 @@ class EncodedPair:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderFacts:
-    """What an encoder says of itself, as plain values.
+    """Facts about an encoder, as plain values.
 
     Attributes:
         kind: Of its template: `auto`, `plain`, `file`, or `none` where there is none.
@@ -97,7 +97,7 @@ class EncoderFacts:
         return canonical_json(dataclasses.asdict(self))
 
     def warn(self) -> None:
-        """Say what may be meant otherwise."""
+        """Warn of what may be a mistake."""
         if self.lacks_bos:
             _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
 
@@ -156,7 +156,7 @@ class PairEncoder:
 
     @cached_property
     def facts(self) -> EncoderFacts:
-        """What this encoder says of itself."""
+        """Facts about this encoder."""
         return EncoderFacts(
             kind=self.template.kind if self.template else "none",
             template=self.template.jinja if self.template else None,
@@ -217,7 +217,7 @@ class PairEncoder:
         if not texts:
             return []
         unique = list(dict.fromkeys(texts))  # many pairs can share a prompt
-        found = self._tokenizer(
+        encoded = self._tokenizer(
             unique,
             add_special_tokens=False,
             padding=False,
@@ -226,7 +226,7 @@ class PairEncoder:
             return_token_type_ids=False,
             verbose=False,
         )
-        known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, found["input_ids"], strict=True)}
+        known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, encoded["input_ids"], strict=True)}
         return [known[text] for text in texts]
 
     def _assemble(self, pair: Pair, texts: _Rendered, *tokens: Ids) -> EncodedPair:
@@ -245,10 +245,10 @@ def _texts(rendered: _Rendered) -> tuple[str, str, str]:
 
 def _eos_ids(tokenizer: Any, more: Iterable[int]) -> tuple[int, ...]:
     """Return all ids that stop generation, the tokenizer's own first."""
-    own = tokenizer.eos_token_id
+    eos_id = tokenizer.eos_token_id
     size = len(tokenizer)
-    others = sorted({token for token in more if 0 <= token < size} - {own})
-    every = ([] if own is None else [own]) + others
+    others = sorted({token for token in more if 0 <= token < size} - {eos_id})
+    every = ([] if eos_id is None else [eos_id]) + others
     if not every:
         raise ConfigError("the base model's tokenizer has no EOS token, so no reply could end", "choose another base")
     return tuple(every)

@@ -1,4 +1,4 @@
-"""Encoding that asks a store of rows first: only pairs that were never encoded this way reach the tokenizer.
+"""Encoding that looks rows up in a store first: only pairs that were never encoded this way reach the tokenizer.
 
 A row's key is the hash of the pair's text and of all that makes tokens of it: the tokenizer's files, the
 params, the code and the libraries. So nothing in the store can be stale, and with every row known the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.files import code_digest, digest_of
+from tasks.core.versions import versions
 from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches
 from tasks.pairs.encoding.rowcode import pack, pack_text, unpack, unpack_text
 from tasks.pairs.encoding.template import template_content
@@ -50,7 +50,7 @@ def encoding_identity(tokenizer: Mapping[str, str], eos_ids: Sequence[int], conf
             "eos_ids": list(eos_ids),
             "config": dataclasses.asdict(config) | {"chat_template": template_content(config.chat_template)},
             "code": code_digest(_ROOM),
-            "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "libraries": versions(_LIBRARIES),
         }
     )
 
@@ -79,10 +79,10 @@ class RecallingEncoder:
 
     @cached_property
     def facts(self) -> EncoderFacts:
-        """What the encoder says of itself, from the store where that has it."""
+        """Facts about the encoder, from the store if it has them."""
         key = self._keys(["facts"])
-        if self._rows is not None and (found := self._rows.get(key)).mask[0]:
-            return EncoderFacts.from_json(unpack_text(found.values(0)))
+        if self._rows is not None and (stored := self._rows.get(key)).mask[0]:
+            return EncoderFacts.from_json(unpack_text(stored.values(0)))
         self._keep(key, [pack_text(self._encoder.facts.to_json())])
         return self._encoder.facts
 
@@ -115,8 +115,8 @@ class RecallingEncoder:
         """Return what the store has of each pair."""
         if self._rows is None:
             return [None] * len(pairs)
-        found = self._rows.get(keys)
-        return [unpack(pair, found.values(i)) if found.mask[i] else None for i, pair in enumerate(pairs)]
+        stored = self._rows.get(keys)
+        return [unpack(pair, stored.values(i)) if stored.mask[i] else None for i, pair in enumerate(pairs)]
 
     def _keep(self, keys: _Keys, rows: Iterable[Ids]) -> None:
         """Hold rows for the store; many go there at once."""

@@ -1,4 +1,4 @@
-"""What became of one pair as a row of whole numbers, for a store that keeps such rows.
+"""The result of encoding one pair as a row of integers, for a store of such rows.
 
     kept:    0, flags, P, C, R, prompt, chosen, rejected, and where the boundary shifted the prompt to go on from
     dropped: 1 + the reason's place in DROP_REASONS, flags, 0, 0, 0, the detail as UTF-8 bytes
@@ -21,7 +21,7 @@ _RERENDERED, _SHIFTED, _CUT_PROMPT, _CUT_CHOSEN, _CUT_REJECTED = (1 << bit for b
 
 
 def pack(encoded: EncodedPair) -> Ids:
-    """Return what :func:`unpack` makes ``encoded`` from, the pair itself left out: int32 of one dimension."""
+    """Return a row of int32 that :func:`unpack` turns back into ``encoded``, given the pair."""
     rerendered = _RERENDERED * encoded.is_rerendered
     made = encoded.made
     if made is None:
@@ -36,7 +36,7 @@ def pack(encoded: EncodedPair) -> Ids:
 
 
 def unpack(pair: Pair, values: Ids) -> EncodedPair:
-    """Return what became of ``pair``, with views into ``values``.
+    """Return the result of encoding ``pair``, with views into ``values``.
 
     Raises:
         ValueError: ``values`` is no such row.

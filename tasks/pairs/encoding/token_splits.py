@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import IO, Any
 
 from tasks.core.errors import DataError
+from tasks.core.json_lines import json_line
 from tasks.pairs.encoding.encoder import EncodedPair, in_batches, to_tokens
 from tasks.pairs.encoding.prompts import PromptWriter
 from tasks.pairs.encoding.recall import LOOKUP, RecallingEncoder
@@ -71,4 +71,4 @@ def _list_dropped(stream: IO[str], split: str, encoded: EncodedPair) -> None:
     if encoded.made is not None:
         return
     line = {"pair_id": encoded.pair.pair_id, "split": split, "reason": encoded.reason, "detail": encoded.detail[:200]}
-    stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+    stream.write(json_line(line))

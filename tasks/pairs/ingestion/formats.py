@@ -22,7 +22,7 @@ _LONGEST_CELL = 1 << 28  # characters; the csv module's own limit of 131,072 is 
 
 @dataclasses.dataclass(frozen=True)
 class RawRow:
-    """One row as it was found: where, its value, and what is broken about it (None: nothing)."""
+    """One row as it was read: where it is, its value, and its fault (None: it has none)."""
 
     where: str
     value: Any
@@ -120,8 +120,8 @@ def _parquet(path: Path, name: str) -> Iterator[RawRow]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is not a readable Parquet file ({told})", "fetch or write it again") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} is not a readable Parquet file ({reason})", "fetch or write it again") from None
 
 
 def _csv(path: Path, name: str) -> Iterator[RawRow]:

@@ -39,16 +39,16 @@ def parse_hub(text: str) -> HubDataset:
         ConfigError: It is malformed, or its revision is not a commit; the message gives the commit
             that the branch stands at now, when the hub can be asked.
     """
-    found = _FORM.fullmatch(text)
-    if not found:
+    match = _FORM.fullmatch(text)
+    if not match:
         raise ConfigError(
             f"`ingest.sources` has {text!r}", "write hub:ORG/NAME@REVISION or hub:ORG/NAME@REVISION#SPLIT"
         )
-    name, revision = found["name"], found["revision"] or ""
+    name, revision = match["name"], match["revision"] or ""
     if not _COMMIT.fullmatch(revision):
-        told = f"moves with `{revision}`" if revision else "names no revision"
-        raise ConfigError(f"`ingest.sources`: {text!r} {told}", _pin_advice(name, revision, text))
-    return HubDataset(name, revision, found["config"], found["split"] or "train")
+        fault = f"moves with `{revision}`" if revision else "names no revision"
+        raise ConfigError(f"`ingest.sources`: {text!r} {fault}", _pin_advice(name, revision, text))
+    return HubDataset(name, revision, match["config"], match["split"] or "train")
 
 
 def _pin_advice(name: str, revision: str, text: str) -> str:

@@ -53,26 +53,26 @@ class Intake:
             DataError: A source cannot be read, or none of its rows has a column that is needed.
         """
         for source in sources:
-            found = _ColumnCheck(source.name)
+            check = _ColumnCheck(source.name)
             for row in source.read():
                 self.rows += 1
                 self.rows_by_source[source.name] += 1
-                yield from self._take(row, found)
-            found.finish()
+                yield from self._take(row, check)
+            check.finish()
 
-    def _take(self, row: RawRow, found: _ColumnCheck) -> Iterator[Pair | Rejection]:
+    def _take(self, row: RawRow, check: _ColumnCheck) -> Iterator[Pair | Rejection]:
         if isinstance(row.value, dict):
-            found.see(row.value, self._where)
+            check.see(row.value, self._where)
             if not _matches(row.value, self._where):
                 self.filtered += 1
-                found.filtered += 1
+                check.filtered += 1
                 return
         taken = parse_row(row, self._columns)
         if isinstance(taken, Pair):
             taken = self._compare(taken)
         if isinstance(taken, Rejection):
             self.rejected[taken.reason] += 1
-            found.lack(taken.column)
+            check.lack(taken.column)
         yield taken
 
     def _compare(self, pair: Pair) -> Pair | Rejection:
@@ -80,11 +80,11 @@ class Intake:
         numbers = (pair.weight, pair.margin)
         if pair.pair_id in self._seen:
             earlier = self._unusual.get(pair.pair_id, _USUAL)
-            told = f"pair {pair.pair_id} stands in an earlier row"
+            detail = f"pair {pair.pair_id} stands in an earlier row"
             if numbers == earlier:
-                return Rejection(pair.source, "duplicate", told)
-            told += " with weight {:g} and margin {:g}; here they are {:g} and {:g}".format(*earlier, *numbers)
-            return Rejection(pair.source, "duplicate_differs", told)
+                return Rejection(pair.source, "duplicate", detail)
+            detail += " with weight {:g} and margin {:g}; here they are {:g} and {:g}".format(*earlier, *numbers)
+            return Rejection(pair.source, "duplicate_differs", detail)
         if pair.swapped_id in self._seen:
             self.contradicting.update((pair.pair_id, pair.swapped_id))
         self._seen.add(pair.pair_id)
@@ -140,8 +140,8 @@ class _ColumnCheck:
         absent = [name for name, count in self.unfiltered.items() if count == self.objects > 0]
         absent += [name for name, count in self.lacking.items() if count == parsed]
         if absent:
-            found = ", ".join(self.columns)
-            raise DataError(f"{self.source} has no column `{absent[0]}` (it has: {found})", self._advice(absent[0]))
+            names = ", ".join(self.columns)
+            raise DataError(f"{self.source} has no column `{absent[0]}` (it has: {names})", self._advice(absent[0]))
 
     def _advice(self, name: str) -> str:
         if name in self.unfiltered:

@@ -1,4 +1,4 @@
-"""From a row as somebody published it to a pair, or to the one reason why it is none.
+"""From a row as it was published to a pair, or to the one reason why it holds none.
 
 Understood are: prompt, chosen and rejected as text; as message lists (role and content, or ShareGPT's
 from and value, with `conversations` for the prompt); message lists without a prompt, which share
@@ -188,8 +188,8 @@ def _weight(row: dict[str, Any], columns: Columns) -> float:
     """Return how much the row counts; 1 where it does not say."""
     value = _number(row, columns.weight, Columns.weight, "bad_weight")
     if value is not None and value < _SMALLEST:
-        told = f"`{columns.weight}` is {value}, and a weight is above 0: a row that should not count is left out"
-        raise _Refused("bad_weight", told)
+        detail = f"`{columns.weight}` is {value}, and a weight is above 0: a row that should not count is left out"
+        raise _Refused("bad_weight", detail)
     return 1.0 if value is None else value
 
 
@@ -212,7 +212,7 @@ def _number(row: dict[str, Any], column: str | None, usual: str | None, reason: 
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not abs(number) <= _LARGEST:  # nor is NaN
+    if not abs(number) <= _LARGEST:  # NaN is refused too
         raise _Refused(reason, f"`{column}` is {_short(value)}, and no finite number of 32 bits")
     return number
 

@@ -26,34 +26,34 @@ _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice
 
 @dataclasses.dataclass
 class Numbers:
-    """What stands in a column of numbers that rows may lack.
+    """Statistics of an optional column of numbers.
 
     Attributes:
-        usual: The number of a row that lacks it.
-        found: How many rows have another.
+        usual: The number of a row that has none.
+        unusual: How many rows have another number.
     """
 
     usual: float
-    found: int = 0
+    unusual: int = 0
     total: float = 0.0
     smallest: float = math.inf
     largest: float = -math.inf
 
     def add(self, values: list[float]) -> None:
         """Count some rows."""
-        self.found += sum(value != self.usual for value in values)
+        self.unusual += sum(value != self.usual for value in values)
         self.total = math.fsum([self.total, *values])
         self.smallest, self.largest = min([self.smallest, *values]), max([self.largest, *values])
 
     def metrics(self, rows: int) -> dict[str, Any]:
         """Return how many of ``rows`` have another number than the usual one, and the spread over all of them."""
         spread = {"min": self.smallest, "mean": self.total / max(rows, 1), "max": self.largest}
-        return {"pairs": self.found, **{name: float(f"{value:.6g}") for name, value in spread.items()}}
+        return {"pairs": self.unusual, **{name: float(f"{value:.6g}") for name, value in spread.items()}}
 
 
 @dataclasses.dataclass
 class Sorted:
-    """What became of the distinct pairs: counts by side, and how long their texts are."""
+    """Counts over the distinct pairs by side, and the lengths of their texts."""
 
     pairs: Counter[str] = dataclasses.field(default_factory=Counter)
     prompts: dict[str, set[str]] = dataclasses.field(default_factory=lambda: {side: set() for side in SIDES})
@@ -86,8 +86,8 @@ class Sorted:
             "prompts": {side: len(self.prompts[side]) for side in SIDES},
             "characters_mean": {name: round(self.characters[name] / total, 2) for name in ("chosen", "rejected")},
             "chosen_longer_share": round(self.chosen_longer / total, 4),
-            **({"weight": self.weights.metrics(total)} if self.weights.found else {}),
-            **({"margin": self.margins.metrics(total)} if self.margins.found else {}),
+            **({"weight": self.weights.metrics(total)} if self.weights.unusual else {}),
+            **({"margin": self.margins.metrics(total)} if self.margins.unusual else {}),
             "slices": {name: {side: self.slices[side][name] for side in SIDES} for name in names[:_MOST_SLICES]},
             "slices_found": len(names),
         }
@@ -105,15 +105,15 @@ def sort_pairs(
     Args:
         spill: All distinct pairs, with :data:`HELD_OUT` behind the schema.
         folder: Where the two files go.
-        contradicting: Ids of pairs to leave out as contradictions; each is told to ``reject``.
+        contradicting: Ids of pairs to leave out as contradictions; each is passed to ``reject``.
         kept: Ids of the pairs within the limit; None for no limit.
-        reject: Takes note of a rejected row.
+        reject: Records a rejected row.
     """
     result = Sorted()
     with PairWriter(folder / "train.parquet") as train, PairWriter(folder / "test.parquet") as test:
         for batch in read_batches(spill):
             ids: list[str] = batch.column("pair_id").to_pylist()
-            _tell_contradictions(batch, ids, contradicting, reject)
+            _reject_contradictions(batch, ids, contradicting, reject)
             stays = [name not in contradicting and (kept is None or name in kept) for name in ids]
             result.over_limit += sum(name not in contradicting for name in ids) - sum(stays)
             held_out: list[bool] = batch.column(HELD_OUT.name).to_pylist()
@@ -125,7 +125,7 @@ def sort_pairs(
     return result
 
 
-def _tell_contradictions(
+def _reject_contradictions(
     batch: pa.RecordBatch, ids: list[str], contradicting: Collection[str], reject: Callable[[Rejection], None]
 ) -> None:
     if not contradicting:

@@ -46,17 +46,17 @@ def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) ->
         ConfigError: A source is of a kind that is not read here, or is not pinned.
         DataError: A file is missing or of no known form, or a glob matches nothing.
     """
-    found: list[Source] = []
+    sources: list[Source] = []
     for text in texts:
         if made and text in made:
-            found.append(made[text])
+            sources.append(made[text])
         elif text.startswith(PREFIX):
-            found.append(_hub_source(text))
+            sources.append(_hub_source(text))
         elif "://" in text:
             raise ConfigError(f"`ingest.sources`: {text!r} is not read directly, for it can move", _import_advice(text))
         else:
-            found.extend(_file_source(path) for path in _match(text))
-    return found
+            sources.extend(_file_source(path) for path in _match(text))
+    return sources
 
 
 def rows_source(rows: Iterable[Any], name: str = "rows") -> Source:

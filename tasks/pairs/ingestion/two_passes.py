@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.settle import HELD_OUT, Sorted, sort_pairs, within_limit
 from tasks.pairs.ingestion.sources import Source
@@ -63,7 +63,7 @@ def second_pass(
 def write_rejection(stream: IO[str], rejection: Rejection) -> None:
     """Write a rejected row to rejects.jsonl."""
     line = {"source": rejection.source, "reason": rejection.reason, "detail": rejection.detail[:200]}
-    stream.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+    stream.write(json_line(line))
 
 
 def account(intake: Intake, result: Sorted, drops_contradictions: bool) -> dict[str, Any]:

@@ -216,6 +216,7 @@ def _fault(pairs: TokenPairs) -> str | None:
         return f"ids are {pairs.ids.dtype} and lengths {pairs.lengths.dtype}, not int32"
     if pairs.ids.ndim != 1 or pairs.lengths.shape != (n, 3):
         return f"ids have shape {pairs.ids.shape} and lengths {pairs.lengths.shape}"
+
     expected: dict[str, npt.DTypeLike] = {
         "pair_ids": KEY_TYPE,
         "prompt_ids": KEY_TYPE,
@@ -226,6 +227,7 @@ def _fault(pairs: TokenPairs) -> str | None:
         array = getattr(pairs, name)
         if array.shape != (n,) or array.dtype != kind:
             return f"{name} are {array.dtype} of shape {array.shape}, not {np.dtype(kind)} of ({n},)"
+
     if not (np.isfinite(pairs.margins).all() and np.isfinite(pairs.weights).all() and (pairs.weights > 0).all()):
         return "a weight is no finite number above 0, or a margin none at all"
     if n == 0 or int(pairs.lengths.min()) < 1:

@@ -13,13 +13,14 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tasks.core.section import Section, at_least, between
 from tasks.registry.log.evidence import Evidence
 
 PROMOTE, KEEP, INCONCLUSIVE = "promote", "keep", "inconclusive"
 EVEN = 0.5  # the win rate of two equals
+MIN_COVERAGE = 0.98  # smallest share of prompts with a verdict; a missing verdict counts as a loss
 _NORMAL_FROM = 100  # prompts from which the normal approximation stands alone
 
 
@@ -31,14 +32,14 @@ class GateConfig(Section, path="register.gate"):
         alpha: The chance, over all looks at much the same prompts, of promoting what is not better.
         margin: How far above one half the bound must lie, in win rate.
         tolerance: How far the bound against the reference may lie below the champion's own.
-        min_coverage: The smallest share of prompts with a verdict.
         min_shared_prompts: The fewest prompts on which candidate and champion may be compared.
     """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {"min_coverage": f"delete it: the limit is {MIN_COVERAGE}"}
 
     alpha: Annotated[float, between(0, EVEN, "()", "for example 0.05")] = 0.05
     margin: Annotated[float, between(0, EVEN, "[)")] = 0.0
     tolerance: Annotated[float, between(0, 1)] = 0.02
-    min_coverage: Annotated[float, between(0, 1)] = 0.98
     min_shared_prompts: Annotated[int, at_least(1)] = 50
 
 
@@ -96,7 +97,7 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
     level = spent_alpha(config.alpha, attempts)
     findings = [_against_opponent(evidence, champion, attempts, level, config)]
     findings += [] if champion is None else [_against_slide(evidence, champion, config)]
-    findings += [_coverage(evidence, config), *_guards(evidence)]
+    findings += [_coverage(evidence), *_guards(evidence)]
     outcomes = {finding.outcome for finding in findings}
     outcome = KEEP if KEEP in outcomes else INCONCLUSIVE if INCONCLUSIVE in outcomes else PROMOTE
     scores = evidence.credits()
@@ -230,11 +231,11 @@ def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -
     return Finding(outcome, reason, {"champion_lower_bound": round(theirs, 6), "floor": round(floor, 6)})
 
 
-def _coverage(evidence: Evidence, config: GateConfig) -> Finding:
+def _coverage(evidence: Evidence) -> Finding:
     """Ask for enough verdicts; more of them could change the answer, so too few is inconclusive."""
-    is_met = evidence.coverage >= config.min_coverage
+    is_met = evidence.coverage >= MIN_COVERAGE
     said = "reaches" if is_met else "is below"
-    reason = f"coverage {evidence.coverage:.4f} {said} {config.min_coverage:.4f}; missing verdicts count as losses"
+    reason = f"coverage {evidence.coverage:.4f} {said} {MIN_COVERAGE:.4f}; missing verdicts count as losses"
     return Finding(PROMOTE if is_met else INCONCLUSIVE, reason, {"coverage": round(evidence.coverage, 6)})
 
 

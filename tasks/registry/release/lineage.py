@@ -15,8 +15,9 @@ from tasks.core import paths
 from tasks.core.errors import ArtifactError
 from tasks.core.files import manifest_digest, read_json, read_manifest
 from tasks.core.params import parse_params
+from tasks.core.versions import versions
 from tasks.registry.log.names import is_digest
-from tasks.telemetry.provenance import git_revision, versions
+from tasks.telemetry.provenance import git_revision
 
 _HASHES = ("md5", "etag", "version_id", "checksum")  # by which DVC names content, local or remote
 
