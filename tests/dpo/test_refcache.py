@@ -195,7 +195,7 @@ def test_a_reference_of_another_base_is_refused(scored: ScoredPairs, tmp_path: P
 def test_a_reference_with_holes_is_refused(scored: ScoredPairs, tmp_path: Path, hole: float):
     logps = scored.logps.copy()
     logps[[3, 8]] = hole
-    with pytest.raises(ArtifactError, match="has 2 empty slots"):
+    with pytest.raises(ArtifactError, match="has 2 values that are NaN or infinite"):
         open_scored(PAIRS, store(tmp_path / "reference", scored, logps=logps), "train", "b")
 
 

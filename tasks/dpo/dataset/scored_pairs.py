@@ -16,7 +16,7 @@ from tasks.core.files import verify_manifest
 from tasks.dpo.dataset.blocks import Logps, Rows, completion_tokens, cuts
 from tasks.pairs.tokens.token_cache import TokenPairs
 
-_SLOTS = 1 << 24  # log-probabilities that are checked at once
+_BLOCK = 1 << 24  # log-probabilities that are checked at once
 _AGAIN = "delete data/reference and run `dvc repro reference`"
 
 
@@ -26,7 +26,7 @@ class ScoredPairs:
 
     Attributes:
         tokens: The pairs.
-        logps: float32, flat: for each row its chosen tokens, then its rejected ones.
+        logps: log π_ref, float32 [completion tokens]: of each row the chosen tokens, then the rejected ones.
     """
 
     tokens: TokenPairs
@@ -45,7 +45,7 @@ class ScoredPairs:
         return len(self.tokens)
 
     def token_logps(self, rows: Rows) -> Logps:
-        """Return log π_ref of the completion tokens of ``rows``, flat: of each row chosen, then rejected."""
+        """Return log π_ref of the completion tokens of ``rows``, float32 [their number]: of each row chosen first."""
         lengths = completion_tokens(self.tokens)[rows]
         return np.asarray(self.logps[ragged.spans(self._begins[rows], lengths)])
 
@@ -74,7 +74,7 @@ def open_scored(
     adapter_digest: str | None = None,
     compute_dtype: str = "auto",
 ) -> ScoredPairs:
-    """Open `data/reference/` beside ``tokens``, memory-mapped.
+    """Open a split of `data/reference/` together with its tokens, memory-mapped.
 
     Args:
         tokens: The pairs of this split.
@@ -86,7 +86,7 @@ def open_scored(
 
     Raises:
         ArtifactError: It is missing or damaged, was computed for other tokens, another base or another adapter,
-            or in another type, or has holes.
+            or in another type, or has NaN or infinite values.
     """
     manifest = verify_manifest(folder, "reference")
     inputs = manifest.get("inputs", {})
@@ -105,8 +105,8 @@ def open_scored(
     except (ValueError, OSError, EOFError) as error:
         raise ArtifactError(f"{folder}/{split}.logps.npy cannot be read ({error})", _AGAIN) from None
     scored = ScoredPairs(tokens, logps)
-    if holes := sum(int((~np.isfinite(logps[i : i + _SLOTS])).sum()) for i in range(0, len(logps), _SLOTS)):
-        raise ArtifactError(f"{folder}/{split}.logps.npy has {holes} empty slots", _AGAIN)
+    if holes := sum(int((~np.isfinite(logps[i : i + _BLOCK])).sum()) for i in range(0, len(logps), _BLOCK)):
+        raise ArtifactError(f"{folder}/{split}.logps.npy has {holes} values that are NaN or infinite", _AGAIN)
     return scored
 
 

@@ -1,8 +1,8 @@
 """Answers sampled from the policy and from the reference: one base, its adapter switched on and off.
 
-Every token is drawn with a uniform number of its own, a pure function of (seed, side, prompt, sample,
-position). So an answer depends on nothing else than the model's probabilities: not on the batch that it
-shares, not on the number of ranks, not on what was sampled before. All sides run the same batches.
+Every token is drawn with its own uniform number, a pure function of (seed, side, prompt, sample, position). So an
+answer depends on the model's probabilities alone: not on the other rows of its batch, not on the number of ranks, not
+on what was sampled before. All sides run the same batches.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from tasks.dpo.model.threads import suited_threads
 Side = Literal["policy", "reference", "control", "champion"]
 Finish = Literal["stop", "length"]
 
-# The control is the reference once more with draws of its own: against the reference it must score one half.
+# The control is the reference again with other draws: judged against the reference it must win one half.
 SIDES: tuple[Side, ...] = ("policy", "reference", "control")
 CHAMPION: Side = "champion"
-"""PEFT's name of the adapter that the policy is compared with besides, where there is one."""
+"""PEFT's name of the champion's adapter, beside the policy's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; none of it comes from the model's own generation config.
+    """How answers are drawn; the model's own generation config has no say.
 
     Attributes:
         do_sample: Draw from the distribution; False takes the likeliest token.
@@ -68,7 +68,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sampled answer: its tokens without the end token, and whether it ended by itself."""
+    """One sampled answer: its tokens without the end token, and whether it reached an end token."""
 
     prompt_id: str
     side: Side
@@ -80,8 +80,8 @@ class Completion:
 def plan_batches(requests: Sequence[Request], max_new_tokens: int, batch_tokens: int) -> list[list[Request]]:
     """Group requests, longest first, so that rows × (longest prompt + new tokens) stays within the budget.
 
-    A pure function of its arguments: every side and every number of ranks runs the same batches. A row that
-    is longer than the budget stands alone.
+    A pure function of its arguments: every side and every number of ranks runs the same batches. A row that is longer
+    than the budget is a batch of one.
     """
     batches: list[list[Request]] = []
     for request in sorted(requests, key=lambda one: (-len(one.ids), one.prompt_id, one.sample)):
@@ -94,16 +94,16 @@ def plan_batches(requests: Sequence[Request], max_new_tokens: int, batch_tokens:
 
 
 def generate_batch(
-    model: Any, batch: Sequence[Request], sampling: Sampling, side: Side, in_step: bool = False
+    model: Any, batch: Sequence[Request], sampling: Sampling, side: Side, is_sharded: bool = False
 ) -> list[Completion]:
-    """Sample an answer for each request with ``model``, a PEFT model; off the policy's side its adapter is off.
+    """Sample an answer for each request.
 
     Args:
-        model: Policy and reference in one.
-        batch: What is answered.
-        sampling: How.
-        side: By whom.
-        in_step: All ranks are here, and go on until the last of them is done: the model is sharded.
+        model: A PEFT model, policy and reference in one: for the sides `reference` and `control` its adapter is off.
+        batch: The prompts.
+        sampling: How answers are drawn.
+        side: Who answers.
+        is_sharded: The model is shared out over the ranks: all of them call this, and go on until the last is done.
     """
     ids, mask = _left_pad(batch, sampling.eos_token_ids[0], model.device)
     plain = model.get_base_model()  # the base with the adapter's layers in place
@@ -115,8 +115,9 @@ def generate_batch(
             attention_mask=mask,
             generation_config=config,
             logits_processor=_processors(batch, sampling, side, ids.shape[1]),
-            synced_gpus=in_step,
+            synced_gpus=is_sharded,
         )
+
     return [
         _cut(request, side, row, sampling.eos_token_ids)
         for request, row in zip(batch, rows[:, ids.shape[1] :].tolist(), strict=True)
@@ -124,9 +125,9 @@ def generate_batch(
 
 
 def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
-    """Return the largest |Δlogit| between policy and reference after any prompt; 0: the adapter does nothing.
+    """Return the largest |Δlogit| between policy and reference after any prompt; 0 means an adapter without effect.
 
-    Each prompt is run alone, so that padding cannot make a difference of its own.
+    Each prompt is run alone, so that padding makes no difference.
     """
     largest = 0.0
     for prompt in prompts:
@@ -148,7 +149,7 @@ def _left_pad(batch: Sequence[Request], pad: int, device: torch.device) -> tuple
 
 
 def _generation_config(sampling: Sampling) -> GenerationConfig:
-    """Return a config that takes the likeliest token; where sampling is asked for, :class:`_Draw` chooses it."""
+    """Return a config of greedy decoding; with ``do_sample``, :class:`_Draw` leaves one token to choose from."""
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -160,6 +161,7 @@ def _generation_config(sampling: Sampling) -> GenerationConfig:
 
 
 def _processors(batch: Sequence[Request], sampling: Sampling, side: Side, prompt_width: int) -> LogitsProcessorList:
+    """Return what changes the logits at each step: temperature, top-p, the draw; nothing for greedy decoding."""
     steps = LogitsProcessorList()
     if not sampling.do_sample:
         return steps
@@ -179,7 +181,7 @@ def draws(seed: int, side: Side, request: Request, count: int) -> NDArray[np.flo
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Draw each row's next token by inverse transform, and leave only that one for the greedy step behind it."""
+    """Draw each row's next token by inverse transform sampling, and mask all others for the greedy step after it."""
 
     def __init__(self, uniforms: NDArray[np.float64], prompt_width: int) -> None:
         self._uniforms = torch.from_numpy(uniforms)
@@ -195,18 +197,19 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _adapter(model: Any, side: Side) -> Iterator[None]:
+    """Switch to the adapter of a side, or off; afterwards back to the policy's."""
     if side == "policy":
         yield
     elif side != CHAMPION:
         with model.disable_adapter():
             yield
     else:
-        own = model.active_adapter
+        active = model.active_adapter
         model.set_adapter(CHAMPION, inference_mode=True)
         try:
             yield
         finally:
-            model.set_adapter(own, inference_mode=True)
+            model.set_adapter(active, inference_mode=True)
 
 
 def _cut(request: Request, side: Side, row: Sequence[int], eos_token_ids: Sequence[int]) -> Completion:

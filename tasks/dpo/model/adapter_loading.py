@@ -1,6 +1,6 @@
 """The adapter that training continues from: read without pickles, checked against the base, loaded to be trained.
 
-It is the policy's first value and, frozen, the reference; so the first step's margins are zero.
+The policy starts from it, and frozen it is the reference, so the first step's margins are zero.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.pinned_adapter import CONFIG, INIT_KEY, WEIGHTS
 from tasks.dpo.model.adapter import LoraSettings
 
-# What an adapter's config may say otherwise than plain LoRA; all else (DoRA, whole layers beside the adapter, weights
-# that its beginning took out of the base) would not be trained on as it was.
+# Keys of an adapter's config that may have any value. Others must have PEFT's default, for training does not continue
+# from DoRA, from whole layers beside the adapter, or from an initialisation that changed the base's weights.
 _FREE = {
     "alpha_pattern",
     "auto_mapping",
@@ -41,28 +41,28 @@ _FREE = {
     "task_type",
     "use_rslora",
 }
-_BEGINNINGS = (True, False, "gaussian")
+_PLAIN_INITS = (True, False, "gaussian")
 _SHOWN = 3
 
 
 def load_adapter(model: Any, folder: Path, settings: LoraSettings | None = None) -> Any:
-    """Put the adapter in ``folder`` on ``model``, to be trained on: frozen base, float32 adapter.
+    """Attach the adapter in ``folder`` to ``model``, to continue its training: frozen base, float32 adapter.
 
     Args:
         model: The base model.
         folder: Holds the adapter's two files.
-        settings: `train.lora`, which must have the adapter's shape; its dropout is the one of training.
+        settings: `train.lora`, which must describe the adapter's shape; its dropout is used in training.
 
     Raises:
-        ArtifactError: The files are damaged, or are no LoRA adapter that can be trained on.
-        ConfigError: The adapter does not fit the model, or ``settings`` says another shape.
+        ArtifactError: The files are damaged.
+        ConfigError: The adapter is no plain LoRA, does not fit the model, or ``settings`` describes another shape.
     """
     config = _read_config(folder / CONFIG)
     tensors = _read_weights(folder / WEIGHTS)
     if settings is not None:
         config.lora_dropout = settings.dropout
     layers = _linear_layers(model)
-    with torch.random.fork_rng(devices=[]):  # PEFT draws first values, which are then replaced
+    with torch.random.fork_rng(devices=[]):  # PEFT draws initial values, which are replaced below
         try:
             policy = get_peft_model(model, config)
         except ValueError as error:
@@ -80,7 +80,7 @@ def load_adapter(model: Any, folder: Path, settings: LoraSettings | None = None)
 
 
 def _read_config(path: Path) -> LoraConfig:
-    """Read an adapter's config, refusing what is no plain LoRA."""
+    """Read an adapter's config; refuse what is no plain LoRA."""
     try:
         values = json.loads(path.read_bytes())
         kind = values.pop("peft_type", None)
@@ -89,15 +89,16 @@ def _read_config(path: Path) -> LoraConfig:
     if kind != "LORA":
         what = f"`{INIT_KEY}`: {path} is an adapter of the kind {kind}"
         raise ConfigError(what, "training continues from LoRA adapters")
-    usual = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
+
+    defaults = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
     for name, value in sorted(values.items()):
-        is_plain = not value or value == usual.get(name)
+        is_plain = not value or value == defaults.get(name)
         if name == "init_lora_weights":
-            is_plain = value in _BEGINNINGS
+            is_plain = value in _PLAIN_INITS
         if name not in _FREE and not is_plain:
-            told = f"`{INIT_KEY}`: the adapter's `{name}` is {str(value)[:60]}"
-            raise ConfigError(told, "training continues from plain LoRA: merge it into the base")
-    known = {name: value for name, value in values.items() if name in usual and name != "auto_mapping"}
+            what = f"`{INIT_KEY}`: the adapter's `{name}` is {str(value)[:60]}"
+            raise ConfigError(what, "training continues from plain LoRA: merge it into the base")
+    known = {name: value for name, value in values.items() if name in defaults and name != "auto_mapping"}
     return LoraConfig(**{**known, "init_lora_weights": True, "inference_mode": False})
 
 
@@ -112,19 +113,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuse tensors that are not, one for one, those that the model's adapters need."""
-    faults = [f"no {name}" for name in sorted(expected.keys() - found.keys())]
-    faults += [f"{name}, which has no place" for name in sorted(found.keys() - expected.keys())]
+def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse tensors whose names or shapes are not exactly those that the model's adapters need."""
+    faults = [f"no {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"{name}, which has no place" for name in sorted(tensors.keys() - expected.keys())]
     faults += [
-        f"{name} of shape {list(found[name].shape)}, not {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name].shape
+        f"{name} of shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
     ]
     if faults:
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        told = f"`{INIT_KEY}`: the adapter does not fit the base: it has {'; '.join(faults[:_SHOWN])}{more}"
-        raise ConfigError(told, "give an adapter of this base")
+        what = f"`{INIT_KEY}`: the adapter does not fit the base: it has {'; '.join(faults[:_SHOWN])}{more}"
+        raise ConfigError(what, "give an adapter of this base")
 
 
 def _linear_layers(model: Any) -> set[str]:
@@ -138,17 +139,19 @@ def _linear_layers(model: Any) -> set[str]:
 
 
 def _refuse_other_shape(config: LoraConfig, targeted: set[str], settings: LoraSettings, layers: set[str]) -> None:
-    """Refuse params that say another shape than the adapter has, which cannot be changed any more."""
-    for key, own, said in (("rank", config.r, settings.rank), ("alpha", config.lora_alpha, settings.alpha)):
-        if own != said:
-            raise ConfigError(f"`train.lora.{key}` is {said}, the adapter of `{INIT_KEY}` has {own}", f"write {own}")
+    """Refuse params that describe another shape than the adapter has: its shape is fixed."""
+    for key, value, asked in (("rank", config.r, settings.rank), ("alpha", config.lora_alpha, settings.alpha)):
+        if value != asked:
+            what = f"`train.lora.{key}` is {asked}, the adapter of `{INIT_KEY}` has {value}"
+            raise ConfigError(what, f"write {value}")
+
     names = settings.target_modules
     wanted = layers if isinstance(names, str) else {n for n in layers | targeted if _is_named(n, names)}
     if wanted != targeted:
         one = sorted(wanted ^ targeted)[0]
-        told = f"`train.lora.target_modules` {'names' if one in wanted else 'leaves out'} {one}"
+        what = f"`train.lora.target_modules` {'names' if one in wanted else 'leaves out'} {one}"
         shown = sorted({name.rpartition(".")[2] for name in targeted})
-        raise ConfigError(f"{told}, unlike the adapter of `{INIT_KEY}`", f"name its layers: {', '.join(shown)}")
+        raise ConfigError(f"{what}, unlike the adapter of `{INIT_KEY}`", f"name its layers: {', '.join(shown)}")
 
 
 def _is_named(layer: str, names: tuple[str, ...]) -> bool:

@@ -79,7 +79,10 @@ def _split(ingest: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def pin(params: Path, key: str, value: str | None) -> bool:
-    """Write ``value`` behind ``key``, as `respond.champion`, and leave every other byte; False if it stands there.
+    """Write ``value`` as the value of ``key``, such as `respond.champion`; no other byte of the file changes.
+
+    Returns:
+        Whether the value changed.
 
     Raises:
         ConfigError: The file has no such key.
