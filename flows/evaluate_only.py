@@ -51,7 +51,7 @@ def evaluate_only(
                 get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
             order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
             outcomes = run_all(order[:1], workspace, settings)
-            refuse_stale(workspace)  # what is behind `adapters` is known for certain now
+            refuse_stale(workspace)  # `adapters` has run, so the stages after it are known to be up to date or stale
             return close([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
@@ -80,10 +80,7 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
     parser.add_argument("--opponent", metavar="VERSION", help="the version to compare with, as demo@champion")
     parser.add_argument("--force", action="store_true", help="answer and judge again even if nothing changed")
-    arguments = parser.parse_args()
-    with command_line.flow_context():
-        state = evaluate_only(arguments.workspace, arguments.opponent, arguments.force, return_state=True)
-    return int(not state.is_completed())
+    return command_line.run(evaluate_only, parser)
 
 
 if __name__ == "__main__":

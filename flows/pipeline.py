@@ -127,7 +127,7 @@ def pipeline(
 def bring_up_to_date(
     workspace: Path, settings: RunSettings, opponent: str | None, continue_from: str | None
 ) -> State[Any]:
-    """Run every stage that is not up to date, and show what came of it; the parameters are those of :func:`pipeline`.
+    """Run every stage that is stale, and show the outcomes; the parameters are those of :func:`pipeline`.
 
     Raises:
         PipelineError: The checkout cannot be read or written, or the registry does not know a version.
@@ -142,7 +142,7 @@ def bring_up_to_date(
 def run_all(
     order: Sequence[Stage], workspace: Path, settings: RunSettings, opponent: str | None = None
 ) -> list[Outcome]:
-    """Bring stages up to date in order; behind one that failed, the others are skipped."""
+    """Bring stages up to date in order; after a failed one, the rest are skipped."""
     outcomes: list[Outcome] = []
     for stage in order:
         if opponent and stage.name == pins.RESPOND and not any(outcome.is_failed for outcome in outcomes):
@@ -155,16 +155,16 @@ def run_all(
 
 
 def run_one(stage: Stage, workspace: Path, settings: RunSettings) -> Outcome:
-    """Bring one stage up to date, in a task of its name."""
+    """Bring one stage up to date in a task of the same name."""
     named = run_stage.with_options(name=stage.name, task_run_name=stage.name)
     return outcome_of(stage, named(stage, workspace, settings, return_state=True))
 
 
 def pin_opponent(order: Sequence[Stage], workspace: Path, settings: RunSettings, opponent: str) -> list[Outcome]:
-    """Write the opponent's digest into params.yaml and resolve it; return what of that is worth telling.
+    """Write the opponent's digest into params.yaml, and run `adapters` again; return its outcome unless it was cached.
 
-    Only after training is it known whether the opponent is the adapter that was trained, so the stage `adapters`, which
-    ran before training, runs once more. Its other output stays, so nothing else becomes stale.
+    Only after training is it known whether the opponent is the adapter that was just trained, so the stage `adapters`,
+    which ran before training, runs again. Its other output stays the same, so no other stage becomes stale.
     """
     try:
         get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
@@ -209,19 +209,14 @@ def main() -> int:
     parser.add_argument(
         "--continue-from", metavar="VERSION", help="the version to continue training from, as demo@champion"
     )
-    parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
-    arguments = parser.parse_args()
-
-    with command_line.flow_context():
-        state = pipeline(
-            arguments.workspace,
-            arguments.force,
-            arguments.timeout_minutes,
-            arguments.opponent,
-            arguments.continue_from,
-            return_state=True,
-        )
-    return 0 if state.is_completed() else 1
+    parser.add_argument(
+        "--timeout-minutes",
+        dest="stage_timeout_minutes",
+        type=float,
+        metavar="M",
+        help="stop a stage that takes longer",
+    )
+    return command_line.run(pipeline, parser)
 
 
 if __name__ == "__main__":

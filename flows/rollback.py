@@ -41,10 +41,7 @@ def main() -> int:
     parser.add_argument(
         "--workspace", type=Path, default=Path(), help="the checkout whose params.yaml names the registry"
     )
-    arguments = parser.parse_args()
-    with command_line.flow_context():
-        state = rollback(**vars(arguments), return_state=True)
-    return int(not state.is_completed())
+    return command_line.run(rollback, parser)
 
 
 if __name__ == "__main__":

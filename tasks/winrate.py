@@ -28,8 +28,8 @@ from tasks.judges.verdict_files import rounded, write_evidence
 from tasks.launch.stage import door
 from tasks.telemetry import log
 
-ALPHA = 0.05  # intervals are at 1 − ALPHA, the lower bound one-sided at 1 − ALPHA
-POWER = 0.8  # chance with which the smallest detectable win rate, told before judging, would be seen
+ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
+POWER = 0.8  # the chance of seeing the smallest detectable win rate, which is logged before judging
 SEED = 0  # of the bootstrap, the sign flips and the random judge
 _log = log.get_logger(__name__)
 

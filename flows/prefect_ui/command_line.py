@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from prefect import Flow
+from prefect.client.schemas.objects import State
 from prefect.settings import (
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
@@ -22,6 +23,14 @@ def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m flows.{module}", description=(flow.fn.__doc__ or "").split("\n\n")[0]
     )
+
+
+def run(flow: Flow[..., State[Any]], parser: argparse.ArgumentParser) -> int:
+    """Run a flow with the arguments of its command, which are its parameters; return 0 if it completed, else 1."""
+    arguments = vars(parser.parse_args())
+    with flow_context():
+        state = flow(**arguments, return_state=True)
+    return int(not state.is_completed())
 
 
 def flow_context() -> AbstractContextManager[Any]:

@@ -78,6 +78,7 @@ def _body(facts: Facts, title: str) -> str:
     training, evidence = facts.training, facts.evidence
     caveats = "".join(f"- {_escaped(line)}\n" for line in words.caveats(facts.base, evidence))
     digests = "".join(f"- {_escaped(name)}: `{digest}`\n" for name, digest in facts.lineage.digests)
+
     return f"""# {_escaped(" ".join(words.visible(title).split()))}
 
 {words.verdict(evidence)}

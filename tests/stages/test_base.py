@@ -19,6 +19,7 @@ from tasks.base import BaseConfig
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError, PipelineError
 from tasks.core.files import digest_of, sha256_file, verify_manifest
+from tasks.demo.model.model import DemoModelConfig
 from tests.conftest import ROOT
 from tests.demo.tiny_demo import tiny
 from tests.stages.hub_server import Hub, serving
@@ -42,8 +43,8 @@ def model(shared: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def run(out: Path, config: BaseConfig) -> dict[str, Any]:
-    return base.run(base.Folders(out), config)
+def run(out: Path, config: BaseConfig, demo: DemoModelConfig | None = None) -> dict[str, Any]:
+    return base.run(base.Folders(out), config, demo)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -267,4 +268,4 @@ def test_a_hub_that_does_not_answer_is_named_with_its_endpoint(tmp_path: Path, h
     assert receipt["status"] == "config"
     hub.status = 500
     line = one_error(run_stage(root, hub.url, NAME, COMMIT), root)
-    assert "does not answer" in line
+    assert "fails for model" in line

@@ -1,4 +1,4 @@
-"""Training's numbers for Prometheus: gauges at /metrics on rank 0, when `runtime.metrics_address` names a place.
+"""Training's numbers for Prometheus: gauges at /metrics on rank 0, when `runtime.metrics_address` names one.
 
 They change when the curves reach the host, every `runtime.log_every_steps` steps and at each evaluation: no step waits
 for them. Names follow Prometheus' conventions (base units, `_ratio` for 0 to 1); the labels are the stage and the run.
@@ -80,7 +80,7 @@ class Metrics:
 
 
 def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: bool) -> Metrics | None:
-    """Serve /metrics at `runtime.metrics_address`; return None where that is empty, and off rank 0.
+    """Serve /metrics where `runtime.metrics_address` says; return None where it names none, and off rank 0.
 
     A port that is taken is a warning, and nothing is served: training goes on without gauges.
 
@@ -93,7 +93,7 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
     Raises:
         ConfigError: A port is named, and the package that serves it is not installed.
     """
-    if not runtime.metrics_address:
+    if not runtime.metrics_port:
         return None
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(

@@ -8,16 +8,14 @@ ranks, micro-batch 1 equals micro-batch 8, and a resumed run equals an uninterru
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from tasks.core.errors import ConfigError, DataError, Preempted
+from tasks.core.errors import DataError, Preempted
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stopping import StopRequest, listen_for_stop
 from tasks.dpo.capacity.flops import ModelShape, matmul_rate
@@ -31,7 +29,6 @@ from tasks.dpo.model.cpu_bfloat16 import product_type
 from tasks.dpo.model.distributed import from_main, open_accelerator, sum_over_ranks
 from tasks.dpo.model.sharding import is_sharded, place
 from tasks.dpo.model.threads import suited_threads
-from tasks.dpo.objective.metrics import PairSums, with_nll
 from tasks.dpo.scoring.lora import drawing_by_batch
 from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sample_rows
 from tasks.dpo.telemetry.heap import Heap
@@ -46,6 +43,7 @@ from tasks.dpo.training.checkpoint import (
     restore_moments,
     save_checkpoint,
 )
+from tasks.dpo.training.curves import Curve, Curves
 from tasks.dpo.training.moving_reference import MovingReference
 from tasks.dpo.training.schedule import learning_rates
 from tasks.dpo.training.step import StepGradients
@@ -53,7 +51,6 @@ from tasks.dpo.training.train_config import TrainConfig
 from tasks.telemetry import log
 
 _log = log.get_logger(__name__)
-Curve = list[dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,11 +209,6 @@ class Trainer:
         )
         self.objective_state = self.gradients.loss.state0().to(self.device)
 
-        # Progress; the sums of the newest steps stay on the device until they are shown
-        self.steps: Curve = []
-        self.evals: Curve = []
-        self._pending: list[tuple[int, Tensor]] = []
-
         # Observers, which no result depends on
         self._heap = Heap()
         self._monitor = TrainingMonitor(
@@ -227,6 +219,9 @@ class Trainer:
             matmul_rate(self.device, product_type(scorer.model)) * accelerator.num_processes,
             trackers,
         )
+
+        # Progress
+        self.curves = Curves(accelerator, self.learning_rate, self.gradients.loss.nll_weight, self._monitor)
 
     def run(self) -> TrainResult:
         """Train from the newest checkpoint, or from the start, to the end of the plan."""
@@ -244,9 +239,8 @@ class Trainer:
                 done = step + 1
                 self._monitor.step_done(self.plan.rows(step))
                 if done % self.runtime.log_every_steps == 0:
-                    self._flush()
-                    self._monitor.lap(self.steps[-1])
-
+                    self.curves.flush()
+                    self._monitor.lap(self.curves.steps[-1])
                 if done in evaluate_after:
                     self._evaluate_after(done)
 
@@ -258,17 +252,13 @@ class Trainer:
                         again = "to go on from there" if self.checkpoints else "from the start: nothing was saved"
                         raise Preempted(f"training was told to stop after step {done}", f"run again {again}")
 
-        self._flush()
-        return TrainResult(self.steps, self.evals, dict(self._monitor.speed()), start)
+        self.curves.flush()
+        return TrainResult(self.curves.steps, self.curves.evals, dict(self._monitor.speed()), start)
 
     def _evaluate_after(self, step: int) -> None:
-        """Evaluate on the held-out pairs and append a row to the curve."""
-        self._flush()
+        self.curves.flush()
         with self._monitor.paused():
-            row = {"step": float(step), **self.gradients.evaluate(self.objective_state)}
-            _refuse_divergence(f"the held-out evaluation after step {step}", row)
-            self.evals.append(row)
-            self._monitor.curve_row(row, "eval")
+            self.curves.add_eval(step, self.gradients.evaluate(self.objective_state))
 
     def _step(self, step: int, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
         """Do one optimizer step; return whether any rank wants to stop, or to save."""
@@ -284,7 +274,7 @@ class Trainer:
 
         if self.device.type == "cpu":
             self._heap.after_step()
-        self._pending.append((step, torch.cat([sums.pairs.values, sums.nll[None], norm.double()[None]])))
+        self.curves.add_step(step, sums, norm)
         return must_stop, must_save
 
     def _sum_gradients(self, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
@@ -306,30 +296,12 @@ class Trainer:
             parameter.grad = part.view_as(parameter).clone()
         return bool(flat[-2] > 0), bool(flat[-1] > 0)
 
-    def _flush(self) -> None:
-        """Move the pending steps' sums to the host, summed over ranks, as rows of the curve."""
-        if not self._pending:
-            return
-        table = torch.stack([values for _, values in self._pending])
-        summed = sum_over_ranks(self.accelerator, table.clone())
-        for (step, _), this_rank, all_ranks in zip(self._pending, table, summed, strict=True):
-            means = PairSums(all_ranks[:-2]).means()
-            row = {
-                "step": step + 1.0,
-                **with_nll(means, float(all_ranks[-2]), self.gradients.loss.nll_weight),
-                "grad_norm": float(this_rank[-1]),  # the same on every rank
-            }
-            _refuse_divergence(f"step {step + 1}", row)
-            self.steps.append({**row, "learning_rate": self.learning_rate(step)})
-            self._monitor.curve_row(self.steps[-1], "train")
-        self._pending.clear()
-
     def _save(self, step: int) -> None:
         """Write a checkpoint on rank 0, and wait for it on every rank."""
-        self._flush()
+        self.curves.flush()
         with self._monitor.paused():
             if self.checkpoints is not None and self.accelerator.is_main_process:
-                curves = {"steps": self.steps, "evals": self.evals}
+                curves = {"steps": self.curves.steps, "evals": self.curves.evals}
                 moments = optimizer_moments(self.optimizer)
                 state, reference = self.objective_state, self.reference.values
                 save_checkpoint(self.checkpoints, Checkpoint(step, self.parameters, moments, curves, state, reference))
@@ -348,19 +320,9 @@ class Trainer:
             for parameter, saved in zip(self.parameters, checkpoint.parameters, strict=True):
                 parameter.copy_(saved)
         restore_moments(self.optimizer, checkpoint.moments)
-        self.steps, self.evals = checkpoint.curves["steps"], checkpoint.curves["evals"]
+        self.curves.steps, self.curves.evals = checkpoint.curves["steps"], checkpoint.curves["evals"]
         self.objective_state = checkpoint.state.to(self.device)
         if checkpoint.reference:
             self.reference.restore(checkpoint.reference)
         _log.info("going on after step %d of %d", checkpoint.step, self.plan.steps)
         return checkpoint.step
-
-
-def _refuse_divergence(where: str, row: dict[str, float]) -> None:
-    """Raise ConfigError where a number of ``row`` is NaN or inf."""
-    wrong = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
-    if wrong:
-        raise ConfigError(
-            f"training diverged: {where} has {', '.join(wrong)}",
-            "lower `train.learning_rate`, or look at the data of that step",
-        )
