@@ -39,6 +39,7 @@ def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     from tasks import base, reference
     from tasks.dpo.model import adapter_loading  # noqa: F401 imported before the clock starts
     from tasks.dpo.scoring import scorer  # noqa: F401 imported before the clock starts
+    from tests.stages import project
 
     params = folder / "params.yaml"
     runtime = RuntimeConfig(device="cpu")

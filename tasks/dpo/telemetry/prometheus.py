@@ -93,7 +93,7 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
     Raises:
         ConfigError: A port is named, and the package that serves it is not installed.
     """
-    if not runtime.metrics_address:
+    if not runtime.metrics_port:
         return None
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(
