@@ -1,4 +1,4 @@
-"""Training's numbers for Prometheus: gauges at /metrics on rank 0, when `runtime.metrics_port` names a port.
+"""Training's numbers for Prometheus: gauges at /metrics on rank 0, when `runtime.metrics_address` names one.
 
 They change when the curves reach the host, every `runtime.log_every_steps` steps and at each evaluation: no step waits
 for them. Names follow Prometheus' conventions (base units, `_ratio` for 0 to 1); the labels are the stage and the run.
@@ -80,7 +80,7 @@ class Metrics:
 
 
 def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: bool) -> Metrics | None:
-    """Serve /metrics where `runtime.metrics_port` names a port; return None where it names none, and off rank 0.
+    """Serve /metrics at `runtime.metrics_address`; return None where it is empty, and off rank 0.
 
     A port that is taken is a warning, and nothing is served: training goes on without gauges.
 
@@ -91,7 +91,7 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
         is_main: Whether this process is rank 0.
 
     Raises:
-        ConfigError: A port is named, and the package that serves it is not installed.
+        ConfigError: An address is named, and the package that serves it is not installed.
     """
     if not runtime.metrics_port:
         return None
