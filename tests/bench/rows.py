@@ -29,7 +29,6 @@ from tasks.ingest import DEMO_SEED
 from tasks.rowstore.row_store import RowStore
 from tests.bench.measure import peak_bytes
 from tests.conftest import ROOT
-from tests.stages import project
 
 RESULTS = Path(__file__).parent / "results"
 
