@@ -53,12 +53,12 @@ def test_many_processes_write_one_log_and_a_reader_never_sees_a_part(store: Stor
     assert registry.log.check() == registry.history()
     assert len(entries) >= 3 * count * owned
     assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
-    versions = Counter(entry.deed.version for entry in entries if entry.deed.action == "register")
+    versions = Counter(entry.event.version for entry in entries if entry.event.action == "register")
     shared = {sample(own, EVEN)[0].digest for own in range(owned)}
     assert set(versions.values()) == {1}  # a version that all register is registered once
     assert len(versions) == count * owned + len(shared)
     assert shared <= set(versions)
-    moves = Counter((e.deed.alias, e.deed.reason) for e in entries if e.deed.action == "promote")
+    moves = Counter((e.event.alias, e.event.reason) for e in entries if e.event.action == "promote")
     wanted = {(alias, f"{n}/{own}") for n in range(count) for own in range(owned) for alias in ("champion", f"of-{n}")}
     assert set(moves) == wanted  # none lost
     assert set(moves.values()) == {1}  # none twice
@@ -74,15 +74,15 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_visible_and_a_second_r
     digest = sample()[0].digest
     for number, death in enumerate(deaths):
         seen = death["seen"]
-        assert seen["deeds"] in ([], ["register"], ["register", "promote"]), number
+        assert seen["events"] in ([], ["register"], ["register", "promote"]), number
         assert seen["versions"] in ([], [digest]), number
-        assert seen["versions"] or not seen["deeds"], number  # the log names only what is there
+        assert seen["versions"] or not seen["events"], number  # the log names only what is there
         assert death["kept"], number  # the second run changed no byte that was there
         assert death["after"] == {
             "versions": [digest],
             "aliases": {"champion": digest},
-            "deeds": ["register", "promote"],
+            "events": ["register", "promote"],
         }, number
-    states = {(len(death["seen"]["versions"]), len(death["seen"]["deeds"])) for death in deaths}
-    assert states == {(0, 0), (1, 0), (1, 1), (1, 2)}  # the deaths fell before, between and after every deed
+    states = {(len(death["seen"]["versions"]), len(death["seen"]["events"])) for death in deaths}
+    assert states == {(0, 0), (1, 0), (1, 1), (1, 2)}  # the deaths fell before, between and after every event
     assert len(deaths) > 30
