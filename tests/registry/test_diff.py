@@ -87,9 +87,9 @@ def test_deprecate_and_gc_tell_what_they_did(command, family: list[str]):
     dry = command("gc", "--days", "0")[1]
     assert "nothing was changed: --apply does it" in dry
     assert len(command("list", "--json")[1]) == 4
-    told = command("gc", "--days", "0", "--apply", "--json")[1][0]
-    assert set(told["given_up"]) == {family[1], family[2], family[3]}
-    assert len(told["removed"]) == 3 * 11
+    result = command("gc", "--days", "0", "--apply", "--json")[1][0]
+    assert set(result["given_up"]) == {family[1], family[2], family[3]}
+    assert len(result["removed"]) == 3 * 11
     assert [row["digest"] for row in command("list", "--json")[1]] == [family[0]]
     actions = [entry["action"] for entry in command("log", "demo", "--json")[1]]
     assert actions[-3:] == ["collect"] * 3

@@ -80,7 +80,7 @@ FIRST_RUNS = {
     "too many missing": (scores_of(90, losses=5, missing=5), {}, 1, INCONCLUSIVE, "coverage 0.9500 is below 0.9800"),
     # 51 of the 98 known are won, 0.5204; with the missing ones as losses 0.51, under 0.52
     "missing is lost": (scores_of(51, losses=47, missing=2), {}, 1, FAILED, "0.5100 on 100 prompts"),
-    "less coverage told than counted": (scores_of(80, losses=20), {"coverage": 0.9}, 1, INCONCLUSIVE, "0.9000"),
+    "a lower coverage than counted": (scores_of(80, losses=20), {"coverage": 0.9}, 1, INCONCLUSIVE, "0.9000"),
     # 65 of 100: at look 1 the bound is 0.5569, at look 50 (z 4.22) 0.4404
     "the first look": (scores_of(65, losses=35), {}, 1, PASSED, "look 1"),
     "the fiftieth look": (scores_of(65, losses=35), {}, 50, INCONCLUSIVE, "look 50"),
@@ -107,10 +107,10 @@ def test_the_numbers_of_a_first_promotion_are_those_worked_out_by_hand():
 
 def paired(better: int, equal: int, worse: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Credits of candidate and champion: on `better` prompts 1 to 0, on `worse` 0 to 1."""
-    ours = [1.0] * better + [0.5] * equal + [0.0] * worse
-    theirs = [0.0] * better + [0.5] * equal + [1.0] * worse
-    names = [f"p{number:03d}" for number in range(len(ours))]
-    return dict(zip(names, ours, strict=True)), dict(zip(names, theirs, strict=True))
+    candidate_scores = [1.0] * better + [0.5] * equal + [0.0] * worse
+    champion_scores = [0.0] * better + [0.5] * equal + [1.0] * worse
+    names = [f"p{number:03d}" for number in range(len(candidate_scores))]
+    return dict(zip(names, candidate_scores, strict=True)), dict(zip(names, champion_scores, strict=True))
 
 
 CHALLENGES = {
@@ -125,34 +125,34 @@ CHALLENGES = {
 
 @pytest.mark.parametrize("case", CHALLENGES)
 def test_a_challenger_is_held_against_the_champion_on_shared_prompts(case: str):
-    (ours, theirs), outcome, said = CHALLENGES[case]
-    decision = decide(evidence(ours, CANDIDATE_DIGEST), evidence(theirs, CHAMPION_DIGEST), 1, GATE)
+    (candidate_scores, champion_scores), outcome, said = CHALLENGES[case]
+    decision = decide(evidence(candidate_scores, CANDIDATE_DIGEST), evidence(champion_scores, CHAMPION_DIGEST), 1, GATE)
     assert decision.outcome == outcome
     assert said in decision.reasons[0]
     assert decision.champion == CHAMPION_DIGEST
 
 
 def test_too_few_shared_prompts_are_inconclusive():
-    ours = scores_of(90, losses=10)
-    theirs = {f"q{prompt}" if int(prompt[1:]) >= 49 else prompt: 0.0 for prompt in ours}
-    decision = decide(evidence(ours, CANDIDATE_DIGEST), evidence(theirs, CHAMPION_DIGEST), 1, GATE)
+    candidate_scores = scores_of(90, losses=10)
+    champion_scores = {f"q{prompt}" if int(prompt[1:]) >= 49 else prompt: 0.0 for prompt in candidate_scores}
+    decision = decide(evidence(candidate_scores, CANDIDATE_DIGEST), evidence(champion_scores, CHAMPION_DIGEST), 1, GATE)
     assert decision.outcome == INCONCLUSIVE
     assert "49 shared prompts, 50 are needed" in decision.reasons[0]
 
 
 def test_a_prompt_that_the_champion_has_no_verdict_on_is_not_counted_as_its_loss():
-    ours, theirs = paired(0, 100, 0)
-    theirs |= {f"p{number:03d}": None for number in range(40)}
-    decision = decide(evidence(ours, CANDIDATE_DIGEST), evidence(theirs, CHAMPION_DIGEST), 1, GATE)
+    candidate_scores, champion_scores = paired(0, 100, 0)
+    champion_scores |= {f"p{number:03d}": None for number in range(40)}
+    decision = decide(evidence(candidate_scores, CANDIDATE_DIGEST), evidence(champion_scores, CHAMPION_DIGEST), 1, GATE)
     assert decision.numbers["compared_prompts"] == 60
     assert decision.outcome == FAILED
 
 
 @pytest.mark.parametrize("changes", [{"base": "f" * 64}, {"judge": "another judge"}])
 def test_credits_of_another_reference_or_judge_are_not_compared(changes: dict[str, str]):
-    ours, theirs = paired(45, 50, 5)
-    champion = evidence(theirs, CHAMPION_DIGEST, judge="the judge")
-    candidate = evidence(ours, CANDIDATE_DIGEST, **({"judge": "the judge"} | changes))
+    candidate_scores, champion_scores = paired(45, 50, 5)
+    champion = evidence(champion_scores, CHAMPION_DIGEST, judge="the judge")
+    candidate = evidence(candidate_scores, CANDIDATE_DIGEST, **({"judge": "the judge"} | changes))
     decision = decide(candidate, champion, 1, GATE)
     assert decision.outcome == INCONCLUSIVE
     assert "judge them head to head" in decision.reasons[0]
@@ -202,18 +202,18 @@ def with_duel(scores, duel, changes):
 
 
 def test_head_to_head_credits_decide_where_the_two_have_met():
-    ours, theirs = paired(5, 50, 45)  # the paired differences alone would say `keep`
-    champion = evidence(theirs, CHAMPION_DIGEST)
-    met = with_duel(ours, scores_of(80, losses=20), {"champion": {"digest": CHAMPION_DIGEST}})
+    candidate_scores, champion_scores = paired(5, 50, 45)  # the paired differences alone would say `keep`
+    champion = evidence(champion_scores, CHAMPION_DIGEST)
+    met = with_duel(candidate_scores, scores_of(80, losses=20), {"champion": {"digest": CHAMPION_DIGEST}})
     decision = decide(met, champion, 1, GateConfig(tolerance=1.0))
     assert decision.outcome == PASSED
     assert decision.numbers["opponent_win_rate"] == 0.8
 
 
 def test_head_to_head_credits_against_another_version_are_ignored():
-    ours, theirs = paired(5, 50, 45)
-    met = with_duel(ours, scores_of(80, losses=20), {"champion": {"digest": "9" * 64}})
-    decision = decide(met, evidence(theirs, CHAMPION_DIGEST), 1, GateConfig(tolerance=1.0))
+    candidate_scores, champion_scores = paired(5, 50, 45)
+    met = with_duel(candidate_scores, scores_of(80, losses=20), {"champion": {"digest": "9" * 64}})
+    decision = decide(met, evidence(champion_scores, CHAMPION_DIGEST), 1, GateConfig(tolerance=1.0))
     assert "paired difference" in decision.reasons[0]
     assert decision.outcome == FAILED
 
