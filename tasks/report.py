@@ -20,7 +20,7 @@ from tasks.core.params import load_params
 from tasks.core.section import Section, between, filled
 from tasks.launch.stage import door
 from tasks.page.card import model_card
-from tasks.page.curves import write_curves
+from tasks.page.curve_files import write_curves
 from tasks.page.facts import Facts
 from tasks.page.readers.read_answers import read_answers
 from tasks.page.readers.read_data import read_data

@@ -33,9 +33,9 @@ from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.objective.metrics import SUMS
 from tasks.dpo.telemetry.trackers import open_trackers
 from tasks.dpo.training.adapter_saving import save_adapter
-from tasks.dpo.training.curves import Curve
 from tasks.dpo.training.train_config import TrainConfig
 from tasks.dpo.training.trainer import TrainResult, train
+from tasks.dpo.training.training_curves import Curve
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.pairs.tokens.token_cache import open_tokens

@@ -1,9 +1,7 @@
-"""Owners of params: each key's range stands in its annotation, and holds for params.yaml and Python alike.
+"""Owners of params: a key's range stands in its annotation, once, and holds for params.yaml and Python alike.
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig(Section, path="train.optimizer"):
-learning_rate: Annotated[float, above(0, "for example 5e-6")] = 5e-6
-steps: Annotated[int, at_least(1)] | None = None
+An owner is a frozen dataclass, such as `class ObjectiveConfig(Section, path="train.objective")`. With the field
+`beta: Annotated[float, above(0)]` it refuses a 0 by "`train.objective.beta` is 0 — write a number above 0".
 """
 
 from __future__ import annotations

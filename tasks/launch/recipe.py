@@ -15,8 +15,6 @@ import argparse
 import dataclasses
 import difflib
 import importlib
-import io
-import re
 import subprocess
 import sys
 import typing
@@ -25,9 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from tasks.core import paths
 from tasks.core.errors import ConfigError, PipelineError
@@ -35,9 +31,9 @@ from tasks.core.files import write_text
 from tasks.core.params import build, parse_params
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, show
+from tasks.launch.params_text import places_of, with_value
 
 RECIPES = Path("infra/recipes")
-_KEY = re.compile(r"( *)([A-Za-z_]\w*):(?=\s|$)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +43,6 @@ class Setting:
     path: str
     value: Any
     comment: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Lines:
-    """Where a key stands in a file, as line numbers from 0: its comment, the key itself, and the end of its value."""
-
-    comment: int
-    key: int
-    end: int
-    indent: int
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes null as `null`, where ruamel would leave the value out."""
-
-
-_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,6 +72,8 @@ def _listing() -> list[str]:
 
 def _write(recipe: Path, is_forced: bool) -> list[str]:
     """Write params.yaml and return lines that say what changed."""
+    if not paths.PARAMS.is_file():
+        raise ConfigError(f"{paths.PARAMS} is missing", "run from the checkout's root, or `git checkout params.yaml`")
     if not is_forced:
         refuse_uncommitted(paths.PARAMS)
     before = paths.PARAMS.read_text(encoding="utf-8")
@@ -156,7 +137,7 @@ def whole_params(text: str, recipe: str, name: str) -> str:
         build(owner_of(section), document[section], section)
 
     for setting in settings:
-        text = _with_setting(text, setting)
+        text = with_value(text, setting.path, setting.value, setting.comment)
     if parse_params(text, str(paths.PARAMS)) != document:
         raise ConfigError(f"{paths.PARAMS} is laid out in another way than the repository's", "write one key a line")
     return text
@@ -176,7 +157,7 @@ def read_settings(recipe: str, name: str) -> Iterator[Setting]:
     except YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {error}", "mend that line") from None
     lines = recipe.splitlines()
-    places = _places(lines)
+    places = places_of(lines)
 
     for section, values in document.items():
         if not isinstance(values, Mapping):
@@ -238,68 +219,6 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
     for key in outer:
         document = document.setdefault(key, {})
     document[last] = value
-
-
-def _with_setting(text: str, setting: Setting) -> str:
-    """Return the text with another value behind a key, and the recipe's comment above it if there is one."""
-    lines = text.splitlines()
-    place = _places(lines).get(setting.path)
-    if place is None:
-        raise ConfigError(
-            f"{paths.PARAMS} has no line for `{setting.path}`", "copy it from the repository's params.yaml"
-        )
-    margin = " " * place.indent
-    comment = [f"{margin}{line}" for line in setting.comment] or lines[place.comment : place.key]
-    value = [f"{margin}{line}" for line in _rendered(setting.path.rpartition(".")[2], setting.value)]
-    return "\n".join([*lines[: place.comment], *comment, *value, *lines[place.end :]]) + "\n"
-
-
-def _places(lines: list[str]) -> dict[str, Lines]:
-    """Return where each key stands, by its path; keys inside braces have no line of their own."""
-    places: dict[str, Lines] = {}
-    path: list[tuple[int, str]] = []  # the indents and names of the keys that the line is inside of
-    for number, line in enumerate(lines):
-        if not (key := _KEY.match(line)):
-            continue
-        indent = len(key[1])
-        path = [*(outer for outer in path if outer[0] < indent), (indent, key[2])]
-        comment, end = number, number + 1
-        while comment and lines[comment - 1].lstrip().startswith("#"):
-            comment -= 1
-        while end < len(lines) and _is_of_value(lines[end], indent):
-            end += 1
-        places[".".join(name for _, name in path)] = Lines(comment, number, end, indent)
-    return places
-
-
-def _is_of_value(line: str, indent: int) -> bool:
-    """Tell whether a line goes on with the value of a key at ``indent``."""
-    text = line.lstrip()
-    own = len(line) - len(text)
-    return bool(text) and (own > indent or (own == indent and text.startswith("- ")))
-
-
-def _rendered(key: str, value: Any) -> list[str]:
-    writer, stream = YAML(), io.StringIO()
-    writer.Representer = _Representer
-    writer.width = 110
-    writer.indent(mapping=2, sequence=4, offset=2)
-    writer.dump({key: _without_comments(value)}, stream)
-    return stream.getvalue().splitlines()
-
-
-def _without_comments(value: Any) -> Any:
-    """Return a copy of a value as it was written, without the comments that ruamel hangs on it."""
-    copy: Any
-    if isinstance(value, CommentedMap):
-        copy = CommentedMap({key: _without_comments(item) for key, item in value.items()})
-    elif isinstance(value, CommentedSeq):
-        copy = CommentedSeq([_without_comments(item) for item in value])
-    else:
-        return value
-    if value.fa.flow_style():
-        copy.fa.set_flow_style()
-    return copy
 
 
 if __name__ == "__main__":

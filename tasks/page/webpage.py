@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from tasks.page import charts, words
-from tasks.page.curves import curve_charts
+from tasks.page.curve_files import curve_charts
 from tasks.page.facts import AnswerFacts, EvidenceFacts, Facts, Rate, TrainingFacts
 from tasks.page.snippet import loading_snippet
 

@@ -38,11 +38,13 @@ def cost(folder: Path, pairs: int) -> dict[str, dict[str, float]]:
     from tasks import base, reference
     from tasks.dpo.model import adapter_loading  # noqa: F401 imported before the clock starts
     from tasks.dpo.scoring import scorer  # noqa: F401 imported before the clock starts
+    from tests.stages import project
 
     params = folder / "params.yaml"
     runtime = RuntimeConfig(device="cpu")
     lay_params(params, pairs)
     base.run(base.Folders(folder / "base"), base.BaseConfig(), DemoModelConfig(steps=5))
+    project.write_no_adapter(folder / "init")
     found = {}
     for name, count in (("full", pairs), ("new", pairs + pairs // 100), ("same", pairs + pairs // 100)):
         lay_params(params, count)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from tasks.core.errors import ConfigError
 from tasks.core.params import build, load_params, load_section
 from tasks.core.section import Section, above
+from tasks.dpo.training.train_config import TrainConfig
+from tasks.ingest import IngestConfig
+from tests.conftest import ROOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +122,16 @@ def test_a_long_value_is_shortened_in_the_message():
     with pytest.raises(ConfigError) as caught:
         build(Owner, {"beta": "x" * 500}, "owner")
     assert len(str(caught.value)) < 150
+
+
+def test_what_dvc_exp_run_sets_is_read(tmp_path: Path):
+    params = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", params)
+    words = ("train.learning_rate=1e-5", "train.objective.beta=5E-2", "train.lora.rank=4", "+ingest.columns.prompt=ask")
+    apply_overrides(params, list(words))
+    train = load_section(params, "train", TrainConfig)
+    assert (train.learning_rate, train.objective.beta, train.lora.rank) == (1e-5, 0.05, 4)
+    assert load_section(params, "ingest", IngestConfig).columns.prompt == "ask"
 
 
 def test_a_missing_file_is_told(tmp_path: Path):

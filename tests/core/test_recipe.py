@@ -139,6 +139,12 @@ def test_where_git_says_nothing_force_is_needed(tmp_path: Path, monkeypatch, cap
     assert recipe.main(["mine.yaml", "--force"]) == 0
 
 
+def test_without_params_yaml_it_is_told(checkout: Path, capsys):
+    (checkout / "params.yaml").unlink()
+    assert recipe.main(["qwen"]) == 1
+    assert "params.yaml is missing — run from the checkout's root" in capsys.readouterr().err
+
+
 def test_recipes_are_listed_and_an_unknown_one_is_told_the_names(checkout: Path, capsys):
     assert recipe.main(["--list"]) == 0
     assert capsys.readouterr().out.startswith("qwen: Qwen2.5-3B on HumanLLMs/Human-Like-DPO-Dataset")

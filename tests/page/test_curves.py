@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.page.curves import STYLE, curve_charts, standalone, write_curves
+from tasks.page.curve_files import STYLE, curve_charts, standalone, write_curves
 from tasks.page.facts import TrainingFacts
 from tasks.page.readers.read_training import read_training
 from tasks.page.webpage import FOLDER

@@ -91,7 +91,7 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
         is_main: Whether this process is rank 0.
 
     Raises:
-        ConfigError: A port is named, and the package that serves it is not installed.
+        ConfigError: An address is named, and the package that serves it is not installed.
     """
     if not runtime.metrics_port:
         return None

@@ -70,7 +70,7 @@ def open_trackers(
 
     Args:
         accelerator: This rank and the others.
-        runtime: Names the trackers and the port.
+        runtime: Names the trackers and the address.
         run_name: The run's name there; a tracker that can resume a run continues the run of this name.
         config: The run's settings; may be nested.
         folder: Where trackers write files, each in its own folder.

@@ -43,11 +43,11 @@ from tasks.dpo.training.checkpoint import (
     restore_moments,
     save_checkpoint,
 )
-from tasks.dpo.training.curves import Curve, Curves
 from tasks.dpo.training.moving_reference import MovingReference
 from tasks.dpo.training.schedule import learning_rates
 from tasks.dpo.training.step import StepGradients
 from tasks.dpo.training.train_config import TrainConfig
+from tasks.dpo.training.training_curves import Curve, Curves
 from tasks.telemetry import log
 
 _log = log.get_logger(__name__)
@@ -108,7 +108,7 @@ def train(
         ConfigError: The loss or the gradient is NaN or inf, or one pair does not fit into memory.
         DataError: There are no training pairs, or no held-out pairs.
     """
-    config, runtime = config or TrainConfig(), runtime or RuntimeConfig()
+    config, runtime, trackers = config or TrainConfig(), runtime or RuntimeConfig(), trackers or Trackers({})
     for name, part in (("train", train_set), ("held-out", test_set)):
         if len(part) == 0:
             raise DataError(f"there are no {name} pairs", "give at least one")
@@ -133,16 +133,7 @@ def train(
             compiled_layers.compile_layers(policy)
 
         trainer = Trainer(
-            scorer,
-            train_set,
-            test_set,
-            config,
-            runtime,
-            accelerator,
-            choice.tokens,
-            stop,
-            checkpoints,
-            trackers or Trackers({}),
+            scorer, train_set, test_set, config, runtime, accelerator, choice.tokens, stop, checkpoints, trackers
         )
         return trainer.run()
 
