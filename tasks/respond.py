@@ -28,11 +28,11 @@ from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, at_least, between
-from tasks.dpo.generation.answering import answer, gather_on_main, work_name
+from tasks.dpo.generation.answering import answer, gather_on_main, requests_for, work_name
 from tasks.dpo.generation.answers import describe, merge
 from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_prompts
 from tasks.dpo.generation.policy_loading import load_policy
-from tasks.dpo.generation.sampling import CHAMPION, SIDES, Request, Sampling, max_abs_delta_logit, plan_batches
+from tasks.dpo.generation.sampling import CHAMPION, SIDES, Sampling, max_abs_delta_logit, plan_batches
 from tasks.dpo.model import sharding
 from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
@@ -119,12 +119,7 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
     policy = load_policy(base, folders.adapter, champion, accelerator, runtime)
     check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
 
-    requests = [
-        Request(row["prompt_id"], sample, tuple(row["ids"]))
-        for row in prompts
-        for sample in range(config.samples_per_prompt)
-    ]
-    batches = plan_batches(requests, config.max_new_tokens, config.batch_tokens)
+    batches = plan_batches(requests_for(prompts, config.samples_per_prompt), config.max_new_tokens, config.batch_tokens)
     kind = str(accelerator.device.type)
     work = folders.runs / work_name(inputs, dataclasses.asdict(config), f"{base.dtype_on(kind)} on {kind}")
     rows = gather_on_main(answer(policy, batches, draws, sides, base.load_tokenizer(), work))
@@ -136,7 +131,9 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
         answers = merge(rows, prompts, sides, config.samples_per_prompt)
         metrics = describe(answers, sides, len(prompts), config.samples_per_prompt)
         metrics["adapter_max_abs_delta_logit"] = float(f"{delta:.6g}")
-        _write(folders.out, inputs, answers, metrics)
+        with atomic_folder(folders.out, {"stage": "respond", "inputs": inputs}) as draft:
+            write_json_lines(draft / "responses.jsonl", answers)
+            write_text(draft / "metrics.json", pretty_json(metrics))
         shutil.rmtree(work, ignore_errors=True)
         counts = len(prompts), ", ".join(sides)
         _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
@@ -151,12 +148,6 @@ def _sampling(config: RespondConfig, template: Row) -> Sampling:
     return Sampling(
         config.do_sample, config.temperature, config.top_p, config.max_new_tokens, eos_token_ids, config.seed
     )
-
-
-def _write(out: Path, inputs: Row, answers: list[Row], metrics: dict[str, Any]) -> None:
-    with atomic_folder(out, {"stage": "respond", "inputs": inputs}) as draft:
-        write_json_lines(draft / "responses.jsonl", answers)
-        write_text(draft / "metrics.json", pretty_json(metrics))
 
 
 def main() -> None:

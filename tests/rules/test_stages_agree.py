@@ -15,6 +15,7 @@ from tests.rules.source import ROOT, SECTIONS, STAGES, tree_of
 
 NOT_HASHED = {"PARAMS", "LOCK", "RUNS", "RECEIPTS"}
 DOCUMENT = closure.load()
+LONGEST_DOOR = 165  # lines
 READS_ALL_PARAMS = ("report", "register")
 ADAPTERS_READS = {"train.init_adapter", "respond.champion", "ingest.test_share", "ingest.split_seed"}
 
@@ -103,6 +104,10 @@ def test_a_stage_file_has_the_shape_of_all_stage_files(stage: str) -> None:
     tree = tree_of(ROOT / "tasks" / f"{stage}.py")
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {"run", "main"} <= set(functions)
+    if stage != "register":  # whose folders are the registry's Sources
+        assert "Folders" in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    length = len((ROOT / "tasks" / f"{stage}.py").read_text(encoding="utf-8").splitlines())
+    assert length <= LONGEST_DOOR, "a stage file is a door: move its work into a room"
     text = ast.get_docstring(tree) or ""
     assert [word for word in ("reads:", "writes:", "params:", f"python -m tasks.{stage}") if word not in text] == []
     assert len(functions["main"].body) <= 5, "main() binds paths and params, no more"

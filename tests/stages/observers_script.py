@@ -5,10 +5,10 @@ run as: python -m tests.stages.observers_script FOLDER with|without
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.abc
 import importlib.machinery
+import json
 import os
 import sys
 import types
@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.rules.closure import OBSERVERS
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "ingest": {"demo_pairs": 60},
+    "ingest": {"sources": ["pairs.jsonl"]},
     "train": {"pairs_per_step": 8, "evaluations": 2, "lora": {"rank": 2, "alpha": 4}},
     "respond": {"max_prompts": 4, "max_new_tokens": 6},
 }
@@ -73,10 +73,11 @@ def run_stages() -> None:
     from tasks.core.params import build, load_params
     from tasks.core.pinned_adapter import PinnedAdapter
     from tasks.core.runtime import RuntimeConfig
+    from tasks.demo.preferences.preferences import demo_rows
     from tests.demo.tiny_demo import TINY
 
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in demo_rows(60, 0)))
     document = load_params(ROOT / "params.yaml")
-    document["base"]["demo"] |= dataclasses.asdict(TINY)
     for section, values in SECTIONS.items():
         document[section] |= values
 
@@ -91,7 +92,8 @@ def run_stages() -> None:
             continue
         module, owner = owners.get(name, (f"tasks.{name}", f"{name.title()}Config"))
         config = build(getattr(importlib.import_module(module), owner), document[name], name)
-        stage.run(stage.Folders(), config, *([runtime] if name in ("reference", "train", "respond") else []))
+        more = {"base": [TINY], "reference": [runtime], "train": [runtime], "respond": [runtime]}.get(name, [])
+        stage.run(stage.Folders(), config, *more)
 
 
 if __name__ == "__main__":

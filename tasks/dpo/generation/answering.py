@@ -26,6 +26,11 @@ def work_name(*inputs: Any) -> str:
     return digest_of([*inputs, code_digest(Path(__file__).parent), versions(_LIBRARIES)])[:16]
 
 
+def requests_for(prompts: list[Row], samples: int) -> list[Request]:
+    """Return the answers to sample: ``samples`` for each prompt."""
+    return [Request(row["prompt_id"], sample, tuple(row["ids"])) for row in prompts for sample in range(samples)]
+
+
 def answer(
     policy: Any, batches: list[list[Request]], draws: Sampling, sides: Sequence[Side], tokenizer: Any, work: Path
 ) -> list[Row]:
