@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,14 +41,18 @@ class _Quiet(WSGIRequestHandler):
 
 @contextlib.contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch, *buckets: str) -> Iterator[Server]:
-    """Serve empty buckets; the environment of this process and its children leads there, with made-up keys."""
+    """Serve empty buckets; the environment of this process and its children leads there, with made-up keys.
+
+    The environment also has an empty cache folder, for what is copied from the buckets.
+    """
+    cache = tempfile.mkdtemp()
     app = one_at_a_time(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": url, "XDG_CACHE_HOME": cache}.items():
             monkeypatch.setenv(name, value)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
             monkeypatch.delenv(name, raising=False)
@@ -59,6 +65,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, *buckets: str) -> Iterator[Server]:
         server.shutdown()
         thread.join()
         server.server_close()
+        shutil.rmtree(cache)
 
 
 def one_at_a_time(app: Callable[..., Any]) -> Callable[..., Any]:

@@ -133,18 +133,18 @@ class Bucket:
     def asking(self, what: str) -> Iterator[None]:
         """Turn boto3's errors into those of :mod:`tasks.core.errors`, without credentials in their messages."""
         from boto3.exceptions import Boto3Error
-        from botocore import exceptions as theirs
+        from botocore import exceptions as aws
 
         where = f"{what} {self.label}"
         try:
             yield
-        except (theirs.NoCredentialsError, theirs.PartialCredentialsError, theirs.ProfileNotFound) as error:
+        except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
             raise StorageError(f"{where}: {safe_words(error)}", "set AWS_ACCESS_KEY_ID, or AWS_PROFILE") from None
-        except (theirs.NoRegionError, theirs.ParamValidationError) as error:
+        except (aws.NoRegionError, aws.ParamValidationError) as error:
             raise StorageError(f"{where}: {safe_words(error)}", "correct the address, or AWS's settings") from None
-        except (theirs.ClientError, Boto3Error) as error:
+        except (aws.ClientError, Boto3Error) as error:
             raise _explained(where, error) from None
-        except (theirs.HTTPClientError, theirs.ConnectionError, theirs.IncompleteReadError) as error:
+        except (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError) as error:
             advice = "check AWS_ENDPOINT_URL and the network, and run again"
             raise NetworkError(f"{where}: {safe_words(error)}", advice) from None
 

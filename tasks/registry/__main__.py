@@ -1,9 +1,9 @@
-"""The registry on the command line: look, take, release, and clean up.
+"""The registry on the command line: list, compare, pull, promote, roll back, collect.
 
 run as: python -m tasks.registry <command> [--root FOLDER or s3://BUCKET/PREFIX] [--json]
 
-Exit status: 0 done, 1 refused or damaged, 2 wrong words; of `decide` and `promote` also 3 when the
-gate keeps what stands, and of `decide` 4 when the evidence is inconclusive.
+Exit status: 0 done, 1 refused or damaged, 2 wrong arguments; 3 if the gate refuses (`decide`, `promote`), 4 if the
+evidence is inconclusive (`decide`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import explain_os_error
 from tasks.registry.cli.commands import COMMANDS
-from tasks.registry.log.names import CHAMPION
+from tasks.registry.log.names import DEFAULT_ALIAS
 from tasks.registry.release.retention import DAYS
 
 PINNED = ("respond.champion", "train.init_adapter")
+Add = Callable[[str], argparse.ArgumentParser]  # adds a command's parser
 _VERSION = "NAME@champion, NAME@v3, NAME@<8 or more digits of the digest>; NAME alone is NAME@champion"
 
 
@@ -39,6 +41,14 @@ def parser() -> argparse.ArgumentParser:
         doc = (COMMANDS[name].__doc__ or "").splitlines()[0]
         return commands.add_parser(name, parents=[shared], help=doc, description=doc)
 
+    _add_reading(add)
+    _add_taking(add)
+    _add_changing(add)
+    return top
+
+
+def _add_reading(add: Add) -> None:
+    """Add the commands that only read."""
     add("list").add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
     add("show").add_argument("version", metavar="VERSION", help=_VERSION)
     add("log").add_argument("name", metavar="NAME")
@@ -49,47 +59,58 @@ def parser() -> argparse.ArgumentParser:
     lineage.add_argument("version", nargs="?", metavar="VERSION", help=_VERSION)
     lineage.add_argument("--data", metavar="DIGEST", help="the versions trained on this data instead")
     add("verify").add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
+    decide = add("decide")
+    decide.add_argument("name", nargs="?", metavar="NAME", help="default: params.yaml, register.name")
+    decide.add_argument("--alias", help="the alias to decide about (default: params.yaml, register.alias)")
+
+
+def _add_taking(add: Add) -> None:
+    """Add the commands that take a version elsewhere: into a folder, to the Hub, into params.yaml."""
     pull, hub, merged, vllm = add("pull"), add("export-hub"), add("export-merged"), add("export-vllm")
     pin, resolve = add("pin"), add("resolve")
     pin.add_argument("key", metavar="KEY", choices=PINNED, help=" or ".join(PINNED))
     pin.add_argument("--unless-same", metavar="FOLDER", help="leave params.yaml if the adapter there is that version")
     for command in (pin, resolve):
-        command.add_argument("--or-none", action="store_true", help="null where it names nothing yet, and end well")
-    promote, deprecate, rollback = add("promote"), add("deprecate"), add("rollback")
-    for command in (pull, hub, merged, vllm, pin, resolve, promote, deprecate):
+        command.add_argument("--or-none", action="store_true", help="null if there is no such version yet, status 0")
+
+    for command in (pull, hub, merged, vllm, pin, resolve):
         command.add_argument("version", metavar="VERSION", help=_VERSION)
     for command in (pull, merged, vllm):
         command.add_argument("to", metavar="FOLDER", help="a folder that is absent or empty")
-    hub.add_argument("repository", metavar="OWNER/NAME", help="made if it is not there; the token is HF_TOKEN")
-    hub.add_argument("--private", action="store_true", help="if the repository is made now")
+    hub.add_argument("repository", metavar="OWNER/NAME", help="created if it is absent; the token is HF_TOKEN")
+    hub.add_argument("--private", action="store_true", help="if the repository is created now")
     merged.add_argument("--base", metavar="FOLDER", help="output of the base stage (default: data/base)")
+
+
+def _add_changing(add: Add) -> None:
+    """Add the commands that write into the registry."""
+    promote, rollback, deprecate, gc = add("promote"), add("rollback"), add("deprecate"), add("gc")
+    for command in (promote, deprecate):
+        command.add_argument("version", metavar="VERSION", help=_VERSION)
+    rollback.add_argument("name", metavar="NAME")
+    for command in (promote, rollback, deprecate):
+        command.add_argument("--reason", metavar="WHY", help="kept in the log")
+    for command in (promote, rollback):
+        command.add_argument("--alias", default=DEFAULT_ALIAS, help=f"the alias to move (default: {DEFAULT_ALIAS})")
+
     promote.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
     promote.add_argument("--tag", action="store_true", help="tag this checkout's HEAD for `dvc artifacts get` (GTO)")
+    leaving = "only if it points to this version: champion, v3, digest"
+    rollback.add_argument("--from", dest="left", metavar="VERSION", help=leaving)
     deprecate.add_argument("--undo", action="store_true", help="take a deprecation back")
-    rollback.add_argument("name", metavar="NAME")
-    rollback.add_argument(
-        "--from", dest="left", metavar="VERSION", help="only if it names this one: champion, v3, digest"
-    )
-    for command in (promote, deprecate, rollback):
-        command.add_argument("--reason", metavar="WHY", help="kept in the log")
-    gc = add("gc")
     gc.add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
-    gc.add_argument("--days", type=float, default=DAYS, help=f"a log entry keeps its version so long (default: {DAYS})")
-    gc.add_argument("--apply", action="store_true", help="do it; without this it is only shown")
-    decide = add("decide")
-    decide.add_argument("name", nargs="?", metavar="NAME", help="default: params.yaml, register.name")
-    for command in (promote, rollback):
-        command.add_argument("--alias", default=CHAMPION, help=f"the alias to move (default: {CHAMPION})")
-    decide.add_argument("--alias", help="the alias to decide about (default: params.yaml, register.alias)")
-    return top
+    gc.add_argument(
+        "--days", type=float, default=DAYS, help=f"for how long an entry keeps its version (default: {DAYS})"
+    )
+    gc.add_argument("--apply", action="store_true", help="remove them; without this they are only shown")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; print its answer, or one line that says what is wrong."""
-    words = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
-        answer = COMMANDS[words.command](words)
-        print(json.dumps(answer.values, indent=2, sort_keys=True) if words.json else "\n".join(answer.lines))
+        answer = COMMANDS[args.command](args)
+        print(json.dumps(answer.values, indent=2, sort_keys=True) if args.json else "\n".join(answer.lines))
         sys.stdout.flush()
     except PipelineError as error:
         return _refuse(error)
@@ -97,10 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        told = explain_os_error(error)
-        if told is None:
+        explained = explain_os_error(error)
+        if explained is None:
             raise
-        return _refuse(told)
+        return _refuse(explained)
     return answer.status
 
 

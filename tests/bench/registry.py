@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from tasks.registry.cli.look import _rows
+from tasks.registry.cli.look import version_rows
 from tasks.registry.gate.gate import GateConfig
-from tasks.registry.log.entries import PROMOTE, Deed
+from tasks.registry.log.entries import PROMOTE, Event
 from tasks.registry.log.history import History
 from tasks.registry.release.release import register
 from tasks.registry.stores.folder import FolderStore
@@ -34,8 +34,8 @@ def filled(root: Path, moves: int) -> FolderStore:
     even = scores_of(30, losses=30)
     digests = [register(registry, *sample(seed, even), "champion", GateConfig()).digest for seed in range(2)]
 
-    def move(history: History, version: str) -> Deed:
-        return Deed(PROMOTE, version, "champion", history.holder("champion"), "override", "back and forth")
+    def move(history: History, version: str) -> Event:
+        return Event(PROMOTE, version, "champion", history.target("champion"), "override", "back and forth")
 
     with mock.patch.object(os, "fsync"):  # written at once here; it is reading that is measured
         for number in range(moves):
@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = filled(Path(folder), moves)
         alias = milliseconds(lambda: Registry(store, "demo").find("champion"))
-        listed = milliseconds(lambda: _rows(Registry(store, "demo")))
+        listed = milliseconds(lambda: version_rows(Registry(store, "demo")))
         replay = milliseconds(lambda: Registry(store, "demo").log.check())
     print(json.dumps({"entries": moves + 2, "alias_ms": alias, "list_ms": listed, "replay_of_all_ms": replay}))
 

@@ -48,8 +48,8 @@ def command(registry: Registry, capsys: pytest.CaptureFixture[str]):
 
     def call(*words: str, root: str = registry.store.label):
         status = main([*words, "--root", root])
-        told = capsys.readouterr()
-        is_json = "--json" in words and told.out
-        return status, json.loads(told.out) if is_json else told.out, told.err
+        output = capsys.readouterr()
+        is_json = "--json" in words and output.out
+        return status, json.loads(output.out) if is_json else output.out, output.err
 
     return call

@@ -76,7 +76,7 @@ def look(root: Path) -> dict[str, object]:
     return {
         "versions": versions,
         "aliases": history.aliases(),
-        "deeds": [entry.deed.action for entry in registry.log.entries()],
+        "events": [entry.event.action for entry in registry.log.entries()],
     }
 
 

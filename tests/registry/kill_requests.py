@@ -50,8 +50,8 @@ def look(root: str, client: Any) -> dict[str, object]:
     """See the registry as a reader does: every version that it shows is read to the last byte."""
     registry = opened(root, client)
     versions = [registry.check(digest).digest for digest in registry.digests()]
-    deeds = [entry.deed.action for entry in registry.log.entries()]
-    return {"versions": versions, "aliases": registry.history().aliases(), "deeds": deeds}
+    events = [entry.event.action for entry in registry.log.entries()]
+    return {"versions": versions, "aliases": registry.history().aliases(), "events": events}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One of several processes that register and promote at once: python -m tests.registry.rival ROOT NUMBER OWN."""
+"""One of several processes that register and promote at once: python -m tests.registry.rival ROOT NUMBER VERSIONS."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EVEN = scores_of(30, losses=30)  # as good as the reference: the gate itself pro
 def main() -> None:
     number = int(sys.argv[2])
     registry = Registry(open_store(sys.argv[1]), "demo")
-    for own in range(int(sys.argv[3])):  # versions that nobody else registers, and as many that all do
-        shared = register(registry, *sample(own, EVEN, note=f"of {number}"), "champion", GateConfig())
-        mine = register(registry, *sample(100 * number + 10 + own, EVEN), "champion", GateConfig())
-        promote(registry, mine.digest, "champion", override=f"{number}/{own}")
-        promote(registry, shared.digest, f"of-{number}", override=f"{number}/{own}")
+    for index in range(int(sys.argv[3])):  # versions that nobody else registers, and as many that all do
+        shared = register(registry, *sample(index, EVEN, note=f"of {number}"), "champion", GateConfig())
+        unshared = register(registry, *sample(100 * number + 10 + index, EVEN), "champion", GateConfig())
+        promote(registry, unshared.digest, "champion", override=f"{number}/{index}")
+        promote(registry, shared.digest, f"of-{number}", override=f"{number}/{index}")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,11 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.status is not None:
             self._answer({"error": "refused"}, hub.status)
         elif self.path == "/api/repos/create":
-            told = json.loads(body)
-            is_private = told.get("private") or told.get("visibility") == "private"
-            hub.created.append({"name": told["name"], "organization": told["organization"], "private": is_private})
+            request = json.loads(body)
+            is_private = request.get("private") or request.get("visibility") == "private"
+            hub.created.append(
+                {"name": request["name"], "organization": request["organization"], "private": is_private}
+            )
             self._answer({"url": f"{hub.url}/team/demo-adapter", "id": "team/demo-adapter"})
         elif "/preupload/" in self.path:
             asked = [file["path"] for file in json.loads(body)["files"]]
@@ -73,8 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
             {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/team/demo-adapter/commit/{oid}"}
         )
 
-    def _answer(self, told: dict[str, Any], status: int = 200) -> None:
-        data = json.dumps(told).encode()
+    def _answer(self, answer: dict[str, Any], status: int = 200) -> None:
+        data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

@@ -1,4 +1,4 @@
-"""The command line: what people and scripts read, and what they are told when they err."""
+"""The command line: what people and scripts read, and what a mistake prints."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture
 def digests(registry: Registry) -> list[str]:
     """Two versions of `demo`; the second is champion by a person's word."""
-    found = []
+    digests = []
     for seed, wins in enumerate((80, 60)):
         candidate = sample(seed, scores_of(wins, losses=100 - wins))
-        found.append(register(registry, *candidate, "champion", GateConfig()).digest)
-    promote(registry, found[1], "champion", override="kinder")
-    return found
+        digests.append(register(registry, *candidate, "champion", GateConfig()).digest)
+    promote(registry, digests[1], "champion", override="kinder")
+    return digests
 
 
 def shell(registry: Registry, *words: str) -> subprocess.CompletedProcess[str]:
@@ -126,8 +126,8 @@ def test_promote_rollback_and_log_tell_one_story(command, digests: list[str]):
     assert command("show", "demo@champion", "--json")[1]["digest"] == digests[0]
     assert command("promote", f"demo@{digests[1][:8]}", "--override", "all the same")[0] == 0
     entries = command("log", "demo", "--json")[1]
-    told = [(entry["number"], entry["action"], entry.get("authority")) for entry in entries]
-    assert told == [
+    actions = [(entry["number"], entry["action"], entry.get("authority")) for entry in entries]
+    assert actions == [
         (1, "register", None),
         (2, "promote", "gate"),
         (3, "register", None),

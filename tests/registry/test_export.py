@@ -71,8 +71,8 @@ def test_a_merged_checkpoint_answers_as_base_and_adapter_do(command, registry, b
     with torch.no_grad():
         reference = plain(tokens).logits
         expected = PeftModel.from_pretrained(plain, tmp_path / "pulled").eval()(tokens).logits
-        found = whole.float()(tokens).logits
-    assert (found - expected).abs().max() < 0.1 * (expected - reference).abs().max()
+        logits = whole.float()(tokens).logits
+    assert (logits - expected).abs().max() < 0.1 * (expected - reference).abs().max()
     assert (target / "tokenizer.json").is_file()
     assert json.loads((target / "manifest.json").read_bytes())["version"] == released
 

@@ -57,7 +57,7 @@ class Bench:
         registry = Registry(self.direct, "demo")
         versions = [registry.check(digest).digest for digest in registry.digests()]
         history = registry.log.check()
-        return versions, history.aliases(), [entry.deed.action for entry in registry.log.entries()]
+        return versions, history.aliases(), [entry.event.action for entry in registry.log.entries()]
 
 
 @pytest.fixture
@@ -73,16 +73,16 @@ def few(seed: int = 0) -> tuple[Candidate, Evidence]:
     return Candidate(whole.identity, {n: c for n, c in whole.files.items() if n not in left_out}), evidence
 
 
-def twice(deed: Callable[[], object]) -> None:
-    """Do a deed, and once more by hand if it fails."""
+def twice(action: Callable[[], object]) -> None:
+    """Do something, and once more if it fails."""
     try:
-        deed()
+        action()
     except PipelineError:
-        deed()
+        action()
 
 
 def life(store: S3Store) -> None:
-    """Register two versions, promote both, roll back, deprecate the one that was left; a new reader for each deed."""
+    """Register two versions, promote both, roll back, deprecate the one that was left; a new reader for each."""
     first, second = few(0)[0].digest, few(1)[0].digest
     twice(lambda: register(Registry(store, "demo"), *few(0), "champion", GATE))
     twice(lambda: promote(Registry(store, "demo"), first, "champion", override="a start"))
@@ -152,14 +152,14 @@ def test_a_writer_killed_at_random_requests_leaves_nothing_half_visible_and_a_se
     digest = candidate("first")[0].digest
     for number, death in enumerate(deaths):
         seen = death["seen"]
-        assert seen["deeds"] in ([], ["register"], ["register", "promote"]), number
+        assert seen["events"] in ([], ["register"], ["register", "promote"]), number
         assert seen["versions"] in ([], [digest]), number
-        assert seen["versions"] or not seen["deeds"], number
+        assert seen["versions"] or not seen["events"], number
         assert death["after"] == {
             "versions": [digest],
             "aliases": {"champion": digest},
-            "deeds": ["register", "promote"],
+            "events": ["register", "promote"],
         }, number
     assert len(deaths) == 50
-    states = {(len(death["seen"]["versions"]), len(death["seen"]["deeds"])) for death in deaths}
+    states = {(len(death["seen"]["versions"]), len(death["seen"]["events"])) for death in deaths}
     assert states == {(0, 0), (1, 0), (1, 1), (1, 2)}

@@ -8,14 +8,23 @@ import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.params import build
-from tasks.registry.gate.gate import INCONCLUSIVE, KEEP, PROMOTE, Decision, GateConfig, decide, lower_bound, spent_alpha
-from tasks.registry.log.entries import REGISTER, Deed, LogEntry
+from tasks.registry.gate.gate import (
+    FAILED,
+    INCONCLUSIVE,
+    PASSED,
+    Decision,
+    GateConfig,
+    decide,
+    lower_bound,
+    spent_alpha,
+)
+from tasks.registry.log.entries import REGISTER, Event, LogEntry
 from tasks.registry.log.evidence import DUEL, parse
 from tasks.registry.log.history import History
 from tests.registry.samples import BASE, evidence, evidence_files, scores_of
 
 GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_shared_prompts=50)
-CHAMPION, CANDIDATE = "a" * 64, "c" * 64
+CHAMPION_DIGEST, CANDIDATE_DIGEST = "a" * 64, "c" * 64
 
 
 def test_wilsons_bound_of_80_wins_in_100_is_0_7267():
@@ -52,22 +61,28 @@ def test_the_levels_of_all_looks_sum_to_alpha():
     assert math.fsum(spent_alpha(0.05, k) for k in range(1, 100_000)) == pytest.approx(0.05, abs=1e-6)
 
 
-FAILED = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}}
+BAD_GUARD = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}}
 FIRST_RUNS = {
     # 80 of 100: bound 0.7154 at alpha 0.0304
-    "a clear win": (scores_of(80, losses=20), {}, 1, PROMOTE, "clears 0.5200"),
+    "a clear win": (scores_of(80, losses=20), {}, 1, PASSED, "clears 0.5200"),
     # 60 of 100: bound 0.5063, under 0.52; the rate is above
     "a win within the noise": (scores_of(60, losses=40), {}, 1, INCONCLUSIVE, "does not clear 0.5200, though"),
-    "a narrow loss": (scores_of(50, losses=50), {}, 1, KEEP, "nor does the rate"),
-    "chosen and rejected swapped": (scores_of(10, losses=90), {}, 1, KEEP, "0.1000 on 100 prompts"),
-    "a failed guard": (scores_of(80, losses=20), {"guards": FAILED}, 1, KEEP, "`empty_share` failed: value 0.4"),
-    "no guard at all": (scores_of(80, losses=20), {"guards": {}}, 1, KEEP, "no guard"),
+    "a narrow loss": (scores_of(50, losses=50), {}, 1, FAILED, "nor does the rate"),
+    "chosen and rejected swapped": (scores_of(10, losses=90), {}, 1, FAILED, "0.1000 on 100 prompts"),
+    "a failed guard": (
+        scores_of(80, losses=20),
+        {"guards": BAD_GUARD},
+        1,
+        FAILED,
+        "`empty_share` failed: value 0.4",
+    ),
+    "no guard at all": (scores_of(80, losses=20), {"guards": {}}, 1, FAILED, "no guard"),
     "too many missing": (scores_of(90, losses=5, missing=5), {}, 1, INCONCLUSIVE, "coverage 0.9500 is below 0.9800"),
     # 51 of the 98 known are won, 0.5204; with the missing ones as losses 0.51, under 0.52
-    "missing is lost": (scores_of(51, losses=47, missing=2), {}, 1, KEEP, "0.5100 on 100 prompts"),
-    "less coverage told than counted": (scores_of(80, losses=20), {"coverage": 0.9}, 1, INCONCLUSIVE, "0.9000"),
+    "missing is lost": (scores_of(51, losses=47, missing=2), {}, 1, FAILED, "0.5100 on 100 prompts"),
+    "a lower coverage than counted": (scores_of(80, losses=20), {"coverage": 0.9}, 1, INCONCLUSIVE, "0.9000"),
     # 65 of 100: at look 1 the bound is 0.5569, at look 50 (z 4.22) 0.4404
-    "the first look": (scores_of(65, losses=35), {}, 1, PROMOTE, "look 1"),
+    "the first look": (scores_of(65, losses=35), {}, 1, PASSED, "look 1"),
     "the fiftieth look": (scores_of(65, losses=35), {}, 50, INCONCLUSIVE, "look 50"),
 }
 
@@ -92,52 +107,52 @@ def test_the_numbers_of_a_first_promotion_are_those_worked_out_by_hand():
 
 def paired(better: int, equal: int, worse: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Credits of candidate and champion: on `better` prompts 1 to 0, on `worse` 0 to 1."""
-    ours = [1.0] * better + [0.5] * equal + [0.0] * worse
-    theirs = [0.0] * better + [0.5] * equal + [1.0] * worse
-    names = [f"p{number:03d}" for number in range(len(ours))]
-    return dict(zip(names, ours, strict=True)), dict(zip(names, theirs, strict=True))
+    candidate_scores = [1.0] * better + [0.5] * equal + [0.0] * worse
+    champion_scores = [0.0] * better + [0.5] * equal + [1.0] * worse
+    names = [f"p{number:03d}" for number in range(len(candidate_scores))]
+    return dict(zip(names, candidate_scores, strict=True)), dict(zip(names, champion_scores, strict=True))
 
 
 CHALLENGES = {
     # mean gain 0.4: as a win rate 0.7, sd 0.2930 over 100 → bound 0.6451, threshold 0.51
-    "better on shared prompts": (paired(45, 50, 5), PROMOTE, "clears 0.5100"),
+    "better on shared prompts": (paired(45, 50, 5), PASSED, "clears 0.5100"),
     # mean gain 0.05: 0.525, sd 0.3362 → bound 0.4620
     "better within the noise": (paired(25, 55, 20), INCONCLUSIVE, "does not clear 0.5100, though"),
-    "worse on shared prompts": (paired(5, 50, 45), KEEP, "nor does the rate"),
-    "the very same answers": (paired(0, 100, 0), KEEP, "0.5000 on 100 prompts"),
+    "worse on shared prompts": (paired(5, 50, 45), FAILED, "nor does the rate"),
+    "the very same answers": (paired(0, 100, 0), FAILED, "0.5000 on 100 prompts"),
 }
 
 
 @pytest.mark.parametrize("case", CHALLENGES)
 def test_a_challenger_is_held_against_the_champion_on_shared_prompts(case: str):
-    (ours, theirs), outcome, said = CHALLENGES[case]
-    decision = decide(evidence(ours, CANDIDATE), evidence(theirs, CHAMPION), 1, GATE)
+    (candidate_scores, champion_scores), outcome, said = CHALLENGES[case]
+    decision = decide(evidence(candidate_scores, CANDIDATE_DIGEST), evidence(champion_scores, CHAMPION_DIGEST), 1, GATE)
     assert decision.outcome == outcome
     assert said in decision.reasons[0]
-    assert decision.champion == CHAMPION
+    assert decision.champion == CHAMPION_DIGEST
 
 
 def test_too_few_shared_prompts_are_inconclusive():
-    ours = scores_of(90, losses=10)
-    theirs = {f"q{prompt}" if int(prompt[1:]) >= 49 else prompt: 0.0 for prompt in ours}
-    decision = decide(evidence(ours, CANDIDATE), evidence(theirs, CHAMPION), 1, GATE)
+    candidate_scores = scores_of(90, losses=10)
+    champion_scores = {f"q{prompt}" if int(prompt[1:]) >= 49 else prompt: 0.0 for prompt in candidate_scores}
+    decision = decide(evidence(candidate_scores, CANDIDATE_DIGEST), evidence(champion_scores, CHAMPION_DIGEST), 1, GATE)
     assert decision.outcome == INCONCLUSIVE
     assert "49 shared prompts, 50 are needed" in decision.reasons[0]
 
 
 def test_a_prompt_that_the_champion_has_no_verdict_on_is_not_counted_as_its_loss():
-    ours, theirs = paired(0, 100, 0)
-    theirs |= {f"p{number:03d}": None for number in range(40)}
-    decision = decide(evidence(ours, CANDIDATE), evidence(theirs, CHAMPION), 1, GATE)
+    candidate_scores, champion_scores = paired(0, 100, 0)
+    champion_scores |= {f"p{number:03d}": None for number in range(40)}
+    decision = decide(evidence(candidate_scores, CANDIDATE_DIGEST), evidence(champion_scores, CHAMPION_DIGEST), 1, GATE)
     assert decision.numbers["compared_prompts"] == 60
-    assert decision.outcome == KEEP
+    assert decision.outcome == FAILED
 
 
 @pytest.mark.parametrize("changes", [{"base": "f" * 64}, {"judge": "another judge"}])
 def test_credits_of_another_reference_or_judge_are_not_compared(changes: dict[str, str]):
-    ours, theirs = paired(45, 50, 5)
-    champion = evidence(theirs, CHAMPION, judge="the judge")
-    candidate = evidence(ours, CANDIDATE, **({"judge": "the judge"} | changes))
+    candidate_scores, champion_scores = paired(45, 50, 5)
+    champion = evidence(champion_scores, CHAMPION_DIGEST, judge="the judge")
+    candidate = evidence(candidate_scores, CANDIDATE_DIGEST, **({"judge": "the judge"} | changes))
     decision = decide(candidate, champion, 1, GATE)
     assert decision.outcome == INCONCLUSIVE
     assert "judge them head to head" in decision.reasons[0]
@@ -145,25 +160,25 @@ def test_credits_of_another_reference_or_judge_are_not_compared(changes: dict[st
 
 def test_a_slow_slide_below_the_champion_is_stopped_by_the_fixed_reference():
     # The duel is won, yet against the reference 60 of 100 stand where the champion had 90 of 100.
-    duel = {"champion": {"digest": CHAMPION}}
+    duel = {"champion": {"digest": CHAMPION_DIGEST}}
     candidate = with_duel(scores_of(60, losses=40), scores_of(80, losses=20), duel)
-    decision = decide(candidate, evidence(scores_of(90, losses=10), CHAMPION), 1, GATE)
-    assert decision.outcome == KEEP
+    decision = decide(candidate, evidence(scores_of(90, losses=10), CHAMPION_DIGEST), 1, GATE)
+    assert decision.outcome == FAILED
     assert "clears" in decision.reasons[0]
     assert "is below the champion's" in decision.reasons[1]
 
 
 def test_a_successor_of_the_champion_is_promoted_where_it_beats_it_and_holds_against_the_base():
     # trained on from the champion: 70 % against it, and against the bare base as good as the champion was
-    duel = {"champion": {"digest": CHAMPION}}
+    duel = {"champion": {"digest": CHAMPION_DIGEST}}
     candidate = with_duel(scores_of(182, losses=18), scores_of(140, losses=60), duel)
-    assert decide(candidate, evidence(scores_of(180, losses=20), CHAMPION), 1, GATE).outcome == PROMOTE
+    assert decide(candidate, evidence(scores_of(180, losses=20), CHAMPION_DIGEST), 1, GATE).outcome == PASSED
 
 
 def test_bounds_of_two_judges_are_not_compared_though_the_two_versions_met():
-    duel = {"champion": {"digest": CHAMPION}, "judge": "the new judge"}
-    champion = evidence(scores_of(90, losses=10), CHAMPION, judge="the old judge")
-    for wins, outcome in ((80, PROMOTE), (55, INCONCLUSIVE), (40, KEEP)):
+    duel = {"champion": {"digest": CHAMPION_DIGEST}, "judge": "the new judge"}
+    champion = evidence(scores_of(90, losses=10), CHAMPION_DIGEST, judge="the old judge")
+    for wins, outcome in ((80, PASSED), (55, INCONCLUSIVE), (40, FAILED)):
         candidate = with_duel(scores_of(wins, losses=100 - wins), scores_of(80, losses=20), duel)
         decision = decide(candidate, champion, 1, GATE)
         assert decision.outcome == outcome
@@ -183,24 +198,24 @@ def test_the_bound_of_few_decided_prompts_is_that_of_a_sign_test():
 
 def with_duel(scores, duel, changes):
     files = evidence_files(scores, **changes) | {DUEL: evidence_files(duel)["scores.jsonl"]}
-    return parse(files, "evidence", BASE, CANDIDATE)
+    return parse(files, "evidence", BASE, CANDIDATE_DIGEST)
 
 
 def test_head_to_head_credits_decide_where_the_two_have_met():
-    ours, theirs = paired(5, 50, 45)  # the paired differences alone would say `keep`
-    champion = evidence(theirs, CHAMPION)
-    met = with_duel(ours, scores_of(80, losses=20), {"champion": {"digest": CHAMPION}})
+    candidate_scores, champion_scores = paired(5, 50, 45)  # the paired differences alone would say `keep`
+    champion = evidence(champion_scores, CHAMPION_DIGEST)
+    met = with_duel(candidate_scores, scores_of(80, losses=20), {"champion": {"digest": CHAMPION_DIGEST}})
     decision = decide(met, champion, 1, GateConfig(tolerance=1.0))
-    assert decision.outcome == PROMOTE
+    assert decision.outcome == PASSED
     assert decision.numbers["opponent_win_rate"] == 0.8
 
 
 def test_head_to_head_credits_against_another_version_are_ignored():
-    ours, theirs = paired(5, 50, 45)
-    met = with_duel(ours, scores_of(80, losses=20), {"champion": {"digest": "9" * 64}})
-    decision = decide(met, evidence(theirs, CHAMPION), 1, GateConfig(tolerance=1.0))
+    candidate_scores, champion_scores = paired(5, 50, 45)
+    met = with_duel(candidate_scores, scores_of(80, losses=20), {"champion": {"digest": "9" * 64}})
+    decision = decide(met, evidence(champion_scores, CHAMPION_DIGEST), 1, GateConfig(tolerance=1.0))
     assert "paired difference" in decision.reasons[0]
-    assert decision.outcome == KEEP
+    assert decision.outcome == FAILED
 
 
 def test_a_decision_survives_its_json():
@@ -241,7 +256,7 @@ def test_evidence_that_lacks_or_contradicts_something_is_refused_by_file_and_key
 def test_a_broken_line_of_scores_is_refused_by_its_number(lines: bytes, said: str):
     files = evidence_files(scores_of(1)) | {"scores.jsonl": lines}
     with pytest.raises(ArtifactError) as caught:
-        parse(files, "evidence", BASE, CANDIDATE)
+        parse(files, "evidence", BASE, CANDIDATE_DIGEST)
     assert said in str(caught.value)
 
 
@@ -256,9 +271,9 @@ def test_a_look_at_much_the_same_prompts_is_another_look():
         return evidence({f"p{number:05d}": 1.0 for number in range(first, first + count)}, version)
 
     def looks(*earlier) -> int:
-        deeds = [Deed(REGISTER, e.version, prompt_set=e.prompt_set, prompt_sample=e.prompt_sample) for e in earlier]
-        entries = {deed.version: LogEntry(n, deed, "", "", "", "") for n, deed in enumerate(deeds, start=1)}
-        return History(registered=entries).attempt(judged(0, 200, CANDIDATE))
+        events = [Event(REGISTER, e.version, prompt_set=e.prompt_set, prompt_sample=e.prompt_sample) for e in earlier]
+        entries = {event.version: LogEntry(n, event, "", "", "", "") for n, event in enumerate(events, start=1)}
+        return History(registered=entries).attempt(judged(0, 200, CANDIDATE_DIGEST))
 
     assert looks() == 1
     assert looks(judged(0, 200, "1" * 64)) == 2
@@ -267,8 +282,8 @@ def test_a_look_at_much_the_same_prompts_is_another_look():
 
 
 def test_a_look_of_before_samples_were_kept_counts_where_the_prompts_are_the_same():
-    same = evidence(scores_of(80, losses=20), CANDIDATE)
-    old = Deed(REGISTER, CHAMPION, prompt_set=same.prompt_set)
-    history = History(registered={CHAMPION: LogEntry(1, old, "", "", "", "")})
+    same = evidence(scores_of(80, losses=20), CANDIDATE_DIGEST)
+    old = Event(REGISTER, CHAMPION_DIGEST, prompt_set=same.prompt_set)
+    history = History(registered={CHAMPION_DIGEST: LogEntry(1, old, "", "", "", "")})
     assert history.attempt(same) == 2
-    assert history.attempt(evidence(scores_of(80, losses=21), CANDIDATE)) == 1
+    assert history.attempt(evidence(scores_of(80, losses=21), CANDIDATE_DIGEST)) == 1

@@ -26,14 +26,14 @@ RIVALS = [
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def start(root: str, number: int, own: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.registry.rival", root, str(number), str(own)]
+def start(root: str, number: int, versions: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.registry.rival", root, str(number), str(versions)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("store", "count", "owned"), RIVALS, indirect=["store"])
-def test_many_processes_write_one_log_and_a_reader_never_sees_a_part(store: Store, count: int, owned: int):
-    rivals = [start(store.label, number, owned) for number in range(count)]
+@pytest.mark.parametrize(("store", "count", "versions_each"), RIVALS, indirect=["store"])
+def test_many_processes_write_one_log_and_a_reader_never_sees_a_part(store: Store, count: int, versions_each: int):
+    rivals = [start(store.label, number, versions_each) for number in range(count)]
     polls, longest, seen = 0, 0, set[str]()
     while any(rival.poll() is None for rival in rivals):
         reader = Registry(store, "demo")
@@ -51,15 +51,20 @@ def test_many_processes_write_one_log_and_a_reader_never_sees_a_part(store: Stor
     registry = Registry(store, "demo")
     entries = registry.log.entries()
     assert registry.log.check() == registry.history()
-    assert len(entries) >= 3 * count * owned
+    assert len(entries) >= 3 * count * versions_each
     assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
-    versions = Counter(entry.deed.version for entry in entries if entry.deed.action == "register")
-    shared = {sample(own, EVEN)[0].digest for own in range(owned)}
+    versions = Counter(entry.event.version for entry in entries if entry.event.action == "register")
+    shared = {sample(index, EVEN)[0].digest for index in range(versions_each)}
     assert set(versions.values()) == {1}  # a version that all register is registered once
-    assert len(versions) == count * owned + len(shared)
+    assert len(versions) == count * versions_each + len(shared)
     assert shared <= set(versions)
-    moves = Counter((e.deed.alias, e.deed.reason) for e in entries if e.deed.action == "promote")
-    wanted = {(alias, f"{n}/{own}") for n in range(count) for own in range(owned) for alias in ("champion", f"of-{n}")}
+    moves = Counter((e.event.alias, e.event.reason) for e in entries if e.event.action == "promote")
+    wanted = {
+        (alias, f"{n}/{index}")
+        for n in range(count)
+        for index in range(versions_each)
+        for alias in ("champion", f"of-{n}")
+    }
     assert set(moves) == wanted  # none lost
     assert set(moves.values()) == {1}  # none twice
     if isinstance(store, FolderStore):
@@ -74,15 +79,15 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_visible_and_a_second_r
     digest = sample()[0].digest
     for number, death in enumerate(deaths):
         seen = death["seen"]
-        assert seen["deeds"] in ([], ["register"], ["register", "promote"]), number
+        assert seen["events"] in ([], ["register"], ["register", "promote"]), number
         assert seen["versions"] in ([], [digest]), number
-        assert seen["versions"] or not seen["deeds"], number  # the log names only what is there
+        assert seen["versions"] or not seen["events"], number  # the log names only what is there
         assert death["kept"], number  # the second run changed no byte that was there
         assert death["after"] == {
             "versions": [digest],
             "aliases": {"champion": digest},
-            "deeds": ["register", "promote"],
+            "events": ["register", "promote"],
         }, number
-    states = {(len(death["seen"]["versions"]), len(death["seen"]["deeds"])) for death in deaths}
-    assert states == {(0, 0), (1, 0), (1, 1), (1, 2)}  # the deaths fell before, between and after every deed
+    states = {(len(death["seen"]["versions"]), len(death["seen"]["events"])) for death in deaths}
+    assert states == {(0, 0), (1, 0), (1, 1), (1, 2)}  # the deaths fell before, between and after every event
     assert len(deaths) > 30

@@ -62,3 +62,11 @@ def test_it_is_continued(old: Registry):
     fresh = Registry(old.store, "demo")
     assert fresh.find("champion") == second.digest
     assert fresh.history().count == 13
+
+
+def test_its_snapshots_are_neither_read_nor_taken_for_strangers(old: Registry, command):
+    for path in (Path(old.store.label) / "demo/snapshots").iterdir():
+        path.chmod(0o644)
+        path.write_text(path.read_text().replace('"champion":[0]', '"champion":[1]'))
+    assert command("resolve", "demo", root=old.store.label)[1].strip() == f"demo@{FIRST}"
+    assert command("verify", root=old.store.label)[0] == 0

@@ -96,8 +96,8 @@ def test_a_release_is_the_same_story_in_either(store: Store, tmp_path: Path):
     again = Registry(store, "demo")
     assert again.find("champion") == first.digest
     assert again.digests() == [first.digest, second.digest]
-    deeds = [entry.deed.action for entry in again.log.entries()]
-    assert deeds == ["register", "promote", "register", "promote", "rollback"]
+    events = [entry.event.action for entry in again.log.entries()]
+    assert events == ["register", "promote", "register", "promote", "rollback"]
     for digest in again.digests():
         again.check(digest)
     again.pull(first.digest, tmp_path / "pulled")

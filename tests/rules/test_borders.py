@@ -30,10 +30,7 @@ WAITING_FOR_MARKS: set[str] = {
     "tasks/registry/versions/registry.py",
 }
 WAITING_FOR_NAMES: set[str] = {
-    "tasks/dpo/generation/sampling.py",
-    "tasks/dpo/model/adapter_loading.py",
     "tasks/dpo/scoring/last_layer.py",
-    "tasks/dpo/training/adapter_saving.py",
     "tasks/launch/recipe.py",
     "tasks/registry/__main__.py",
     "tasks/registry/cli/change.py",

@@ -17,7 +17,6 @@ from tasks.core.files import pretty_json, write_manifest, write_text
 from tasks.core.params import build, load_section
 from tasks.register import RegisterConfig, run
 from tasks.registry.release.candidate import Sources
-from tasks.registry.release.lineage import Origin
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.versions.registry import Registry
 from tests.registry.samples import evidence_files, sample, scores_of
@@ -71,19 +70,10 @@ def lay(root: Path, wins: int = 80, seed: int = 0) -> Sources:
 
 
 def run_at(root: Path, sources: Sources, config: RegisterConfig = CONFIG, registry: str = "registry"):
-    lock = root / "dvc.lock"
-    lock.write_text(LOCK)
-    origin = Origin(
-        sources.base,
-        sources.pairs,
-        root / paths.INIT_ADAPTER,
-        sources.train_results,
-        lock,
-        root / "receipts",
-        root,
-    )
+    (root / "dvc.lock").write_text(LOCK)
+    sources = dataclasses.replace(sources, lock=root / "dvc.lock", receipts=root / "receipts", checkout=root)
     config = dataclasses.replace(config, root=str(root / registry))
-    return run(sources, root / "out", config, origin, "train: {seed: 7}\n")
+    return run(sources, root / "out", config, "train: {seed: 7}\n")
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -221,7 +211,7 @@ def test_a_lock_that_dvc_did_not_write_is_refused(tmp_path: Path):
     from tasks.registry.release.lineage import stage_hashes
 
     (tmp_path / "dvc.lock").write_text("stages: [1, 2]\n")
-    with pytest.raises(ArtifactError, match="is no lock file of DVC"):
+    with pytest.raises(ArtifactError, match="is not a lock file of DVC"):
         stage_hashes(tmp_path / "dvc.lock")
     assert stage_hashes(tmp_path / "absent") == {}
 

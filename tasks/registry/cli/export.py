@@ -1,4 +1,4 @@
-"""A version taken elsewhere: to a repository on the Hub, into the base's weights, to a vLLM server."""
+"""Exports of a version: to a repository on the Hub, merged into the base's weights, for a vLLM server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tasks.registry.versions.registry import Registry
 
 
 def to_hub(registry: Registry, digest: str, repository: str, is_private: bool) -> str:
-    """Upload a version's files to a model repository, which is made if it is not there; return the commit's address.
+    """Upload a version's files to a model repository, which is created if absent; return the commit's address.
 
-    The token is the Hub's own: HF_TOKEN, or what `hf auth login` left.
+    The token is that of huggingface_hub: HF_TOKEN, or the one that `hf auth login` stored.
 
     Raises:
         ConfigError: The Hub refuses.
@@ -42,17 +42,17 @@ def to_hub(registry: Registry, digest: str, repository: str, is_private: bool) -
 def merged(registry: Registry, digest: str, base: Path, target: Path) -> None:
     """Write a checkpoint of the base with the version's adapter merged into its weights, and its tokenizer.
 
-    The sum is made in float32 and written in the type of the base's files.
+    The sum is computed in float32 and written in the dtype of the base's files.
 
     Args:
         registry: Where the version is.
         digest: The version.
-        base: Output of the base stage, which must be the base that the version was trained on.
+        base: Output of the base stage: the base that the version was trained on.
         target: The folder to write, absent or empty.
 
     Raises:
         ArtifactError: The base is another one, or does not load.
-        RegistryError: ``target`` holds something, or the version is damaged.
+        RegistryError: ``target`` is not empty, or the version is damaged.
     """
     import torch
     from peft import PeftModel
@@ -60,18 +60,19 @@ def merged(registry: Registry, digest: str, base: Path, target: Path) -> None:
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RegistryError(f"{target} exists and is not an empty folder", "name a new folder to write into")
-    pinned, version = BaseModel.open(base), registry.read(digest)
-    if pinned.digest != version.identity.base:
-        what = f"{base} is the base {short(pinned.digest)}, version {short(digest)} was trained on "
-        raise ArtifactError(
-            what + short(version.identity.base), "give the base stage's output of its lineage as --base"
-        )
+
+    pinned, trained_on = BaseModel.open(base), registry.read(digest).identity.base
+    if pinned.digest != trained_on:
+        what = f"{base} is the base {short(pinned.digest)}, version {short(digest)} was trained on {short(trained_on)}"
+        raise ArtifactError(what, "give the base stage's output of its lineage as --base")
+
     place = {"pretrained_model_name_or_path": pinned.location, "revision": pinned.revision or "main"}
     dtype = getattr(AutoConfig.from_pretrained(**place), "dtype", None) or torch.float32
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"the base model {pinned.source} does not load ({error})", "fetch it again") from None
+
     with tempfile.TemporaryDirectory() as folder:
         registry.pull(digest, Path(folder) / "version")
         whole: Any = PeftModel.from_pretrained(model, Path(folder) / "version").merge_and_unload()
@@ -94,5 +95,5 @@ def vllm_line(registry: Registry, digest: str, folder: Path) -> str:
 
 
 def _served_rank(rank: int) -> int:
-    """Return the smallest rank that vLLM knows and that holds ``rank``."""
+    """Return the smallest rank that vLLM supports and that is at least ``rank``."""
     return next((known for known in (1, 8, 16, 32, 64, 128, 256, 320, 512) if known >= rank), rank)

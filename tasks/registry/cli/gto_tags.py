@@ -1,9 +1,9 @@
 """A version as a Git tag in GTO's form, so that `dvc artifacts get` and DVC's own registry find it.
 
-adapter@v3.0.0          version 3, at the commit whose dvc.lock holds its adapter
-adapter#champion#1      what an alias names, newest last
+adapter@v3.0.0          version 3, at the commit whose dvc.lock has its adapter
+adapter#champion#1      where an alias points, newest last
 
-A tag stands at a commit, so the version must be the one that the commit's dvc.lock records.
+A tag is at a commit, so the version must be the one that the commit's dvc.lock records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check(registry: Registry, digest: str, checkout: Path = Path()) -> None:
     """Refuse to tag HEAD as a version that its dvc.lock does not record.
 
     Raises:
-        RegistryError: It does not.
+        RegistryError: dvc.lock at HEAD records another adapter, or none.
     """
     lineage = json.loads(registry.read_file(digest, LINEAGE))
     if not (expected := _adapter(lineage.get("stages"))) or _adapter(_committed(checkout)) != expected:
@@ -36,7 +36,7 @@ def check(registry: Registry, digest: str, checkout: Path = Path()) -> None:
 
 
 def tag(registry: Registry, digest: str, alias: str, checkout: Path = Path()) -> list[str]:
-    """Tag HEAD as a version and as what ``alias`` names; return the tags made, none where they were there.
+    """Tag HEAD as a version and as the target of ``alias``; return the new tags, none if they existed.
 
     Raises:
         RegistryError: HEAD is not the commit of that version, or GTO refuses.
@@ -58,9 +58,9 @@ def tag(registry: Registry, digest: str, alias: str, checkout: Path = Path()) ->
 
 
 def _is_newest(tags: set[str], alias: str, head: str, checkout: Path) -> bool:
-    """Tell whether the newest tag of an alias stands at ``head``."""
-    found = [name for name in tags if name.startswith(f"{ARTIFACT}#{alias}#")]
-    newest = max(found, key=lambda name: int(name.rpartition("#")[2]), default=None)
+    """Tell whether the newest tag of an alias is at the commit ``head``."""
+    assigned = [name for name in tags if name.startswith(f"{ARTIFACT}#{alias}#")]
+    newest = max(assigned, key=lambda name: int(name.rpartition("#")[2]), default=None)
     return newest is not None and _commit(checkout, newest) == head
 
 

@@ -1,10 +1,14 @@
 """The gate: whether evidence is good enough to promote, as a pure function.
 
-A candidate is promoted when the lower one-sided bound of its win rate (against the champion; on the
-first run against the reference) clears the threshold, its bound against the fixed reference has not
-slid below the champion's by more than the tolerance, every guard passes, and enough verdicts came
-back. A missing verdict counts as a loss. The k-th look at much the same prompts may err with
-alpha * 6 / (pi * k)^2, which sums to alpha over all looks.
+A candidate passes if
+
+- the lower one-sided bound of its win rate (against the champion; on the first run against the reference) clears the
+  threshold,
+- its lower bound against the fixed reference is not below the champion's by more than the tolerance,
+- every guard passes, and enough prompts have a verdict.
+
+A missing verdict counts as a loss. The k-th look at much the same prompts is tested at alpha * 6 / (pi * k)^2; these
+levels sum to alpha over all looks.
 """
 
 from __future__ import annotations
@@ -18,10 +22,10 @@ from typing import Annotated, Any, ClassVar
 from tasks.core.section import Section, at_least, between
 from tasks.registry.log.evidence import Evidence
 
-PROMOTE, KEEP, INCONCLUSIVE = "promote", "keep", "inconclusive"
-EVEN = 0.5  # the win rate of two equals
+PASSED, FAILED, INCONCLUSIVE = "promote", "keep", "inconclusive"  # outcomes, of the gate and of each condition
+EVEN = 0.5  # the win rate of two equal models
 MIN_COVERAGE = 0.98  # smallest share of prompts with a verdict; a missing verdict counts as a loss
-_NORMAL_FROM = 100  # prompts from which the normal approximation stands alone
+_NORMAL_FROM = 100  # prompts from which the normal approximation alone is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,9 @@ class GateConfig(Section, path="register.gate"):
     """What a candidate must show (params section `register.gate`).
 
     Attributes:
-        alpha: The chance, over all looks at much the same prompts, of promoting what is not better.
-        margin: How far above one half the bound must lie, in win rate.
-        tolerance: How far the bound against the reference may lie below the champion's own.
+        alpha: The probability, over all looks at much the same prompts, of promoting a model that is not better.
+        margin: How far above one half the lower bound must be, in win rate.
+        tolerance: How far the lower bound against the reference may be below the champion's, in win rate.
         min_shared_prompts: The fewest prompts on which candidate and champion may be compared.
     """
 
@@ -48,9 +52,9 @@ class Decision:
     """What the gate says, and why.
 
     Attributes:
-        outcome: `promote`, `keep` (what stands now is to stay) or `inconclusive` (more prompts could tell).
-        reasons: A sentence with its numbers for every condition, met or not.
-        numbers: The numbers of those sentences, by name.
+        outcome: `promote`, `keep` (the alias stays where it is) or `inconclusive` (more prompts could decide).
+        reasons: A sentence with its numbers for each condition, met or not.
+        numbers: The numbers of these sentences, by name.
         champion: Digest of the version it was compared with; None on the first run.
         attempt: Which look at much the same prompts it was, from 1.
         gate: The conditions.
@@ -69,7 +73,7 @@ class Decision:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Decision:
-        """Rebuild a decision from what :meth:`as_json` gave."""
+        """Rebuild a decision from the values of :meth:`as_json`; conditions added later are ignored."""
         known = {field.name for field in dataclasses.fields(GateConfig)}
         gate = GateConfig(**{key: value for key, value in record["gate"].items() if key in known})
         reasons, numbers = tuple(record["reasons"]), dict(record["numbers"])
@@ -78,7 +82,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """The outcome that one condition alone would allow, why, and its numbers."""
+    """The outcome that one condition alone would allow, the reason, and its numbers."""
 
     outcome: str
     reason: str
@@ -86,11 +90,11 @@ class Finding:
 
 
 def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config: GateConfig) -> Decision:
-    """Decide whether the candidate may be promoted. Pure: no clock, no disk, no chance.
+    """Decide whether the candidate may be promoted. Pure: no clock, no disk, no random numbers.
 
     Args:
         evidence: The candidate's.
-        champion: The evidence of the version that the alias names; None on the first run.
+        champion: The evidence of the version that the alias points to; None on the first run.
         attempts: Which look at much the same prompts this is, counted from 1.
         config: The conditions.
     """
@@ -98,8 +102,11 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
     findings = [_against_opponent(evidence, champion, attempts, level, config)]
     findings += [] if champion is None else [_against_slide(evidence, champion, config)]
     findings += [_coverage(evidence), *_guards(evidence)]
+
+    # the strictest outcome of all conditions decides
     outcomes = {finding.outcome for finding in findings}
-    outcome = KEEP if KEEP in outcomes else INCONCLUSIVE if INCONCLUSIVE in outcomes else PROMOTE
+    outcome = FAILED if FAILED in outcomes else INCONCLUSIVE if INCONCLUSIVE in outcomes else PASSED
+
     scores = evidence.credits()
     numbers: dict[str, float | int] = {
         "win_rate": round(mean(scores), 6),
@@ -109,27 +116,28 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
     }
     for finding in findings:
         numbers |= finding.numbers
+
     digest = None if champion is None else champion.version
     return Decision(outcome, tuple(finding.reason for finding in findings), numbers, digest, attempts, config)
 
 
 def spent_alpha(alpha: float, attempt: int) -> float:
-    """Return the level of the ``attempt``-th look (from 1); over all looks the levels sum to ``alpha``."""
+    """Return the level of the ``attempt``-th look (from 1); the levels of all looks sum to ``alpha``."""
     return alpha * 6 / (math.pi * attempt) ** 2
 
 
 def mean(scores: Sequence[float]) -> float:
-    """Return the mean, the same for every order of the scores."""
+    """Return the mean; it does not depend on the order of the scores."""
     return math.fsum(scores) / len(scores)
 
 
 def lower_bound(scores: Sequence[float], alpha: float) -> float:
     """Return the lower one-sided bound at ``alpha`` of the mean of scores in [0, 1].
 
-    Hard or equal scores take Wilson's bound, others mean - z * sd / sqrt(n). Below 100 prompts the
-    lower of the two: there the normal approximation is too sure of itself, and Wilson's, which
-    supposes the largest possible spread, is on the safe side. Ties narrow the spread without telling
-    anything: below 100 prompts that are none, the bound is at most what these alone would give.
+    Scores that are all 0 or 1, or all equal, get Wilson's bound, others mean - z * sd / sqrt(n). Below 100 prompts it
+    is the lower of the two: the normal approximation is too narrow there, and Wilson's, which assumes the largest
+    possible spread, is conservative. Ties narrow the spread without any information: if fewer than 100 prompts are
+    decided, the bound is at most what these alone would give.
     """
     count, average = len(scores), mean(scores)
     z = -NormalDist().inv_cdf(alpha)
@@ -142,7 +150,7 @@ def lower_bound(scores: Sequence[float], alpha: float) -> float:
 
 
 def _decided_lower(scores: Sequence[float], alpha: float) -> float:
-    """Return Clopper and Pearson's lower bound (1934) of the mean of those that are no ties, with the ties put back."""
+    """Return Clopper and Pearson's lower bound (1934) of the decided scores, with the ties added; inf if unused."""
     decided = [score for score in scores if score != EVEN]
     if len(decided) in (0, len(scores)) or len(decided) >= _NORMAL_FROM:
         return math.inf
@@ -163,10 +171,11 @@ def _wilson_lower(share: float, count: int, z: float) -> float:
 def _against_opponent(
     evidence: Evidence, champion: Evidence | None, attempt: int, level: float, config: GateConfig
 ) -> Finding:
-    """Compare with the champion, or with the reference where there is none."""
+    """Compare with the champion, or with the reference if there is none."""
     threshold = EVEN + config.margin
     if champion is None:
         return _judge("against the reference", evidence.credits(), threshold, level, attempt)
+
     opponent = f"against the champion {champion.version[:12]}"
     duel = evidence.credits_against(champion.version)
     if duel is not None:
@@ -174,8 +183,9 @@ def _against_opponent(
     if why := evidence.differs_from(champion):
         reason = f"not comparable with the champion {champion.version[:12]}: {why}; judge them head to head"
         return Finding(INCONCLUSIVE, reason)
-    # A difference of credits lies in [-1, 1]; halved and moved by one half it is a win rate again.
-    shared = [EVEN + (ours - theirs) / 2 for ours, theirs in evidence.shared_with(champion)]
+
+    # a difference of credits is in [-1, 1]: half of it plus one half is a win rate
+    shared = [EVEN + (score - champions) / 2 for score, champions in evidence.shared_with(champion)]
     paired = f"{opponent} (half the paired difference of credits, plus 0.5)"
     return _enough(shared, opponent, config) or _judge(paired, shared, EVEN + config.margin / 2, level, attempt)
 
@@ -189,13 +199,13 @@ def _enough(scores: Sequence[float], opponent: str, config: GateConfig) -> Findi
 
 
 def _judge(opponent: str, scores: Sequence[float], threshold: float, level: float, attempt: int) -> Finding:
-    """Hold the lower bound of ``scores`` at ``level`` against ``threshold``."""
+    """Compare the lower bound of ``scores`` at ``level`` with ``threshold``."""
     average, bound = mean(scores), lower_bound(scores, level)
-    outcome = PROMOTE if bound > threshold else INCONCLUSIVE if average > threshold else KEEP
+    outcome = PASSED if bound > threshold else INCONCLUSIVE if average > threshold else FAILED
     said = {
-        PROMOTE: f"clears {threshold:.4f}",
+        PASSED: f"clears {threshold:.4f}",
         INCONCLUSIVE: f"does not clear {threshold:.4f}, though the rate does: more prompts could tell",
-        KEEP: f"does not clear {threshold:.4f}, nor does the rate",
+        FAILED: f"does not clear {threshold:.4f}, nor does the rate",
     }[outcome]
     facts = f"{average:.4f} on {len(scores)} prompts, lower bound {bound:.4f} (alpha {level:.5f}, look {attempt})"
     numbers = {
@@ -208,43 +218,44 @@ def _judge(opponent: str, scores: Sequence[float], threshold: float, level: floa
 
 
 def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -> Finding:
-    """Refuse a slow slide: the bound against the fixed reference stays near the champion's own.
+    """Refuse a slow decline: the lower bound against the fixed reference must stay near the champion's.
 
-    Where that was won before another judge, or against another reference, it is no measure: one half is, then.
+    If the champion's had another judge or another reference, the two cannot be compared, and one half is the floor.
     """
     scores = evidence.credits()
-    ours, theirs = lower_bound(scores, config.alpha), lower_bound(champion.credits(), config.alpha)
+    bound, champions_bound = lower_bound(scores, config.alpha), lower_bound(champion.credits(), config.alpha)
     if why := evidence.differs_from(champion):
-        outcome = PROMOTE if ours > EVEN else INCONCLUSIVE if mean(scores) > EVEN else KEEP
-        said = "clears" if outcome == PROMOTE else "does not clear"
+        outcome = PASSED if bound > EVEN else INCONCLUSIVE if mean(scores) > EVEN else FAILED
+        said = "clears" if outcome == PASSED else "does not clear"
         reason = (
-            f"lower bound against the reference {ours:.4f} {said} {EVEN} (the champion's cannot be compared: {why})"
+            f"lower bound against the reference {bound:.4f} {said} {EVEN} (the champion's cannot be compared: {why})"
         )
         return Finding(outcome, reason, {"floor": EVEN})
-    floor = theirs - config.tolerance
-    outcome = PROMOTE if ours >= floor else INCONCLUSIVE if mean(scores) >= theirs else KEEP
-    said = "is not below" if outcome == PROMOTE else "is below"
+
+    floor = champions_bound - config.tolerance
+    outcome = PASSED if bound >= floor else INCONCLUSIVE if mean(scores) >= champions_bound else FAILED
+    said = "is not below" if outcome == PASSED else "is below"
     reason = (
-        f"lower bound against the reference {ours:.4f} {said} the champion's {theirs:.4f} "
+        f"lower bound against the reference {bound:.4f} {said} the champion's {champions_bound:.4f} "
         f"less the tolerance {config.tolerance:.4f}"
     )
-    return Finding(outcome, reason, {"champion_lower_bound": round(theirs, 6), "floor": round(floor, 6)})
+    return Finding(outcome, reason, {"champion_lower_bound": round(champions_bound, 6), "floor": round(floor, 6)})
 
 
 def _coverage(evidence: Evidence) -> Finding:
-    """Ask for enough verdicts; more of them could change the answer, so too few is inconclusive."""
+    """Ask for enough verdicts; more of them could change the outcome, so too few are inconclusive."""
     is_met = evidence.coverage >= MIN_COVERAGE
     said = "reaches" if is_met else "is below"
     reason = f"coverage {evidence.coverage:.4f} {said} {MIN_COVERAGE:.4f}; missing verdicts count as losses"
-    return Finding(PROMOTE if is_met else INCONCLUSIVE, reason, {"coverage": round(evidence.coverage, 6)})
+    return Finding(PASSED if is_met else INCONCLUSIVE, reason, {"coverage": round(evidence.coverage, 6)})
 
 
 def _guards(evidence: Evidence) -> list[Finding]:
-    """Refuse on every guard that failed, and where none was measured at all."""
+    """Refuse for each guard that failed, and if no guard was measured at all."""
     if not evidence.guards:
-        return [Finding(KEEP, "the evidence holds no guard, so nothing vouches for the outputs")]
+        return [Finding(FAILED, "the evidence holds no guard, so nothing was checked about the outputs")]
     failed = [guard for guard in evidence.guards if not guard.is_passed]
     numbers = {"guards": len(evidence.guards), "guards_failed": len(failed)}
     if not failed:
-        return [Finding(PROMOTE, f"all {len(evidence.guards)} guards passed", numbers)]
-    return [Finding(KEEP, f"guard `{g.name}` failed: value {g.value}, limit {g.limit}", numbers) for g in failed]
+        return [Finding(PASSED, f"all {len(evidence.guards)} guards passed", numbers)]
+    return [Finding(FAILED, f"guard `{g.name}` failed: value {g.value}, limit {g.limit}", numbers) for g in failed]

@@ -1,7 +1,7 @@
-"""What the registry's log records: deeds, and the entries that number them and chain them together.
+"""What the registry's log records: events, and the entries that number them and chain them by their hashes.
 
-An entry carries the SHA-256 of the one before it and a random word of its own. So nobody can change or exchange an
-old entry unseen, and a writer that never heard how its attempt ended can tell its own entry from another's.
+An entry carries the SHA-256 of the one before it and a random nonce. So nobody can change or replace an old entry
+unnoticed, and a writer that never received the response to its request can tell its own entry from another's.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tasks.registry.log.names import is_alias, is_digest
 REGISTER, PROMOTE, ROLLBACK = "register", "promote", "rollback"
 DEPRECATE, RESTORE, COLLECT = "deprecate", "restore", "collect"
 ACTIONS = (REGISTER, PROMOTE, ROLLBACK, DEPRECATE, RESTORE, COLLECT)
-MOVES = (PROMOTE, ROLLBACK)  # those that change what an alias names
+MOVES = (PROMOTE, ROLLBACK)  # those that move an alias
 
 
 @dataclasses.dataclass(frozen=True)
-class Deed:
-    """What an entry says happened.
+class Event:
+    """What happened to a version.
 
     Attributes:
-        action: `register`, `promote`, `rollback`, `deprecate`, `restore` (no longer deprecated) or `collect` (its
-            files are no longer kept).
-        version: Digest of the version it happened to, or that the alias names from now on.
-        alias: The alias moved; None for what moves none.
-        previous: What the alias named before; None where it was new.
-        authority: By what a promotion was allowed: `gate` or `override`.
-        reason: A person's words, for a promotion, a rollback or a deprecation; an override has them always.
-        prompt_set: Of a registration: digest of the prompts it was judged on.
+        action: `register`, `promote`, `rollback`, `deprecate`, `restore` (a deprecation is taken back) or `collect`
+            (the version's files are removed).
+        version: Digest of the version that it happened to, or that the alias points to from now on.
+        alias: The alias that was moved; None for the other actions.
+        previous: What the alias pointed to before; None where it was new.
+        authority: What allowed a promotion: `gate` or `override`.
+        reason: A person's reason for a promotion, rollback or deprecation; an override always has one.
+        prompt_set: Of a registration: digest of the prompts that the version was judged on.
         prompt_sample: Of a registration: hashes of a sample of these prompts.
         manifest: Of a registration: SHA-256 of the version's manifest.json.
         decision: The gate's decision at that moment.
@@ -52,57 +52,50 @@ class Deed:
 
 @dataclasses.dataclass(frozen=True)
 class LogEntry:
-    """A deed with its place in the log.
+    """An event with its place in the log.
 
     Attributes:
         number: Its number, from 1.
-        deed: What happened.
+        event: What happened.
         when: The time, UTC, ISO 8601.
         by: Who did it, user@host.
         after: SHA-256 of the entry before it; empty for the first.
-        word: A random word that no other attempt at this number has.
+        word: A random nonce, which no other attempt to write this number has.
     """
 
     number: int
-    deed: Deed
+    event: Event
     when: str
     by: str
     after: str
     word: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return the entry as plain JSON values, as it stands in its file."""
-        deed = {key: value for key, value in dataclasses.asdict(self.deed).items() if value is not None}
+        """Return the entry as plain JSON values, as its file holds them."""
+        event = {key: value for key, value in dataclasses.asdict(self.event).items() if value is not None}
         place = {key: getattr(self, key) for key in ("number", "when", "by", "after", "word")}
-        return {**place, **deed}
+        return {**place, **event}
 
     def as_bytes(self) -> bytes:
         """Return the bytes of the entry's file."""
         return pretty_json(self.as_json()).encode()
 
     @classmethod
-    def from_json(cls, record: Any) -> LogEntry:
-        """Rebuild an entry from what :meth:`as_json` gave; what a later checkout added is passed over.
+    def from_bytes(cls, data: bytes) -> LogEntry:
+        """Read an entry's file; keys that a later version of this code added are ignored.
 
         Raises:
-            ValueError: It is no entry.
+            ValueError: The file is not an entry.
         """
+        record = json.loads(data)
         try:
-            known = {field.name for field in dataclasses.fields(Deed)}
-            deed = Deed(**{key: value for key, value in record.items() if key in known})
+            known = {field.name for field in dataclasses.fields(Event)}
+            event = Event(**{key: value for key, value in record.items() if key in known})
             place = [str(record[key]) for key in ("when", "by", "after", "word")]
-            entry = cls(int(record["number"]), deed, *place)
+            entry = cls(int(record["number"]), event, *place)
         except (KeyError, TypeError, AttributeError):
             raise ValueError("not a log entry") from None
-        if not is_digest(deed.version) or (deed.action in MOVES and not is_alias(deed.alias)):
+
+        if not is_digest(event.version) or (event.action in MOVES and not is_alias(event.alias)):
             raise ValueError("not a log entry")
         return entry
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> LogEntry:
-        """Read an entry's file.
-
-        Raises:
-            ValueError: It is no entry.
-        """
-        return cls.from_json(json.loads(data))

@@ -1,9 +1,8 @@
-"""The evidence that the gate weighs: per-prompt credits, coverage and guards, as `winrate` left them.
+"""The evidence that the gate decides on: credits of each prompt, coverage and guards, as `winrate` wrote them.
 
-`metrics.json` and `scores.jsonl` are read strictly where something is missing and tolerantly where
-something is added. Two optional parts widen what can be compared: a `judge` key in the metrics (its
-fingerprint), and `champion_scores.jsonl` beside a `champion: {"digest": ...}` key, the candidate's
-credits in direct comparison with that version.
+In `metrics.json` and `scores.jsonl`, missing keys are refused and additional ones ignored. Two parts are optional: a
+`judge` key in the metrics (its fingerprint), and a `champion: {"digest": ...}` key with `champion_scores.jsonl`, the
+candidate's credits in direct comparison with that version.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tasks.registry.log.names import is_digest
 METRICS, SCORES, DUEL = "metrics.json", "scores.jsonl", "champion_scores.jsonl"
 _AGAIN = "run `dvc repro winrate`"
 _SLACK = 1e-3  # metrics may be rounded
-_SAMPLE = 64  # prompts by which sets are compared without their files
+_SAMPLE = 64  # prompts that stand for a whole set in the log
 _DIGITS = 8
 
 Scores = Mapping[str, float | None]
@@ -40,18 +39,17 @@ class Guard:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What is known of one version's answers.
+    """The evidence on one version's responses.
 
     Attributes:
-        version: The version's digest, or a word for a candidate that has none yet.
-        base: Digest of the base model, which is the reference that the credits were won against, whatever adapter
-            training went on from.
-        scores: Credit in [0, 1] a prompt against the reference; None where the verdict is missing.
+        version: The version's digest.
+        base: Digest of the base model. It is the reference of the scores, whatever adapter training continued from.
+        scores: Credit in [0, 1] of each prompt against the reference; None where the verdict is missing.
         coverage: Share of prompts with a verdict.
         guards: The guards that were measured.
-        judge: Fingerprint of the judge, where the metrics give one.
-        duel_with: Digest of the champion that the candidate met head to head; None without.
-        duel: Its credits there.
+        judge: Fingerprint of the judge, if the metrics give one.
+        duel_with: Digest of the champion that the candidate was compared with head to head; None without.
+        duel: The candidate's credits in that comparison.
     """
 
     version: str
@@ -70,21 +68,21 @@ class Evidence:
 
     @property
     def prompt_sample(self) -> list[str]:
-        """The 64 lowest hashes of the prompts that were judged: they tell how much two sets have in common."""
+        """The 64 lowest hashes of the prompts that were judged: from two such samples the overlap can be estimated."""
         return sorted(sha256_bytes(f"look/{prompt}".encode())[:_DIGITS] for prompt in self.scores)[:_SAMPLE]
 
     def credits(self) -> list[float]:
-        """Return a credit for every prompt, 0 where the verdict is missing."""
+        """Return the credit of each prompt, 0 where the verdict is missing."""
         return [score or 0.0 for score in self.scores.values()]
 
     def credits_against(self, champion: str) -> list[float] | None:
-        """Return the credits won head to head against ``champion``; None when they never met."""
+        """Return the credits head to head against ``champion``; None if they were not compared."""
         if self.duel_with != champion:
             return None
         return [score or 0.0 for score in self.duel.values()]
 
     def differs_from(self, champion: Evidence) -> str:
-        """Say why credits cannot be compared with the champion's; empty when they can."""
+        """Return why the credits cannot be compared with the champion's; empty if they can."""
         if self.base != champion.base:
             return f"its reference is {champion.base[:12]}, the candidate's {self.base[:12]}"
         if self.judge and champion.judge and self.judge != champion.judge:
@@ -92,28 +90,27 @@ class Evidence:
         return ""
 
     def shared_with(self, champion: Evidence) -> list[tuple[float, float]]:
-        """Return both credits on each prompt that both met, and on which the champion's is known.
+        """Return the credits of candidate and champion on each prompt for which the champion's is known.
 
-        A missing credit of the candidate is a loss. The champion's is not guessed at: as a loss it
-        would speak for the candidate.
+        A missing credit of the candidate is a loss. A missing one of the champion is left out: as a loss it would
+        favour the candidate.
         """
-        theirs = champion.scores
-        shared = [(ours, theirs.get(prompt)) for prompt, ours in self.scores.items()]
-        return [(ours or 0.0, other) for ours, other in shared if other is not None]
+        pairs = [(score, champion.scores.get(prompt)) for prompt, score in self.scores.items()]
+        return [(score or 0.0, champions) for score, champions in pairs if champions is not None]
 
 
 def are_much_the_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Tell from their samples whether two sets of prompts have a third of all their prompts in common, or more.
+    """Estimate from samples whether the Jaccard similarity of two sets of prompts is at least 1/3.
 
-    That is half of each where they are of one size. The lowest hashes of the union are a sample of it (Broder 1997).
+    For two sets of equal size this means that they share half their prompts. The lowest hashes of the union are a
+    uniform sample of it (Broder 1997, min-wise hashing).
     """
-    ours, theirs = set(one), set(other)
-    union = sorted(ours | theirs)[:_SAMPLE]
-    return 3 * sum(name in ours and name in theirs for name in union) >= len(union)
+    shared, union = set(one) & set(other), sorted({*one, *other})[:_SAMPLE]
+    return 3 * sum(name in shared for name in union) >= len(union)
 
 
 def read_folder(folder: Path, base: str, version: str) -> Evidence:
-    """Read the evidence that lies in ``folder`` (`results/winrate/`).
+    """Read the evidence in ``folder`` (`results/winrate/`).
 
     Raises:
         ArtifactError: A file or key is missing or malformed; the message names it.
@@ -129,14 +126,15 @@ def read_folder(folder: Path, base: str, version: str) -> Evidence:
 
 
 def parse(files: Mapping[str, bytes], where: str, base: str, version: str) -> Evidence:
-    """Build evidence from the bytes of its files, by name; ``where`` they lie is for messages.
+    """Build evidence from the bytes of its files, by name; ``where`` names their place in messages.
 
     Raises:
         ArtifactError: A key is missing or malformed, or metrics and scores contradict each other.
     """
     metrics = _object(files[METRICS], f"{where}/{METRICS}")
     scores = _scores(files[SCORES], f"{where}/{SCORES}")
-    _agree(metrics, scores, where)
+    _check_agreement(metrics, scores, where)
+
     known = sum(score is not None for score in scores.values()) / len(scores)
     duel_with = (metrics.get("champion") or {}).get("digest")
     has_duel = DUEL in files and is_digest(duel_with)
@@ -182,6 +180,7 @@ def _scores(data: bytes, where: str) -> dict[str, float | None]:
         prompt = str(record["prompt_id"])
         if prompt in scores:
             raise ArtifactError(f"{where}:{number} is the second line of prompt {prompt}", _AGAIN)
+
         score = None if record["score"] is None else _number(record, "score", f"{where}:{number}")
         if score is not None and not 0 <= score <= 1:
             raise ArtifactError(f"{where}:{number}: `score` is {score}, outside 0 to 1", _AGAIN)
@@ -191,14 +190,14 @@ def _scores(data: bytes, where: str) -> dict[str, float | None]:
     return scores
 
 
-def _agree(metrics: Mapping[str, Any], scores: Scores, where: str) -> None:
-    """Refuse metrics whose win rate the scores do not give, with missing verdicts out or as losses."""
-    told = _number(metrics, "win_rate", f"{where}/{METRICS}")
+def _check_agreement(metrics: Mapping[str, Any], scores: Scores, where: str) -> None:
+    """Refuse a win rate that does not follow from the scores, with missing verdicts left out or as losses."""
+    win_rate = _number(metrics, "win_rate", f"{where}/{METRICS}")
     known = [score for score in scores.values() if score is not None]
     low = math.fsum(known) / len(scores)
     high = math.fsum(known) / len(known) if known else 0.0
-    if not low - _SLACK <= told <= high + _SLACK:
-        what = f"{where}/{METRICS} says win_rate {told:.4f}, but {SCORES} beside it gives {high:.4f}"
+    if not low - _SLACK <= win_rate <= high + _SLACK:
+        what = f"{where}/{METRICS} says win_rate {win_rate:.4f}, but {SCORES} beside it gives {high:.4f}"
         raise ArtifactError(what, f"the two are not of one run: {_AGAIN}")
 
 

@@ -1,1 +1,1 @@
-"""Register, promote, roll back, retire: what changes the registry."""
+"""Register, promote, roll back, deprecate, collect: what changes the registry."""

@@ -17,16 +17,20 @@ from tasks.registry.versions.manifest import evidence_digest as digest_of_eviden
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The folders that a candidate is made of, each written by the stage of its name.
+    """The folders and files from which a candidate and its lineage are made.
 
     Attributes:
         adapter: Of train: the adapter in PEFT's format.
-        train_results: Of train: its metrics.
+        train_results: Of train: its metrics, which count the pairs used.
         winrate: The evidence.
         report: The report and the model card.
         base: The pinned base model.
         reference: The reference's log-probs.
+        init_adapter: Of adapters: the adapter that training continued from, or nothing.
         pairs: Of ingest: the preference pairs.
+        lock: dvc.lock; without one, as after a run by hand, no hashes of stages are recorded.
+        receipts: Each stage's receipt; without that of train no hardware is recorded.
+        checkout: A folder in the git checkout that ran the stages.
     """
 
     adapter: Path = paths.ADAPTER
@@ -35,11 +39,15 @@ class Sources:
     report: Path = paths.REPORT
     base: Path = paths.BASE
     reference: Path = paths.REFERENCE
+    init_adapter: Path = paths.INIT_ADAPTER
     pairs: Path = paths.PAIRS
+    lock: Path = paths.LOCK
+    receipts: Path = paths.RECEIPTS
+    checkout: Path = Path()
 
 
 def identify(sources: Sources) -> tuple[Identity, Evidence]:
-    """Return what a candidate is, and its evidence, with the bytes of both verified.
+    """Return a candidate's identity and its evidence, with the bytes of both verified.
 
     Raises:
         ArtifactError: A folder is missing, unfinished or altered; the message names its stage.
@@ -61,11 +69,11 @@ def identify(sources: Sources) -> tuple[Identity, Evidence]:
 
 
 def gather(sources: Sources, identity: Identity, params: str, lineage: dict[str, Any]) -> Candidate:
-    """Gather every file of a candidate but its decision.
+    """Gather all files of a candidate except the gate's decision.
 
     Args:
         sources: The folders.
-        identity: What :func:`identify` found in them.
+        identity: What :func:`identify` returned.
         params: The text of params.yaml.
         lineage: Content of lineage.json.
 
@@ -76,6 +84,7 @@ def gather(sources: Sources, identity: Identity, params: str, lineage: dict[str,
     winrate = read_manifest(sources.winrate, "winrate")["files"]
     read_manifest(sources.report, "report")
     read_manifest(sources.train_results, "train")
+
     files: dict[str, bytes | Path] = {name: sources.adapter / name for name in adapter if name != "README.md"}
     files |= {EVIDENCE + name: sources.winrate / name for name in _evidence_names(winrate)}
     files |= {
@@ -85,6 +94,7 @@ def gather(sources: Sources, identity: Identity, params: str, lineage: dict[str,
         PARAMS: params.encode(),
         LINEAGE: pretty_json(lineage).encode(),
     }
+
     for path in files.values():
         if isinstance(path, Path) and not path.is_file():
             raise ArtifactError(f"{path} is missing", "run `dvc repro` for the stage that writes it")
@@ -92,7 +102,7 @@ def gather(sources: Sources, identity: Identity, params: str, lineage: dict[str,
 
 
 def _evidence_names(files: dict[str, Any]) -> list[str]:
-    """Return which of the win rate's files are kept as evidence: credits and metrics, not every verdict."""
+    """Return those of the win rate's files that are kept as evidence: scores and metrics, not each verdict."""
     return [name for name in (evidences.METRICS, evidences.SCORES, evidences.DUEL) if name in files]
 
 

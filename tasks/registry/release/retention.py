@@ -1,9 +1,9 @@
-"""Which versions' files are kept, and which are given up: retention, and the sweep that follows.
+"""Retention: which versions' files are kept, and the garbage collection of the others.
 
-A version is kept while an alias names it or would name it after a rollback, while a log entry younger than so many
-days speaks of it, and while a kept version was trained from it. What is given up is first recorded in the log, then
-removed, the manifest before all else; so a reader never sees a part of a version, and a sweep that was killed is
-completed by the next. The log itself is never shortened.
+A version is kept while an alias points to it or would after a rollback, while a log entry about it is younger than so
+many days, and while a kept version was trained from it. A collection is first recorded in the log, then the files are
+removed, the manifest first. So a reader never sees part of a version, and a collection that was killed is completed by
+the next. The log itself is never shortened.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import json
 from collections.abc import Iterator, Sequence
 
 from tasks.core.files import MANIFEST
-from tasks.registry.log.entries import COLLECT, Deed, LogEntry
+from tasks.registry.log.entries import COLLECT, Event, LogEntry
 from tasks.registry.log.history import History
 from tasks.registry.stores.store import in_parallel
 from tasks.registry.versions.manifest import LINEAGE
 from tasks.registry.versions.registry import Registry
 
 DAYS = 90
-_STALE_SECONDS = 86_400  # what a registration under way may take
+STALE_SECONDS = 86_400  # longer than any registration takes
 
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """What a sweep of one name would keep and remove.
+    """What a collection of one name keeps and removes.
 
     Attributes:
         kept: Why each version is kept, by digest.
         given_up: Digests of the versions that nothing needs.
-        leftovers: Keys of files that belong to no version: of those given up before, and of registrations cut short.
+        leftovers: Keys of files that belong to no version: of earlier collections and registrations cut short.
     """
 
     kept: dict[str, str]
@@ -40,17 +40,19 @@ class Retention:
 
 
 def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) -> dict[str, Retention]:
-    """Decide, for every name of a store, what a sweep keeps and removes.
+    """Decide, for each name of a store, what a collection keeps and removes.
 
     Args:
-        registries: All names of the store, for a version's child may have another name.
-        days: For how long a log entry keeps the version that it speaks of.
+        registries: All names of the store, because a version's child may have another name.
+        days: How long a log entry keeps the version that it is about.
         now: The present, with a time zone.
     """
     kept: dict[tuple[str, str], str] = {}
     for registry in registries:
         for digest, why in _needed(registry, days, now):
             kept.setdefault((registry.name, digest), why)
+
+    # the versions that a kept one was trained from, and so on up
     by_name = {registry.name: registry for registry in registries}
     todo = list(kept)
     while todo:
@@ -63,13 +65,13 @@ def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) ->
 
 
 def sweep(registry: Registry, retention: Retention) -> list[str]:
-    """Give up what ``retention`` says, in the log and then in the store; return the keys removed.
+    """Collect what ``retention`` says, in the log and then in the store; return the keys removed.
 
-    A version that an alias came to name meanwhile stays.
+    A version stays if an alias has come to point to it meanwhile.
     """
     removed: list[str] = []
     for digest in retention.given_up:
-        registry.log.append(lambda history, digest=digest: _give_up(history, digest))  # type: ignore[misc]
+        registry.log.append(lambda history, digest=digest: _collect(history, digest))  # type: ignore[misc]
         if digest in registry.history().collected:
             removed += _remove(registry, sorted(registry.store.ages(_folder(registry, digest))))
     known = set(registry.history().kept())
@@ -77,29 +79,30 @@ def sweep(registry: Registry, retention: Retention) -> list[str]:
     return removed
 
 
-def _give_up(history: History, digest: str) -> Deed | None:
-    is_named = any(_reach(line, history) & {digest} for line in history.lines.values())
-    return None if is_named or digest not in history.kept() else Deed(COLLECT, digest)
+def _collect(history: History, digest: str) -> Event | None:
+    is_needed = any(digest in _reachable(targets, history) for targets in history.targets.values())
+    return None if is_needed or digest not in history.kept() else Event(COLLECT, digest)
 
 
 def _needed(registry: Registry, days: float, now: datetime.datetime) -> Iterator[tuple[str, str]]:
-    """Yield every version that is needed for itself, with the reason."""
+    """Yield each version that an alias or a young log entry needs, with the reason."""
     history = registry.history()
-    for alias, line in history.lines.items():
-        for digest in _reach(line, history):
-            yield digest, f"`{alias}` names it" if digest == line[-1] else f"a rollback of `{alias}` leads to it"
+    for alias, targets in history.targets.items():
+        for digest in _reachable(targets, history):
+            yield digest, f"`{alias}` names it" if digest == targets[-1] else f"a rollback of `{alias}` leads to it"
     for entry in registry.log.entries():
-        if (age := _days(entry, now)) <= days and entry.deed.version not in history.collected:
-            yield entry.deed.version, f"{entry.deed.action} {age:.0f} days ago"
+        event = entry.event
+        if (age := _days(entry, now)) <= days and event.version not in history.collected:
+            yield event.version, f"{event.action} {age:.0f} days ago"
 
 
-def _reach(line: Sequence[str], history: History) -> set[str]:
-    """Return the version that an alias names, and the one that a rollback would lead to."""
-    return {digest for digest in line[-2:] if digest not in history.collected}
+def _reachable(targets: Sequence[str], history: History) -> set[str]:
+    """Return the version that an alias points to, and the one that a rollback would lead to."""
+    return {digest for digest in targets[-2:] if digest not in history.collected}
 
 
 def _parents(registry: Registry, digest: str, known: dict[str, Registry]) -> Iterator[tuple[str, str]]:
-    """Yield the version that a version was trained from, where it is in the same store."""
+    """Yield the name and digest of the version that a version was trained from, if it is in the same store."""
     parent = json.loads(registry.read_file(digest, LINEAGE)).get("parent") or {}
     for name in [parent["name"]] if parent.get("name") in known else known:
         if parent.get("digest") in known[name].history().kept():
@@ -107,22 +110,23 @@ def _parents(registry: Registry, digest: str, known: dict[str, Registry]) -> Ite
 
 
 def _retention(registry: Registry, kept: dict[tuple[str, str], str]) -> Retention:
-    history = registry.history()
-    own = {digest: why for (name, digest), why in kept.items() if name == registry.name}
-    given_up = [digest for digest in history.kept() if digest not in own]
-    strangers = [name for name in registry.store.children(f"{registry.name}/versions") if name not in history.kept()]
-    found = in_parallel(registry.store, lambda name: registry.store.ages(_folder(registry, name)), strangers)
+    history, store = registry.history(), registry.store
+    reasons = {digest: why for (name, digest), why in kept.items() if name == registry.name}
+    given_up = [digest for digest in history.kept() if digest not in reasons]
+
+    unknown = [name for name in store.children(f"{registry.name}/versions") if name not in history.kept()]
+    ages_of = in_parallel(store, lambda name: store.ages(_folder(registry, name)), unknown)
     leftovers = [
         key
-        for name, ages in zip(strangers, found, strict=True)
-        if name in history.collected or min(ages.values(), default=0.0) > _STALE_SECONDS
+        for name, ages in zip(unknown, ages_of, strict=True)
+        if name in history.collected or min(ages.values(), default=0.0) > STALE_SECONDS
         for key in ages
     ]
-    return Retention(own, given_up, sorted(leftovers))
+    return Retention(reasons, given_up, sorted(leftovers))
 
 
 def _remove(registry: Registry, keys: Sequence[str]) -> list[str]:
-    """Remove objects, every manifest first: without it the rest is no version."""
+    """Remove objects, the manifests first: without its manifest the rest is no version."""
     first = [key for key in keys if key.endswith(f"/{MANIFEST}")]
     rest = [key for key in keys if key not in set(first)]
     for group in (first, rest):

@@ -1,1 +1,1 @@
-"""Where the registry's bytes lie: a folder or a bucket, with create-if-absent."""
+"""Where the registry's bytes are: a folder or a bucket, with create-if-absent."""

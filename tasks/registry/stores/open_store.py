@@ -8,15 +8,15 @@ from tasks.registry.stores.store import Store
 
 
 def open_store(root: str, encryption: str = "", kms_key: str = "") -> Store:
-    """Open the registry's store that ``root`` names: the path of a folder, or ``s3://bucket/prefix``.
+    """Return the store at ``root``: the path of a folder, or ``s3://bucket/prefix``.
 
     Args:
         root: Where it is.
-        encryption: Of a bucket: how the server shall encrypt (`AES256`, `aws:kms`); the bucket's own way when empty.
-        kms_key: The key for `aws:kms`; the account's own when empty.
+        encryption: Of a bucket: how the server encrypts (`AES256`, `aws:kms`); the bucket's default when empty.
+        kms_key: The key for `aws:kms`; the account's default when empty.
 
     Raises:
-        ConfigError: It is an address that no store here can open.
+        ConfigError: ``root`` is an address of another kind.
     """
     if "://" in root:
         from tasks.registry.stores.s3 import S3Store  # boto3 is slow to import

@@ -76,7 +76,7 @@ class S3Store:
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield the bytes of ``key`` in blocks, continuing where a connection broke; see :class:`Store`."""
-        from botocore import exceptions as theirs
+        from botocore import exceptions as aws
 
         done, condition = 0, dict[str, str]()
         for tries_left in reversed(range(_TRIES)):
@@ -86,7 +86,7 @@ class S3Store:
                     done += len(block)
                     yield block
                 return
-            except (theirs.HTTPClientError, theirs.IncompleteReadError) as error:
+            except (aws.HTTPClientError, aws.IncompleteReadError) as error:
                 if not tries_left:
                     raise NetworkError(f"reading {self.label}/{key}: {safe_words(error)}", "run again") from None
                 condition = {"Range": f"bytes={done}-", "IfMatch": response["ETag"]} if done else {}

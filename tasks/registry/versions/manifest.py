@@ -1,8 +1,7 @@
-"""What a version is: its identity, the files it may hold, and the manifest that vouches for them.
+"""What a version is: its identity, the files it may hold, and the manifest with their hashes.
 
-The digest that names a version covers what it *is* (weights, adapter config, base, reference, data,
-evidence), never when, where or by whom it was made. Reports and lineage lie beside and are vouched
-for by the manifest alone.
+The digest that names a version covers what it *is* (weights, adapter config, base, reference, data, evidence), never
+when, where or by whom it was made. Reports and lineage are no part of the digest; the manifest alone has their hashes.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from tasks.core.files import MANIFEST, digest_of, pretty_json
 from tasks.registry.log.names import is_digest, short
 
 WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-EVIDENCE = "evidence/"  # with every file below it: what the version was judged on
+EVIDENCE = "evidence/"  # the folder of what the version was judged on
 DECISION, LINEAGE, PARAMS = "decision.json", "lineage.json", "params.yaml"
-SCHEMA = 1
+_SCHEMA = 1
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _ALLOWED = {".json", ".jsonl", ".safetensors", ".md", ".html", ".csv", ".yaml", ".txt", ".jinja", ".model"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
-_HEAD_LIMIT = 100_000_000  # the safetensors format's own limit of its header
+_HEAD_LIMIT = 100_000_000  # bytes; the limit that the safetensors format sets for its header
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The parts that make a version what it is; every part is a SHA-256 in hex.
+    """The parts of a version's identity, each a SHA-256 in hex.
 
     Attributes:
         weights: Of adapter_model.safetensors.
@@ -51,7 +50,7 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """The version's name: the hash over the canonical JSON of its parts."""
+        """The hash over the canonical JSON of the parts, which names the version."""
         return digest_of(dataclasses.asdict(self))
 
 
@@ -65,10 +64,10 @@ class StoredFile:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A version that is about to be registered.
+    """A version before it is registered.
 
     Attributes:
-        identity: What it is.
+        identity: The parts that its digest covers.
         files: Its files by name: text as bytes, large files as paths.
     """
 
@@ -83,7 +82,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """A registered version, as its manifest describes it."""
+    """A version as its manifest describes it."""
 
     identity: Identity
     files: Mapping[str, StoredFile]
@@ -93,16 +92,20 @@ class Version:
         """The digest that names it."""
         return self.identity.digest
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the version as plain JSON values."""
+        return {"digest": self.digest, **dataclasses.asdict(self)}
+
     def manifest(self) -> bytes:
         """Return the bytes of manifest.json, which is written last."""
-        return pretty_json({"schema": SCHEMA, "digest": self.digest, **dataclasses.asdict(self)}).encode()
+        return pretty_json({"schema": _SCHEMA, **self.as_json()}).encode()
 
 
 def parse_manifest(data: bytes, digest: str) -> Version:
-    """Read a manifest and hold it against the digest that names its version.
+    """Read a manifest and check it against the digest that names its version.
 
     Raises:
-        RegistryError: It is malformed, names what no version may hold, or is another version's.
+        RegistryError: It is malformed, lists a file that no version may hold, or is another version's.
     """
     where = f"{MANIFEST} of version {short(digest)}"
     try:
@@ -121,23 +124,23 @@ def parse_manifest(data: bytes, digest: str) -> Version:
 
 
 def check_identity(version: Version, where: str) -> None:
-    """Hold the identity against the hashes of the files it speaks of.
+    """Check the identity against the hashes of its files.
 
     Raises:
-        RegistryError: A part of the identity is no digest, or not that of its file.
+        RegistryError: A part of the identity is not a digest, or not that of its file.
     """
     for part, value in dataclasses.asdict(version.identity).items():
         if not is_digest(value):
-            raise RegistryError(f"{where}: `{part}` is {value!r}, not a SHA-256", "register it anew")
-    told = version.identity
+            raise RegistryError(f"{where}: `{part}` is {value!r}, not a SHA-256", "register it again")
+
     hashes = {name: entry.sha256 for name, entry in version.files.items()}
-    held = {
-        "weights": (told.weights, hashes.get(WEIGHTS)),
-        "adapter_config": (told.adapter_config, hashes.get(ADAPTER_CONFIG)),
-        "evidence": (told.evidence, evidence_digest(hashes)),
+    stored = {
+        "weights": hashes.get(WEIGHTS),
+        "adapter_config": hashes.get(ADAPTER_CONFIG),
+        "evidence": evidence_digest(hashes),
     }
-    for part, (expected, found) in held.items():
-        if expected != found:
+    for part, value in stored.items():
+        if value != getattr(version.identity, part):
             what = f"{where}: the {part} stored are not those that the version's digest covers"
             raise RegistryError(what, "remove that version's folder, or restore it from a copy")
 
@@ -147,8 +150,8 @@ def evidence_digest(hashes: Mapping[str, str]) -> str:
     return digest_of({name: value for name, value in hashes.items() if name.startswith(EVIDENCE)})
 
 
-def check_file_name(name: str) -> str:
-    """Return ``name`` when a version may hold a file of that name.
+def check_file_name(name: str) -> None:
+    """Refuse a file name that a version may not hold.
 
     Raises:
         RegistryError: It leads elsewhere, is reserved, or is of a kind that can hold a pickle.
@@ -162,16 +165,15 @@ def check_file_name(name: str) -> str:
         raise RegistryError(what, "save weights as safetensors")
     if suffix not in _ALLOWED:
         raise RegistryError(f"{name} is of no kind that a version holds", f"known kinds: {' '.join(sorted(_ALLOWED))}")
-    return name
 
 
 def check_content(name: str, head: bytes, size: int) -> None:
-    """Look at the first bytes of a file for what its name hides.
+    """Check the first bytes of a file: its name may hide what it is.
 
     Args:
         name: The file's name.
         head: Its first 64 bytes or more.
-        size: Its whole size in bytes.
+        size: Its size in bytes.
 
     Raises:
         RegistryError: It is a pickle or an archive, or weights that are not safetensors.
@@ -183,8 +185,3 @@ def check_content(name: str, head: bytes, size: int) -> None:
     length = int.from_bytes(head[:8], "little")
     if size < 10 or not 2 <= length <= min(size - 8, _HEAD_LIMIT) or head[8:9] != b"{":
         raise RegistryError(f"{name} is not a safetensors file", "train again, or restore it from a copy")
-
-
-def to_json(version: Version) -> dict[str, Any]:
-    """Return the version as plain JSON values, for machine-readable output."""
-    return {"digest": version.digest, **dataclasses.asdict(version)}

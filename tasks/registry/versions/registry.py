@@ -2,7 +2,7 @@
 
 <name>/versions/<digest>/...    files first, manifest.json last: a version exists if and only if
                                 its manifest does
-<name>/log/00000007.json        one numbered entry for each register, promote, roll back; see `journal.py`
+<name>/log/00000007.json        one numbered entry for each event; see :mod:`tasks.registry.log.registry_log`
 """
 
 from __future__ import annotations
@@ -22,16 +22,23 @@ from tasks.registry.log import names
 from tasks.registry.log.history import History
 from tasks.registry.log.registry_log import Log
 from tasks.registry.stores.store import BLOCK, MissingKey, OnBytes, Store, in_parallel
-from tasks.registry.versions import manifest as entries
-from tasks.registry.versions.manifest import Candidate, StoredFile, Version
+from tasks.registry.versions.manifest import (
+    Candidate,
+    StoredFile,
+    Version,
+    check_content,
+    check_file_name,
+    check_identity,
+    parse_manifest,
+)
 from tasks.telemetry.log import bar
 
-_HEAD = 64  # bytes that tell a file's kind
-_BAR_FROM = 1 << 28  # bytes from which copying takes long enough to watch
+_HEAD = 64  # bytes at the start of a file that show its kind
+_BAR_FROM = 1 << 28  # bytes from which a transfer gets a progress bar
 
 
 class UnknownVersion(RegistryError):
-    """A name, alias or digest names nothing there, in a registry that is sound as far as it was read."""
+    """No version has this name, alias or digest, in a registry that is sound as far as it was read."""
 
 
 class Registry:
@@ -41,14 +48,14 @@ class Registry:
         self.store = store
         self.name = names.check_name(name)
         self.log = Log(store, name)
-        self._known: dict[str, Version] = {}  # what was once read of registered versions: they never change
+        self._known: dict[str, Version] = {}  # manifests of registered versions that were read: they never change
 
     def history(self) -> History:
         """Read the log."""
         return self.log.read()
 
     def digests(self) -> list[str]:
-        """Return the digests of all versions: those of the log in its order, then any cut short before it."""
+        """Return the digests of all versions: those in the log, in its order, then those not logged yet."""
         history = self.history()
         unknown = [name for name in self.store.children(f"{self.name}/versions") if name not in history.registered]
         whole = in_parallel(self.store, self.has, unknown)
@@ -59,36 +66,41 @@ class Registry:
         return names.is_digest(digest) and self.store.exists(self._key(digest, MANIFEST))
 
     def find(self, selector: str | None) -> str:
-        """Return the digest that an alias, `v<serial>` or a digest's prefix names; None is `champion`.
+        """Return the digest that an alias, `v<serial>` or a digest's prefix stands for; None is the default alias.
 
         Raises:
-            RegistryError: It names no version, or more than one; the message says what there is.
+            UnknownVersion: It stands for no version, or for more than one; the message says what there is.
         """
-        word = selector or names.CHAMPION
+        word = selector or names.DEFAULT_ALIAS
         history = self.history()
         if names.is_alias(word):
-            found = [digest for digest in [history.holder(word)] if digest]
+            matches = [digest for digest in [history.target(word)] if digest]
         elif serial := names.serial_of(word):
-            found = [digest for digest, number in history.serials().items() if number == serial]
+            matches = [digest for digest, number in history.serials().items() if number == serial]
         else:
-            found = [digest for digest in self.digests() if names.is_prefix(word) and digest.startswith(word)]
-        if len(found) == 1:
-            return found[0]
+            matches = [digest for digest in self.digests() if names.is_prefix(word) and digest.startswith(word)]
+        if len(matches) == 1:
+            return matches[0]
+
         digests = self.digests()
         if not digests:
             self.refuse_unknown()
-        count = f"{len(found)} versions" if found else "no version"
+        count = f"{len(matches)} versions" if matches else "no version"
         raise UnknownVersion(f"`{self.name}@{word}` names {count}", self._near_words(word, history, digests))
 
     def refuse_unknown(self) -> NoReturn:
-        """Raise the error that says that this name has no versions, and which names there are."""
+        """Say that this name has no versions, and which names there are.
+
+        Raises:
+            UnknownVersion: Always.
+        """
         known = names_in(self.store)
         near = difflib.get_close_matches(self.name, known, n=1, cutoff=0.5)
         advice = f"did you mean `{near[0]}`?" if near else f"names there: {', '.join(known) or 'none yet'}"
         raise UnknownVersion(f"`{self.name}` has no versions in {self.store.label}", advice)
 
     def read(self, digest: str) -> Version:
-        """Read a version's manifest and hold it against its digest and the log.
+        """Read a version's manifest and check it against the version's digest and the log.
 
         Raises:
             RegistryError: There is no such version, or its manifest was altered.
@@ -99,12 +111,14 @@ class Registry:
             data = self.store.get(self._key(digest, MANIFEST))
         except MissingKey:
             raise RegistryError(f"`{self.name}` has no version {names.short(digest)}", "see `list`") from None
+
         history = self.history()
         logged = None if digest in history.collected else history.registered.get(digest)
-        if logged and logged.deed.manifest and logged.deed.manifest != sha256_bytes(data):
+        if logged and logged.event.manifest and logged.event.manifest != sha256_bytes(data):
             what = f"{MANIFEST} of version {names.short(digest)} is not the one that was registered"
             raise RegistryError(what, "restore it from a copy")
-        version = entries.parse_manifest(data, digest)
+
+        version = parse_manifest(data, digest)
         if logged:
             self._known[digest] = version
         return version
@@ -121,46 +135,47 @@ class Registry:
         return b"".join(self._verified(version, name))
 
     def put(self, candidate: Candidate) -> Version:
-        """Write a version: every file, then what is stored is read back, then its manifest.
+        """Write a version: its files, which are then read back, and last its manifest.
 
-        A version that exists is verified and left as it is. Files that an earlier, killed attempt
-        left are taken over as they lie: the manifest describes what is stored. Those that make the
-        version's identity must be exact.
+        A version that exists is verified and left as it is. Files that an earlier, killed attempt left are kept: the
+        manifest describes what is stored. Files that are part of the version's identity must be exact.
 
         Raises:
-            RegistryError: A file may not be held by a version, or what is stored is not what it should be.
+            RegistryError: A version may not hold such a file, or what is stored is not what it should be.
         """
         digest = candidate.digest
         if self.has(digest):
             self.check(digest)
             return self.read(digest)
+
         for name, content in candidate.files.items():
-            entries.check_file_name(name)
+            check_file_name(name)
             _check_source(name, content)
         size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in candidate.files.values())
-        everything = sorted(candidate.files)
-        with _moving(size, "storing the version") as on_bytes:
+        file_names = sorted(candidate.files)
+        with _progress(size, "storing the version") as on_bytes:
             in_parallel(
                 self.store,
                 lambda name: self.store.put(self._key(digest, name), candidate.files[name], on_bytes),
-                everything,
+                file_names,
             )
-        self._refuse_strangers(digest, set(candidate.files))
-        stored = in_parallel(self.store, lambda name: self._stored(digest, name), everything)
-        version = Version(candidate.identity, dict(zip(everything, stored, strict=True)))
-        entries.check_identity(version, f"version {names.short(digest)}")
+
+        self._refuse_unlisted_files(digest, set(candidate.files))
+        stored = in_parallel(self.store, lambda name: self._stored(digest, name), file_names)
+        version = Version(candidate.identity, dict(zip(file_names, stored, strict=True)))
+        check_identity(version, f"version {names.short(digest)}")
         self.store.put(self._key(digest, MANIFEST), version.manifest())
         return self.read(digest)
 
     def check(self, digest: str) -> Version:
-        """Read every byte of a version and hold it against the manifest.
+        """Read every byte of a version and check it against the manifest.
 
         Raises:
-            RegistryError: Naming the first file that is missing, altered or does not belong there.
+            RegistryError: A file is missing, altered or not listed; the message names the first.
         """
         self._known.pop(digest, None)
         version = self.read(digest)
-        self._refuse_strangers(digest, set(version.files))
+        self._refuse_unlisted_files(digest, set(version.files))
         in_parallel(self.store, lambda name: sum(map(len, self._verified(version, name))), version.files)
         return version
 
@@ -168,7 +183,7 @@ class Registry:
         """Copy a version into the folder ``target``, which appears whole or not at all.
 
         Raises:
-            RegistryError: ``target`` holds something already, or the version is damaged.
+            RegistryError: ``target`` is not empty, or the version is damaged.
         """
         version = self.read(digest)
         if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
@@ -177,7 +192,7 @@ class Registry:
         draft = target.absolute().parent / f".{target.name}.{os.getpid()}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            with _moving(sum(entry.size for entry in version.files.values()), "pulling the version") as on_bytes:
+            with _progress(sum(entry.size for entry in version.files.values()), "pulling the version") as on_bytes:
                 in_parallel(self.store, lambda name: self._fetch(version, name, draft / name, on_bytes), version.files)
             (draft / MANIFEST).write_bytes(version.manifest())
             draft.rename(target)
@@ -189,33 +204,33 @@ class Registry:
         return f"{self.name}/versions/{digest}/{name}"
 
     def _fetch(self, version: Version, name: str, target: Path, on_bytes: OnBytes) -> None:
-        """Copy a file of a version to ``target``, and hold what came against the manifest."""
+        """Copy a file of a version to ``target``, and check its bytes against the manifest."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.store.fetch(self._key(version.digest, name), target, on_bytes)
         except MissingKey:
             raise _damaged(version, name, "is missing") from None
         with target.open("rb") as file:
-            for _ in _held_against(version, name, iter(lambda: file.read(BLOCK), b"")):
+            for _ in _checked_against_manifest(version, name, iter(lambda: file.read(BLOCK), b"")):
                 pass
 
     def _verified(self, version: Version, name: str) -> Iterator[bytes]:
-        """Yield a file's bytes; the last block is followed by an error if they were not those registered."""
+        """Yield a file's bytes, and raise after the last block if they are not those registered."""
         try:
-            yield from _held_against(version, name, self.store.stream(self._key(version.digest, name)))
+            yield from _checked_against_manifest(version, name, self.store.stream(self._key(version.digest, name)))
         except MissingKey:
             raise _damaged(version, name, "is missing") from None
 
     def _stored(self, digest: str, name: str) -> StoredFile:
-        """Hash what the store holds under a file's name, reading it back."""
+        """Read a file back from the store, for its hash and size."""
         hashed, size = hashlib.sha256(), 0
         for block in self.store.stream(self._key(digest, name)):
             hashed.update(block)
             size += len(block)
         return StoredFile(hashed.hexdigest(), size)
 
-    def _refuse_strangers(self, digest: str, expected: set[str]) -> None:
-        """Refuse a version's folder that holds what nobody registered."""
+    def _refuse_unlisted_files(self, digest: str, expected: set[str]) -> None:
+        """Refuse a version's folder that holds files besides the expected ones."""
         prefix = f"{self.name}/versions/{digest}"
         for key in sorted(self.store.ages(prefix)):
             name = key.removeprefix(prefix + "/")
@@ -238,8 +253,8 @@ def names_in(store: Store) -> list[str]:
 
 
 @contextlib.contextmanager
-def _moving(size: int, what: str) -> Iterator[OnBytes]:
-    """Give what counts the bytes that went over, on a progress bar where ``size`` makes it worth one."""
+def _progress(size: int, what: str) -> Iterator[OnBytes]:
+    """Give a function that counts the bytes transferred, on a progress bar if they are many."""
     if size < _BAR_FROM:
         yield lambda _: None
         return
@@ -247,8 +262,8 @@ def _moving(size: int, what: str) -> Iterator[OnBytes]:
         yield shown.update
 
 
-def _held_against(version: Version, name: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass a file's blocks on; the last is followed by an error if they are not what the manifest says."""
+def _checked_against_manifest(version: Version, name: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield a file's blocks, and raise after the last if they are not what the manifest says."""
     expected, hashed, size, head = version.files[name], hashlib.sha256(), 0, b""
     for block in blocks:
         hashed.update(block)
@@ -259,7 +274,7 @@ def _held_against(version: Version, name: str, blocks: Iterator[bytes]) -> Itera
         raise _damaged(version, name, f"has {size} bytes, its manifest says {expected.size}")
     if hashed.hexdigest() != expected.sha256:
         raise _damaged(version, name, "does not have the SHA-256 of its manifest")
-    entries.check_content(name, head, size)
+    check_content(name, head, size)
 
 
 def _damaged(version: Version, name: str, how: str) -> RegistryError:
@@ -268,15 +283,15 @@ def _damaged(version: Version, name: str, how: str) -> RegistryError:
 
 
 def _check_source(name: str, content: bytes | Path) -> None:
-    """Look into a file before it is stored.
+    """Check a file before it is stored.
 
     Raises:
         RegistryError: It is missing, a symbolic link, a pickle, or not what its name says.
     """
     if isinstance(content, bytes):
-        entries.check_content(name, content[:_HEAD], len(content))
+        check_content(name, content[:_HEAD], len(content))
         return
     if content.is_symlink() or not content.is_file():
         raise RegistryError(f"{content} is not a regular file", "put the file itself there, not a link")
     with contextlib.closing(content.open("rb")) as source:
-        entries.check_content(name, source.read(_HEAD), content.stat().st_size)
+        check_content(name, source.read(_HEAD), content.stat().st_size)
