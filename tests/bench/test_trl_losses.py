@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tasks.dpo.objective.divergences import Divergence
-from tasks.dpo.objective.pair_loss import DIVERGENT, LOSSES, SORTED, ObjectiveConfig, PairLoss
+from tasks.dpo.objective.loss_table import DIVERGENT, LOSSES, SORTED
+from tasks.dpo.objective.pair_loss import ObjectiveConfig, PairLoss
 from tests.bench import trl_losses
 
 has_trl = importlib.util.find_spec("trl") is not None and importlib.metadata.version("trl").startswith("1.16.")

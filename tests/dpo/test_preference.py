@@ -13,16 +13,8 @@ from torch import Tensor
 from tasks.core.errors import ConfigError
 from tasks.core.params import build
 from tasks.dpo.objective import losses
-from tasks.dpo.objective.pair_loss import (
-    DIVERGENT,
-    LOSSES,
-    SHIFTED,
-    SMOOTHED,
-    SORTED,
-    ObjectiveConfig,
-    PairLoss,
-    PairScores,
-)
+from tasks.dpo.objective.loss_table import DIVERGENT, LOSSES, SHIFTED, SMOOTHED, SORTED
+from tasks.dpo.objective.pair_loss import ObjectiveConfig, PairLoss, PairScores
 
 NEEDED: dict[str, dict[str, Any]] = {"exo_pair": {"label_smoothing": 1e-3}}
 

@@ -16,7 +16,7 @@ import torch
 
 from tasks.core.errors import ConfigError, Preempted
 from tasks.dpo.model.adapter import adapter_parameters
-from tasks.dpo.objective.pair_loss import LOSSES
+from tasks.dpo.objective.loss_table import LOSSES
 from tasks.dpo.reference.reference_pass import reference_logps
 from tasks.dpo.training.moving_reference import MovingReference
 from tasks.dpo.training.trainer import train

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -31,25 +31,35 @@ from tasks.core.errors import ConfigError
 from tasks.core.section import Section, above, at_least, between
 from tasks.dpo.objective import losses
 from tasks.dpo.objective.divergences import Divergence, divergence_score
+from tasks.dpo.objective.loss_table import (
+    DIVERGENT,
+    LOSSES,
+    OF_LOG_RATIOS,
+    OF_MARGIN,
+    OF_TOKEN_MEANS,
+    SHIFTED,
+    SMOOTHED,
+    SORTED,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(Section, path="train.objective"):
-    """What is made small: the mapping `train.objective` of params.yaml.
+    """The objective that training minimises: the mapping `train.objective` of params.yaml.
 
     Attributes:
         loss: The name of one loss, or a mapping of names to weights above 0, whose weighted sum it is.
         beta: β of Eq. 7 of arXiv:2305.18290; τ of `ipo`, in 1 / nats a token.
         label_smoothing: Assumed share of wrong labels, in [0, 0.5); `exo_pair` needs one above 0.
         nll_weight: Weight of the chosen completions' negative log-likelihood (mean over the step's tokens).
-        divergence: What holds the policy to the reference.
+        divergence: The divergence from the reference that is penalised.
         divergence_alpha: α of the divergence `alpha`.
         ld_alpha: LD-DPO's weight of the tokens beyond the shorter completion's length; 1 is off.
-        wpo: Whether pairs are weighted by how likely the policy itself would write them.
+        wpo: Whether pairs are weighted by their likelihood under the policy itself (WPO).
         discopop_tau: τ of `discopop`.
         bco_momentum: How slowly `bco_pair`'s reward shift follows the step's mean reward; 1 leaves it at 0.
         adaptive_beta_gain: How strongly β follows the step's mean margin (β-DPO); 0 is off.
-        adaptive_beta_momentum: How slowly the running mean that it is compared with follows; its paper's.
+        adaptive_beta_momentum: How slowly the running mean margin follows, as in the paper of β-DPO.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = {"adaptive_beta_momentum": "delete it: it is 0.9, as in its paper"}
@@ -181,9 +191,10 @@ class PairLoss:
         total_n = torch.zeros_like(chosen_n)
         for name, weight in self._mix.items():
             if name in OF_MARGIN:
-                loss_n = OF_MARGIN[name](mean_margin_n if name in OF_TOKEN_MEANS else margin_n, beta, config)
+                h_n = mean_margin_n if name in OF_TOKEN_MEANS else margin_n
+                loss_n = OF_MARGIN[name](h_n, beta, config.label_smoothing, config.discopop_tau)
             elif name in OF_LOG_RATIOS:
-                loss_n = OF_LOG_RATIOS[name](chosen_n, rejected_n, beta, shift, config)
+                loss_n = OF_LOG_RATIOS[name](chosen_n, rejected_n, beta, config.label_smoothing, shift)
             else:  # aot, which compares two distributions of margins
                 policy_margin_n = scores.policy_chosen.double() - scores.policy_rejected
                 reference_margin_n = scores.reference_chosen.double() - scores.reference_rejected
@@ -233,44 +244,6 @@ class PairLoss:
         return margin_n, mean_margin_n
 
 
-OF_MARGIN: dict[str, Callable[[Tensor, float | Tensor, ObjectiveConfig], Tensor]] = {
-    "sigmoid": lambda margin_n, beta, config: losses.sigmoid(margin_n, beta, config.label_smoothing),
-    "sigmoid_norm": lambda margin_n, beta, config: losses.sigmoid(margin_n, beta, config.label_smoothing),
-    "hinge": lambda margin_n, beta, _: losses.hinge(margin_n, beta),
-    "ipo": lambda margin_n, beta, _: losses.ipo(margin_n, beta),
-    "robust": lambda margin_n, beta, config: losses.robust(margin_n, beta, config.label_smoothing),
-    "exo_pair": lambda margin_n, beta, config: losses.exo_pair(margin_n, beta, config.label_smoothing),
-    "discopop": lambda margin_n, beta, config: losses.discopop(margin_n, beta, config.discopop_tau),
-}
-"""Losses of (h, β, config), or of (h̄, β, config) for those of `OF_TOKEN_MEANS`."""
-
-OF_TOKEN_MEANS = frozenset({"sigmoid_norm", "ipo"})
-
-OF_LOG_RATIOS: dict[str, Callable[[Tensor, Tensor, float | Tensor, float | Tensor, ObjectiveConfig], Tensor]] = {
-    "nca_pair": lambda chosen_n, rejected_n, beta, *_: losses.nca_pair(chosen_n, rejected_n, beta),
-    "bco_pair": lambda chosen_n, rejected_n, beta, shift, _: losses.bco_pair(chosen_n, rejected_n, beta, shift),
-    "sppo_hard": lambda chosen_n, rejected_n, beta, *_: losses.sppo_hard(chosen_n, rejected_n, beta),
-    "aot_unpaired": lambda chosen_n, rejected_n, beta, _, config: losses.aot_unpaired(
-        chosen_n, rejected_n, beta, config.label_smoothing
-    ),
-    "apo_zero": lambda chosen_n, rejected_n, beta, *_: losses.apo_zero(chosen_n, rejected_n, beta),
-    "apo_down": lambda chosen_n, rejected_n, beta, *_: losses.apo_down(chosen_n, rejected_n, beta),
-}
-"""Losses of (w, l, β, δ, config)."""
-
-LOSSES = (*OF_MARGIN, *OF_LOG_RATIOS, "aot")
-"""The names of the losses of pairs in params.yaml; `sft`, a loss of tokens, is the trainer's."""
-
-SMOOTHED = frozenset({"sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"})
-"""The losses that use label smoothing."""
-DIVERGENT = frozenset(OF_MARGIN)
-"""The losses of a difference of scores, in which a divergence other than the reverse KL has a meaning."""
-SHIFTED = DIVERGENT - {"ipo"}
-"""The losses of β h alone, from which a data margin is subtracted (arXiv:2402.10571; Llama 2, arXiv:2307.09288)."""
-SORTED = frozenset({"aot", "aot_unpaired"})
-"""The losses that sort the pairs of a step."""
-
-
 def _check_losses(config: ObjectiveConfig) -> None:
     """Refuse a mix of nothing and an unknown loss."""
     names = (*LOSSES, "sft")
@@ -282,11 +255,12 @@ def _check_losses(config: ObjectiveConfig) -> None:
 
 
 def _check_combinations(config: ObjectiveConfig) -> None:
-    """Refuse settings that the losses would ignore, by name: those that a loss cannot have, or that none reads."""
+    """Refuse, by name, settings that a loss of the mix cannot have, or that none of them reads."""
     losses = config.mix.keys() - {"sft"}
     if "exo_pair" in losses:
         advice = "`exo_pair` takes its logarithm: give one above 0, for example 1e-3"
         config.require(config.label_smoothing > 0, "label_smoothing", advice)
+
     everything = frozenset(LOSSES)
     rules: list[tuple[str, bool, frozenset[str], Literal["all", "any"]]] = [
         ("label_smoothing", config.label_smoothing > 0, SMOOTHED, "any"),
@@ -297,10 +271,10 @@ def _check_combinations(config: ObjectiveConfig) -> None:
         ("adaptive_beta_gain", config.adaptive_beta_gain > 0, everything, "all"),
     ]
     for key, is_on, able, needed in rules:
-        deaf = losses - able or (set() if losses else {"sft"})
-        if is_on and deaf and (needed == "all" or losses.isdisjoint(able)):
+        unable = losses - able or (set() if losses else {"sft"})
+        if is_on and unable and (needed == "all" or losses.isdisjoint(able)):
             raise ConfigError(
-                f"`train.objective.{key}` is {getattr(config, key)!r}, which has no meaning for {_list(deaf)}",
+                f"`train.objective.{key}` is {getattr(config, key)!r}, which has no meaning for {_list(unable)}",
                 f"leave it at {getattr(ObjectiveConfig, key)!r}, or choose among: {_list(able)}",
             )
 

@@ -12,7 +12,7 @@ from tasks.dpo.objective.pair_loss import ObjectiveConfig
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceUpdate(Section, path="train.reference_update"):
-    """Whether the reference moves while training; DPO's own never does.
+    """Whether the reference moves while training; in the DPO paper it never does.
 
     Attributes:
         mode: `never`; `epoch` takes the policy as the reference at the start of every epoch but the first;
@@ -31,19 +31,19 @@ class TrainConfig(Section, path="train"):
     """What is trained: everything here changes the adapter, and nothing else does but the data.
 
     Attributes:
-        objective: What is made small.
+        objective: What is minimised.
         reference_update: Whether the reference moves.
-        init_adapter: Folder or registry digest of the adapter that training goes on from, which then is the
+        init_adapter: Folder or registry digest of the adapter that training starts from, which then is the
             reference too; None starts from the base.
-        learning_rate: Peak step size of AdamW.
+        learning_rate: Peak learning rate of AdamW.
         weight_decay: AdamW's decoupled decay of the adapters.
         max_grad_norm: The gradient's 2-norm is clipped to this.
         pairs_per_step: Pairs in one optimizer step over all machines.
         epochs: Passes over the training pairs.
-        schedule: How the step size falls: `cosine`, `linear` or `constant`.
-        warmup_share: Share of the steps in which the step size rises from zero.
-        evaluations: Held-out evaluations during training, evenly spaced; the last stands at the end.
-        seed: Seed of the adapters' first values, of the order and of dropout.
+        schedule: How the learning rate falls: `cosine`, `linear` or `constant`.
+        warmup_share: Share of the steps in which the learning rate rises from zero.
+        evaluations: Held-out evaluations during training, evenly spaced; the last is at the end.
+        seed: Seed of the adapters' initial values, of the order of pairs and of dropout.
         lora: Shape of the adapter.
     """
 
