@@ -45,7 +45,7 @@ def load_params(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing", "run from the checkout's root, or copy a recipe there") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}", "mend that line") from None
+        raise ConfigError(f"{path} is not valid YAML: {error}", "correct that line") from None
 
 
 def parse_params(text: str, name: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def parse_params(text: str, name: str) -> dict[str, Any]:
     try:
         document = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}", "mend that line") from None
+        raise ConfigError(f"{name} is not valid YAML: {error}", "correct that line") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{name} is not a mapping of sections", "copy the repository's params.yaml")
     return document

@@ -1,4 +1,4 @@
-"""The errors of the Hugging Face Hub's client, as errors that a user can mend."""
+"""The errors of the Hugging Face Hub's client, as errors that a user can fix."""
 
 from __future__ import annotations
 

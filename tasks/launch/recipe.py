@@ -155,7 +155,7 @@ def read_settings(recipe: str, name: str) -> Iterator[Setting]:
     try:
         document = reader.load(recipe)
     except YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}", "mend that line") from None
+        raise ConfigError(f"{name} is not valid YAML: {error}", "correct that line") from None
     lines = recipe.splitlines()
     places = places_of(lines)
 

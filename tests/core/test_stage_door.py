@@ -77,12 +77,12 @@ def test_an_expected_error_is_one_line_and_its_exit_code(
     kind: type[errors.PipelineError], capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit) as left:
-        fail_with(kind("the thing\n is wrong", "mend  it"))
+        fail_with(kind("the thing\n is wrong", "fix  it"))
     status, code = EXPECTED[kind]
     assert left.value.code == code
-    assert capsys.readouterr().err == "[ingest] error: the thing is wrong — mend it\n"
+    assert capsys.readouterr().err == "[ingest] error: the thing is wrong — fix it\n"
     assert receipt()["status"] == status
-    assert receipt()["error"] == f"{kind.__name__}: the thing is wrong — mend it"
+    assert receipt()["error"] == f"{kind.__name__}: the thing is wrong — fix it"
 
 
 def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]):
@@ -131,8 +131,8 @@ def test_a_disk_too_full_for_the_receipt_does_not_hide_the_error(capsys: pytest.
     with small_disk(Path("runs"), 8) as disk:
         fill(disk)
         with pytest.raises(SystemExit):
-            fail_with(errors.DataError("the rows are wrong", "mend them"))
-    assert "the rows are wrong — mend them" in capsys.readouterr().err
+            fail_with(errors.DataError("the rows are wrong", "fix them"))
+    assert "the rows are wrong — fix them" in capsys.readouterr().err
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, of: int = 2) -> None:

@@ -20,7 +20,7 @@ from tasks.dpo.telemetry.trackers import Trackers, open_trackers, plain_values
 
 NAMES = ("tensorboard", "wandb", "mlflow", "dvclive")
 CONFIG = {"beta": 0.1, "lora": {"rank": 8, "target_modules": ("q", "v")}, "note": None}
-foreign = pytest.mark.filterwarnings("ignore")  # warnings of packages that are not ours to mend
+foreign = pytest.mark.filterwarnings("ignore")  # warnings of packages that are not ours to fix
 
 
 def needs(name: str) -> pytest.MarkDecorator:

@@ -105,7 +105,7 @@ def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, res
         tracker.store_init_configuration({} if run_id else plain_values(config))
     except Exception as error:
         raise ConfigError(
-            f"the tracker {name} does not open ({error})", "mend that, or take it out of `runtime.trackers`"
+            f"the tracker {name} does not open ({error})", "fix that, or take it out of `runtime.trackers`"
         ) from error
 
     if name in _IDS:

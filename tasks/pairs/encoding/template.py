@@ -144,5 +144,7 @@ def _checked(template: ChatTemplate) -> ChatTemplate:
     try:
         template._compiled  # noqa: B018 compiling is the check
     except TemplateSyntaxError as error:
-        raise ConfigError(f"the chat template ({template.kind}) is not valid jinja: {error}", "mend its line") from None
+        raise ConfigError(
+            f"the chat template ({template.kind}) is not valid jinja: {error}", "correct that line"
+        ) from None
     return template

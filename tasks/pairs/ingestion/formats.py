@@ -48,7 +48,7 @@ def read_rows(path: Path, name: str) -> Iterator[RawRow]:
         what = f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at row {count + 1}"
         raise DataError(what, "convert it to UTF-8, or name the file by what it is") from None
     except csv.Error as error:
-        raise DataError(f"{path} is not a readable CSV file ({error})", "mend or convert it") from None
+        raise DataError(f"{path} is not a readable CSV file ({error})", "correct or convert it") from None
     if count == 0:
         raise DataError(f"{path} is empty: it holds no rows", "take it out of `ingest.sources`, or fetch it again")
 

@@ -108,7 +108,7 @@ class Intake:
         top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
         raise DataError(
             f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}",
-            f"mend the data or `ingest.columns`; to go on without them raise `ingest.max_rejected_share` above {limit}",
+            f"fix the data or `ingest.columns`; to go on without them, raise `ingest.max_rejected_share` over {limit}",
         )
 
 

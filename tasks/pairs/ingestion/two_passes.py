@@ -88,6 +88,7 @@ def account(intake: Intake, result: Sorted, drops_contradictions: bool) -> dict[
     for name in ("weight", "margin"):
         if name in counted:
             _log.info("the column %s has a value for %d pairs: %s", name, counted[name]["pairs"], counted[name])
+
     return {
         "rows_read": intake.rows,
         **counted,
