@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tasks.registry.cli.diff import PARTS, compare, flatten
+from tasks.registry.cli.diff import PARTS, compare
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import register
 from tasks.registry.versions.manifest import LINEAGE, Candidate
@@ -35,10 +35,6 @@ def test_params_and_metrics_are_compared(registry: Registry):
 def test_a_version_does_not_differ_from_itself(registry: Registry):
     one = release(registry, 1)
     assert compare((registry, one), (registry, one)) == {part: {} for part in PARTS}
-
-
-def test_nested_values_get_dotted_keys():
-    assert flatten({"a": {"b": [1, {"c": 2}]}, "d": None}) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}
 
 
 @pytest.fixture
