@@ -21,7 +21,7 @@ from tests.flows.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-ROWS = list(demo_rows(340, seed=3))
+ROWS = list(demo_rows(360, seed=3))
 
 Team = tuple[Checkout, Callable[[str, list[dict[str, Any]]], None], PrefectServer]
 
@@ -73,7 +73,7 @@ def test_under_one_champion_only_new_rows_are_tokenised_and_scored(team: Team) -
     append("third", ROWS[300:])
     result = retrain(checkout, server)
     assert result["status"] == "trained"
-    assert work(result) == {"pairs_tokenised": 40, "pairs_scored": 40, "recalled": 300}
+    assert work(result) == {"pairs_tokenised": 60, "pairs_scored": 60, "recalled": 300}
 
 
 def first_run(checkout: Checkout) -> Checkout:
