@@ -68,7 +68,6 @@ MECHANISMS: dict[str, Switch] = {
     "packing": _running(tokens_per_micro_batch=1),  # one pair a micro-batch, its prompt still shared
     "two_product_head": _without(two_products=False),
     "lean_lora": _without(lean_lora=False),
-    "last_layer": _without(last_layer=False),
     "fused_norms_and_gates": _without(fused=False),
     "reference_precompute": _reference_in_each_step,
     "no_gradient_checkpointing": _running(gradient_checkpointing=True),

@@ -15,7 +15,6 @@ from torch import Tensor
 from tasks.dpo.scoring.fusion_cpu import fuse, unfuse
 from tasks.dpo.scoring.lora import make_lean, make_plain
 from tasks.dpo.scoring.lora_joint import together
-from tasks.dpo.scoring.scorer import Mechanisms, Scorer
 from tests.dpo import tiny
 
 
@@ -120,27 +119,6 @@ def test_a_models_layers_work_together_and_give_what_they_gave(family: str, oper
 
     assert sum("JointLoraLinear" in name for name in graph_names(hidden)) == operations
     for a, b in zip((hidden.detach(), *actual), (want_hidden.detach(), *want), strict=True):
-        assert float((a - b).abs().max()) <= 1e-5 * float(b.abs().max())
-
-
-def test_queries_of_scored_tokens_alone_have_an_input_of_their_own() -> None:
-    # Arrange
-    model, pairs = tiny.moved(tiny.policy()), tiny.pairs(4)
-    rows = [pairs.row(number) for number in range(4)]
-    adapters = [p for p in model.parameters() if p.requires_grad]
-    slopes, operations = [], []
-
-    # Act: a last layer that works for all tokens, then one that works for the scored ones.
-    for is_narrow in (False, True):
-        with Scorer(model, rows, Mechanisms(last_layer=is_narrow)) as scorer:
-            logps = scorer.logps(scorer.lay_out(rows))
-            names = graph_names(logps)
-            slopes.append(torch.autograd.grad(logps.sum(), adapters))
-        operations.append([sum(kind in name for name in names) for kind in ("JointLoraLinear", "LoraLinear")])
-
-    # Assert: joint ones of attention and feed-forward part in both layers, the last one's queries by themselves.
-    assert operations[1] == [operations[0][0], operations[0][1] + 1]
-    for a, b in zip(*slopes, strict=True):
         assert float((a - b).abs().max()) <= 1e-5 * float(b.abs().max())
 
 

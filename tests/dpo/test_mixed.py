@@ -103,9 +103,7 @@ def test_every_road_gives_what_pefts_layers_give(family: str) -> None:
     """Shared rows, fused parts and joint layers, against plain rows through PEFT's own forward."""
     rows = rows_of(6)
 
-    want, slopes = scored(
-        mixed_policy(family), rows, shared_prefix=False, last_layer=False, lean_lora=False, fused=False
-    )
+    want, slopes = scored(mixed_policy(family), rows, shared_prefix=False, lean_lora=False, fused=False)
     actual, gradients = scored(mixed_policy(family), rows)
 
     assert float((actual - want).abs().max()) < 0.1

@@ -15,13 +15,12 @@ from torch import Tensor
 from tasks.dpo.model.adapter import LoraSettings, adapter_parameters
 from tasks.dpo.objective.losses import sigmoid
 from tasks.dpo.scoring import attention
-from tasks.dpo.scoring.last_layer import LastLayer
 from tasks.dpo.scoring.layout import lay_out_shared
 from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sum_by_branch
 from tasks.pairs.tokens.token_cache import TokenRow
 from tests.dpo import tiny
 
-NOTHING = Mechanisms(shared_prefix=False, last_layer=False, two_products=False, lean_lora=False, fused=False)
+NOTHING = Mechanisms(shared_prefix=False, two_products=False, lean_lora=False, fused=False)
 SHARING = tuple(family for family in tiny.KINDS if family not in ("falcon_alibi", "bloom", "mamba", "recurrent_gemma"))
 PAIRS = tiny.pairs(5)
 
@@ -122,59 +121,6 @@ def test_the_layout_of_two_pairs_by_hand():
     assert batch.label_N.tolist() == [7, 12, 8, 9, 13, 10, 11, 14]
     assert batch.source_N.tolist() == [1, 2, 1, 3, 4, 1, 1, 5]
     assert batch.branch_N.tolist() == [0, 0, 1, 1, 1, 2, 3, 3]
-    assert batch.segments.scored_Q.tolist() == [1, 2, 3, 4, 5]
-    assert batch.segments.scored_lengths == batch.segments.of_scored.query_lengths == (2, 2, 1)
-
-
-@pytest.mark.parametrize("family", SHARING)
-def test_the_last_layer_works_for_scored_tokens_alone(family: str):
-    model = tiny.policy(family)
-    widths: dict[str, int] = {}
-
-    def note(name: str) -> Any:
-        return lambda _module, _inputs, result: widths.update({name: result.shape[-2]})
-
-    linears = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
-    numbers = [re.search(r"layers\.(\d+)\.", name) for name, _ in linears]
-    last = max(int(actual[1]) for actual in numbers if actual)
-    with Scorer(model, ROWS, Mechanisms(lean_lora=False)) as scorer:  # PEFT's own forward calls the base layers
-        handles = [part.register_forward_hook(note(name)) for name, part in linears if "lora" not in name]
-        batch = scorer.lay_out(ROWS)
-        scored_tokens = len(batch.segments.scored_Q)
-        scorer.logps(batch)
-    for handle in handles:
-        handle.remove()
-    keys = ("k_proj", "v_proj", "qkv_proj", "query_key_value")
-    for name, width in widths.items():
-        is_narrow = f"layers.{last}." in name and not any(key in name for key in keys)
-        assert width == (scored_tokens if is_narrow else batch.ids_BL.shape[1]), name
-
-
-class WantsAll(torch.nn.Module):
-    """A feed-forward part that cannot do with the scored tokens alone."""
-
-    def __init__(self, inner: torch.nn.Module, model: Any) -> None:
-        super().__init__()
-        self.inner, self.width = inner, 0
-        model.get_input_embeddings().register_forward_hook(self.note)
-
-    def note(self, _module: torch.nn.Module, inputs: tuple[Tensor, ...], _result: Tensor) -> None:
-        self.width = inputs[0].shape[1]
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        if hidden.shape[1] != self.width:
-            raise ValueError("where are the others?")
-        return self.inner(hidden)
-
-
-def test_a_layer_that_needs_all_tokens_gets_them_and_prompts_are_shared_all_the_same():
-    model = tiny.moved(tiny.policy())
-    expected, slopes = apart(model, ROWS)
-    layer = model.get_base_model().model.layers[-1]
-    layer.mlp = WantsAll(layer.mlp, model)
-    actual, gradients = scored(model, ROWS)
-    assert float((actual - expected).abs().max()) < 1e-4
-    assert relative(gradients, slopes) < 1e-5
 
 
 def test_rejected_sees_its_prompt_and_never_chosen():
@@ -249,7 +195,7 @@ def test_memory_that_runs_out_in_the_self_test_is_not_taken_for_rows_that_cannot
     def run_out(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(LastLayer, "follow", run_out)
+    monkeypatch.setitem(attention.KERNELS, "row", run_out)
     with pytest.raises(torch.OutOfMemoryError):
         Scorer(tiny.base(), ROWS)
 

@@ -27,7 +27,6 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from tasks.dpo.scoring import attention_cpu
-from tasks.dpo.scoring.last_layer import is_for_scored, widened
 from tasks.dpo.scoring.layout import Segments
 
 NAME = "shared_prefix"
@@ -35,7 +34,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Segments, float, int, float], Tensor]
 
 
 def shared_prefix_attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -58,11 +57,7 @@ def shared_prefix_attention(
 
     segments.windows.add(sliding_window or 0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    options = (scale, sliding_window or 0, softcap or 0.0)
-    if kernel == "flex" or not is_for_scored(module):  # flex takes its mask from all tokens
-        return KERNELS[kernel](query, key, value, segments, *options), None
-    scored = KERNELS[kernel](query.index_select(2, segments.scored_Q), key, value, segments.of_scored, *options)
-    return widened(scored, 1, segments.scored_Q, query.shape[2]), None
+    return KERNELS[kernel](query, key, value, segments, scale, sliding_window or 0, softcap or 0.0), None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

@@ -113,7 +113,7 @@ def _gives_the_plain_formula() -> bool:
     # a prompt of two tokens, with a first completion of one token and a second one of two
     runs = ((slice(0, 3),), (slice(0, 2), slice(3, 5)))
     whole = torch.arange(5)
-    segments = Segments((3, 2), (3, 4), torch.tensor([0, 1, 2, 0, 1, 3, 4]), whole, whole, whole, (2, 2), whole, runs)
+    segments = Segments((3, 2), (3, 4), torch.tensor([0, 1, 2, 0, 1, 3, 4]), whole, whole, whole, runs)
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 5, 8, generator=draw, requires_grad=True) for _ in range(3))
     hidden = torch.zeros(2, 4).masked_fill_(torch.ones(2, 4).triu(3) > 0, float("-inf"))

@@ -25,29 +25,24 @@ class TokenDropout:
     def __init__(self) -> None:
         self._step = 0
         self._hash_T: Tensor | None = None
-        self._scored_Q: Tensor | None = None
 
     def begin(self, seed: int, step: int) -> None:
         """Set the seed and step."""
         self._step = zlib.crc32(f"{seed} {step}".encode())
 
-    def follow(self, hash_T: Tensor, scored_Q: Tensor | None = None) -> None:
+    def follow(self, hash_T: Tensor) -> None:
         """Set the tokens of the batch, for its forward and for what backward computes again.
 
         Args:
             hash_T: A hash of each token, `layout.Batch.hash_T`.
-            scored_Q: The places of the tokens that a layer may be given alone.
         """
-        self._hash_T, self._scored_Q = hash_T, scored_Q
+        self._hash_T = hash_T
 
     def hashes(self, tokens: int) -> Tensor | None:
         """Return a hash per token for this step, int32 [T]; None where the batch has other than ``tokens``."""
-        hash_T = self._hash_T
-        if hash_T is not None and len(hash_T) != tokens and self._scored_Q is not None:
-            hash_T = hash_T[self._scored_Q]
-        if hash_T is None or len(hash_T) != tokens:
+        if self._hash_T is None or len(self._hash_T) != tokens:
             return None
-        return _mixed(hash_T ^ _signed(self._step))
+        return _mixed(self._hash_T ^ _signed(self._step))
 
 
 def factors(hash_T: Tensor, layer: int, features: int, share: float, dtype: torch.dtype) -> Tensor:

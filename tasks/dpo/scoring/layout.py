@@ -1,7 +1,7 @@
 """How pairs are laid out for one forward: every prompt once, or plain padded rows.
 
 Shape suffixes: B rows, L tokens of a row, T = B·L, N completion tokens, K keys that all segments see,
-S segments, Q tokens that predict one, n pairs.
+S segments, n pairs.
 
 Shared: one row of groups [prompt | completion | completion | …]. A completion's positions continue its prompt's, so
 every token has the position that it would have alone. Segments say what a token sees: each is a run of queries with
@@ -46,8 +46,6 @@ class Segments:
         group_T: The group (prompt) of each token.
         branch_T: The completion of each token within its group, counted from 1; 0 for the prompt.
         position_T: The place of each token in its own sequence.
-        scored_lengths: How many of each segment's queries, its last ones, predict a completion token; S numbers.
-        scored_Q: The places of these queries in the row, ascending.
         key_runs: Places of each segment's keys as runs, S tuples; together the runs are ``key_K``.
     """
 
@@ -57,19 +55,12 @@ class Segments:
     group_T: Tensor
     branch_T: Tensor
     position_T: Tensor
-    scored_lengths: tuple[int, ...]
-    scored_Q: Tensor
     key_runs: tuple[tuple[slice, ...], ...]
 
     def to(self, device: torch.device | str) -> Segments:
         """Return the segments with their tensors on ``device``."""
-        names = ("key_K", "group_T", "branch_T", "position_T", "scored_Q")
+        names = ("key_K", "group_T", "branch_T", "position_T")
         return dataclasses.replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
-
-    @functools.cached_property
-    def of_scored(self) -> Segments:
-        """The same keys for the queries alone that predict a completion token."""
-        return dataclasses.replace(self, query_lengths=self.scored_lengths)
 
     @functools.cached_property
     def query_offsets(self) -> Tensor:
@@ -163,8 +154,6 @@ def lay_out_shared(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
         group_T=_tensor(plan.groups),
         branch_T=_tensor(plan.branches),
         position_T=_tensor(plan.positions),
-        scored_lengths=tuple(plan.scored_lengths),
-        scored_Q=_tensor(plan.scored),
         key_runs=tuple(plan.key_runs),
     )
     source_N = _tensor([plan.sources[branch] for branch in range(2 * len(rows))])
@@ -187,8 +176,6 @@ class _Row:
     sources: dict[int, Array] = dataclasses.field(default_factory=dict)
     query_lengths: list[int] = dataclasses.field(default_factory=list)
     key_runs: list[tuple[slice, ...]] = dataclasses.field(default_factory=list)
-    scored: list[Array] = dataclasses.field(default_factory=list)
-    scored_lengths: list[int] = dataclasses.field(default_factory=list)
     size: int = 0
 
     def add(self, prompt: npt.NDArray[np.int32], completions: Sequence[tuple[int, npt.NDArray[np.int32]]]) -> None:
@@ -211,8 +198,6 @@ class _Row:
             completion_keys = slice(self.size - len(places), self.size)
             prompt_keys = slice(begin, begin + len(prompt))
             self.key_runs.append((prompt_keys, completion_keys) if number else (slice(begin, completion_keys.stop),))
-            self.scored.append(places if number else self.sources[branch])
-            self.scored_lengths.append(len(self.scored[-1]))
 
         self.groups.append(np.full(self.size - begin, group))
 

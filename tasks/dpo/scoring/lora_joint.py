@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.dpo.model.cpu_bfloat16 import as_factor, product_for_gradients
-from tasks.dpo.scoring.last_layer import is_for_scored
 from tasks.dpo.scoring.lora import is_lean, plain_operands
 from tasks.dpo.scoring.lora_operations import adapter_gradients, shaped
 
@@ -42,17 +41,15 @@ class Siblings:
     """
 
     def __init__(self, attention: Any) -> None:
-        self._attention = attention
         self._layers = projections(attention)
         self._input: Tensor | None = None
         self._results: dict[int, Tensor] = {}
 
     def result(self, layer: Any, x: Tensor) -> Tensor | None:
         """Return the result of ``layer`` for ``x``; None where the layer has to compute it by itself."""
-        # queries of scored tokens alone have an input of their own
-        layers = self._layers[1:] if is_for_scored(self._attention) else self._layers
-        if layer is layers[0]:
-            self._input, self._results = x, dict(zip(map(id, layers), _joint(layers, x) or (), strict=False))
+        if layer is self._layers[0]:
+            results = _joint(self._layers, x) or ()
+            self._input, self._results = x, dict(zip(map(id, self._layers), results, strict=False))
         result = self._results.pop(id(layer), None) if x is self._input else None
         if not self._results:
             self._input = None

@@ -9,7 +9,6 @@ Shape suffixes: N completion tokens, n pairs.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -25,7 +24,6 @@ from tasks.dpo.scoring import attention
 from tasks.dpo.scoring.dropout import TokenDropout
 from tasks.dpo.scoring.fusion_cpu import fuse, unfuse
 from tasks.dpo.scoring.head import TokenScores, collision_of, log_softmax_of
-from tasks.dpo.scoring.last_layer import LastLayer
 from tasks.dpo.scoring.layout import Batch, lay_out_plain, lay_out_shared
 from tasks.dpo.scoring.lora import make_lean, make_plain
 from tasks.dpo.scoring.rope import Ropes
@@ -42,14 +40,12 @@ class Mechanisms:
 
     Attributes:
         shared_prefix: Lay every prompt out once, pairs packed without padding.
-        last_layer: In the last layer of shared rows, compute the scored tokens alone.
         two_products: Compute a frozen head's gradient with its forward.
         lean_lora: Replace PEFT's forward of plain LoRA layers.
         fused: On a CPU, compute norms, gated parts and projections of one input in few passes.
     """
 
     shared_prefix: bool = True
-    last_layer: bool = True
     two_products: bool = True
     lean_lora: bool = True
     fused: bool = True
@@ -80,7 +76,6 @@ class Scorer:
         self.kernel = ""
         self.dropout = TokenDropout()
         self._ropes = Ropes(model)
-        self._last_layer: LastLayer | None = None
 
         rows = list(sample) or self._random_rows()
         try:
@@ -138,7 +133,7 @@ class Scorer:
 
     def score(self, batch: Batch, with_collision: bool = False) -> TokenScores:
         """Return each completion token's log-probability, and log Σ_v π(v)² where asked for, [N] each."""
-        self.dropout.follow(batch.hash_T, None if batch.segments is None else batch.segments.scored_Q)
+        self.dropout.follow(batch.hash_T)
         self._ropes.follow(batch)
         if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
@@ -151,8 +146,6 @@ class Scorer:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states below the head, [B, L, H]."""
-        if self._last_layer is not None:
-            self._last_layer.follow(batch.segments)
         options: dict[str, Any] = {}
         if batch.segments is not None:
             options = {"position_ids": batch.position_BL, "segments": batch.segments, "kernel": self.kernel}
@@ -186,14 +179,13 @@ class Scorer:
             lay_out(tested, self._ropes.limit).to(self.device) for lay_out in (lay_out_plain, lay_out_shared)
         )
         kernels = attention.kernels_for(self.device, self._parameter.dtype)
-        candidates = itertools.product(kernels, (True, False) if self.mechanisms.last_layer else (False,))
 
-        def score(kernel: str, is_narrow: bool) -> Tensor:
-            self._use_kernel(kernel, is_narrow)
+        def score(kernel: str) -> Tensor:
+            self._use_kernel(kernel)
             return self.logps(shared)
 
         with trial(self.model):
-            kernel, faults = choose_kernel(candidates, score, self.logps(plain), product_type(self._inner))
+            kernel, faults = choose_kernel(kernels, score, self.logps(plain), product_type(self._inner))
 
         # a layer that keeps to a window, and did not pass it on, shows it only on pairs longer than the window
         windows = set() if shared.segments is None else shared.segments.windows
@@ -203,11 +195,8 @@ class Scorer:
             self._use_kernel("")
         return kernel, faults
 
-    def _use_kernel(self, kernel: str, is_last_layer_narrow: bool = False) -> None:
+    def _use_kernel(self, kernel: str) -> None:
         """Compute attention with ``kernel`` over shared rows; with "", as the model itself does."""
-        if self._last_layer is not None:
-            self._last_layer.close()
-        self._last_layer = LastLayer(self._inner) if is_last_layer_narrow else None
         if kernel and not getattr(self._inner, "_supports_attention_backend", False):
             raise ValueError("its attention cannot be replaced")
         self._inner.set_attn_implementation(attention.NAME if kernel else self._model_attention)

@@ -72,16 +72,16 @@ def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> Fro
 
 
 def choose_kernel(
-    candidates: Iterable[tuple[str, bool]],
-    score: Callable[[str, bool], Tensor],
+    kernels: Iterable[str],
+    score: Callable[[str], Tensor],
     expected_N: Tensor,
     dtype: torch.dtype,
 ) -> tuple[str, list[str]]:
     """Return the first kernel that gives the expected log-probabilities, "" if none does; and why others do not.
 
     Args:
-        candidates: Kernels of :mod:`tasks.dpo.scoring.attention`, each with whether the last layer is narrow.
-        score: Scores shared rows with a candidate, [N].
+        kernels: Names of kernels of :mod:`tasks.dpo.scoring.attention`, the preferred ones first.
+        score: Scores shared rows with a kernel, [N].
         expected_N: The same tokens' log-probabilities over plain rows.
         dtype: The type that products are computed in, which decides what counts as rounding.
 
@@ -90,9 +90,9 @@ def choose_kernel(
     """
     tolerance = _TOLERANCE.get(dtype, _TOLERANCE[torch.float32])
     faults: list[str] = []
-    for kernel, is_narrow in candidates:
+    for kernel in kernels:
         try:
-            worst = _largest_difference(score(kernel, is_narrow), expected_N)
+            worst = _largest_difference(score(kernel), expected_N)
         except Exception as error:  # a package of kernels that does not fit raises anything
             if isinstance(error, torch.OutOfMemoryError):
                 raise

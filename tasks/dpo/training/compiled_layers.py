@@ -19,7 +19,6 @@ from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.model.anatomy import decoder_layers
 from tasks.dpo.scoring import attention
-from tasks.dpo.scoring.last_layer import works_for_scored
 
 _COMPILERS = ("g++", "clang++")
 
@@ -32,8 +31,7 @@ def is_wanted(runtime: RuntimeConfig, device: torch.device) -> bool:
 def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
     """Have every decoder layer compiled when it is next called; results change in the last digits only.
 
-    Call it when the modes are set: it depends on what backward recomputes. A last layer that computes the scored
-    tokens alone is not compiled, because its shapes change in the middle.
+    Call it when the modes are set: it depends on what backward recomputes.
 
     Args:
         model: A causal language model, bare or with adapters.
@@ -49,8 +47,6 @@ def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
     AttentionInterface.register(attention.NAME, keep_out(attention.shared_prefix_attention))
 
     for layer in decoder_layers(model):
-        if works_for_scored(layer):
-            continue
         is_checkpointed = getattr(layer, "gradient_checkpointing", False) and layer.training
         for module in layer.children() if is_checkpointed else (layer,):
             if any(True for _ in module.parameters()):
