@@ -20,8 +20,8 @@ def snippet() -> str:
     return block[1]
 
 
-def test_the_snippet_has_at_most_twenty_five_lines() -> None:
-    assert len([line for line in snippet().splitlines() if line.strip()]) <= 25
+def test_the_snippet_has_at_most_twenty_lines() -> None:
+    assert len([line for line in snippet().splitlines() if line.strip()]) <= 20
 
 
 def test_the_snippet_trains_and_loads_again(

@@ -61,6 +61,9 @@ MAY_IMPORT = {
         *("core", "hub", "registry/stores", "registry/log", "registry/versions", "registry/gate", "registry/release"),
     ),
     "registry": ("core", "registry/log", "registry/release", "registry/cli"),
+    "api": (
+        *("core", "pairs/encoding", "pairs/ingestion", "dpo/model", "dpo/objective", "dpo/reference", "dpo/training"),
+    ),
 }
 HEART_NEEDS_ONLY = {"torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "tqdm"}
 

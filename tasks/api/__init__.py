@@ -1,0 +1,1 @@
+"""The pipeline as a library: what Python code outside this checkout imports."""
