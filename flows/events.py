@@ -15,22 +15,14 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from flows.prefect_ui import artifacts
+from flows.dvc_project.outcome import read_json
 from tasks.core import paths
-
-ARRIVED = "preference-data.arrived"
-
-
-def emit_arrival(source: str, rows: int) -> None:
-    """Emit the event that ``source`` has ``rows`` new rows."""
-    resource = {"prefect.resource.id": f"dpo.preference-data.{source}", "prefect.resource.name": source}
-    emit_event(ARRIVED, resource=resource, payload={"source": source, "rows": rows})
 
 
 def emit_release(workspace: Path) -> None:
     """Emit the gate's decision on the version that was just registered from ``workspace``; nothing without one."""
-    entry = artifacts.read_json(workspace / paths.REGISTER / "registration.json")
-    decision = artifacts.read_json(workspace / paths.REGISTER / "decision.json")
+    entry = read_json(workspace / paths.REGISTER / "registration.json")
+    decision = read_json(workspace / paths.REGISTER / "decision.json")
     if not entry:
         return
 
@@ -52,7 +44,10 @@ def main() -> int:
     parser.add_argument("--source", required=True, help="where the data is, as s3://bucket/feedback")
     parser.add_argument("--rows", type=int, required=True, help="the number of new rows")
     arguments = parser.parse_args()
-    emit_arrival(arguments.source, arguments.rows)
+
+    source = arguments.source
+    resource = {"prefect.resource.id": f"dpo.preference-data.{source}", "prefect.resource.name": source}
+    emit_event("preference-data.arrived", resource=resource, payload={"source": source, "rows": arguments.rows})
     return 0
 
 

@@ -15,40 +15,31 @@ import argparse
 import datetime
 import sys
 
-from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 
 from flows.prefect_ui import automations
 
 NAME = "dpo: a run fell silent"
 SILENT_S = 600.0  # three heartbeats at the default frequency, and time for the server to restart
-_HEARTBEAT = "prefect.flow-run.heartbeat"
 _EVERY_S = 30.0  # the shortest interval of heartbeats that Prefect allows
 
 
 def automation(silent_s: float = SILENT_S) -> AutomationCore:
     """Return the automation that marks a run crashed after ``silent_s`` seconds without an event of it."""
     trigger = EventTrigger(
-        after={_HEARTBEAT},
+        after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.*"},  # a heartbeat, or a final state of any name
-        match=ResourceSpecification.model_validate({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
         match_related=automations.OUR_FLOWS,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
-        threshold=1,
         within=datetime.timedelta(seconds=silent_s),
     )
     message = f"no event of it for {silent_s:g} s: its machine or its process is gone"
     crash = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message, force=False)
     return AutomationCore(name=NAME, description="Made by `python -m flows.liveness`", trigger=trigger, actions=[crash])
-
-
-def set_up(client: SyncPrefectClient, silent_s: float = SILENT_S) -> None:
-    """Create the automation, or update the existing one."""
-    automations.put(client, automation(silent_s))
 
 
 def main() -> int:
@@ -68,7 +59,7 @@ def main() -> int:
         if arguments.remove:
             print(f"{automations.remove(client, [NAME])} automations removed")
         else:
-            set_up(client, arguments.silent_seconds)
+            automations.put(client, automation(arguments.silent_seconds))
             print(f"a run without an event for {arguments.silent_seconds:g} s is marked crashed")
     return 0
 

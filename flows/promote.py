@@ -57,18 +57,5 @@ def run_registry_command(workspace: Path, command: list[str]) -> State[Any]:
     return Completed(message=output.splitlines()[-1])
 
 
-def main() -> int:
-    """Promote from the command line, as a run that Prefect shows."""
-    parser = command_line.parser(promote)
-    parser.add_argument("version", help="as demo@v3")
-    parser.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
-    parser.add_argument("--reason", metavar="WHY", help="a note for the log; the gate decides")
-    parser.add_argument("--tag", action="store_true", help="tag this commit for `dvc artifacts get`")
-    parser.add_argument(
-        "--workspace", type=Path, default=Path(), help="the checkout whose params.yaml names the registry"
-    )
-    return command_line.run(promote, parser)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(promote, "version", "--override", "--reason", "--tag", "--workspace"))

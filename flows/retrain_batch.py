@@ -12,6 +12,7 @@ from prefect import get_run_logger, runtime
 from flows import registry_commands
 from flows.dvc_project import forecast, new_data, stage_run
 from flows.dvc_project.graph import stages_in_order
+from flows.dvc_project.outcome import read_json
 from flows.git_work import publish, workspaces
 from flows.prefect_ui import artifacts
 from tasks.core import paths
@@ -69,9 +70,7 @@ class Result:
     report: str = ""
 
 
-def find_batch(
-    repository: Path, minimum: int, prefix: str, asks_origin: bool = True, also_stale: bool = False
-) -> Batch | Result:
+def find_batch(repository: Path, minimum: int, prefix: str, asks_origin: bool, also_stale: bool) -> Batch | Result:
     """Return the batch to train, with its worktree ready, or the result that says why there is nothing to do.
 
     Raises:
@@ -99,7 +98,7 @@ def find_batch(
 
     # a run that died under this name leaves its checkpoints, and its decisions if they were for this key
     worktree = workspaces.rename_worktree(repository, fresh, f"data-{version.name}" if version.is_new else "stale")
-    decided = artifacts.read_json(worktree / START)
+    decided = read_json(worktree / START)
     if decided and decided.get("key", key) == key:
         say("resuming the run that was started for data %s", version.name)
     else:
@@ -126,27 +125,22 @@ def _decide(worktree: Path, minimum: int, key: str, known: set[str] | None) -> d
     """Count the pairs that are not ``known``, look up the champion, and keep both for all runs with this key.
 
     ``known`` is None if the data is not new.
+
+    Raises:
+        PipelineError: The stage `ingest`, whose output holds the pairs, or the registry failed.
     """
     new, champion = 0, None
     if known is not None:
-        _ingest(worktree)
+        stage = next(stage for stage in stages_in_order(worktree) if stage.name == new_data.INGEST)
+        outcome = stage_run.run(stage, worktree, get_run_logger().info, run_id=str(runtime.flow_run.id or ""))
+        if outcome.is_failed:
+            raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
         new = len(new_data.pair_ids(worktree) - known)
         champion = registry_commands.champion(worktree) if new >= minimum else None
+
     decided = {"key": key, "new_pairs": new, "champion": champion}
     write_text(worktree / START, pretty_json(decided))
     return decided
-
-
-def _ingest(worktree: Path) -> None:
-    """Run the stage `ingest`, whose output holds the pairs to count.
-
-    Raises:
-        PipelineError: It failed.
-    """
-    stage = next(stage for stage in stages_in_order(worktree) if stage.name == new_data.INGEST)
-    outcome = stage_run.run(stage, worktree, get_run_logger().info, run_id=str(runtime.flow_run.id or ""))
-    if outcome.is_failed:
-        raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
 
 
 def _known_pairs(repository: Path, worktree: Path, prefix: str, asks_origin: bool) -> set[str]:
@@ -169,8 +163,8 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     Raises:
         PipelineError: The remote or git failed; what was trained stays in the worktree.
     """
-    entry = artifacts.read_json(batch.worktree / paths.REGISTER / "registration.json")
-    numbers = artifacts.read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
+    entry = read_json(batch.worktree / paths.REGISTER / "registration.json")
+    numbers = read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
     branch = f"{prefix}/{batch.key}"
 
     if push:
@@ -204,7 +198,7 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
 
 def commit_message(batch: Batch) -> str:
     """Return the commit message: what was trained on, the win rates, and the gate's decision."""
-    rows = artifacts.win_rates(artifacts.read_json(batch.worktree / paths.WINRATE / "metrics.json"))
+    rows = artifacts.win_rates(read_json(batch.worktree / paths.WINRATE / "metrics.json"))
     preposition = "on" if batch.new_pairs or not batch.stale else "what is"
     lines = [f"Retrain {preposition} {batch.why} (data {batch.version})", ""]
     lines += [f"{row['against']}: {row['win rate']:.4f} ({row['low']:.4f} to {row['high']:.4f})" for row in rows]

@@ -57,7 +57,7 @@ def set_up(client: SyncPrefectClient, gpus: int) -> None:
     """Create the work pool, the limit on stages on a GPU, and the automation that marks silent runs crashed."""
     client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
     client.upsert_global_concurrency_limit_by_name(LIMIT, gpus)
-    liveness.set_up(client)
+    automations.put(client, liveness.automation())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from flows.process_tree.supervisor import adopt_orphans, descendants, end_with_parent, processes, send
+from flows.process_tree.supervisor import adopt_orphans, descendants, end_with_parent, processes, reap, send
 
 RUNS_GRACE_S = 100.0  # 20 s for a checkpoint, 10 s to stop the stage, the rest for the server; compose allows 150 s
 _LEFT_GRACE_S = 40.0
@@ -82,11 +82,8 @@ class Watch:
             self.runs = {run for pid in self._runs() if (run := _flow_run_of(pid))}
             self._list_at = time.monotonic() + _LOOK_S
         time.sleep(_POLL_S)
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._worker.pid:
-                    code = os.waitstatus_to_exitcode(ended[1])
-                    self.code = self._worker.returncode = code if code >= 0 else 128 - code
+        if (code := dict(reap()).get(self._worker.pid)) is not None:
+            self.code = self._worker.returncode = code
 
     def _count_signal(self, *_: object) -> None:
         self.signals += 1

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flows.dvc_project.graph import open_index
-from flows.dvc_project.stage_run import environment
+from flows.dvc_project.outcome import is_network_fault
+from flows.dvc_project.stage_run import run_module
 from flows.git_work.workspaces import params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
@@ -24,7 +22,6 @@ from tasks.hub.hub_errors import dataset_commit
 from tasks.telemetry.git_calls import git
 
 INGEST = "ingest"  # the stage that reads raw data
-HUB = "hub:"
 _PINNED = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<commit>[0-9a-f]{40})")
 _DIGITS = 12
 
@@ -78,21 +75,17 @@ def update_sources(workspace: Path, say: Callable[[str], None]) -> None:
     for path in sorted(imports):
         run_dvc(workspace, "update", "--quiet", path)
         say(f"updated {path}")
+
+    file = workspace / paths.PARAMS
     sources = params(workspace).get(INGEST, {}).get("sources") or []
     for source in sources if isinstance(sources, list) else [sources]:
-        if str(source).startswith(HUB):
-            _update_hub(workspace / paths.PARAMS, str(source), say)
-
-
-def _update_hub(path: Path, source: str, say: Callable[[str], None]) -> None:
-    """Replace the commit of a data set in params.yaml by the newest commit of its branch `main`."""
-    if not (pinned := _PINNED.match(source)):
-        return  # `ingest` reports what is wrong with it
-    commit = dataset_commit(pinned["name"], "main")
-    if commit != pinned["commit"]:
-        text = path.read_text(encoding="utf-8")
-        write_text(path, text.replace(pinned[0], f"{HUB}{pinned['name']}@{commit}"))
-        say(f"{pinned['name']}: {pinned['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
+        if not (pinned := _PINNED.match(str(source))):
+            continue  # a file; or `ingest` reports what is wrong with it
+        commit = dataset_commit(pinned["name"], "main")
+        if commit != pinned["commit"]:
+            text = file.read_text(encoding="utf-8")
+            write_text(file, text.replace(pinned[0], f"hub:{pinned['name']}@{commit}"))
+            say(f"{pinned['name']}: {pinned['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
 
 
 def pair_ids(workspace: Path) -> set[str]:
@@ -136,10 +129,7 @@ def run_dvc(workspace: Path, *arguments: str) -> str:
         NetworkError: A remote or a source failed or does not answer.
         ConfigError: The command failed for another reason.
     """
-    from flows.dvc_project.outcome import is_network_fault
-
-    command: list[Any] = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
+    done = run_module(workspace, "dvc", *arguments)
     if done.returncode == 0:
         return done.stdout
 

@@ -18,7 +18,7 @@ from prefect.artifacts import (
 )
 
 from flows.dvc_project import outcome
-from flows.dvc_project.outcome import Outcome
+from flows.dvc_project.outcome import Outcome, read_json
 from tasks.core import paths
 
 _BAR = re.compile(r"^(?P<what>[\w ]+):\s+(?P<percent>\d+)%\|")
@@ -118,15 +118,6 @@ def evidence(workspace: Path, with_report: bool = True) -> str:
         lines.append(f"- **Show it**: `python -m tasks.registry show {name}@{digest[:12]}`")
     lines += [f"  - {reason}" for reason in decision.get("reasons", ())]
     return "\n".join(lines) or "Nothing was reported or registered."
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; empty if there is no readable one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def curves(report: Path) -> str:

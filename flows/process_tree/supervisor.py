@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 KILL_WAIT_S = 5.0
@@ -55,26 +55,32 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._code: int | None = None
-        self._pid, self._output = _start(command)
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        self._output: int | None = read_end
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=subprocess.STDOUT, process_group=0
+        )
+        os.close(write_end)
+        child.returncode = 0  # reaped together with the orphans, not by subprocess
+        self._pid = child.pid
 
     def run(self) -> int:
         """Wait for the command, or for a request to stop; return the exit code as a shell does."""
         while self._code is None and not self._is_stopping:
             self._turn(watch_parent=True)
-        self._stop()
+
+        if self._is_stopping and self._code is None:
+            self._interrupt_group(self._grace.interrupt_s)
+        self._wait_until_alone(self._grace.terminate_s, signal.SIGTERM)
+        self._wait_until_alone(KILL_WAIT_S, signal.SIGKILL)
+
         while self._pass_on():
             pass
         if left := descendants(os.getpid()):
             print(f"processes survive SIGKILL: {left}", file=sys.stderr)
             return SURVIVORS
         return 128 + signal.SIGKILL if self._code is None else self._code
-
-    def _stop(self) -> None:
-        """Stop all processes that are left, with SIGINT, then SIGTERM, then SIGKILL."""
-        if self._is_stopping and self._code is None:
-            self._interrupt_group(self._grace.interrupt_s)
-        self._wait_until_alone(self._grace.terminate_s, signal.SIGTERM)
-        self._wait_until_alone(KILL_WAIT_S, signal.SIGKILL)
 
     def _interrupt_group(self, seconds: float) -> None:
         """Send one SIGINT to the command's group, as a terminal does, and wait until the group is empty.
@@ -111,7 +117,7 @@ class Supervisor:
             self._pass_on()
         if _STDIN in ready and not os.read(_STDIN, 4096):
             self._is_stopping = True
-        self._reap()
+        self._code = dict(reap()).get(self._pid, self._code)
 
     def _pass_on(self) -> bool:
         """Copy a block of the command's output to stdout, or drop it if nobody reads; return whether there was one."""
@@ -124,37 +130,14 @@ class Supervisor:
         if not block:
             os.close(self._output)
             self._output = None
+        rest = block
         with contextlib.suppress(OSError):
-            _write_all(_STDOUT, block)
+            while rest:
+                rest = rest[os.write(_STDOUT, rest) :]
         return bool(block)
-
-    def _reap(self) -> None:
-        """Collect every ended child, the command among them, so that none stays a zombie."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid == self._pid:
-                code = os.waitstatus_to_exitcode(status)
-                self._code = code if code >= 0 else 128 - code
 
     def _ask_to_stop(self, *_: object) -> None:
         self._is_stopping = True
-
-
-def _start(command: list[str]) -> tuple[int, int | None]:
-    """Start ``command`` in a new process group; return its process id and the descriptor of its output."""
-    read_end, write_end = os.pipe()
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=subprocess.STDOUT, process_group=0
-    )
-    os.close(write_end)
-    os.set_blocking(read_end, False)
-    child.returncode = 0  # reaped together with the orphans, not by subprocess
-    return child.pid, read_end
 
 
 def descendants(root: int) -> list[int]:
@@ -183,6 +166,14 @@ def processes() -> Iterable[tuple[int, str, int, int]]:
             yield int(entry.parent.name), fields[0], int(fields[1]), int(fields[3])
 
 
+def reap() -> Iterator[tuple[int, int]]:
+    """Collect every ended child, so that none stays a zombie; yield its process id, and its exit code as a shell's."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            code = os.waitstatus_to_exitcode(ended[1])
+            yield ended[0], code if code >= 0 else 128 - code
+
+
 def end_with_parent() -> None:
     """Make the system send SIGTERM to this process when its parent ends, however it ends (Linux only)."""
     if sys.platform == "linux":
@@ -202,16 +193,10 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def _write_all(target: int, block: bytes) -> None:
-    while block:
-        block = block[os.write(target, block) :]
-
-
 def main() -> int:
     """Parse the command line, run the command and return its exit code."""
-    default = Grace()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grace", nargs=2, type=float, default=[default.interrupt_s, default.terminate_s])
+    parser.add_argument("--grace", nargs=2, type=float, default=[Grace.interrupt_s, Grace.terminate_s])
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     adopt_orphans()
