@@ -18,7 +18,7 @@ from flows import registry_commands
 from flows.dvc_project.forecast import forecast
 from flows.dvc_project.graph import stages_in_order
 from flows.git_work import workspaces
-from flows.pipeline import RunSettings, close, run_all
+from flows.pipeline import RunSettings, finish, run_all
 from flows.prefect_ui import command_line, run_names
 from tasks.core.errors import ArtifactError, PipelineError
 
@@ -45,14 +45,14 @@ def evaluate_only(
     settings = RunSettings(force, stage_timeout_minutes, gpu_limit)
 
     try:
-        with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+        with workspaces.hold_lock(workspace / workspaces.LOCK, get_run_logger().info):
             refuse_stale(workspace)
             if opponent:
                 get_run_logger().info(registry_commands.pin(workspace, registry_commands.CHAMPION, opponent))
             order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
             outcomes = run_all(order[:1], workspace, settings)
             refuse_stale(workspace)  # `adapters` has run, so the stages after it are known to be up to date or stale
-            return close([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
+            return finish([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
 

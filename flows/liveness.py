@@ -44,9 +44,7 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
 
 def main() -> int:
     """Set up or remove the automation; the exit code is 1 if the server does not answer."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.liveness", description="Mark runs crashed whose heartbeats stopped."
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows.liveness", description=__doc__.splitlines()[0])
     parser.add_argument("--silent-seconds", type=float, default=SILENT_S, metavar="S", help="%(default)g by default")
     parser.add_argument("--remove", action="store_true", help="remove the automation")
     arguments = parser.parse_args()

@@ -100,12 +100,8 @@ def _how_to_make(client: SyncPrefectClient, name: str) -> str:
 
 def main() -> int:
     """Set up or remove the notifications; the exit code is 1 if a block is missing or the server does not answer."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.notify", description="Notify people of failed runs and of promoted or refused versions."
-    )
-    parser.add_argument(
-        "--block", action="append", metavar="TYPE/NAME", help="the block to notify; may be given more than once"
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows.notify", description=__doc__.splitlines()[0])
+    parser.add_argument("--block", action="append", metavar="TYPE/NAME", help="a block to notify; may be repeated")
     parser.add_argument("--remove", action="store_true", help="remove the notifications")
     arguments = parser.parse_args()
     if bool(arguments.block) == arguments.remove:

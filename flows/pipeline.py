@@ -129,11 +129,11 @@ def bring_up_to_date(
     Raises:
         PipelineError: The checkout cannot be read or written, or the registry does not know a version.
     """
-    with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+    with workspaces.hold_lock(workspace / workspaces.LOCK, get_run_logger().info):
         order = stages_in_order(workspace)
         if continue_from:
             get_run_logger().info(registry_commands.pin(workspace, registry_commands.INIT_ADAPTER, continue_from))
-        return close(run_all(order, workspace, settings, opponent), workspace)
+        return finish(run_all(order, workspace, settings, opponent), workspace)
 
 
 def run_all(
@@ -180,7 +180,7 @@ def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
     return Outcome(stage.name, "failed", state.message or str(state.type), kind="flow")
 
 
-def close(outcomes: list[Outcome], workspace: Path) -> State[Any]:
+def finish(outcomes: list[Outcome], workspace: Path) -> State[Any]:
     """Publish artifacts, log the outcomes, emit the gate's event, and return the final state of the flow."""
     artifacts.publish(outcomes, workspace)
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.prefect_ui import command_line, run_names
-from flows.registry_commands import ask
+from flows.registry_commands import run_command
 from tasks.core.errors import GateRefused, PipelineError
 
 
@@ -46,7 +46,7 @@ def promote(
 def run_registry_command(workspace: Path, command: list[str]) -> State[Any]:
     """Run a command of the registry, show its output, and return the final state of the flow run."""
     try:
-        output = ask(workspace, *command)
+        output = run_command(workspace, *command)
     except GateRefused as error:
         return Failed(name="Refused", message=str(error))
     except PipelineError as error:

@@ -18,7 +18,7 @@ ADAPTERS, RESPOND = "adapters", "respond"  # the stage that resolves both, and t
 _NOT_PROMOTED = (3, 4)  # exit statuses: the gate keeps the present champion, or cannot decide yet
 
 
-def ask(workspace: Path, *arguments: str) -> str:
+def run_command(workspace: Path, *arguments: str) -> str:
     """Run a command of the registry in ``workspace`` and return what it printed.
 
     Raises:
@@ -43,7 +43,7 @@ def pin(workspace: Path, key: str, version: str) -> str:
         RegistryError: The version cannot be found, or the registry cannot be read.
     """
     options = ["--or-none", "--unless-same", str(paths.ADAPTER)] if key == CHAMPION else []
-    return ask(workspace, "pin", key, version, *options)
+    return run_command(workspace, "pin", key, version, *options)
 
 
 def champion(workspace: Path) -> str | None:
@@ -56,7 +56,7 @@ def champion(workspace: Path) -> str | None:
     # where the gate moves another alias (`register.alias: candidate`), people move the alias champion
     for alias in ("champion", str(section.get("alias") or "")):
         name = f"{section.get('name', '')}@{alias}".removesuffix("@")
-        version: str | None = json.loads(ask(workspace, "resolve", name, "--or-none", "--json"))["version"]
+        version: str | None = json.loads(run_command(workspace, "resolve", name, "--or-none", "--json"))["version"]
         if version:
             return version
     return None

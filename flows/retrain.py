@@ -61,26 +61,26 @@ def retrain(
         announced_rows: The number of new rows in the event that started this run; only logged, the sources are counted.
         also_stale: Also train if stages are stale for other reasons (params, code), however few pairs are new.
     """
-    say = get_run_logger().info
+    log = get_run_logger().info
     if announced_rows is not None:
-        say("%d new rows were announced", announced_rows)
+        log("%d new rows were announced", announced_rows)
 
     try:
-        with workspaces.held(repository / LOCK, say):
+        with workspaces.hold_lock(repository / LOCK, log):
             batch = find_batch(repository, minimum_new_pairs, branch_prefix, push, also_stale)
             if isinstance(batch, Result):
-                return _close(batch)
+                return _finish(batch)
 
             settings = RunSettings(False, stage_timeout_minutes, gpu_limit)
             state = bring_up_to_date(batch.worktree, settings, batch.champion, batch.champion)
             if not state.is_completed():
                 return Failed(message=f"data {batch.version}: {state.message}")
-            return _close(deliver(repository, batch, branch_prefix, push))
+            return _finish(deliver(repository, batch, branch_prefix, push))
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
 
 
-def _close(result: Result) -> State[Any]:
+def _finish(result: Result) -> State[Any]:
     """Show the result, and return the final state of the flow."""
     values = {key: value for key, value in dataclasses.asdict(result).items() if value not in ("", None)}
     table = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in values.items())

@@ -76,13 +76,13 @@ def find_batch(repository: Path, minimum: int, prefix: str, asks_origin: bool, a
     Raises:
         PipelineError: A source, the registry or git failed.
     """
-    say = get_run_logger().info
+    log = get_run_logger().info
     for abandoned in sorted((repository / workspaces.WORKTREES).glob("look-*")):
         workspaces.remove_worktree(repository, abandoned)  # of a run that died, perhaps at an older commit
 
     start = git(repository, "rev-parse", "HEAD")
     fresh = workspaces.worktree(repository, f"look-{start[:12]}", start)
-    new_data.update_sources(fresh, say)
+    new_data.update_sources(fresh, log)
     version = new_data.data_version(fresh)
     key, stale = _stale(fresh, version) if also_stale else (version.name, ())
     if not version.is_new and not stale:
@@ -100,7 +100,7 @@ def find_batch(repository: Path, minimum: int, prefix: str, asks_origin: bool, a
     worktree = workspaces.rename_worktree(repository, fresh, f"data-{version.name}" if version.is_new else "stale")
     decided = read_json(worktree / START)
     if decided and decided.get("key", key) == key:
-        say("resuming the run that was started for data %s", version.name)
+        log("resuming the run that was started for data %s", version.name)
     else:
         known = _known_pairs(repository, worktree, prefix, asks_origin) if version.is_new else None
         decided = _decide(worktree, minimum, key, known)
@@ -145,14 +145,14 @@ def _decide(worktree: Path, minimum: int, key: str, known: set[str] | None) -> d
 
 def _known_pairs(repository: Path, worktree: Path, prefix: str, asks_origin: bool) -> set[str]:
     """Return the ids of the pairs in dvc.lock of HEAD and of the unmerged branches, which were trained on."""
-    say = get_run_logger().info
-    known, seen = new_data.known_pair_ids(worktree, say), {"", new_data.pairs_locked(repository, "HEAD")}
+    log = get_run_logger().info
+    known, seen = new_data.known_pair_ids(worktree, log), {"", new_data.digests_of_pairs(repository, "HEAD")}
     for commit, branch in publish.unmerged(repository, prefix, asks_origin).items():
-        if (locked := new_data.pairs_locked(repository, commit)) in seen:
+        if (locked := new_data.digests_of_pairs(repository, commit)) in seen:
             continue
         seen.add(locked)
         checkout = workspaces.worktree(repository, f"look-{commit[:12]}", commit)
-        known |= new_data.known_pair_ids(checkout, say, f"the unmerged branch {branch}")
+        known |= new_data.known_pair_ids(checkout, log, f"the unmerged branch {branch}")
         workspaces.remove_worktree(repository, checkout)
     return known
 
@@ -163,8 +163,6 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     Raises:
         PipelineError: The remote or git failed; what was trained stays in the worktree.
     """
-    entry = read_json(batch.worktree / paths.REGISTER / "registration.json")
-    numbers = read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
     branch = f"{prefix}/{batch.key}"
 
     if push:
@@ -180,20 +178,13 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     for folder, name in ((paths.REPORT, ""), (paths.RECEIPTS, "receipts")):
         if (batch.worktree / folder).is_dir():
             shutil.copytree(batch.worktree / folder, kept_report / name, dirs_exist_ok=True)
-    workspaces.remove_worktree(repository, batch.worktree)
 
-    return Result(
-        "trained",
-        batch.why,
-        batch.version,
-        branch,
-        batch.new_pairs,
-        entry.get("serial"),
-        numbers.get("win_rate"),
-        numbers.get("lower_bound"),
-        bool(entry.get("promoted")),
-        str(kept_report),
-    )
+    entry = read_json(batch.worktree / paths.REGISTER / "registration.json")
+    numbers = read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
+    gate = {"serial": entry.get("serial"), "promoted": bool(entry.get("promoted"))}
+    gate |= {key: numbers.get(key) for key in ("win_rate", "lower_bound")}
+    workspaces.remove_worktree(repository, batch.worktree)
+    return Result("trained", batch.why, batch.version, branch, batch.new_pairs, report=str(kept_report), **gate)
 
 
 def commit_message(batch: Batch) -> str:

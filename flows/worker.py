@@ -51,14 +51,14 @@ class Watch:
     def work(self) -> int:
         """Wait for the worker, or stop it after a signal; return its exit code once all its processes are gone."""
         while self.code is None and not self.signals:
-            self._turn()
+            self._poll()
 
         if self.code is None:
             self._end_runs()
             send(signal.SIGTERM, [self._worker.pid])
         deadline = time.monotonic() + _LEFT_GRACE_S
         while (self.code is None or descendants(os.getpid())) and time.monotonic() < deadline:
-            self._turn()
+            self._poll()
         return 128 + signal.SIGTERM if self.code is None else self.code
 
     def _end_runs(self) -> None:
@@ -70,13 +70,13 @@ class Watch:
                 print(f"stopping: the run in process {pid} may write its checkpoint first", file=sys.stderr)
             send(signal.SIGTERM, runs - signalled)
             signalled |= runs
-            self._turn()
+            self._poll()
 
     def _runs(self) -> set[int]:
         """Return the process ids of the runs, which are the children of the worker."""
         return {pid for pid, state, parent, _ in processes() if parent == self._worker.pid and state not in "ZX"}
 
-    def _turn(self) -> None:
+    def _poll(self) -> None:
         """Sleep a moment, update the list of runs, and reap the worker and adopted orphans that have ended."""
         if self.code is None and time.monotonic() >= self._list_at:
             self.runs = {run for pid in self._runs() if (run := _flow_run_of(pid))}

@@ -30,7 +30,7 @@ _POLL_S = 0.5
 
 
 @contextlib.contextmanager
-def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock at ``path``: a second run waits here until the first one ends.
 
     The lock belongs to the open file, so the system releases it when the process ends, however it ends. A run that a
@@ -56,7 +56,7 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     with stream:
         if not is_ours():
-            say(f"waiting: process {path.read_text(encoding='utf-8').strip() or '?'} holds {path.resolve()}")
+            log(f"waiting: process {path.read_text(encoding='utf-8').strip() or '?'} holds {path.resolve()}")
             while not is_ours():
                 time.sleep(_POLL_S)  # polling, so that a cancellation is handled soon
 

@@ -82,9 +82,8 @@ def publish(outcomes: list[Outcome], workspace: Path) -> None:
     if "winrate" in done and (rows := win_rates(read_json(workspace / paths.WINRATE / "metrics.json"))):
         create_table_artifact(table=rows, key="win-rate", description="Win rates on held-out prompts")
     if "report" in done or "register" in done:
-        create_markdown_artifact(
-            evidence(workspace), key="evidence", description="The report and the registered version"
-        )
+        text = evidence(workspace)
+        create_markdown_artifact(text, key="evidence", description="The report and the registered version")
 
 
 def win_rates(metrics: dict[str, Any]) -> list[dict[str, Any]]:

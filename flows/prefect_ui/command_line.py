@@ -37,17 +37,17 @@ def parser(flow: Flow[..., Any], *arguments: str) -> argparse.ArgumentParser:
     for argument in arguments:
         name = argument.removeprefix("--").replace("-", "_")
         name = name if name in signature else f"stage_{name}"
-        about = flow.parameters.properties[name]["description"]
+        text = flow.parameters.properties[name]["description"]
         kind, *_ = [kind for kind in typing.get_args(hints[name]) or [hints[name]] if kind is not types.NoneType]
 
         if kind is bool:
-            parser.add_argument(argument, action="store_true", help=about)
+            parser.add_argument(argument, action="store_true", help=text)
         elif signature[name].default is not inspect.Parameter.empty:
-            parser.add_argument(argument, dest=name, type=kind, default=signature[name].default, help=about)
+            parser.add_argument(argument, dest=name, type=kind, default=signature[name].default, help=text)
         elif argument.startswith("--"):
-            parser.add_argument(argument, dest=name, type=kind, required=True, help=about)
+            parser.add_argument(argument, dest=name, type=kind, required=True, help=text)
         else:
-            parser.add_argument(argument, type=kind, help=about)
+            parser.add_argument(argument, type=kind, help=text)
     return parser
 
 

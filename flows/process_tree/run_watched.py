@@ -8,6 +8,7 @@ with all processes that it started.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
@@ -23,6 +24,7 @@ from flows.process_tree.supervisor import KILL_WAIT_S, Grace
 
 PROGRESS_EVERY_S = 5.0
 _LONGEST_LINE = 2000
+_LONGEST_WAIT_S = 60.0  # of one `select`, which takes no infinite number
 _LINE_END = re.compile(rb"(?<=[\r\n])")  # the place behind a line end: each piece keeps its own
 
 
@@ -104,7 +106,7 @@ def run_watched(
     )
 
     lines = Lines()
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     try:
         if not _read(process, lines, on_line, deadline):
             raise TimedOut(f"it was stopped after {timeout_s:g} s")
@@ -113,17 +115,12 @@ def run_watched(
         _close(process, lines, on_line, grace)
 
 
-def _read(
-    process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], deadline: float | None
-) -> bool:
+def _read(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], deadline: float) -> bool:
     """Pass lines to ``on_line`` until the output ends; return False if the deadline comes first."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
-    while True:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return False
-        ready, _, _ = select.select([descriptor], [], [], left)
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([descriptor], [], [], min(left, _LONGEST_WAIT_S))
         if not ready:
             continue
         block = os.read(descriptor, 1 << 16)
@@ -131,6 +128,7 @@ def _read(
             on_line(line)
         if not block:
             return True
+    return False
 
 
 def _close(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], grace: Grace) -> None:

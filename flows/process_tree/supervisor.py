@@ -46,6 +46,9 @@ class Supervisor:
     def __init__(self, command: list[str], grace: Grace) -> None:
         self._grace = grace
         self._is_stopping = False
+        self._code: int | None = None
+
+        # a signal writes to a pipe, so that it ends the wait for output
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -54,7 +57,8 @@ class Supervisor:
             signal.signal(number, self._ask_to_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self._code: int | None = None
+
+        # the command, in a process group of its own
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         self._output: int | None = read_end
@@ -68,14 +72,14 @@ class Supervisor:
     def run(self) -> int:
         """Wait for the command, or for a request to stop; return the exit code as a shell does."""
         while self._code is None and not self._is_stopping:
-            self._turn(watch_parent=True)
+            self._poll(watch_parent=True)
 
         if self._is_stopping and self._code is None:
             self._interrupt_group(self._grace.interrupt_s)
         self._wait_until_alone(self._grace.terminate_s, signal.SIGTERM)
         self._wait_until_alone(KILL_WAIT_S, signal.SIGKILL)
 
-        while self._pass_on():
+        while self._copy_output():
             pass
         if left := descendants(os.getpid()):
             print(f"processes survive SIGKILL: {left}", file=sys.stderr)
@@ -91,7 +95,7 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGINT)
             while time.monotonic() < deadline:
-                self._turn(watch_parent=False)
+                self._poll(watch_parent=False)
                 os.killpg(self._pid, 0)
 
     def _wait_until_alone(self, seconds: float, number: signal.Signals) -> None:
@@ -101,9 +105,9 @@ class Supervisor:
         while (living := descendants(os.getpid())) and time.monotonic() < deadline:
             send(number, set(living) - signalled)
             signalled.update(living)
-            self._turn(watch_parent=False)
+            self._poll(watch_parent=False)
 
-    def _turn(self, watch_parent: bool) -> None:
+    def _poll(self, watch_parent: bool) -> None:
         """Wait a moment for output, an ended child or the parent's end, and handle it."""
         sources = [self._wake_read, *([self._output] if self._output is not None else [])]
         if watch_parent:
@@ -114,12 +118,12 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
         if self._output in ready:
-            self._pass_on()
+            self._copy_output()
         if _STDIN in ready and not os.read(_STDIN, 4096):
             self._is_stopping = True
         self._code = dict(reap()).get(self._pid, self._code)
 
-    def _pass_on(self) -> bool:
+    def _copy_output(self) -> bool:
         """Copy a block of the command's output to stdout, or drop it if nobody reads; return whether there was one."""
         if self._output is None:
             return False
@@ -130,11 +134,11 @@ class Supervisor:
         if not block:
             os.close(self._output)
             self._output = None
-        rest = block
+            return False
         with contextlib.suppress(OSError):
-            while rest:
-                rest = rest[os.write(_STDOUT, rest) :]
-        return bool(block)
+            while block:
+                block = block[os.write(_STDOUT, block) :]
+        return True
 
     def _ask_to_stop(self, *_: object) -> None:
         self._is_stopping = True
