@@ -35,6 +35,7 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
         match_related=automations.OUR_FLOWS,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
+        threshold=1,
         within=datetime.timedelta(seconds=silent_s),
     )
     message = f"no event of it for {silent_s:g} s: its machine or its process is gone"

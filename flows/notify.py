@@ -11,13 +11,15 @@ run as: python -m flows.notify --block slack-webhook/NAME [--block sendgrid-emai
 from __future__ import annotations
 
 import argparse
+import datetime
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.actions import ActionTypes, SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
 from flows.prefect_ui import automations
@@ -40,14 +42,16 @@ version {{ event.payload.version[:12] }}
 
 def notifications(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
     """Yield the three automations, each of which sends to all notification ``blocks``, given by id."""
+    # all given, though they are the defaults: an update sends only what is given, and the server refuses it without them
+    on_each = functools.partial(EventTrigger, posture=Posture.Reactive, threshold=1, within=datetime.timedelta(0))
     # by the type of the state, since a state may have any name, such as `Refused`
-    failed = EventTrigger(
+    failed = on_each(
         expect={"prefect.flow-run.*"},
         match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]},
         match_related=automations.OUR_FLOWS,
     )
-    refused = EventTrigger(expect={"dpo.refused"}, match={"prefect.resource.id": "dpo.version.*"})
-    promoted = EventTrigger(expect={"dpo.promoted"}, match={"prefect.resource.id": "dpo.version.*"})
+    refused = on_each(expect={"dpo.refused"}, match={"prefect.resource.id": "dpo.version.*"})
+    promoted = on_each(expect={"dpo.promoted"}, match={"prefect.resource.id": "dpo.version.*"})
 
     for name, trigger, subject, body in (
         (FAILED, failed, _RUN_SUBJECT, _RUN_BODY),
