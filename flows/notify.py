@@ -42,9 +42,9 @@ version {{ event.payload.version[:12] }}
 
 def notifications(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
     """Yield the three automations, each of which sends to all notification ``blocks``, given by id."""
-    # all given, though they are the defaults: an update sends only what is given, and the server refuses it without them
+    # the defaults are given, since an update sends only what is given, and the server refuses a trigger without posture
     on_each = functools.partial(EventTrigger, posture=Posture.Reactive, threshold=1, within=datetime.timedelta(0))
-    # by the type of the state, since a state may have any name, such as `Refused`
+    # matched by the type of the state, since a state may have any name, such as `Refused`
     failed = on_each(
         expect={"prefect.flow-run.*"},
         match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]},
