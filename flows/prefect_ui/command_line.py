@@ -38,7 +38,8 @@ def parser(flow: Flow[..., Any], *arguments: str) -> argparse.ArgumentParser:
         name = argument.removeprefix("--").replace("-", "_")
         name = name if name in signature else f"stage_{name}"
         text = flow.parameters.properties[name]["description"]
-        kind, *_ = [kind for kind in typing.get_args(hints[name]) or [hints[name]] if kind is not types.NoneType]
+        # `str | None` is given as a str
+        kind = next(kind for kind in typing.get_args(hints[name]) or [hints[name]] if kind is not types.NoneType)
 
         if kind is bool:
             parser.add_argument(argument, action="store_true", help=text)
