@@ -14,15 +14,15 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows import pins
+from flows import registry_commands
 from flows.dvc_project.forecast import forecast
 from flows.dvc_project.graph import stages_in_order
 from flows.git_work import workspaces
-from flows.pipeline import RunSettings, close, run_all
+from flows.pipeline import RunSettings, finish, run_all
 from flows.prefect_ui import command_line, run_names
 from tasks.core.errors import ArtifactError, PipelineError
 
-STAGES = (pins.ADAPTERS, pins.RESPOND, "winrate", "report")
+STAGES = (registry_commands.ADAPTERS, registry_commands.RESPOND, "winrate", "report")
 
 
 @flow(name="evaluate-only", flow_run_name=run_names.of_run, persist_result=False)
@@ -42,17 +42,17 @@ def evaluate_only(
         stage_timeout_minutes: Stop a stage that takes longer.
         gpu_limit: Name of the Prefect concurrency limit that stages on a GPU take a slot of, if the server has it.
     """
-    settings = RunSettings.of(force, stage_timeout_minutes, gpu_limit)
+    settings = RunSettings(force, stage_timeout_minutes, gpu_limit)
 
     try:
-        with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+        with workspaces.hold_lock(workspace / workspaces.LOCK, get_run_logger().info):
             refuse_stale(workspace)
             if opponent:
-                get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
+                get_run_logger().info(registry_commands.pin(workspace, registry_commands.CHAMPION, opponent))
             order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
             outcomes = run_all(order[:1], workspace, settings)
             refuse_stale(workspace)  # `adapters` has run, so the stages after it are known to be up to date or stale
-            return close([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
+            return finish([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
 
@@ -65,23 +65,14 @@ def refuse_stale(workspace: Path) -> None:
     """
     is_adapters_stale = False
     for step in forecast(workspace):
-        if step.stage == pins.RESPOND:
+        if step.stage == registry_commands.RESPOND:
             return
-        if step.stage == pins.ADAPTERS:
+        if step.stage == registry_commands.ADAPTERS:
             is_adapters_stale = step.is_stale
         elif step.forecast != "unchanged" and not (is_adapters_stale and step.forecast == "may run"):
             message = f"`{step.stage}` is not up to date: {step.why}"
             raise ArtifactError(message, "run the pipeline, or get its output with `dvc pull`")
 
 
-def main() -> int:
-    """Evaluate from the command line; the exit code is 1 when a stage failed."""
-    parser = command_line.parser(evaluate_only)
-    parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
-    parser.add_argument("--opponent", metavar="VERSION", help="the version to compare with, as demo@champion")
-    parser.add_argument("--force", action="store_true", help="answer and judge again even if nothing changed")
-    return command_line.run(evaluate_only, parser)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(evaluate_only, "--workspace", "--opponent", "--force"))

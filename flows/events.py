@@ -15,44 +15,38 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from flows.prefect_ui import artifacts
+from flows.dvc_project.outcome import read_json
 from tasks.core import paths
-
-ARRIVED = "preference-data.arrived"
-
-
-def emit_arrival(source: str, rows: int) -> None:
-    """Emit the event that ``source`` has ``rows`` new rows."""
-    resource = {"prefect.resource.id": f"dpo.preference-data.{source}", "prefect.resource.name": source}
-    emit_event(ARRIVED, resource=resource, payload={"source": source, "rows": rows})
 
 
 def emit_release(workspace: Path) -> None:
     """Emit the gate's decision on the version that was just registered from ``workspace``; nothing without one."""
-    entry = artifacts.read_json(workspace / paths.REGISTER / "registration.json")
-    decision = artifacts.read_json(workspace / paths.REGISTER / "decision.json")
+    entry = read_json(workspace / paths.REGISTER / "registration.json")
+    decision = read_json(workspace / paths.REGISTER / "decision.json")
     if not entry:
         return
 
+    name, version, serial = entry["name"], entry["version"], entry["serial"]
     numbers = decision.get("numbers", {})
-    payload: dict[str, Any] = {key: entry[key] for key in ("name", "version", "serial")}
+    payload: dict[str, Any] = {"name": name, "version": version, "serial": serial}
     payload |= {key: numbers.get(key) for key in ("win_rate", "lower_bound")}
     payload["reasons"] = decision.get("reasons", [])
 
-    resource = {"prefect.resource.id": f"dpo.version.{entry['name']}.{entry['version']}"}
-    resource["prefect.resource.name"] = f"{entry['name']}@v{entry['serial']}"
+    resource = {"prefect.resource.id": f"dpo.version.{name}.{version}", "prefect.resource.name": f"{name}@v{serial}"}
     emit_event("dpo.promoted" if entry["promoted"] else "dpo.refused", resource=resource, payload=payload)
 
 
 def main() -> int:
     """Emit the event of new data from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.events", description="Emit the event that new preference data arrived."
-    )
+    description = "Emit the event that new preference data arrived."
+    parser = argparse.ArgumentParser(prog="python -m flows.events", description=description)
     parser.add_argument("--source", required=True, help="where the data is, as s3://bucket/feedback")
     parser.add_argument("--rows", type=int, required=True, help="the number of new rows")
     arguments = parser.parse_args()
-    emit_arrival(arguments.source, arguments.rows)
+
+    source = arguments.source
+    resource = {"prefect.resource.id": f"dpo.preference-data.{source}", "prefect.resource.name": source}
+    emit_event("preference-data.arrived", resource=resource, payload={"source": source, "rows": arguments.rows})
     return 0
 
 

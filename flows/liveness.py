@@ -15,26 +15,23 @@ import argparse
 import datetime
 import sys
 
-from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 
 from flows.prefect_ui import automations
 
 NAME = "dpo: a run fell silent"
 SILENT_S = 600.0  # three heartbeats at the default frequency, and time for the server to restart
-_HEARTBEAT = "prefect.flow-run.heartbeat"
 _EVERY_S = 30.0  # the shortest interval of heartbeats that Prefect allows
 
 
 def automation(silent_s: float = SILENT_S) -> AutomationCore:
     """Return the automation that marks a run crashed after ``silent_s`` seconds without an event of it."""
     trigger = EventTrigger(
-        after={_HEARTBEAT},
+        after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.*"},  # a heartbeat, or a final state of any name
-        match=ResourceSpecification.model_validate({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
         match_related=automations.OUR_FLOWS,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
@@ -46,16 +43,9 @@ def automation(silent_s: float = SILENT_S) -> AutomationCore:
     return AutomationCore(name=NAME, description="Made by `python -m flows.liveness`", trigger=trigger, actions=[crash])
 
 
-def set_up(client: SyncPrefectClient, silent_s: float = SILENT_S) -> None:
-    """Create the automation, or update the existing one."""
-    automations.put(client, automation(silent_s))
-
-
 def main() -> int:
     """Set up or remove the automation; the exit code is 1 if the server does not answer."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.liveness", description="Mark runs crashed whose heartbeats stopped."
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows.liveness", description=__doc__.splitlines()[0])
     parser.add_argument("--silent-seconds", type=float, default=SILENT_S, metavar="S", help="%(default)g by default")
     parser.add_argument("--remove", action="store_true", help="remove the automation")
     arguments = parser.parse_args()
@@ -68,7 +58,7 @@ def main() -> int:
         if arguments.remove:
             print(f"{automations.remove(client, [NAME])} automations removed")
         else:
-            set_up(client, arguments.silent_seconds)
+            automations.put(client, automation(arguments.silent_seconds))
             print(f"a run without an event for {arguments.silent_seconds:g} s is marked crashed")
     return 0
 

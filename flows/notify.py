@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import BlockDocument
 from prefect.events.actions import ActionTypes, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
 from flows.prefect_ui import automations
 from tasks.core.errors import ConfigError, PipelineError
-
-Labels = dict[str, str | list[str]]
 
 FAILED, REFUSED, PROMOTED = "dpo: a run failed", "dpo: a version was refused", "dpo: a version was promoted"
 
@@ -44,40 +41,32 @@ version {{ event.payload.version[:12] }}
 
 
 def notifications(blocks: Sequence[UUID]) -> Iterator[AutomationCore]:
-    """Yield the three automations, each of which notifies all blocks.
-
-    Args:
-        blocks: The ids of notification blocks.
-    """
-    # by the type of the state, since a state may have any name, such as `Refused`
-    ended: Labels = {"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]}
-    failed = _trigger("prefect.flow-run.*", ended, automations.OUR_FLOWS)
-    yield _automation(FAILED, failed, blocks, _RUN_SUBJECT, _RUN_BODY)
-    for name, event, word in ((REFUSED, "dpo.refused", "refused"), (PROMOTED, "dpo.promoted", "promoted")):
-        trigger = _trigger(event, {"prefect.resource.id": "dpo.version.*"})
-        yield _automation(name, trigger, blocks, _VERSION_SUBJECT % word, _VERSION_BODY)
-
-
-def _trigger(event: str, match: Labels, related: ResourceSpecification | None = None) -> EventTrigger:
-    return EventTrigger(
-        expect={event},
-        match=ResourceSpecification.model_validate(match),
-        match_related=related or ResourceSpecification.model_validate({}),
-        posture=Posture.Reactive,
-        threshold=1,
-        within=datetime.timedelta(0),
+    """Yield the three automations, each of which sends to all notification ``blocks``, given by id."""
+    # the defaults are given, since an update sends only what is given, and the server refuses a trigger without posture
+    on_each = functools.partial(EventTrigger, posture=Posture.Reactive, threshold=1, within=datetime.timedelta(0))
+    # matched by the type of the state, since a state may have any name, such as `Refused`
+    failed = on_each(
+        expect={"prefect.flow-run.*"},
+        match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]},
+        match_related=automations.OUR_FLOWS,
     )
+    refused = on_each(expect={"dpo.refused"}, match={"prefect.resource.id": "dpo.version.*"})
+    promoted = on_each(expect={"dpo.promoted"}, match={"prefect.resource.id": "dpo.version.*"})
+
+    for name, trigger, subject, body in (
+        (FAILED, failed, _RUN_SUBJECT, _RUN_BODY),
+        (REFUSED, refused, _VERSION_SUBJECT % "refused", _VERSION_BODY),
+        (PROMOTED, promoted, _VERSION_SUBJECT % "promoted", _VERSION_BODY),
+    ):
+        actions: list[ActionTypes] = [
+            SendNotification(block_document_id=block, subject=subject, body=body) for block in blocks
+        ]
+        description = "Made by `python -m flows.notify`"
+        yield AutomationCore(name=name, description=description, trigger=trigger, actions=actions)
 
 
-def _automation(name: str, trigger: EventTrigger, blocks: Sequence[UUID], subject: str, body: str) -> AutomationCore:
-    actions: list[ActionTypes] = [
-        SendNotification(block_document_id=block, subject=subject, body=body) for block in blocks
-    ]
-    return AutomationCore(name=name, description="Made by `python -m flows.notify`", trigger=trigger, actions=actions)
-
-
-def find_block(client: SyncPrefectClient, name: str) -> BlockDocument:
-    """Return the notification block of a TYPE/NAME.
+def find_block(client: SyncPrefectClient, name: str) -> UUID:
+    """Return the id of a notification block, named TYPE/NAME.
 
     Raises:
         ConfigError: It does not exist, or cannot notify; the message says how to make one.
@@ -92,7 +81,7 @@ def find_block(client: SyncPrefectClient, name: str) -> BlockDocument:
     schema = block.block_schema
     if schema is None or "notify" not in schema.capabilities:
         raise ConfigError(f"the block {name} sends no notifications", _how_to_make(client, name))
-    return block
+    return block.id
 
 
 def _how_to_make(client: SyncPrefectClient, name: str) -> str:
@@ -113,25 +102,10 @@ def _how_to_make(client: SyncPrefectClient, name: str) -> str:
     )
 
 
-def set_up(client: SyncPrefectClient, names: Sequence[str]) -> None:
-    """Create the automations for these blocks, or update the existing ones.
-
-    Raises:
-        ConfigError: A block does not exist; no automation has been changed.
-    """
-    blocks = [find_block(client, name).id for name in names]
-    for automation in notifications(blocks):
-        automations.put(client, automation)
-
-
 def main() -> int:
     """Set up or remove the notifications; the exit code is 1 if a block is missing or the server does not answer."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.notify", description="Notify people of failed runs and of promoted or refused versions."
-    )
-    parser.add_argument(
-        "--block", action="append", metavar="TYPE/NAME", help="the block to notify; may be given more than once"
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows.notify", description=__doc__.splitlines()[0])
+    parser.add_argument("--block", action="append", metavar="TYPE/NAME", help="a block to notify; may be repeated")
     parser.add_argument("--remove", action="store_true", help="remove the notifications")
     arguments = parser.parse_args()
     if bool(arguments.block) == arguments.remove:
@@ -140,14 +114,17 @@ def main() -> int:
     with automations.server() as client:
         if client is None:
             return 1
+        if arguments.remove:
+            print(f"{automations.remove(client, (FAILED, REFUSED, PROMOTED))} automations removed")
+            return 0
+
         try:
-            if arguments.remove:
-                print(f"{automations.remove(client, (FAILED, REFUSED, PROMOTED))} automations removed")
-                return 0
-            set_up(client, arguments.block)
+            blocks = [find_block(client, name) for name in arguments.block]
         except PipelineError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        for automation in notifications(blocks):
+            automations.put(client, automation)
     print(f"{', '.join(arguments.block)}: notified of failed runs, refused versions and promoted versions")
     return 0
 

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 
-from flows import events, pins
+from flows import events, registry_commands
 from flows.dvc_project import stage_run
 from flows.dvc_project.graph import Stage, stages_in_order
 from flows.dvc_project.outcome import Outcome, summary
@@ -41,13 +41,8 @@ class RunSettings:
     """How every stage is run: see the parameters of :func:`pipeline`."""
 
     force: bool = False
-    timeout_s: float | None = None
+    stage_timeout_minutes: float | None = None
     gpu_limit: str = ""
-
-    @classmethod
-    def of(cls, force: bool, stage_timeout_minutes: float | None, gpu_limit: str) -> RunSettings:
-        """Return the settings of a flow's parameters."""
-        return cls(force, None if stage_timeout_minutes is None else stage_timeout_minutes * 60, gpu_limit)
 
 
 def is_worth_a_retry(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -71,9 +66,11 @@ def run_stage(stage: Stage, workspace: Path, settings: RunSettings) -> State[Out
         get_run_logger().info(line)
         progress.feed(line)
 
+    minutes = settings.stage_timeout_minutes
+    timeout_s = None if minutes is None else minutes * 60
     with lease(stage, settings):
         run_id = str(runtime.flow_run.id or "")
-        outcome = stage_run.run(stage, workspace, listen, settings.force, settings.timeout_s, run_id=run_id)
+        outcome = stage_run.run(stage, workspace, listen, settings.force, timeout_s, run_id=run_id)
     progress.close(is_done=not outcome.is_failed)
     return as_state(outcome)
 
@@ -118,7 +115,7 @@ def pipeline(
         gpu_limit: Name of the Prefect concurrency limit that stages on a GPU take a slot of, if the server has it.
     """
     try:
-        settings = RunSettings.of(force, stage_timeout_minutes, gpu_limit)
+        settings = RunSettings(force, stage_timeout_minutes, gpu_limit)
         return bring_up_to_date(workspace, settings, opponent, continue_from)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
@@ -132,11 +129,11 @@ def bring_up_to_date(
     Raises:
         PipelineError: The checkout cannot be read or written, or the registry does not know a version.
     """
-    with workspaces.held(workspace / workspaces.LOCK, get_run_logger().info):
+    with workspaces.hold_lock(workspace / workspaces.LOCK, get_run_logger().info):
         order = stages_in_order(workspace)
         if continue_from:
-            get_run_logger().info(pins.pin(workspace, pins.INIT_ADAPTER, continue_from))
-        return close(run_all(order, workspace, settings, opponent), workspace)
+            get_run_logger().info(registry_commands.pin(workspace, registry_commands.INIT_ADAPTER, continue_from))
+        return finish(run_all(order, workspace, settings, opponent), workspace)
 
 
 def run_all(
@@ -145,7 +142,7 @@ def run_all(
     """Bring stages up to date in order; after a failed one, the rest are skipped."""
     outcomes: list[Outcome] = []
     for stage in order:
-        if opponent and stage.name == pins.RESPOND and not any(outcome.is_failed for outcome in outcomes):
+        if opponent and stage.name == registry_commands.RESPOND and not any(outcome.is_failed for outcome in outcomes):
             outcomes += pin_opponent(order, workspace, settings, opponent)
         if failure := next((outcome for outcome in outcomes if outcome.is_failed), None):
             outcomes.append(Outcome(stage.name, "skipped", f"{failure.stage} failed"))
@@ -167,10 +164,10 @@ def pin_opponent(order: Sequence[Stage], workspace: Path, settings: RunSettings,
     which ran before training, runs again. Its other output stays the same, so no other stage becomes stale.
     """
     try:
-        get_run_logger().info(pins.pin(workspace, pins.CHAMPION, opponent))
+        get_run_logger().info(registry_commands.pin(workspace, registry_commands.CHAMPION, opponent))
     except PipelineError as error:
         return [Outcome("pin", "failed", str(error), kind=error.kind)]
-    again = [run_one(stage, workspace, settings) for stage in order if stage.name == pins.ADAPTERS]
+    again = [run_one(stage, workspace, settings) for stage in order if stage.name == registry_commands.ADAPTERS]
     return [outcome for outcome in again if not outcome.is_cached]
 
 
@@ -183,7 +180,7 @@ def outcome_of(stage: Stage, state: State[Any]) -> Outcome:
     return Outcome(stage.name, "failed", state.message or str(state.type), kind="flow")
 
 
-def close(outcomes: list[Outcome], workspace: Path) -> State[Any]:
+def finish(outcomes: list[Outcome], workspace: Path) -> State[Any]:
     """Publish artifacts, log the outcomes, emit the gate's event, and return the final state of the flow."""
     artifacts.publish(outcomes, workspace)
 
@@ -198,26 +195,5 @@ def close(outcomes: list[Outcome], workspace: Path) -> State[Any]:
     return Completed(message=summary(outcomes))
 
 
-def main() -> int:
-    """Run the flow once from the command line; the exit code is 1 when a stage failed."""
-    parser = command_line.parser(pipeline)
-    parser.add_argument("--workspace", type=Path, default=Path(), help="the checkout to work in")
-    parser.add_argument("--force", action="store_true", help="run every stage even if nothing changed")
-    parser.add_argument(
-        "--opponent", metavar="VERSION", help="the version that a new adapter is to beat, as demo@champion"
-    )
-    parser.add_argument(
-        "--continue-from", metavar="VERSION", help="the version to continue training from, as demo@champion"
-    )
-    parser.add_argument(
-        "--timeout-minutes",
-        dest="stage_timeout_minutes",
-        type=float,
-        metavar="M",
-        help="stop a stage that takes longer",
-    )
-    return command_line.run(pipeline, parser)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(pipeline, "--workspace", "--force", "--opponent", "--continue-from", "--timeout-minutes"))

@@ -41,10 +41,8 @@ def markdown(steps: tuple[Step, ...]) -> str:
 def text(steps: tuple[Step, ...]) -> str:
     """Return the plan as aligned text."""
     table = rows(steps)
-    widths = {key: max(len(row[key]) for row in table) for key in ("stage", "what")} if table else {}
-    lines = [
-        f"{row['stage']:{widths['stage']}}  {row['what']:{widths['what']}}  {row['why']}".rstrip() for row in table
-    ]
+    stage, what = (max((len(row[key]) for row in table), default=0) for key in ("stage", "what"))
+    lines = [f"{row['stage']:{stage}}  {row['what']:{what}}  {row['why']}".rstrip() for row in table]
     return "\n".join([*lines, summary(steps)])
 
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.prefect_ui import command_line, run_names
-from flows.registry_commands import ask
+from flows.registry_commands import run_command
 from tasks.core.errors import GateRefused, PipelineError
 
 
@@ -46,7 +46,7 @@ def promote(
 def run_registry_command(workspace: Path, command: list[str]) -> State[Any]:
     """Run a command of the registry, show its output, and return the final state of the flow run."""
     try:
-        output = ask(workspace, *command)
+        output = run_command(workspace, *command)
     except GateRefused as error:
         return Failed(name="Refused", message=str(error))
     except PipelineError as error:
@@ -57,18 +57,5 @@ def run_registry_command(workspace: Path, command: list[str]) -> State[Any]:
     return Completed(message=output.splitlines()[-1])
 
 
-def main() -> int:
-    """Promote from the command line, as a run that Prefect shows."""
-    parser = command_line.parser(promote)
-    parser.add_argument("version", help="as demo@v3")
-    parser.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
-    parser.add_argument("--reason", metavar="WHY", help="a note for the log; the gate decides")
-    parser.add_argument("--tag", action="store_true", help="tag this commit for `dvc artifacts get`")
-    parser.add_argument(
-        "--workspace", type=Path, default=Path(), help="the checkout whose params.yaml names the registry"
-    )
-    return command_line.run(promote, parser)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(promote, "version", "--override", "--reason", "--tag", "--workspace"))

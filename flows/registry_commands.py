@@ -1,34 +1,49 @@
-"""Commands of the registry (`python -m tasks.registry`), run in a checkout with the params of that checkout."""
+"""Commands of the registry (`python -m tasks.registry`), run in a checkout with the params of that checkout.
+
+An alias moves, so it is pinned before a stage reads it: params.yaml gets the digest that the alias names now.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from flows.dvc_project.stage_run import environment
+from flows.dvc_project.stage_run import run_module
 from flows.git_work.workspaces import params
+from tasks.core import paths
 from tasks.core.errors import GateRefused, RegistryError
 
+CHAMPION, INIT_ADAPTER = "respond.champion", "train.init_adapter"  # the params that name a version
+ADAPTERS, RESPOND = "adapters", "respond"  # the stage that resolves both, and the one that reads the champion
 _NOT_PROMOTED = (3, 4)  # exit statuses: the gate keeps the present champion, or cannot decide yet
 
 
-def ask(workspace: Path, *arguments: str) -> str:
+def run_command(workspace: Path, *arguments: str) -> str:
     """Run a command of the registry in ``workspace`` and return what it printed.
 
     Raises:
         GateRefused: The gate keeps the present champion, or cannot decide yet.
         RegistryError: The version cannot be found, or the registry cannot be read or written.
     """
-    command = [sys.executable, "-m", "tasks.registry", *arguments]
-    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
+    done = run_module(workspace, "tasks.registry", *arguments)
     if done.returncode == 0:
         return done.stdout.strip()
 
     last_line = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["the registry's command failed"]
     kind = GateRefused if done.returncode in _NOT_PROMOTED else RegistryError
     raise kind(last_line[0].removeprefix("[registry] error: "))
+
+
+def pin(workspace: Path, key: str, version: str) -> str:
+    """Write the digest that ``version`` names into the params.yaml of ``workspace``; return a line that says so.
+
+    A champion that does not exist yet becomes null, and so does one that is the adapter that was just trained.
+
+    Raises:
+        RegistryError: The version cannot be found, or the registry cannot be read.
+    """
+    options = ["--or-none", "--unless-same", str(paths.ADAPTER)] if key == CHAMPION else []
+    return run_command(workspace, "pin", key, version, *options)
 
 
 def champion(workspace: Path) -> str | None:
@@ -41,7 +56,7 @@ def champion(workspace: Path) -> str | None:
     # where the gate moves another alias (`register.alias: candidate`), people move the alias champion
     for alias in ("champion", str(section.get("alias") or "")):
         name = f"{section.get('name', '')}@{alias}".removesuffix("@")
-        version: str | None = json.loads(ask(workspace, "resolve", name, "--or-none", "--json"))["version"]
+        version: str | None = json.loads(run_command(workspace, "resolve", name, "--or-none", "--json"))["version"]
         if version:
             return version
     return None

@@ -53,7 +53,7 @@ def retrain(
 
     Args:
         repository: The checkout whose HEAD is the start; it is not changed.
-        minimum_new_pairs: Train only if at least so many pairs are new.
+        minimum_new_pairs: Train only if at least so many pairs are new; 100 by default.
         branch_prefix: The branch is PREFIX/DATA-VERSION, or PREFIX/DIGEST if stages are stale for other reasons.
         push: Push DVC's cache to its remote and the branch to origin.
         stage_timeout_minutes: Stop a stage that takes longer; it may write a checkpoint first.
@@ -61,26 +61,26 @@ def retrain(
         announced_rows: The number of new rows in the event that started this run; only logged, the sources are counted.
         also_stale: Also train if stages are stale for other reasons (params, code), however few pairs are new.
     """
-    say = get_run_logger().info
+    log = get_run_logger().info
     if announced_rows is not None:
-        say("%d new rows were announced", announced_rows)
+        log("%d new rows were announced", announced_rows)
 
     try:
-        with workspaces.held(repository / LOCK, say):
+        with workspaces.hold_lock(repository / LOCK, log):
             batch = find_batch(repository, minimum_new_pairs, branch_prefix, push, also_stale)
             if isinstance(batch, Result):
-                return _close(batch)
+                return _finish(batch)
 
-            settings = RunSettings.of(False, stage_timeout_minutes, gpu_limit)
+            settings = RunSettings(False, stage_timeout_minutes, gpu_limit)
             state = bring_up_to_date(batch.worktree, settings, batch.champion, batch.champion)
             if not state.is_completed():
                 return Failed(message=f"data {batch.version}: {state.message}")
-            return _close(deliver(repository, batch, branch_prefix, push))
+            return _finish(deliver(repository, batch, branch_prefix, push))
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
 
 
-def _close(result: Result) -> State[Any]:
+def _finish(result: Result) -> State[Any]:
     """Show the result, and return the final state of the flow."""
     values = {key: value for key, value in dataclasses.asdict(result).items() if value not in ("", None)}
     table = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in values.items())
@@ -91,40 +91,22 @@ def _close(result: Result) -> State[Any]:
 
 def main() -> int:
     """Run the flow once from the command line; the exit code is 1 if it failed."""
-    parser = command_line.parser(retrain)
-    parser.add_argument("--repository", type=Path, default=Path(), help="the checkout whose HEAD is the start")
-    parser.add_argument(
-        "--minimum-new-pairs",
-        type=int,
-        default=100,
-        metavar="N",
-        help="train only if at least so many pairs are new (100)",
-    )
-    parser.add_argument("--branch-prefix", default="retrain", help="the branch is PREFIX/DIGEST")
-    parser.add_argument("--also-stale", action="store_true", help="also train if params or code changed")
-    parser.add_argument("--push", action="store_true", help="push the cache to DVC's remote and the branch to origin")
-    parser.add_argument("--timeout-minutes", type=float, help="stop a stage that takes longer")
+    names = ["--repository", "--minimum-new-pairs", "--branch-prefix", "--also-stale", "--push", "--timeout-minutes"]
+    parser = command_line.parser(retrain, *names)
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--report-dir", type=Path, metavar="FOLDER", help="copy the report to this folder")
-    arguments = parser.parse_args()
+    values = vars(parser.parse_args())
+    summary, report = values.pop("summary"), values.pop("report_dir")
 
     with command_line.flow_context():
-        state = retrain(
-            arguments.repository,
-            arguments.minimum_new_pairs,
-            arguments.branch_prefix,
-            arguments.push,
-            arguments.timeout_minutes,
-            also_stale=arguments.also_stale,
-            return_state=True,
-        )
+        state = retrain(**values, return_state=True)
 
     value = state.result(raise_on_failure=False)
     result = value if isinstance(value, Result) else Result("failed", state.message or "")
-    if arguments.summary:
-        write_text(arguments.summary, json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False) + "\n")
-    if arguments.report_dir and result.report:
-        shutil.copytree(result.report, arguments.report_dir, dirs_exist_ok=True)
+    if summary:
+        write_text(summary, json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False) + "\n")
+    if report and result.report:
+        shutil.copytree(result.report, report, dirs_exist_ok=True)
     print(f"{result.status}: {result.why}")
     return int(result.status == "failed")
 

@@ -12,6 +12,7 @@ from prefect import get_run_logger, runtime
 from flows import registry_commands
 from flows.dvc_project import forecast, new_data, stage_run
 from flows.dvc_project.graph import stages_in_order
+from flows.dvc_project.outcome import read_json
 from flows.git_work import publish, workspaces
 from flows.prefect_ui import artifacts
 from tasks.core import paths
@@ -69,21 +70,19 @@ class Result:
     report: str = ""
 
 
-def find_batch(
-    repository: Path, minimum: int, prefix: str, asks_origin: bool = True, also_stale: bool = False
-) -> Batch | Result:
+def find_batch(repository: Path, minimum: int, prefix: str, asks_origin: bool, also_stale: bool) -> Batch | Result:
     """Return the batch to train, with its worktree ready, or the result that says why there is nothing to do.
 
     Raises:
         PipelineError: A source, the registry or git failed.
     """
-    say = get_run_logger().info
+    log = get_run_logger().info
     for abandoned in sorted((repository / workspaces.WORKTREES).glob("look-*")):
         workspaces.remove_worktree(repository, abandoned)  # of a run that died, perhaps at an older commit
 
     start = git(repository, "rev-parse", "HEAD")
     fresh = workspaces.worktree(repository, f"look-{start[:12]}", start)
-    new_data.update_sources(fresh, say)
+    new_data.update_sources(fresh, log)
     version = new_data.data_version(fresh)
     key, stale = _stale(fresh, version) if also_stale else (version.name, ())
     if not version.is_new and not stale:
@@ -99,9 +98,9 @@ def find_batch(
 
     # a run that died under this name leaves its checkpoints, and its decisions if they were for this key
     worktree = workspaces.rename_worktree(repository, fresh, f"data-{version.name}" if version.is_new else "stale")
-    decided = artifacts.read_json(worktree / START)
+    decided = read_json(worktree / START)
     if decided and decided.get("key", key) == key:
-        say("resuming the run that was started for data %s", version.name)
+        log("resuming the run that was started for data %s", version.name)
     else:
         known = _known_pairs(repository, worktree, prefix, asks_origin) if version.is_new else None
         decided = _decide(worktree, minimum, key, known)
@@ -126,39 +125,34 @@ def _decide(worktree: Path, minimum: int, key: str, known: set[str] | None) -> d
     """Count the pairs that are not ``known``, look up the champion, and keep both for all runs with this key.
 
     ``known`` is None if the data is not new.
+
+    Raises:
+        PipelineError: The stage `ingest`, whose output holds the pairs, or the registry failed.
     """
     new, champion = 0, None
     if known is not None:
-        _ingest(worktree)
+        stage = next(stage for stage in stages_in_order(worktree) if stage.name == new_data.INGEST)
+        outcome = stage_run.run(stage, worktree, get_run_logger().info, run_id=str(runtime.flow_run.id or ""))
+        if outcome.is_failed:
+            raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
         new = len(new_data.pair_ids(worktree) - known)
         champion = registry_commands.champion(worktree) if new >= minimum else None
+
     decided = {"key": key, "new_pairs": new, "champion": champion}
     write_text(worktree / START, pretty_json(decided))
     return decided
 
 
-def _ingest(worktree: Path) -> None:
-    """Run the stage `ingest`, whose output holds the pairs to count.
-
-    Raises:
-        PipelineError: It failed.
-    """
-    stage = next(stage for stage in stages_in_order(worktree) if stage.name == new_data.INGEST)
-    outcome = stage_run.run(stage, worktree, get_run_logger().info, run_id=str(runtime.flow_run.id or ""))
-    if outcome.is_failed:
-        raise PipelineError(f"`{stage.name}` failed ({outcome.kind}): {outcome.why}")
-
-
 def _known_pairs(repository: Path, worktree: Path, prefix: str, asks_origin: bool) -> set[str]:
     """Return the ids of the pairs in dvc.lock of HEAD and of the unmerged branches, which were trained on."""
-    say = get_run_logger().info
-    known, seen = new_data.known_pair_ids(worktree, say), {"", new_data.pairs_locked(repository, "HEAD")}
+    log = get_run_logger().info
+    known, seen = new_data.known_pair_ids(worktree, log), {"", new_data.digests_of_pairs(repository, "HEAD")}
     for commit, branch in publish.unmerged(repository, prefix, asks_origin).items():
-        if (locked := new_data.pairs_locked(repository, commit)) in seen:
+        if (locked := new_data.digests_of_pairs(repository, commit)) in seen:
             continue
         seen.add(locked)
         checkout = workspaces.worktree(repository, f"look-{commit[:12]}", commit)
-        known |= new_data.known_pair_ids(checkout, say, f"the unmerged branch {branch}")
+        known |= new_data.known_pair_ids(checkout, log, f"the unmerged branch {branch}")
         workspaces.remove_worktree(repository, checkout)
     return known
 
@@ -169,8 +163,6 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     Raises:
         PipelineError: The remote or git failed; what was trained stays in the worktree.
     """
-    entry = artifacts.read_json(batch.worktree / paths.REGISTER / "registration.json")
-    numbers = artifacts.read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
     branch = f"{prefix}/{batch.key}"
 
     if push:
@@ -186,25 +178,18 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
     for folder, name in ((paths.REPORT, ""), (paths.RECEIPTS, "receipts")):
         if (batch.worktree / folder).is_dir():
             shutil.copytree(batch.worktree / folder, kept_report / name, dirs_exist_ok=True)
-    workspaces.remove_worktree(repository, batch.worktree)
 
-    return Result(
-        "trained",
-        batch.why,
-        batch.version,
-        branch,
-        batch.new_pairs,
-        entry.get("serial"),
-        numbers.get("win_rate"),
-        numbers.get("lower_bound"),
-        bool(entry.get("promoted")),
-        str(kept_report),
-    )
+    entry = read_json(batch.worktree / paths.REGISTER / "registration.json")
+    numbers = read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
+    gate = {"serial": entry.get("serial"), "promoted": bool(entry.get("promoted"))}
+    gate |= {key: numbers.get(key) for key in ("win_rate", "lower_bound")}
+    workspaces.remove_worktree(repository, batch.worktree)
+    return Result("trained", batch.why, batch.version, branch, batch.new_pairs, report=str(kept_report), **gate)
 
 
 def commit_message(batch: Batch) -> str:
     """Return the commit message: what was trained on, the win rates, and the gate's decision."""
-    rows = artifacts.win_rates(artifacts.read_json(batch.worktree / paths.WINRATE / "metrics.json"))
+    rows = artifacts.win_rates(read_json(batch.worktree / paths.WINRATE / "metrics.json"))
     preposition = "on" if batch.new_pairs or not batch.stale else "what is"
     lines = [f"Retrain {preposition} {batch.why} (data {batch.version})", ""]
     lines += [f"{row['against']}: {row['win rate']:.4f} ({row['low']:.4f} to {row['high']:.4f})" for row in rows]

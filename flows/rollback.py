@@ -32,17 +32,5 @@ def rollback(name: str, reason: str, leave: str | None = None, workspace: Path =
     )
 
 
-def main() -> int:
-    """Roll back from the command line, as a run that Prefect shows."""
-    parser = command_line.parser(rollback)
-    parser.add_argument("name", help="the name of the versions, as demo")
-    parser.add_argument("--reason", required=True, help="why; kept in the log")
-    parser.add_argument("--leave", metavar="VERSION", help="only if the alias names this version now")
-    parser.add_argument(
-        "--workspace", type=Path, default=Path(), help="the checkout whose params.yaml names the registry"
-    )
-    return command_line.run(rollback, parser)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(rollback, "name", "--reason", "--leave", "--workspace"))

@@ -24,17 +24,13 @@ from flows.prefect_ui import automations
 
 POOL, LIMIT = "box", "gpu"
 DEPLOYMENTS = Path(__file__).resolve().parents[1] / "infra" / "prefect.yaml"
-DEPLOY = ["--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
-_PREFECT = [sys.executable, "-m", "prefect"]
 _ADVICE = "start one with `prefect server start --background`, or set PREFECT_API_URL to the team's"
 
 
 def main() -> int:
     """Set up, then become the worker; return only with `--set-up-only`, or the exit code 1 after a fault."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Set up this box and start its worker.")
-    parser.add_argument(
-        "--gpus", type=int, default=1, metavar="N", help="stages on a GPU that may run at the same time (1)"
-    )
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="stages on a GPU that may run at once (1)")
     parser.add_argument("--set-up-only", action="store_true", help="set up, and start no worker")
     arguments = parser.parse_args()
 
@@ -44,7 +40,8 @@ def main() -> int:
         set_up(client, arguments.gpus)
         settings = {**environment(), "PREFECT_API_URL": str(PREFECT_API_URL.value()), "DPO_CHECKOUT": str(Path.cwd())}
 
-    if subprocess.run([*_PREFECT, *DEPLOY], env=settings, check=False).returncode:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    if subprocess.run(command, env=settings, check=False).returncode:
         print(f"error: {DEPLOYMENTS} could not be deployed — see above", file=sys.stderr)
         return 1
     if not arguments.set_up_only:
@@ -57,7 +54,7 @@ def set_up(client: SyncPrefectClient, gpus: int) -> None:
     """Create the work pool, the limit on stages on a GPU, and the automation that marks silent runs crashed."""
     client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
     client.upsert_global_concurrency_limit_by_name(LIMIT, gpus)
-    liveness.set_up(client)
+    automations.put(client, liveness.automation())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from flows.process_tree.supervisor import adopt_orphans, descendants, end_with_parent, processes, send
+from flows.process_tree.supervisor import adopt_orphans, descendants, end_with_parent, processes, reap, send
 
 RUNS_GRACE_S = 100.0  # 20 s for a checkpoint, 10 s to stop the stage, the rest for the server; compose allows 150 s
 _LEFT_GRACE_S = 40.0
@@ -51,14 +51,14 @@ class Watch:
     def work(self) -> int:
         """Wait for the worker, or stop it after a signal; return its exit code once all its processes are gone."""
         while self.code is None and not self.signals:
-            self._turn()
+            self._poll()
 
         if self.code is None:
             self._end_runs()
             send(signal.SIGTERM, [self._worker.pid])
         deadline = time.monotonic() + _LEFT_GRACE_S
         while (self.code is None or descendants(os.getpid())) and time.monotonic() < deadline:
-            self._turn()
+            self._poll()
         return 128 + signal.SIGTERM if self.code is None else self.code
 
     def _end_runs(self) -> None:
@@ -70,23 +70,20 @@ class Watch:
                 print(f"stopping: the run in process {pid} may write its checkpoint first", file=sys.stderr)
             send(signal.SIGTERM, runs - signalled)
             signalled |= runs
-            self._turn()
+            self._poll()
 
     def _runs(self) -> set[int]:
         """Return the process ids of the runs, which are the children of the worker."""
         return {pid for pid, state, parent, _ in processes() if parent == self._worker.pid and state not in "ZX"}
 
-    def _turn(self) -> None:
+    def _poll(self) -> None:
         """Sleep a moment, update the list of runs, and reap the worker and adopted orphans that have ended."""
         if self.code is None and time.monotonic() >= self._list_at:
             self.runs = {run for pid in self._runs() if (run := _flow_run_of(pid))}
             self._list_at = time.monotonic() + _LOOK_S
         time.sleep(_POLL_S)
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self._worker.pid:
-                    code = os.waitstatus_to_exitcode(ended[1])
-                    self.code = self._worker.returncode = code if code >= 0 else 128 - code
+        if (code := dict(reap()).get(self._worker.pid)) is not None:
+            self.code = self._worker.returncode = code
 
     def _count_signal(self, *_: object) -> None:
         self.signals += 1

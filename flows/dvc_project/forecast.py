@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.dvc_project.graph import in_one_line, in_words, is_made, open_index, reasons_of, stage_nodes
+from flows.dvc_project.graph import changes_of, in_one_line, open_index, overlaps, reasons_of, stage_nodes
 from flows.dvc_project.run_cache import last_run
 from tasks.core.files import digest_of
 
@@ -73,14 +73,17 @@ def inputs_besides_data(workspace: Path, data_stage: str) -> tuple[str, tuple[st
     made = [Path(out.fs_path) for out in index.outs]
     inputs, changed = [], []
 
+    def without_data(params: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in params.items() if key.split(".")[0] != data_stage}
+
     for node in stage_nodes(index):
         locked: dict[str, Any] = {}
         current: dict[str, Any] = {}
         for dep in node.deps:
             if hasattr(dep, "read_params"):
-                locked |= _params_without(data_stage, dep.hash_info.value or {})
-                current |= _params_without(data_stage, dep.read_params())
-            elif (node.name != data_stage or dep.def_path.endswith(".py")) and not is_made(Path(dep.fs_path), made):
+                locked |= without_data(dep.hash_info.value or {})
+                current |= without_data(dep.read_params())
+            elif (node.name != data_stage or dep.def_path.endswith(".py")) and not overlaps(Path(dep.fs_path), made):
                 locked[dep.def_path] = dep.hash_info.value
                 if dep.exists:
                     dep.save()  # hashes the file as it is now
@@ -90,10 +93,6 @@ def inputs_besides_data(workspace: Path, data_stage: str) -> tuple[str, tuple[st
         if locked != current or node.changed_stage():
             changed.append(node.name)
     return digest_of(repr(inputs)), tuple(changed)
-
-
-def _params_without(section: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key.split(".")[0] != section}
 
 
 class Forecaster:
@@ -106,50 +105,44 @@ class Forecaster:
 
     def step(self, node: Any) -> Step:
         """Return what a run would do with the stage ``node``, and remember the hashes of its outputs."""
-        reasons, stale = list(self._reasons(node)), sorted(set(self._stale_before(node)))
+        step = Step(node.name, *self._forecast(node))
+        for out in node.outs:
+            if step.is_stale:
+                self._stale[Path(out.fs_path)] = node.name
+            else:
+                self._hashes[Path(out.fs_path)] = out.hash_info
+        return step
+
+    def _forecast(self, node: Any) -> tuple[Forecast, str]:
+        reasons = list(self._reasons(node))
+        paths = [Path(dep.fs_path) for dep in node.deps]
+        stale = sorted({name for out, name in self._stale.items() if overlaps(out, paths)})
         if stale and not reasons:
-            return self._remember(node, "may run", f"after {', '.join(stale)}", None)
+            return "may run", f"after {', '.join(stale)}"
 
         if not reasons:
-            changes = [f"{path} {in_words(change)}" for out in node.outs for path, change in out.status().items()]
+            changes = [change for out in node.outs for change in changes_of(out)]
             if not changes:
-                return self._remember(node, "unchanged", "", node.outs)
+                return "unchanged", ""
             is_here = all(out.hash_info and not out.changed_cache() for out in node.outs)
-            return self._remember(node, "restore" if is_here else "fetch", in_one_line(changes), node.outs)
+            return "restore" if is_here else "fetch", in_one_line(changes)
 
         if not stale and self._is_in_run_cache(node):
-            return self._remember(node, "restore", in_one_line(reasons), node.outs)
-        return self._remember(node, "run", in_one_line([*reasons, *[f"after {name}" for name in stale]]), None)
-
-    def _remember(self, node: Any, what: Forecast, why: str, outs: Any) -> Step:
-        """Keep the hashes of ``outs``; where it is None, the stage's outputs are unknown."""
-        for out in node.outs:
-            if outs is None:
-                self._stale[Path(out.fs_path)] = node.name
-        for out in outs or ():
-            self._hashes[Path(out.fs_path)] = out.hash_info
-        return Step(node.name, what, why)
-
-    def _stale_before(self, node: Any) -> Iterator[str]:
-        """Yield the stages before it whose new outputs are unknown."""
-        for dep in node.deps:
-            path = Path(dep.fs_path) if dep.fs_path else None
-            for made, name in self._stale.items():
-                if path and (path.is_relative_to(made) or made.is_relative_to(path)):
-                    yield name
+            return "restore", in_one_line(reasons)
+        return "run", in_one_line([*reasons, *[f"after {name}" for name in stale]])
 
     def _reasons(self, node: Any) -> Iterator[str]:
         """Yield what changed among known inputs; a missing output counts by the hash that its stage would leave."""
-        made = [dep for dep in node.deps if not hasattr(dep, "read_params") and is_made(Path(dep.fs_path), self._made)]
+        made = [dep for dep in node.deps if not hasattr(dep, "read_params") and overlaps(Path(dep.fs_path), self._made)]
         yield from reasons_of(node, [dep for dep in node.deps if not any(dep is other for other in made)])
         for dep in made:
             path = Path(dep.fs_path)
             if path in self._hashes:
                 if dep.hash_info and self._hashes[path] != dep.hash_info:
                     yield f"{dep} changed"
-            elif not any(path.is_relative_to(out) or out.is_relative_to(path) for out in self._stale):
+            elif dep.exists and not overlaps(path, self._stale):
                 # a path inside an output, or data with its own .dvc file: the files here count, if there are any
-                yield from (f"{name} {in_words(change)}" for name, change in dep.status().items() if dep.exists)
+                yield from changes_of(dep)
 
     def _is_in_run_cache(self, node: Any) -> bool:
         """Tell whether the run cache holds this run and the cache its outputs; ``node`` then has their hashes.

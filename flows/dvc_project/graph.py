@@ -5,6 +5,7 @@ This module only reads, in this process and without DVC's lock; stages run as `d
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,13 +25,11 @@ class Stage:
         name: Its name in dvc.yaml.
         targets: The arguments of `dvc repro --single-item`: the .dvc files of tracked data (`data/raw/….dvc`) that
             the stage reads, then the stage.
-        needs: The stages whose outputs it reads.
         uses_gpu: Whether it uses a GPU if there is one (`meta: {uses: gpu}` in dvc.yaml).
     """
 
     name: str
     targets: tuple[str, ...]
-    needs: tuple[str, ...]
     uses_gpu: bool = False
 
 
@@ -56,8 +55,11 @@ def stages_in_order(workspace: Path) -> tuple[Stage, ...]:
     Raises:
         ConfigError: DVC cannot read the project.
     """
-    index = open_index(workspace)
-    return tuple(_stage(index.graph, node) for node in stage_nodes(index))
+    index, stages = open_index(workspace), []
+    for node in stage_nodes(index):
+        files = sorted(source.path_in_repo for source in index.graph.successors(node) if not source.cmd)
+        stages.append(Stage(node.name, (*files, node.name), (node.meta or {}).get("uses") == "gpu"))
+    return tuple(stages)
 
 
 def stage_nodes(index: Any) -> list[Any]:
@@ -80,10 +82,12 @@ def staleness_of(workspace: Path, stage: str) -> Staleness:
     """
     index = open_index(workspace)
     node = next(node for node in index.stages if getattr(node, "name", "") == stage)
-    reasons = [*reasons_of(node, node.deps), *_lost_outs(node)]
+    reasons = list(reasons_of(node, node.deps))
+    if any(dep.hash_info for dep in node.deps):  # it ran before, so its outputs were there
+        reasons += [change for out in node.outs for change in changes_of(out)]
     is_in_cache = all(out.hash_info and not out.changed_cache() for out in node.outs)
     made = [Path(out.fs_path) for out in index.outs]
-    lost = tuple(str(dep) for dep in node.deps if not dep.exists and not is_made(Path(dep.fs_path), made))
+    lost = tuple(str(dep) for dep in node.deps if not dep.exists and not overlaps(Path(dep.fs_path), made))
     return Staleness(in_one_line(reasons), is_in_cache, lost)
 
 
@@ -93,33 +97,38 @@ def in_one_line(reasons: list[str]) -> str:
     return "; ".join(reasons[:_SHOWN]) + more
 
 
+@contextlib.contextmanager
+def dvc_errors(workspace: Path) -> Iterator[None]:
+    """Turn an error of DVC into one of ours.
+
+    Raises:
+        ConfigError: DVC cannot read the project at ``workspace``.
+    """
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as error:
+        raise ConfigError(f"DVC cannot read {workspace.resolve()}: {error}", "`dvc status` shows where") from error
+
+
 def open_index(workspace: Path) -> Any:
     """Return DVC's index of the project as it is now, with its graph checked.
 
     Raises:
         ConfigError: DVC cannot read the project.
     """
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    try:
+    with dvc_errors(workspace):
         index = Repo(str(workspace)).index
         index.check_graph()
-    except DvcException as error:
-        raise ConfigError(f"DVC cannot read {workspace.resolve()}: {error}", "`dvc status` shows where") from error
     return index
 
 
-def _stage(graph: Any, node: Any) -> Stage:
-    sources = list(graph.successors(node))
-    files = tuple(sorted(source.path_in_repo for source in sources if not source.cmd))
-    needs = tuple(sorted(source.name for source in sources if source.cmd))
-    return Stage(node.name, (*files, node.name), needs, (node.meta or {}).get("uses") == "gpu")
-
-
-def is_made(path: Path, made: list[Path]) -> bool:
-    """Tell whether ``path`` is, contains or is inside an output that DVC can restore."""
-    return any(path.is_relative_to(out) or out.is_relative_to(path) for out in made)
+def overlaps(path: Path, others: Iterable[Path]) -> bool:
+    """Tell whether ``path`` is, contains or is inside one of the others."""
+    return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
 
 
 def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
@@ -132,29 +141,17 @@ def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
     if node.always_changed or node.is_callback:
         yield "it runs always"
     for dep in deps:
-        status = dep.status()
-        if hasattr(dep, "read_params"):
-            yield from _changed_params(dep) if status else ()
-        else:
-            yield from (f"{path} {in_words(change)}" for path, change in status.items())
+        if not hasattr(dep, "read_params"):
+            yield from changes_of(dep)
+        elif dep.status():
+            locked, current = flatten(dep.hash_info.value or {}), flatten(dep.read_params())
+            for key in sorted(locked.keys() | current.keys()):
+                if locked.get(key) != current.get(key):
+                    yield f"{key}: {locked.get(key, 'absent')} → {current.get(key, 'absent')}"
 
 
-def _lost_outs(node: Any) -> Iterator[str]:
-    """Yield the outputs that are missing or modified; none for a stage that never ran."""
-    if any(dep.hash_info for dep in node.deps):
-        for out in node.outs:
-            yield from (f"{path} {in_words(change)}" for path, change in out.status().items())
-
-
-def _changed_params(dep: Any) -> Iterator[str]:
-    """Yield `section.key: old → new` for every value that differs from dvc.lock."""
-    locked, current = flatten(dep.hash_info.value or {}), flatten(dep.read_params())
-    for key in sorted(locked.keys() | current.keys()):
-        if locked.get(key) != current.get(key):
-            yield f"{key}: {locked.get(key, 'absent')} → {current.get(key, 'absent')}"
-
-
-def in_words(change: str) -> str:
-    """Return DVC's word for a change as a phrase."""
+def changes_of(item: Any) -> Iterator[str]:
+    """Yield what changed in a dependency or an output, as `PATH is missing`."""
     phrases = {"modified": "changed", "deleted": "is missing", "new": "is new", "not in cache": "is not in the cache"}
-    return phrases.get(change, change)
+    for path, change in item.status().items():
+        yield f"{path} {phrases.get(change, change)}"

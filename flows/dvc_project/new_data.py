@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flows.dvc_project.graph import open_index
-from flows.dvc_project.stage_run import environment
+from flows.dvc_project.outcome import is_network_fault
+from flows.dvc_project.stage_run import run_module
 from flows.git_work.workspaces import params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
@@ -24,7 +22,6 @@ from tasks.hub.hub_errors import dataset_commit
 from tasks.telemetry.git_calls import git
 
 INGEST = "ingest"  # the stage that reads raw data
-HUB = "hub:"
 _PINNED = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<commit>[0-9a-f]{40})")
 _DIGITS = 12
 
@@ -55,19 +52,17 @@ def data_version(workspace: Path) -> Version:
     is_new, inputs = not any(dep.hash_info for dep in node.deps), {}
     for dep in node.deps:
         if hasattr(dep, "read_params"):
-            current = dep.read_params()
+            inputs[str(dep)] = dep.read_params()
             is_new |= bool(dep.status())
-        elif str(dep).endswith(".py"):
-            continue  # code is not data
-        else:
+        elif not str(dep).endswith(".py"):  # code is not data
             locked = dep.hash_info
             dep.save()  # hashes the files as they are now
-            current, is_new = dep.hash_info.value, is_new or dep.hash_info != locked
-        inputs[str(dep)] = current
+            inputs[str(dep)] = dep.hash_info.value
+            is_new |= dep.hash_info != locked
     return Version(digest_of(repr(sorted(inputs.items())))[:_DIGITS], is_new)
 
 
-def update_sources(workspace: Path, say: Callable[[str], None]) -> None:
+def update_sources(workspace: Path, log: Callable[[str], None]) -> None:
     """Update the sources that can change: DVC's imports, and the commits of hub data sets in params.yaml.
 
     Raises:
@@ -77,22 +72,18 @@ def update_sources(workspace: Path, say: Callable[[str], None]) -> None:
     imports = [node.path_in_repo for node in open_index(workspace).stages if node.is_import]
     for path in sorted(imports):
         run_dvc(workspace, "update", "--quiet", path)
-        say(f"updated {path}")
+        log(f"updated {path}")
+
+    file = workspace / paths.PARAMS
     sources = params(workspace).get(INGEST, {}).get("sources") or []
     for source in sources if isinstance(sources, list) else [sources]:
-        if str(source).startswith(HUB):
-            _update_hub(workspace / paths.PARAMS, str(source), say)
-
-
-def _update_hub(path: Path, source: str, say: Callable[[str], None]) -> None:
-    """Replace the commit of a data set in params.yaml by the newest commit of its branch `main`."""
-    if not (pinned := _PINNED.match(source)):
-        return  # `ingest` reports what is wrong with it
-    commit = dataset_commit(pinned["name"], "main")
-    if commit != pinned["commit"]:
-        text = path.read_text(encoding="utf-8")
-        write_text(path, text.replace(pinned[0], f"{HUB}{pinned['name']}@{commit}"))
-        say(f"{pinned['name']}: {pinned['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
+        if not (pinned := _PINNED.match(str(source))):
+            continue  # a file; or `ingest` reports what is wrong with it
+        commit = dataset_commit(pinned["name"], "main")
+        if commit != pinned["commit"]:
+            text = file.read_text(encoding="utf-8")
+            write_text(file, text.replace(pinned[0], f"hub:{pinned['name']}@{commit}"))
+            log(f"{pinned['name']}: {pinned['commit'][:_DIGITS]} → {commit[:_DIGITS]}")
 
 
 def pair_ids(workspace: Path) -> set[str]:
@@ -107,17 +98,17 @@ def pair_ids(workspace: Path) -> set[str]:
     return ids
 
 
-def known_pair_ids(workspace: Path, say: Callable[[str], None], whose: str = "the last run") -> set[str]:
+def known_pair_ids(workspace: Path, log: Callable[[str], None], whose: str = "the last run") -> set[str]:
     """Return the ids of the pairs that dvc.lock names, from the cache or the remote; none if neither has them."""
     try:
         run_dvc(workspace, "pull", "--quiet", INGEST)
     except (NetworkError, ConfigError) as error:
-        say(f"the pairs of {whose} are not available, so all of them count as new ({error})")
+        log(f"the pairs of {whose} are not available, so all of them count as new ({error})")
         return set()
     return pair_ids(workspace)
 
 
-def pairs_locked(repository: Path, commit: str) -> str:
+def digests_of_pairs(repository: Path, commit: str) -> str:
     """Return the digests of the outputs of `ingest` in the dvc.lock of ``commit``; empty if it names none."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -136,10 +127,7 @@ def run_dvc(workspace: Path, *arguments: str) -> str:
         NetworkError: A remote or a source failed or does not answer.
         ConfigError: The command failed for another reason.
     """
-    from flows.dvc_project.outcome import is_network_fault
-
-    command: list[Any] = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
+    done = run_module(workspace, "dvc", *arguments)
     if done.returncode == 0:
         return done.stdout
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.dvc_project.graph import Staleness
-from tasks.telemetry.receipts import receipt_path
+from tasks.core.nested import flatten
 
 Status = Literal["unchanged", "restored", "pulled", "ran", "failed", "skipped"]
 
@@ -120,13 +120,13 @@ def is_network_fault(message: str) -> bool:
     return bool(_NETWORK.search(message))
 
 
-def read_receipt(workspace: Path, stage: str) -> dict[str, Any]:
-    """Return the newest receipt of ``stage``; empty if there is no readable one."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if there is no readable one."""
     try:
-        receipt = json.loads(receipt_path(stage, root=workspace).read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return receipt if isinstance(receipt, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def succeeded(stage: str, messages: set[str], staleness: Staleness, seconds: float, workspace: Path) -> Outcome:
@@ -170,29 +170,23 @@ def failed(transcript: Transcript, stage: str, receipt: Mapping[str, Any], code:
 def key_metrics(workspace: Path, stage: str) -> dict[str, Any]:
     """Return the key metrics of ``stage`` from its metrics.json; missing ones are left out."""
     folder, names = KEY_METRICS.get(stage, ("", ()))
-    try:
-        document = json.loads((workspace / folder / "metrics.json").read_text(encoding="utf-8")) if names else {}
-    except (OSError, ValueError):
-        return {}
-    values = {name: _descend(document, name) for name in names}
-    return {name: value for name, value in values.items() if isinstance(value, int | float | str | bool)}
-
-
-def _descend(document: Any, name: str) -> Any:
-    for part in name.split("."):
-        document = document.get(part) if isinstance(document, dict) else None
-    return document
+    values = flatten(read_json(workspace / folder / "metrics.json"))
+    return {name: values[name] for name in names if isinstance(values.get(name), int | float | str)}
 
 
 def table(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     """Return a table with one row per stage: stage, status, why, seconds, key metrics."""
+
+    def shown(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
     return [
         {
             "stage": outcome.stage,
             "status": outcome.status if outcome.kind is None else f"{outcome.status} ({outcome.kind})",
             "why": outcome.why,
             "seconds": round(outcome.seconds, 1),
-            "key metrics": ", ".join(f"{name} {_short(value)}" for name, value in outcome.metrics.items()),
+            "key metrics": ", ".join(f"{name} {shown(value)}" for name, value in outcome.metrics.items()),
         }
         for outcome in outcomes
     ]
@@ -202,7 +196,3 @@ def summary(outcomes: list[Outcome]) -> str:
     """Return how many stages have each status, in one line."""
     counts = collections.Counter(outcome.status for outcome in outcomes)
     return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

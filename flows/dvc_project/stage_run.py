@@ -8,6 +8,7 @@ not started for a stage that is up to date.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from flows.process_tree.run_watched import TimedOut, run_watched
 from flows.process_tree.supervisor import Grace
 from tasks.core.errors import PipelineError
 from tasks.telemetry import log
+from tasks.telemetry.receipts import receipt_path
 
 RUN_CACHE = Path(__file__).with_name("run_cache.py")
 _HINTS = (  # what DVC prints after every stage for a person at a prompt
@@ -63,7 +65,8 @@ def run(
         on_line(f"Stage '{stage.name}' didn't change, skipping")
         return outcome.succeeded(stage.name, set(), staleness, time.monotonic() - began, workspace)
 
-    before = outcome.read_receipt(workspace, stage.name)
+    receipt = receipt_path(stage.name, root=workspace)
+    before = outcome.read_json(receipt)
     transcript = outcome.Transcript(stage.name)
 
     def listen(line: str) -> None:
@@ -71,22 +74,24 @@ def run(
         if not line.strip().startswith(_HINTS):
             on_line(line)
 
+    dvc = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item", "--pull"]
+    command = [*dvc, *(["--force"] if force else []), *stage.targets]
     try:
-        code = run_watched(command(stage, force), workspace, listen, environment(run_id), timeout_s, grace)
+        code = run_watched(command, workspace, listen, environment(run_id), timeout_s, grace)
     except TimedOut as error:
         return Outcome(stage.name, "failed", str(error), time.monotonic() - began, kind="timeout")
 
     seconds = time.monotonic() - began
     if code == 0:
         return outcome.succeeded(stage.name, transcript.messages, staleness, seconds, workspace)
-    after = outcome.read_receipt(workspace, stage.name)
+    after = outcome.read_json(receipt)
     return outcome.failed(transcript, stage.name, {} if after == before else after, code, seconds)
 
 
-def command(stage: Stage, force: bool = False) -> list[str]:
-    """Return the command that brings ``stage`` up to date, with this environment's DVC."""
-    dvc = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item"]
-    return [*dvc, "--pull", *(["--force"] if force else []), *stage.targets]
+def run_module(workspace: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m WORDS` in ``workspace`` with the environment of a stage; return its output and exit status."""
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
 
 
 def environment(run_id: str = "") -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.dvc_project.new_data import run_dvc
 from tasks.core.errors import ConfigError, StorageError
-from tasks.telemetry.git_calls import git
+from tasks.telemetry.git_calls import git, git_or_none
 
 ORIGIN = "origin"
 _COMMITTER = ("-c", "user.name=dpo-pipeline", "-c", "user.email=dpo-pipeline@localhost")
@@ -38,7 +38,7 @@ def commit(workspace: Path, message: str) -> None:
     changed = git(workspace, "diff", "--name-only", "HEAD", "--", "dvc.lock", "params.yaml", "*.dvc").splitlines()
     if not changed:
         raise ConfigError(f"the run in {workspace} changed no file that git tracks", "look at `dvc status` there")
-    committer = () if has_committer(workspace) else _COMMITTER
+    committer = () if git_or_none(workspace, "config", "user.email") else _COMMITTER
     git(workspace, *committer, "commit", "--quiet", "--message", message, "--only", "--", *changed)
 
 
@@ -79,11 +79,3 @@ def unmerged(repository: Path, prefix: str, asks_origin: bool) -> dict[str, str]
         git(repository, "fetch", "--quiet", "--no-tags", "--prune", ORIGIN, refspec)
     refs = git(repository, "for-each-ref", "--no-merged=HEAD", "--format=%(objectname) %(refname:short)", *patterns)
     return dict(line.split(" ", 1) for line in refs.splitlines())
-
-
-def has_committer(workspace: Path) -> bool:
-    """Tell whether git is configured with a committer."""
-    try:
-        return bool(git(workspace, "config", "user.email"))
-    except ConfigError:
-        return False

@@ -16,9 +16,10 @@ from typing import Any
 
 from prefect import runtime
 
+from flows.dvc_project.graph import dvc_errors
 from flows.process_tree.supervisor import end_with_parent
 from tasks.core import paths
-from tasks.core.errors import ConfigError, StorageError
+from tasks.core.errors import StorageError
 from tasks.core.params import load_params
 from tasks.telemetry.git_calls import git
 
@@ -29,7 +30,7 @@ _POLL_S = 0.5
 
 
 @contextlib.contextmanager
-def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock at ``path``: a second run waits here until the first one ends.
 
     The lock belongs to the open file, so the system releases it when the process ends, however it ends. A run that a
@@ -47,25 +48,22 @@ def held(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         advice = "name a checkout that exists and can be written to"
         raise StorageError(f"{path} cannot be written: {error.strerror}", advice) from None
 
+    def is_ours() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
     with stream:
-        _wait(stream.fileno(), path, say)
+        if not is_ours():
+            log(f"waiting: process {path.read_text(encoding='utf-8').strip() or '?'} holds {path.resolve()}")
+            while not is_ours():
+                time.sleep(_POLL_S)  # polling, so that a cancellation is handled soon
+
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
         yield
-
-
-def _wait(descriptor: int, path: Path, say: Callable[[str], None]) -> None:
-    """Wait for the lock by polling, so that a cancellation is handled soon."""
-    is_logged = False
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        if not is_logged:
-            say(f"waiting: process {path.read_text(encoding='utf-8').strip() or '?'} holds {path.resolve()}")
-            is_logged = True
-        time.sleep(_POLL_S)
 
 
 def params(workspace: Path) -> dict[str, Any]:
@@ -96,7 +94,11 @@ def worktree(repository: Path, name: str, commit: str) -> Path:
     for section, key in SHARED:
         shared = str(params(repository).get(section, {}).get(key) or "")
         if shared and "://" not in shared and not Path(shared).is_absolute():
-            _link(repository / shared, folder / shared)
+            target, link = repository / shared, folder / shared
+            target.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(target, target_is_directory=True)
     return folder
 
 
@@ -133,13 +135,10 @@ def _is_whole(folder: Path) -> bool:
 def _share_dvc(repository: Path, folder: Path) -> None:
     """Configure a worktree to use the cache and the remotes of its checkout, whose relative paths would not fit."""
     from dvc.config import Config
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    try:
+    with dvc_errors(repository):
         repo = Repo(str(repository))
-    except DvcException as error:
-        raise ConfigError(f"DVC cannot read {repository}: {error}", "`dvc status` shows where") from error
     # as DVC itself reads the user's file: its paths become absolute, and no section is written twice
     local = repo.config.load_one("local")
     local["cache"]["dir"] = str(repo.cache.local_cache_dir)
@@ -149,11 +148,3 @@ def _share_dvc(repository: Path, folder: Path) -> None:
     (folder / ".dvc" / "config.local").unlink(missing_ok=True)
     with Config(str(folder / ".dvc"), validate=False).edit("local", validate=False) as settings:
         settings.update(local)
-
-
-def _link(target: Path, link: Path) -> None:
-    """Let ``link`` lead to the folder ``target``."""
-    target.mkdir(parents=True, exist_ok=True)
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(target, target_is_directory=True)

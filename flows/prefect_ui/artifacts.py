@@ -18,7 +18,7 @@ from prefect.artifacts import (
 )
 
 from flows.dvc_project import outcome
-from flows.dvc_project.outcome import Outcome
+from flows.dvc_project.outcome import Outcome, read_json
 from tasks.core import paths
 
 _BAR = re.compile(r"^(?P<what>[\w ]+):\s+(?P<percent>\d+)%\|")
@@ -82,9 +82,8 @@ def publish(outcomes: list[Outcome], workspace: Path) -> None:
     if "winrate" in done and (rows := win_rates(read_json(workspace / paths.WINRATE / "metrics.json"))):
         create_table_artifact(table=rows, key="win-rate", description="Win rates on held-out prompts")
     if "report" in done or "register" in done:
-        create_markdown_artifact(
-            evidence(workspace), key="evidence", description="The report and the registered version"
-        )
+        text = evidence(workspace)
+        create_markdown_artifact(text, key="evidence", description="The report and the registered version")
 
 
 def win_rates(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -118,15 +117,6 @@ def evidence(workspace: Path, with_report: bool = True) -> str:
         lines.append(f"- **Show it**: `python -m tasks.registry show {name}@{digest[:12]}`")
     lines += [f"  - {reason}" for reason in decision.get("reasons", ())]
     return "\n".join(lines) or "Nothing was reported or registered."
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; empty if there is no readable one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def curves(report: Path) -> str:

@@ -8,14 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.automations import AutomationCore
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 LOCAL_SERVER = "http://127.0.0.1:4200/api"
 FLOWS = ("pipeline", "retrain", "evaluate-only", "promote", "rollback", "plan")
-OUR_FLOWS = ResourceSpecification.model_validate(
-    {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
-)
+OUR_FLOWS: dict[str, str | list[str]] = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
 
 
 @contextlib.contextmanager

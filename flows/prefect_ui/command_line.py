@@ -1,10 +1,13 @@
-"""What the commands of all flows share: the argument parser, and the settings and SIGTERM handler of a flow run."""
+"""What the commands of all flows share: arguments from a flow's parameters, settings and SIGTERM handler of a run."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import signal
 import sys
+import types
+import typing
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,19 +20,43 @@ from prefect.settings import (
 )
 
 
-def parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
-    """Return the argument parser of a flow's command, described by the first paragraph of the flow's docstring."""
-    module = flow.fn.__name__  # each flow is in the module of its name
-    return argparse.ArgumentParser(
-        prog=f"python -m flows.{module}", description=(flow.fn.__doc__ or "").split("\n\n")[0]
+def parser(flow: Flow[..., Any], *arguments: str) -> argparse.ArgumentParser:
+    """Return the parser of a flow's command, with the types, defaults and descriptions of the flow's parameters.
+
+    A switch is off unless it is given.
+
+    Args:
+        flow: The flow; it is in the module of its name.
+        arguments: The parameters to offer, as `version` or `--branch-prefix`; `--timeout-minutes` stands for
+            `stage_timeout_minutes`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m flows.{flow.fn.__name__}", description=(flow.fn.__doc__ or "").split("\n\n")[0]
     )
+    signature, hints = inspect.signature(flow.fn).parameters, typing.get_type_hints(flow.fn)
+    for argument in arguments:
+        name = argument.removeprefix("--").replace("-", "_")
+        name = name if name in signature else f"stage_{name}"
+        text = flow.parameters.properties[name]["description"]
+        # `str | None` is given as a str
+        kind = next(kind for kind in typing.get_args(hints[name]) or [hints[name]] if kind is not types.NoneType)
+
+        if kind is bool:
+            parser.add_argument(argument, action="store_true", help=text)
+        elif signature[name].default is not inspect.Parameter.empty:
+            parser.add_argument(argument, dest=name, type=kind, default=signature[name].default, help=text)
+        elif argument.startswith("--"):
+            parser.add_argument(argument, dest=name, type=kind, required=True, help=text)
+        else:
+            parser.add_argument(argument, type=kind, help=text)
+    return parser
 
 
-def run(flow: Flow[..., State[Any]], parser: argparse.ArgumentParser) -> int:
-    """Run a flow with the arguments of its command, which are its parameters; return 0 if it completed, else 1."""
-    arguments = vars(parser.parse_args())
+def run(flow: Flow[..., State[Any]], *arguments: str) -> int:
+    """Run a flow with the arguments of its command, see :func:`parser`; return 0 if it completed, else 1."""
+    values = vars(parser(flow, *arguments).parse_args())
     with flow_context():
-        state = flow(**arguments, return_state=True)
+        state = flow(**values, return_state=True)
     return int(not state.is_completed())
 
 

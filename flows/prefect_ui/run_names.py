@@ -16,7 +16,7 @@ def of_run() -> str:
     """Return the name of the current run, as `pipeline demo main@26b7df1`; `+` marks uncommitted changes."""
     parameters: dict[str, Any] = runtime.flow_run.parameters or {}
     folder = parameters.get("workspace") or parameters.get("repository") or "."
-    return " ".join(filter(None, (runtime.flow_run.flow_name, *about(Path(folder)))))
+    return " ".join(filter(None, (runtime.flow_run.flow_name, *describe_checkout(Path(folder)))))
 
 
 def of_registry_change() -> str:
@@ -25,7 +25,7 @@ def of_registry_change() -> str:
     return f"{runtime.flow_run.flow_name} {parameters.get('version') or parameters.get('name')}"
 
 
-def about(workspace: Path) -> tuple[str, str]:
+def describe_checkout(workspace: Path) -> tuple[str, str]:
     """Return the name of the versions and `branch@commit` of a checkout; empty where they are unknown."""
     try:
         name = params(workspace).get("register", {}).get("name", "")

@@ -8,7 +8,9 @@ with all processes that it started.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import select
 import signal
 import subprocess
@@ -22,6 +24,8 @@ from flows.process_tree.supervisor import KILL_WAIT_S, Grace
 
 PROGRESS_EVERY_S = 5.0
 _LONGEST_LINE = 2000
+_LONGEST_WAIT_S = 60.0  # of one `select`, which takes no infinite number
+_LINE_END = re.compile(rb"(?<=[\r\n])")  # the place behind a line end: each piece keeps its own
 
 
 class TimedOut(Exception):
@@ -44,14 +48,19 @@ class Lines:
 
     def feed(self, block: bytes) -> Iterator[str]:
         """Yield the lines that ``block`` completes."""
-        *pieces, self._rest = _keep_ends(self._rest + block)
+        *pieces, self._rest = _LINE_END.split((self._rest + block).replace(b"\r\n", b"\n"))
         for piece in pieces:
             text = piece[:-1].decode("utf-8", "replace").rstrip()[:_LONGEST_LINE]
-            if piece.endswith(b"\r"):
-                yield from self._thin(text)
-            elif text or self._held:
-                yield text or self._held
+            if piece.endswith(b"\n"):
+                if text or self._held:
+                    yield text or self._held
                 self._held = ""
+            elif text:
+                self._held = text
+                if self._clock() - self._shown >= self._every_s:
+                    self._shown = self._clock()
+                    self._held = ""
+                    yield text
 
     def close(self) -> Iterator[str]:
         """Yield the last line, if the stream ended without a line end."""
@@ -59,21 +68,6 @@ class Lines:
         self._rest, self._held = b"", ""
         if last:
             yield last
-
-    def _thin(self, text: str) -> Iterator[str]:
-        if not text:
-            return
-        self._held = text
-        if self._clock() - self._shown >= self._every_s:
-            self._shown = self._clock()
-            self._held = ""
-            yield text
-
-
-def _keep_ends(data: bytes) -> list[bytes]:
-    """Split at line feeds and carriage returns, keeping them; the last piece has none."""
-    pieces = data.replace(b"\r\n", b"\n").splitlines(keepends=True)
-    return pieces if pieces and not pieces[-1].endswith((b"\n", b"\r")) else [*pieces, b""]
 
 
 def run_watched(
@@ -112,7 +106,7 @@ def run_watched(
     )
 
     lines = Lines()
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     try:
         if not _read(process, lines, on_line, deadline):
             raise TimedOut(f"it was stopped after {timeout_s:g} s")
@@ -121,17 +115,12 @@ def run_watched(
         _close(process, lines, on_line, grace)
 
 
-def _read(
-    process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], deadline: float | None
-) -> bool:
+def _read(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], deadline: float) -> bool:
     """Pass lines to ``on_line`` until the output ends; return False if the deadline comes first."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
-    while True:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return False
-        ready, _, _ = select.select([descriptor], [], [], left)
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([descriptor], [], [], min(left, _LONGEST_WAIT_S))
         if not ready:
             continue
         block = os.read(descriptor, 1 << 16)
@@ -139,6 +128,7 @@ def _read(
             on_line(line)
         if not block:
             return True
+    return False
 
 
 def _close(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[str], None], grace: Grace) -> None:
@@ -159,11 +149,11 @@ def _close(process: subprocess.Popen[bytes], lines: Lines, on_line: Callable[[st
     finally:
         process.stdout.close()
 
+    def living_in_session() -> list[int]:
+        every = supervisor.processes()
+        return [pid for pid, state, _, session in every if session == process.pid and state not in "ZX"]
+
     deadline = time.monotonic() + KILL_WAIT_S
-    while (pids := _living_in_session(process.pid)) and time.monotonic() < deadline:
+    while (pids := living_in_session()) and time.monotonic() < deadline:
         supervisor.send(signal.SIGKILL, pids)
         time.sleep(0.01)  # a killed process takes a moment to disappear
-
-
-def _living_in_session(number: int) -> list[int]:
-    return [pid for pid, state, _, session in supervisor.processes() if session == number and state not in "ZX"]

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 KILL_WAIT_S = 5.0
@@ -46,6 +46,9 @@ class Supervisor:
     def __init__(self, command: list[str], grace: Grace) -> None:
         self._grace = grace
         self._is_stopping = False
+        self._code: int | None = None
+
+        # a signal writes to a pipe, so that it ends the wait for output
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -54,27 +57,34 @@ class Supervisor:
             signal.signal(number, self._ask_to_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self._code: int | None = None
-        self._pid, self._output = _start(command)
+
+        # the command, in a process group of its own
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        self._output: int | None = read_end
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=subprocess.STDOUT, process_group=0
+        )
+        os.close(write_end)
+        child.returncode = 0  # reaped together with the orphans, not by subprocess
+        self._pid = child.pid
 
     def run(self) -> int:
         """Wait for the command, or for a request to stop; return the exit code as a shell does."""
         while self._code is None and not self._is_stopping:
-            self._turn(watch_parent=True)
-        self._stop()
-        while self._pass_on():
+            self._poll(watch_parent=True)
+
+        if self._is_stopping and self._code is None:
+            self._interrupt_group(self._grace.interrupt_s)
+        self._wait_until_alone(self._grace.terminate_s, signal.SIGTERM)
+        self._wait_until_alone(KILL_WAIT_S, signal.SIGKILL)
+
+        while self._copy_output():
             pass
         if left := descendants(os.getpid()):
             print(f"processes survive SIGKILL: {left}", file=sys.stderr)
             return SURVIVORS
         return 128 + signal.SIGKILL if self._code is None else self._code
-
-    def _stop(self) -> None:
-        """Stop all processes that are left, with SIGINT, then SIGTERM, then SIGKILL."""
-        if self._is_stopping and self._code is None:
-            self._interrupt_group(self._grace.interrupt_s)
-        self._wait_until_alone(self._grace.terminate_s, signal.SIGTERM)
-        self._wait_until_alone(KILL_WAIT_S, signal.SIGKILL)
 
     def _interrupt_group(self, seconds: float) -> None:
         """Send one SIGINT to the command's group, as a terminal does, and wait until the group is empty.
@@ -85,7 +95,7 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGINT)
             while time.monotonic() < deadline:
-                self._turn(watch_parent=False)
+                self._poll(watch_parent=False)
                 os.killpg(self._pid, 0)
 
     def _wait_until_alone(self, seconds: float, number: signal.Signals) -> None:
@@ -95,9 +105,9 @@ class Supervisor:
         while (living := descendants(os.getpid())) and time.monotonic() < deadline:
             send(number, set(living) - signalled)
             signalled.update(living)
-            self._turn(watch_parent=False)
+            self._poll(watch_parent=False)
 
-    def _turn(self, watch_parent: bool) -> None:
+    def _poll(self, watch_parent: bool) -> None:
         """Wait a moment for output, an ended child or the parent's end, and handle it."""
         sources = [self._wake_read, *([self._output] if self._output is not None else [])]
         if watch_parent:
@@ -108,12 +118,12 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
         if self._output in ready:
-            self._pass_on()
+            self._copy_output()
         if _STDIN in ready and not os.read(_STDIN, 4096):
             self._is_stopping = True
-        self._reap()
+        self._code = dict(reap()).get(self._pid, self._code)
 
-    def _pass_on(self) -> bool:
+    def _copy_output(self) -> bool:
         """Copy a block of the command's output to stdout, or drop it if nobody reads; return whether there was one."""
         if self._output is None:
             return False
@@ -124,37 +134,14 @@ class Supervisor:
         if not block:
             os.close(self._output)
             self._output = None
+            return False
         with contextlib.suppress(OSError):
-            _write_all(_STDOUT, block)
-        return bool(block)
-
-    def _reap(self) -> None:
-        """Collect every ended child, the command among them, so that none stays a zombie."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid == self._pid:
-                code = os.waitstatus_to_exitcode(status)
-                self._code = code if code >= 0 else 128 - code
+            while block:
+                block = block[os.write(_STDOUT, block) :]
+        return True
 
     def _ask_to_stop(self, *_: object) -> None:
         self._is_stopping = True
-
-
-def _start(command: list[str]) -> tuple[int, int | None]:
-    """Start ``command`` in a new process group; return its process id and the descriptor of its output."""
-    read_end, write_end = os.pipe()
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=write_end, stderr=subprocess.STDOUT, process_group=0
-    )
-    os.close(write_end)
-    os.set_blocking(read_end, False)
-    child.returncode = 0  # reaped together with the orphans, not by subprocess
-    return child.pid, read_end
 
 
 def descendants(root: int) -> list[int]:
@@ -183,6 +170,14 @@ def processes() -> Iterable[tuple[int, str, int, int]]:
             yield int(entry.parent.name), fields[0], int(fields[1]), int(fields[3])
 
 
+def reap() -> Iterator[tuple[int, int]]:
+    """Collect every ended child, so that none stays a zombie; yield its process id, and its exit code as a shell's."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            code = os.waitstatus_to_exitcode(ended[1])
+            yield ended[0], code if code >= 0 else 128 - code
+
+
 def end_with_parent() -> None:
     """Make the system send SIGTERM to this process when its parent ends, however it ends (Linux only)."""
     if sys.platform == "linux":
@@ -202,16 +197,10 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def _write_all(target: int, block: bytes) -> None:
-    while block:
-        block = block[os.write(target, block) :]
-
-
 def main() -> int:
     """Parse the command line, run the command and return its exit code."""
-    default = Grace()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grace", nargs=2, type=float, default=[default.interrupt_s, default.terminate_s])
+    parser.add_argument("--grace", nargs=2, type=float, default=[Grace.interrupt_s, Grace.terminate_s])
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     adopt_orphans()

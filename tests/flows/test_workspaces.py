@@ -26,11 +26,11 @@ def test_a_second_run_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> N
     order: list[str] = []
 
     def second() -> None:
-        with workspaces.held(lock, said.append):
+        with workspaces.hold_lock(lock, said.append):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with workspaces.held(lock, said.append):
+    with workspaces.hold_lock(lock, said.append):
         thread.start()
         wait_for(lambda: said, "the second to wait", 10)
         order.append("first")
@@ -40,14 +40,14 @@ def test_a_second_run_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> N
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from flows.git_work.workspaces import held\n"
-    code += f"with held(Path({str(tmp_path / 'lock')!r}), print): print('held', flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from flows.git_work.workspaces import hold_lock\n"
+    code += f"with hold_lock(Path({str(tmp_path / 'lock')!r}), print): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"held\n"
         process.kill()
     began = time.monotonic()
-    with workspaces.held(tmp_path / "lock", print):
+    with workspaces.hold_lock(tmp_path / "lock", print):
         assert time.monotonic() - began < 5
 
 
@@ -155,7 +155,10 @@ def test_eight_runs_at_once_in_worktrees_of_one_repository_all_end_right(project
 def test_a_checkout_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
     from tasks.core.errors import StorageError
 
-    with pytest.raises(StorageError, match="name a checkout"), workspaces.held(tmp_path / "no/runs/flow.lock", print):
+    with (
+        pytest.raises(StorageError, match="name a checkout"),
+        workspaces.hold_lock(tmp_path / "no/runs/flow.lock", print),
+    ):
         pytest.fail("it was held")
     assert list(tmp_path.iterdir()) == []
 
@@ -171,6 +174,6 @@ def test_a_run_in_a_folder_that_is_not_there_has_a_name_and_git_says_so(tmp_path
     from flows.prefect_ui import run_names
     from tasks.core.errors import ConfigError
 
-    assert run_names.about(tmp_path / "no") == ("", "")
+    assert run_names.describe_checkout(tmp_path / "no") == ("", "")
     with pytest.raises(ConfigError, match="is no folder"):
         git_calls.git(tmp_path / "no", "status")

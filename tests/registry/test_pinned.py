@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import pins
+from flows.registry_commands import CHAMPION, INIT_ADAPTER, pin
 from tasks.core.errors import ConfigError, RegistryError
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import promote, register
@@ -96,13 +96,13 @@ def line(workspace: Path, key: str) -> str:
 def test_the_flow_pins_the_champion_that_there_is_and_none_before_the_first(
     workspace: Path, registry: Registry, digest: str
 ):
-    assert "was already null" in pins.pin(workspace, pins.CHAMPION, "demo@champion")
+    assert "was already null" in pin(workspace, CHAMPION, "demo@champion")
     shutil.move(registry.store.label, workspace / "models/registry")
-    assert f"registry:demo@{digest}" in pins.pin(workspace, pins.CHAMPION, "demo@champion")
+    assert f"registry:demo@{digest}" in pin(workspace, CHAMPION, "demo@champion")
     assert line(workspace, "champion") == f"champion: registry:demo@{digest}"
-    assert f"registry:demo@{digest}" in pins.pin(workspace, pins.INIT_ADAPTER, "demo@champion")
+    assert f"registry:demo@{digest}" in pin(workspace, INIT_ADAPTER, "demo@champion")
     with pytest.raises(RegistryError, match="`demo@staging` names no version"):
-        pins.pin(workspace, pins.INIT_ADAPTER, "demo@staging")
+        pin(workspace, INIT_ADAPTER, "demo@staging")
 
 
 def test_a_damaged_registry_is_not_taken_for_one_without_a_champion(workspace: Path, registry: Registry, digest: str):
@@ -111,7 +111,7 @@ def test_a_damaged_registry_is_not_taken_for_one_without_a_champion(workspace: P
     entry.chmod(0o644)
     entry.write_text("torn")
     with pytest.raises(RegistryError, match="is not a log entry"):
-        pins.pin(workspace, pins.CHAMPION, "demo@champion")
+        pin(workspace, CHAMPION, "demo@champion")
     assert line(workspace, "champion") == "champion: null"
 
 
@@ -120,10 +120,10 @@ def test_the_adapter_that_was_just_released_is_not_its_own_opponent(workspace: P
     (workspace / "models/adapter").mkdir()
     weights = workspace / "models/adapter/adapter_model.safetensors"
     weights.write_bytes(sample(0)[0].files["adapter_model.safetensors"])
-    assert "itself: nothing is pinned" in pins.pin(workspace, pins.CHAMPION, "demo@champion")
+    assert "itself: nothing is pinned" in pin(workspace, CHAMPION, "demo@champion")
     assert line(workspace, "champion") == "champion: null"
     weights.write_bytes(b"another adapter")
-    pins.pin(workspace, pins.CHAMPION, "demo@champion")
+    pin(workspace, CHAMPION, "demo@champion")
     assert line(workspace, "champion") == f"champion: registry:demo@{digest}"
 
 
