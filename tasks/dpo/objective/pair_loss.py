@@ -79,7 +79,12 @@ class ObjectiveConfig(Section, path="train.objective"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_losses(self)
+        names = (*LOSSES, "sft")
+        self.require(len(self.mix) > 0, "loss", "name at least one loss")
+        for name in self.mix:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"choose among: {', '.join(names)}"
+            self.require(name in names, "loss", hint, name)
         _check_combinations(self)
 
     @property
@@ -99,7 +104,7 @@ class PairScores:
         reference_rejected: The same.
         chosen_tokens: Tokens of the chosen completion, all of them.
         rejected_tokens: Tokens of the rejected one.
-        weight: The data's weight of each pair, for running means; absent is 1.
+        weight: The data's weight of each pair; absent is 1.
         margin: The reward that β h must exceed, the data's column; absent is 0.
         wpo_chosen: a of :func:`tasks.dpo.objective.losses.alignment_weights` for chosen, where WPO is on.
         wpo_rejected: The same of the rejected one.
@@ -115,6 +120,11 @@ class PairScores:
     margin: Tensor | None = None
     wpo_chosen: Tensor | None = None
     wpo_rejected: Tensor | None = None
+
+    @property
+    def weight_n(self) -> Tensor:
+        """The weight of each pair, 1 where the data has none."""
+        return torch.ones_like(self.chosen_tokens) if self.weight is None else self.weight
 
 
 class PairLoss:
@@ -136,16 +146,8 @@ class PairLoss:
         self._divergence_score = divergence_score(config.divergence, config.divergence_alpha)
         self._has_running_means = config.adaptive_beta_gain > 0 or config.bco_momentum < 1
         self.needs_whole_step = self._has_running_means or not SORTED.isdisjoint(mix)
-
-    @property
-    def takes_margin(self) -> bool:
-        """Whether every loss of the mix uses the data's margins."""
-        return bool(self._mix) and self._mix.keys() <= SHIFTED
-
-    @property
-    def takes_weight(self) -> bool:
-        """Whether every loss of the mix uses the data's weights: in a sorted loss no number belongs to one pair."""
-        return SORTED.isdisjoint(self._mix)
+        self._takes_margin = bool(mix) and mix.keys() <= SHIFTED
+        self._is_plain_dpo = config == ObjectiveConfig(beta=config.beta)
 
     def check_columns(self, has_weights: bool, has_margins: bool) -> None:
         """Refuse data columns that the losses would ignore; call it once, before training.
@@ -157,9 +159,10 @@ class PairLoss:
         Raises:
             ConfigError: Naming the losses that cannot use the column.
         """
+        takes_weight = SORTED.isdisjoint(self._mix)  # in a sorted loss no number belongs to one pair
         for is_given, is_used, column, able in (
-            (has_weights, self.takes_weight, "weights", frozenset(LOSSES) - SORTED),
-            (has_margins, self.takes_margin, "margins", SHIFTED),
+            (has_weights, takes_weight, "weights", frozenset(LOSSES) - SORTED),
+            (has_margins, self._takes_margin, "margins", SHIFTED),
         ):
             if is_given and not is_used:
                 unable = _list(self._mix.keys() - able) or "sft"
@@ -183,9 +186,13 @@ class PairLoss:
         held-out set give all its pairs with the state of training, and drop the new one.
         """
         config = self.config
-        chosen_n = scores.policy_chosen.double() - scores.reference_chosen
-        rejected_n = scores.policy_rejected.double() - scores.reference_rejected
-        beta, shift, state = self._running_means(chosen_n.detach(), rejected_n.detach(), scores.weight, state)
+        if self._is_plain_dpo and scores.margin is None:
+            sums = (scores.policy_chosen, scores.policy_rejected, scores.reference_chosen, scores.reference_rejected)
+            return losses.dpo_loss(*sums, config.beta)[0], state
+
+        chosen_n = scores.policy_chosen - scores.reference_chosen
+        rejected_n = scores.policy_rejected - scores.reference_rejected
+        beta, shift, state = self._running_means(chosen_n.detach(), rejected_n.detach(), scores.weight_n, state)
         margin_n, mean_margin_n = self._margins(chosen_n, rejected_n, beta, scores)
 
         total_n = torch.zeros_like(chosen_n)
@@ -196,8 +203,8 @@ class PairLoss:
             elif name in OF_LOG_RATIOS:
                 loss_n = OF_LOG_RATIOS[name](chosen_n, rejected_n, beta, config.label_smoothing, shift)
             else:  # aot, which compares two distributions of margins
-                policy_margin_n = scores.policy_chosen.double() - scores.policy_rejected
-                reference_margin_n = scores.reference_chosen.double() - scores.reference_rejected
+                policy_margin_n = scores.policy_chosen - scores.policy_rejected
+                reference_margin_n = scores.reference_chosen - scores.reference_rejected
                 loss_n = losses.aot(policy_margin_n, reference_margin_n, beta, config.label_smoothing)
             total_n = total_n + weight * loss_n
 
@@ -208,7 +215,7 @@ class PairLoss:
         return total_n, state
 
     def _running_means(
-        self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor | None, state: Tensor
+        self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor, state: Tensor
     ) -> tuple[float | Tensor, float | Tensor, Tensor]:
         """Advance the running means by one step; return β, the reward shift δ and the new state.
 
@@ -220,7 +227,7 @@ class PairLoss:
         if not self._has_running_means:
             return config.beta, 0.0, state
 
-        share_n = torch.full_like(chosen_n, 1 / len(chosen_n)) if weight_n is None else weight_n / weight_n.sum()
+        share_n = weight_n / weight_n.sum()
         margin = (share_n * (chosen_n - rejected_n)).sum()
         running_margin = torch.lerp(margin, state[0], config.adaptive_beta_momentum)
         beta = config.beta * (1 + config.adaptive_beta_gain * (margin - running_margin)).clamp(min=0.01)
@@ -238,20 +245,10 @@ class PairLoss:
         mean_margin_n = losses.token_mean_margin(
             chosen_score_n, rejected_score_n, scores.chosen_tokens, scores.rejected_tokens
         )
-        if scores.margin is not None and self.takes_margin:  # β (h - m / β) = β h - m: m is a reward
+        if scores.margin is not None and self._takes_margin:  # β (h - m / β) = β h - m: m is a reward
             margin_n = margin_n - scores.margin / beta
             mean_margin_n = mean_margin_n - scores.margin / beta
         return margin_n, mean_margin_n
-
-
-def _check_losses(config: ObjectiveConfig) -> None:
-    """Refuse a mix of nothing and an unknown loss."""
-    names = (*LOSSES, "sft")
-    config.require(len(config.mix) > 0, "loss", "name at least one loss")
-    for name in config.mix:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"choose among: {', '.join(names)}"
-        config.require(name in names, "loss", hint, name)
 
 
 def _check_combinations(config: ObjectiveConfig) -> None:
