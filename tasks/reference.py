@@ -26,8 +26,7 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.dataset.blocks import completion_tokens
 from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.dpo.reference.reference_files import describe, write_logps
-from tasks.dpo.reference.reference_model import load_reference
-from tasks.dpo.reference.reference_pass import ReferencePass
+from tasks.dpo.reference.reference_pass import ReferencePass, load_reference
 from tasks.dpo.reference.row_identity import ReferenceIdentity, compute_identity
 from tasks.dpo.reference.row_recall import RowRecall
 from tasks.launch.launcher import relaunch_on_all_gpus

@@ -34,8 +34,8 @@ from tasks.dpo.objective.metrics import SUMS
 from tasks.dpo.telemetry.trackers import open_trackers
 from tasks.dpo.training.adapter_saving import save_adapter
 from tasks.dpo.training.train_config import TrainConfig
-from tasks.dpo.training.trainer import TrainResult, train
-from tasks.dpo.training.training_curves import Curve
+from tasks.dpo.training.trainer import train
+from tasks.dpo.training.training_curves import Curve, TrainResult
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
 from tasks.pairs.tokens.token_cache import open_tokens
@@ -70,15 +70,9 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     """
     base, start = BaseModel.open(folders.base), PinnedAdapter.open(folders.init_adapter)
     refuse_other_source(start, folders.init_adapter, INIT_KEY, config.init_adapter)
+    reference_of = (base.digest, start.digest if start else None, base.compute_dtype)
     train_set, test_set = (
-        open_scored(
-            open_tokens(folders.tokens, split),
-            folders.reference,
-            split,
-            base.digest,
-            start.digest if start else None,
-            base.compute_dtype,
-        )
+        open_scored(open_tokens(folders.tokens, split), folders.reference, split, *reference_of)
         for split in ("train", "test")
     )
 

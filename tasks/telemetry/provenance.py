@@ -28,7 +28,8 @@ def machine() -> dict[str, Any]:
 
 def peak_memory_bytes() -> dict[str, int]:
     """Return the peak resident memory of this process, and of its GPU where one was used."""
-    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if (torch := sys.modules.get("torch")) and torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["gpu"] = torch.cuda.max_memory_allocated()
     return peak

@@ -22,7 +22,7 @@ from tasks.dpo.model.adapter import LoraSettings
 from tasks.dpo.reference.reference_pass import reference_logps
 from tasks.dpo.scoring import attention
 from tasks.dpo.training.checkpoint import newest_checkpoint
-from tasks.dpo.training.trainer import TrainResult
+from tasks.dpo.training.training_curves import TrainResult
 from tests.dpo import tiny
 
 PAIRS = tiny.pairs(17)  # steps of 8, 8 and 1: in the last one a second rank has nothing to do

@@ -12,6 +12,7 @@ import torch
 
 from tasks.core.errors import ConfigError
 from tasks.core.runtime import RuntimeConfig
+from tasks.dpo.capacity.memory import Recompute
 from tasks.dpo.model.adapter import adapter_parameters
 from tasks.dpo.scoring.scorer import Scorer
 from tasks.dpo.training import trainer
@@ -49,7 +50,7 @@ def graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
-def check(family: str, level: str, backend: str, **shape: Any) -> list[int]:
+def check(family: str, level: Recompute, backend: str, **shape: Any) -> list[int]:
     """Compare compiled layers with float64's for several batch sizes; return the number of graphs after each."""
     model = tiny.moved(tiny.policy(family, **shape))
     set_modes(model, level)
@@ -68,13 +69,13 @@ def check(family: str, level: str, backend: str, **shape: Any) -> list[int]:
 @SLOW
 @pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
 def test_compiled_layers_give_the_same_for_every_batch_size_with_the_same_graphs(family: str):
-    counts = check(family, "none", "aot_eager")
+    counts = check(family, Recompute.NONE, "aot_eager")
     assert counts[0] == counts[1] == counts[2] > 0
 
 
 @SLOW
-@pytest.mark.parametrize("level", ["selective", "full"])
-def test_parts_of_layers_that_are_computed_again_are_compiled_too(level: str):
+@pytest.mark.parametrize("level", [Recompute.SELECTIVE, Recompute.FULL])
+def test_parts_of_layers_that_are_computed_again_are_compiled_too(level: Recompute):
     counts = check("llama", level, "aot_eager")
     assert counts[0] == counts[1] == counts[2] > 0
 
@@ -85,20 +86,20 @@ def test_more_layers_are_no_more_graphs():
     for layers in (3, 10):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        found.append(check("llama", "none", "aot_eager", num_hidden_layers=layers)[-1])
+        found.append(check("llama", Recompute.NONE, "aot_eager", num_hidden_layers=layers)[-1])
     assert found[0] == found[1]
 
 
 @pytest.mark.e2e
 def test_fused_layers_give_the_same():
-    check("llama", "none", "inductor")
+    check("llama", Recompute.NONE, "inductor")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_fused_layers_give_the_same_on_cuda():
     model = tiny.moved(tiny.policy()).to("cuda")
-    set_modes(model, "none")
+    set_modes(model, Recompute.NONE)
     with Scorer(model, ROWS[:3]) as scorer:
         plain = gradients(scorer, 6)
         compile_layers(model)

@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MixtralC
 
 from tasks.dpo.capacity.flops import (
     ModelShape,
-    attention_flops,
-    forward_backward_flops,
     matmul_rate,
+    training_flops,
 )
 from tests.dpo import tiny
 
@@ -24,7 +23,7 @@ LLAMA = ModelShape(2 * LLAMA_LAYER, tiny.VOCABULARY, 32, 2, 4, 2, 8, 48, is_gate
 
 
 def lengths(*pairs: tuple[int, int, int]) -> Any:
-    return np.array(pairs, np.int32).T
+    return np.array(pairs, np.int32)
 
 
 def test_a_llama_is_counted_by_its_linear_layers():
@@ -87,21 +86,22 @@ def test_a_family_without_attention_has_a_shape():
 
 
 def test_operations_are_4_n_a_token_and_4_v_h_a_completion_token():
-    shape = ModelShape(1000, 50, 10, 1, 1, 1, 10, 40, is_gated=True)
-    found = forward_backward_flops(shape, *lengths((7, 2, 3), (4, 1, 1)))
+    shape = ModelShape(1000, 50, 10, 1, 0, 1, 10, 40, is_gated=True)  # no heads, so no attention
+    found = training_flops(shape, lengths((7, 2, 3), (4, 1, 1)))
     assert found == 4 * 1000 * (7 + 2 + 3 + 4 + 1 + 1) + 4 * 50 * 10 * (2 + 3 + 1 + 1)
 
 
 def test_attention_counts_the_tokens_that_each_token_sees():
     # P 2, C 1, R 2: prompt and chosen see 1 + 2 + 3, rejected 2 + 1 and 2 + 2: 13 pairs; 12 each, times A = 8, L = 3
     shape = ModelShape(0, 0, 8, 3, 2, 1, 4, 0, is_gated=False)
-    assert attention_flops(shape, *lengths((2, 1, 2))) == 12 * 8 * 3 * 13
+    assert training_flops(shape, lengths((2, 1, 2))) == 12 * 8 * 3 * 13
 
 
 def test_long_data_do_not_overflow():
     shape = ModelShape(8_000_000_000, 128_000, 4096, 32, 32, 8, 128, 14336, is_gated=True)
-    million = [np.full(1_000_000, 4000, np.int32)] * 3
-    assert forward_backward_flops(shape, *million) == pytest.approx(4 * 8e9 * 12e9 + 4 * 128_000 * 4096 * 8e9)
+    million = np.full((1_000_000, 3), 4000, np.int32)
+    attention = 12 * 4096 * 32 * 1e6 * (8000 * 8001 / 2 + 4000 * 4000 + 4000 * 4001 / 2)
+    assert training_flops(shape, million) == pytest.approx(4 * 8e9 * 12e9 + 4 * 128_000 * 4096 * 8e9 + attention)
 
 
 def test_the_rate_is_measured_once_a_process():

@@ -19,7 +19,8 @@ from tasks.dpo.scoring.head import FrozenHead, GeneralHead
 from tasks.dpo.scoring.layout import lay_out_plain, lay_out_shared
 from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sum_by_branch
 from tasks.dpo.training.train_config import TrainConfig
-from tasks.dpo.training.trainer import TrainResult, train
+from tasks.dpo.training.trainer import train
+from tasks.dpo.training.training_curves import TrainResult
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tests.dpo import tiny
 

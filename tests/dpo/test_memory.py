@@ -21,7 +21,6 @@ from tasks.dpo.capacity.memory import (
     free_bytes,
     in_words,
     layer_bytes,
-    peak_bytes,
     saved_bytes,
 )
 from tasks.dpo.model.adapter import LoraSettings, attach_lora
@@ -29,6 +28,7 @@ from tasks.dpo.scoring.scorer import Scorer
 from tasks.dpo.telemetry.heap import resident_bytes
 from tasks.dpo.training.activation_checkpointing import set_modes
 from tasks.pairs.tokens.token_cache import TokenRow
+from tasks.telemetry.provenance import peak_memory_bytes
 from tests.dpo import tiny
 
 # H 10, A 2·5, K 1·5, I 40
@@ -92,7 +92,7 @@ def test_the_formula_is_near_what_autograd_keeps(family: str, dtype: torch.dtype
 
 def test_with_every_layer_recomputed_a_layers_input_stays():
     model = tiny.policy(lora=LORA, **WIDE)
-    set_modes(model, gradient_checkpointing=True)
+    set_modes(model, Recompute.FULL)
     with Scorer(model) as scorer:
         batch = scorer.lay_out(pairs(64))
         before = live_bytes()
@@ -183,7 +183,7 @@ def test_a_cpus_ranks_share_what_is_free(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_peak_of_this_process_is_at_least_what_it_holds_now():
     resident = resident_bytes()
-    assert 0.95 * resident < peak_bytes(torch.device("cpu")) < 50 * resident
+    assert 0.95 * resident < peak_memory_bytes()["resident"] < 50 * resident
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "0 MB"), (340e6, "340 MB"), (1.64e9, "1.6 GB"), (42.4e9, "42 GB")])

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tasks.dpo.capacity.memory import Recompute
 from tasks.dpo.model.adapter import LoraSettings
 from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.reference.reference_pass import reference_logps
@@ -23,16 +24,16 @@ def modes(model: torch.nn.Module) -> list[bool]:
 
 def test_only_the_adapters_dropout_trains():
     model = tiny.policy("gpt_neox", lora=HALF)
-    set_modes(model, gradient_checkpointing=False)
+    set_modes(model, Recompute.NONE)
     training = [name for name, module in model.named_modules() if module.training]
     assert training
     assert all("lora_dropout" in name for name in training)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_scoring_leaves_every_module_in_the_mode_it_had(checkpointing: bool):
+@pytest.mark.parametrize("level", [Recompute.NONE, Recompute.FULL])
+def test_scoring_leaves_every_module_in_the_mode_it_had(level: Recompute):
     model = tiny.policy(lora=HALF)
-    set_modes(model, checkpointing)
+    set_modes(model, level)
     before = modes(model)
     with Scorer(model) as scorer:
         scorer.logps(scorer.lay_out([tiny.pairs(1).row(0)]))

@@ -329,15 +329,16 @@ def test_a_divergence_changes_the_loss_or_is_refused(name: str):
             loss_of({"sigmoid": 1.0, name: 1.0}, divergence="js")
 
 
-def test_the_default_objective_is_the_paper_s_loss_to_the_last_bit():
+def test_a_mix_of_the_sigmoid_loss_alone_is_the_paper_s_loss_to_the_last_bit():
     scores = some(64)
     sums = (scores.policy_chosen, scores.policy_rejected)
     leaves = [part.clone().requires_grad_() for part in (*sums, *sums)]
     grown = dataclasses.replace(scores, policy_chosen=leaves[0], policy_rejected=leaves[1])
 
-    losses_n = values(PairLoss(ObjectiveConfig()), grown)
+    assert torch.equal(values(PairLoss(ObjectiveConfig()), grown), values(loss_of({"sigmoid": 1.0}), grown))
+    losses_n = values(loss_of({"sigmoid": 1.0}), grown)
     paper_n, chosen_n, rejected_n = losses.dpo_loss(
-        leaves[2], leaves[3], scores.reference_chosen, scores.reference_rejected, ObjectiveConfig().beta
+        leaves[2], leaves[3], scores.reference_chosen, scores.reference_rejected, beta=0.1
     )
 
     assert torch.equal(losses_n, paper_n)

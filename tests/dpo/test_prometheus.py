@@ -31,7 +31,7 @@ LABELS = {"stage": "train", "run": "run-1"}
 
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
-    found = Metrics("127.0.0.1", 0, "train", "run-1")
+    found = Metrics("127.0.0.1", 0, "run-1")
     yield found
     found.finish()
 
@@ -47,7 +47,7 @@ def scrape(port: int) -> dict[str, float]:
 
 def opened(port: int, is_main: bool = True) -> Metrics | None:
     runtime = RuntimeConfig(device="cpu", metrics_address=f"127.0.0.1:{port}" if port else "")
-    return open_metrics(runtime, "train", "run-1", is_main)
+    return open_metrics(runtime, "run-1", is_main)
 
 
 def test_a_row_of_a_curve_sets_its_gauges_and_no_other(metrics: Metrics) -> None:
@@ -62,7 +62,7 @@ class Watched(Metrics):
     """One that is scraped after each row, as a server of Prometheus may at any time."""
 
     def __init__(self) -> None:
-        super().__init__("127.0.0.1", 0, "train", "run-1")
+        super().__init__("127.0.0.1", 0, "run-1")
         self.seen: list[dict[str, float]] = []
 
     def log(self, values: object, step: int) -> None:
@@ -91,7 +91,7 @@ def test_a_scrape_during_a_training_tells_the_numbers_of_its_curves() -> None:
 
 
 def test_the_page_ends_with_the_training() -> None:
-    found = Metrics("127.0.0.1", 0, "train", "run-1")
+    found = Metrics("127.0.0.1", 0, "run-1")
     assert serving() == 1
     trackers = Trackers({"prometheus": found})
     scrape(found.port)

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +22,7 @@ UNFUSED = Mechanisms(fused=False)
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt_neox", "olmo2", "falcon_alibi", "opt", "phi3")
 
 
-def gradients(model: Any, level: str | bool, rows: Any = ROWS, mechanisms: Mechanisms | None = None) -> list[Any]:
+def gradients(model: Any, level: Recompute, rows: Any = ROWS, mechanisms: Mechanisms | None = None) -> list[Any]:
     """Return the log-probabilities and every adapter's gradient."""
     model.zero_grad(set_to_none=True)
     set_modes(model, level)
@@ -45,18 +44,9 @@ def test_every_level_gives_the_same_gradients(family: str, level: Recompute):
 @pytest.mark.parametrize("mechanisms", [Mechanisms(lean_lora=False), Mechanisms(shared_prefix=False)], ids=str)
 def test_the_middle_level_needs_neither_lean_layers_nor_shared_rows(mechanisms: Mechanisms):
     model = tiny.moved(tiny.policy())
-    expected = gradients(model, "none", mechanisms=mechanisms)
-    for one, other in zip(gradients(model, "selective", mechanisms=mechanisms), expected, strict=True):
+    expected = gradients(model, Recompute.NONE, mechanisms=mechanisms)
+    for one, other in zip(gradients(model, Recompute.SELECTIVE, mechanisms=mechanisms), expected, strict=True):
         assert float((one - other).abs().max() / other.abs().max()) < 1e-5
-
-
-def test_true_and_false_are_full_and_none():
-    model = tiny.moved(tiny.policy())
-    for word, level in ((False, "none"), (True, "full")):
-        for one, other in zip(gradients(model, word), gradients(model, level), strict=True):
-            assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="half"):
-        set_modes(model, "half")
 
 
 class Counted(TorchDispatchMode):
@@ -71,10 +61,10 @@ class Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def done_again(level: str) -> dict[str, int]:
+def done_again(level: Recompute) -> dict[str, int]:
     """Return how many more products, attentions and square roots of norms a step does than without recomputing."""
     found = []
-    for each in ("none", level):
+    for each in (Recompute.NONE, level):
         model = tiny.moved(tiny.policy())
         with Counted() as counted:
             gradients(model, each, mechanisms=UNFUSED)
@@ -87,7 +77,7 @@ def done_again(level: str) -> dict[str, int]:
 
 
 def test_the_full_level_does_every_layer_again():
-    again = done_again("full")
+    again = done_again(Recompute.FULL)
     # two layers: seven linears of two products each, less the last ones, after which nothing is needed
     assert again["products"] > 20
     assert again["norms"] == 4
@@ -95,7 +85,7 @@ def test_the_full_level_does_every_layer_again():
 
 
 def test_the_middle_level_does_norms_again_and_neither_products_nor_attention():
-    assert done_again("selective") == {"products": 0, "norms": 4, "attentions": 0}
+    assert done_again(Recompute.SELECTIVE) == {"products": 0, "norms": 4, "attentions": 0}
 
 
 def kept_bytes(model: Any, level: Recompute) -> int:

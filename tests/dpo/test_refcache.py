@@ -11,6 +11,7 @@ import torch
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder
+from tasks.dpo.capacity.memory import Recompute
 from tasks.dpo.dataset import blocks
 from tasks.dpo.dataset.scored_pairs import ScoredPairs, open_scored
 from tasks.dpo.model.adapter import LoraSettings
@@ -63,7 +64,7 @@ def test_every_token_is_scored_from_what_stands_before_it(scored: ScoredPairs):
 
 def test_two_scorings_are_identical_whatever_the_dropout():
     model = tiny.policy(lora=LoraSettings(rank=4, alpha=8, dropout=0.5))
-    set_modes(tiny.moved(model), gradient_checkpointing=False)
+    set_modes(tiny.moved(model), Recompute.NONE)
     model.train()
     one, two = (reference_logps(model, PAIRS).logps for _ in range(2))
     assert np.array_equal(one, two)

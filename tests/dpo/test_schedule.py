@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.dpo.training.schedule import learning_rates
+from tasks.dpo.training.optimizer import learning_rates
 from tests.dpo import tiny
 
 

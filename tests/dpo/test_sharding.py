@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tasks.core.errors import ConfigError
-from tasks.dpo.capacity.budget import FixedBudget, within
+from tasks.dpo.capacity.budget import Budget, within
 from tasks.dpo.capacity.step_plan import Sizes, evened, micro_batches
 from tasks.dpo.model import deepspeed_zero3
 from tasks.dpo.model.anatomy import decoder_layers
@@ -167,7 +167,7 @@ def test_one_pair_on_three_ranks_is_two_passes_for_nothing():
 
 
 def test_memory_that_runs_out_ends_the_run_with_advice_and_halves_nothing():
-    budget, tries = FixedBudget(4096, 10), []
+    budget, tries = Budget(4096, 10, is_sharded=True), []
 
     def work(tokens: int) -> None:
         tries.append(tokens)

@@ -18,7 +18,8 @@ from tasks.dpo.objective.pair_loss import ObjectiveConfig
 from tasks.dpo.reference.reference_pass import reference_logps
 from tasks.dpo.training.adapter_saving import save_adapter
 from tasks.dpo.training.train_config import TrainConfig
-from tasks.dpo.training.trainer import TrainResult, train
+from tasks.dpo.training.trainer import train
+from tasks.dpo.training.training_curves import TrainResult
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 
 torch.set_num_threads(1)

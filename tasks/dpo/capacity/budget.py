@@ -27,20 +27,27 @@ class Budget:
     Args:
         tokens: The budget at the start.
         longest_pair: Packed tokens of the longest pair, the least that is ever tried.
+        is_sharded: The base is sharded: the budget is never halved, because no rank can repeat a part alone.
 
     Attributes:
         tokens: The budget now.
     """
 
-    def __init__(self, tokens: int, longest_pair: int) -> None:
-        self.tokens, self._least = tokens, longest_pair
+    def __init__(self, tokens: int, longest_pair: int, is_sharded: bool = False) -> None:
+        self.tokens, self._least, self._is_sharded = tokens, longest_pair, is_sharded
 
     def halve(self) -> None:
         """Halve the budget and log it.
 
         Raises:
-            ConfigError: A micro-batch is one pair already.
+            ConfigError: A micro-batch is one pair already, or the base is sharded.
         """
+        if self._is_sharded:
+            raise ConfigError(
+                f"memory ran out at {self.tokens:,} tokens at once, "
+                "and a sharded base cannot go on with less by itself",
+                "lower `runtime.tokens_per_micro_batch`, or set `runtime.gradient_checkpointing: true`",
+            )
         if self.tokens <= self._least:
             raise ConfigError(
                 f"memory ran out on a single pair ({self._least:,} tokens at the longest)",
@@ -81,18 +88,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
-
-
-class FixedBudget(Budget):
-    """The budget of a sharded base: it is never halved, because no rank can repeat a part without the others."""
-
-    def halve(self) -> None:
-        """Refuse.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(
-            f"memory ran out at {self.tokens:,} tokens at once, and a sharded base cannot go on with less by itself",
-            "lower `runtime.tokens_per_micro_batch`, or set `runtime.gradient_checkpointing: true`",
-        )

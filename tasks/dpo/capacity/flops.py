@@ -85,44 +85,19 @@ class ModelShape:
         )
 
 
-def forward_backward_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, rejected: Lengths) -> float:
-    """Return the operations of one training pass of LoRA over pairs, without those of attention scores.
-
-    Args:
-        shape: The model.
-        prompt: P of each pair, shape [n]; 0 where the prompt was counted with another pair.
-        chosen: C, shape [n].
-        rejected: R, shape [n].
-    """
-    completions = int(chosen.sum(dtype=np.int64)) + int(rejected.sum(dtype=np.int64))
-    tokens = int(prompt.sum(dtype=np.int64)) + completions
-    return 4.0 * shape.body_weights * tokens + 4.0 * shape.vocabulary * shape.hidden * completions
-
-
-def attention_flops(shape: ModelShape, prompt: Lengths, chosen: Lengths, rejected: Lengths) -> float:
-    """Return the operations of attention scores in one training pass, without windows; a third of it is forward.
-
-    Args:
-        shape: The model.
-        prompt: P of each pair, its whole prompt, shape [n].
-        chosen: C, shape [n].
-        rejected: R, shape [n].
-    """
-    p, c, r = (lengths.astype(np.float64) for lengths in (prompt, chosen, rejected))
-    visible = (p + c) * (p + c + 1) / 2 + r * p + r * (r + 1) / 2
-    return float(12.0 * shape.heads * shape.head_dim * shape.layers * visible.sum())
-
-
 def training_flops(shape: ModelShape, lengths: Lengths) -> float:
-    """Return all operations of one training pass over pairs, those of attention included.
+    """Return the operations of one training pass of LoRA over pairs, by the formula above, without windows.
 
     Args:
         shape: The model.
         lengths: P, C and R of each pair, shape [n, 3].
     """
-    prompt, chosen, rejected = lengths.T
-    linear = forward_backward_flops(shape, prompt, chosen, rejected)
-    return linear + attention_flops(shape, prompt, chosen, rejected)
+    tokens, completions = int(lengths.sum(dtype=np.int64)), int(lengths[:, 1:].sum(dtype=np.int64))
+    linear = 4.0 * shape.body_weights * tokens + 4.0 * shape.vocabulary * shape.hidden * completions
+
+    p, c, r = lengths.T.astype(np.float64)
+    visible = (p + c) * (p + c + 1) / 2 + r * p + r * (r + 1) / 2
+    return linear + float(12.0 * shape.heads * shape.head_dim * shape.layers * visible.sum())
 
 
 def matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,9 +103,8 @@ class MemoryModel:
         fixed = trained * 4 * _FLOAT32 + (0 if whole_logits else tile * logit)
 
         fusion = Fusion.of(model)
-        working = layer_bytes(shape, compute, Recompute.NONE, fusion) + (
-            shape.vocabulary * logit if whole_logits else 0
-        )
+        logits = shape.vocabulary * logit if whole_logits else 0
+        working = layer_bytes(shape, compute, Recompute.NONE, fusion) + logits
         kept = {level: saved_bytes(shape, compute, level, fusion) if trains else 0 for level in Recompute}
         return cls(bytes_of(model), fixed, {level: kept[level] + working for level in Recompute})
 
@@ -121,9 +119,8 @@ class MemoryModel:
     def measured(self, per_token: int) -> MemoryModel:
         """Return the model with a measured number for `none`, and the other levels scaled by the same ratio."""
         ratio = per_token / self.per_token[Recompute.NONE]
-        return dataclasses.replace(
-            self, per_token={level: max(1, round(ratio * size)) for level, size in self.per_token.items()}
-        )
+        scaled = {level: max(1, round(ratio * size)) for level, size in self.per_token.items()}
+        return dataclasses.replace(self, per_token=scaled)
 
 
 def layer_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, fusion: Fusion = Fusion()) -> int:
@@ -149,13 +146,11 @@ def saved_bytes(shape: ModelShape, compute: torch.dtype, recompute: Recompute, f
 
 def bytes_of(model: Any) -> int:
     """Return the bytes of a model's weights and buffers on this rank; tied ones count once."""
-    tensors = map(_shard_of, (*model.parameters(), *model.buffers()))
-    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
-
-
-def _shard_of(tensor: Any) -> Any:
-    """Return this rank's part of a tensor that FSDP2 or DeepSpeed may have sharded."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else getattr(tensor, "ds_tensor", tensor)
+    shards = (  # FSDP2 and DeepSpeed have sharded some tensors
+        tensor.to_local() if hasattr(tensor, "to_local") else getattr(tensor, "ds_tensor", tensor)
+        for tensor in (*model.parameters(), *model.buffers())
+    )
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in shards}.values())
 
 
 def free_bytes(device: torch.device) -> int:
@@ -170,14 +165,6 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + unused
     ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return min(_available(), container_leaves(_CGROUPS, Path("/proc/self/cgroup"))) // ranks_here
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most bytes that this process has held so far: on CUDA in tensors, on a CPU in resident pages."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def in_words(size: float) -> str:

@@ -85,10 +85,9 @@ def preflight(
     """
     # the formula's estimate
     device, shape = accelerator.device, ModelShape.of(scorer.model)
-    compute = compute_type(scorer.model)
     tokens, words = tile_of(workload.longest_step, shape.vocabulary, device)
     memory = MemoryModel.of(
-        scorer.model, shape, compute, tokens * words, workload.trains, whole_logits=scorer.head is None
+        scorer.model, shape, compute_type(scorer.model), tokens * words, workload.trains, scorer.head is None
     )
 
     # a measured one in its place, and the tightest of all ranks

@@ -119,9 +119,10 @@ def micro_batches(rows: Rows, sizes: Sizes, token_budget: int, at_least: int = 1
 def _pack(rows: Rows, sizes: Sizes, token_budget: int, at_least: int) -> list[Rows]:
     """Pack units of rows with the same prompt, the largest first, each into the emptiest micro-batch."""
     most_pairs = math.ceil(len(rows) / max(1, min(at_least, len(rows))))
-    units: list[tuple[int, list[int]]] = []
-    for _, members in _by_prompt(rows, sizes):
-        units += _units(members, sizes, token_budget, most_pairs)
+    same_prompt: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        same_prompt.setdefault(int(sizes.prompt_of[row]), []).append(row)
+    units = [unit for rows in same_prompt.values() for unit in _units(rows, sizes, token_budget, most_pairs)]
     units.sort(key=lambda unit: (-unit[0], unit[1][0]))
 
     # a heap of (tokens so far, number of the micro-batch); a new one is opened where the emptiest is too full
@@ -138,13 +139,6 @@ def _pack(rows: Rows, sizes: Sizes, token_budget: int, at_least: int) -> list[Ro
             heapq.heapreplace(loads, (load + cost, least))
         bins[least] += unit
     return [np.sort(np.array(members, dtype=np.int64)) for members in bins if members]
-
-
-def _by_prompt(rows: Rows, sizes: Sizes) -> Iterator[tuple[int, list[int]]]:
-    groups: dict[int, list[int]] = {}
-    for row in rows.tolist():
-        groups.setdefault(int(sizes.prompt_of[row]), []).append(row)
-    yield from groups.items()
 
 
 def _units(members: list[int], sizes: Sizes, token_budget: int, most_pairs: int) -> Iterator[tuple[int, list[int]]]:

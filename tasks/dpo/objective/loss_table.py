@@ -48,3 +48,5 @@ SHIFTED = DIVERGENT - {"ipo"}
 """The losses of β h alone, from which a data margin is subtracted (arXiv:2402.10571; Llama 2, arXiv:2307.09288)."""
 SORTED = frozenset({"aot", "aot_unpaired"})
 """The losses that sort the pairs of a step."""
+WEIGHED = frozenset(LOSSES) - SORTED
+"""The losses that use the data's weights: in a sorted loss no number belongs to one pair."""

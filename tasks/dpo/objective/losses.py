@@ -26,7 +26,7 @@ def dpo_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the DPO loss of each pair and the implicit rewards of chosen and rejected: Eq. 7 of arXiv:2305.18290.
 
-    The default objective equals it to the last bit; the losses below are its variants, of w and l.
+    This is the default objective; the losses below are its variants, of w and l.
 
     Args:
         policy_chosen_n: Σ log π(y_w|x) over the completion's tokens, [n].

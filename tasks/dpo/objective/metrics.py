@@ -52,10 +52,9 @@ class PairSums:
         chosen_n = policy_chosen_n - scores.reference_chosen
         rejected_n = policy_rejected_n - scores.reference_rejected
         margin_n = chosen_n - rejected_n
-        weight_n = torch.ones_like(margin_n) if scores.weight is None else scores.weight
 
         columns = [
-            weight_n * losses_n.detach(),
+            scores.weight_n * losses_n.detach(),
             accuracy(margin_n),
             accuracy(policy_chosen_n - policy_rejected_n),
             beta * margin_n,
@@ -63,7 +62,7 @@ class PairSums:
             beta * rejected_n,
             policy_chosen_n,
             policy_rejected_n,
-            weight_n,
+            scores.weight_n,
             torch.ones_like(margin_n),
         ]
         return cls(torch.stack(columns).double().sum(dim=1))

@@ -3,16 +3,7 @@
 ``ObjectiveConfig`` is the mapping `train.objective` of params.yaml and refuses settings that a loss would silently
 ignore; ``PairLoss`` applies it to the sums of log-probabilities of some pairs.
 
-Where TRL 1.16's DPOTrainer has a loss, ours equals it, except where this list says otherwise; the list also says
-where TRL differs from the papers:
-
-- `ipo` takes token means where its paper writes sums; so do TRL and the paper's authors in their experiments.
-- `bco_pair` has no reward shift in TRL; the paper's is `bco_momentum` below 1, and 1 is as TRL.
-- The divergence `alpha` has TRL's α, which is 1 - α of the f-DPO paper.
-- `label_smoothing` does nothing to TRL's `sigmoid` and `sigmoid_norm`; here it is conservative DPO's.
-- WPO's weight is at most 1, as in its authors' code; TRL 1.16 has no bound. TRL also weights `sft`, we do not.
-- `aot`, `aot_unpaired` sort, and `sft` averages, over the global step; in TRL over each device's micro-batch.
-- `forward_kl` is clamped at e^80 where TRL overflows; TRL clamps `alpha` there too.
+docs/losses.md lists every loss, and where ours differs from TRL or from its paper.
 
 Shape suffix: ``_n`` is one number a pair, float64; log-probabilities in nats.
 """
@@ -29,18 +20,8 @@ from torch import Tensor
 
 from tasks.core.errors import ConfigError
 from tasks.core.section import Section, above, at_least, between
-from tasks.dpo.objective import losses
+from tasks.dpo.objective import loss_table, losses
 from tasks.dpo.objective.divergences import Divergence, divergence_score
-from tasks.dpo.objective.loss_table import (
-    DIVERGENT,
-    LOSSES,
-    OF_LOG_RATIOS,
-    OF_MARGIN,
-    OF_TOKEN_MEANS,
-    SHIFTED,
-    SMOOTHED,
-    SORTED,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +60,12 @@ class ObjectiveConfig(Section, path="train.objective"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_losses(self)
+        names = (*loss_table.LOSSES, "sft")
+        self.require(len(self.mix) > 0, "loss", "name at least one loss")
+        for name in self.mix:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"choose among: {', '.join(names)}"
+            self.require(name in names, "loss", hint, name)
         _check_combinations(self)
 
     @property
@@ -99,7 +85,7 @@ class PairScores:
         reference_rejected: The same.
         chosen_tokens: Tokens of the chosen completion, all of them.
         rejected_tokens: Tokens of the rejected one.
-        weight: The data's weight of each pair, for running means; absent is 1.
+        weight: The data's weight of each pair; absent is 1.
         margin: The reward that β h must exceed, the data's column; absent is 0.
         wpo_chosen: a of :func:`tasks.dpo.objective.losses.alignment_weights` for chosen, where WPO is on.
         wpo_rejected: The same of the rejected one.
@@ -116,12 +102,16 @@ class PairScores:
     wpo_chosen: Tensor | None = None
     wpo_rejected: Tensor | None = None
 
+    @property
+    def weight_n(self) -> Tensor:
+        """The weight of each pair, 1 where the data has none."""
+        return torch.ones_like(self.chosen_tokens) if self.weight is None else self.weight
+
 
 class PairLoss:
     """The losses of pairs under one configuration; it holds no state but that configuration.
 
     Attributes:
-        config: Which losses, and their settings.
         needs_whole_step: Whether :meth:`losses` must see all pairs of an optimizer step at once, of all
             ranks and in the plan's order: the loss sorts them, or takes a mean over them.
         nll_weight: Weight of the chosen completions' mean negative log-likelihood, that of `sft` included;
@@ -129,23 +119,12 @@ class PairLoss:
     """
 
     def __init__(self, config: ObjectiveConfig) -> None:
-        self.config = config
-        mix = config.mix
-        self.nll_weight = config.nll_weight + mix.pop("sft", 0.0)
-        self._mix = mix
+        self._config, self._mix = config, config.mix
+        self.nll_weight = config.nll_weight + self._mix.pop("sft", 0.0)
         self._divergence_score = divergence_score(config.divergence, config.divergence_alpha)
         self._has_running_means = config.adaptive_beta_gain > 0 or config.bco_momentum < 1
-        self.needs_whole_step = self._has_running_means or not SORTED.isdisjoint(mix)
-
-    @property
-    def takes_margin(self) -> bool:
-        """Whether every loss of the mix uses the data's margins."""
-        return bool(self._mix) and self._mix.keys() <= SHIFTED
-
-    @property
-    def takes_weight(self) -> bool:
-        """Whether every loss of the mix uses the data's weights: in a sorted loss no number belongs to one pair."""
-        return SORTED.isdisjoint(self._mix)
+        self.needs_whole_step = self._has_running_means or not loss_table.SORTED.isdisjoint(self._mix)
+        self._is_plain_dpo = config == ObjectiveConfig(beta=config.beta)
 
     def check_columns(self, has_weights: bool, has_margins: bool) -> None:
         """Refuse data columns that the losses would ignore; call it once, before training.
@@ -157,12 +136,13 @@ class PairLoss:
         Raises:
             ConfigError: Naming the losses that cannot use the column.
         """
+        losses_of_pairs = self._mix.keys()
         for is_given, is_used, column, able in (
-            (has_weights, self.takes_weight, "weights", frozenset(LOSSES) - SORTED),
-            (has_margins, self.takes_margin, "margins", SHIFTED),
+            (has_weights, losses_of_pairs <= loss_table.WEIGHED, "weights", loss_table.WEIGHED),
+            (has_margins, losses_of_pairs and losses_of_pairs <= loss_table.SHIFTED, "margins", loss_table.SHIFTED),
         ):
             if is_given and not is_used:
-                unable = _list(self._mix.keys() - able) or "sft"
+                unable = _list(losses_of_pairs - able) or "sft"
                 raise ConfigError(
                     f"`train.objective.loss` is {unable}, which has no place for the {column} in the data",
                     f"drop that column, or choose among: {_list(able)}",
@@ -182,22 +162,32 @@ class PairLoss:
         ``needs_whole_step`` is false the state is returned unchanged, however the pairs are split. For a
         held-out set give all its pairs with the state of training, and drop the new one.
         """
-        config = self.config
-        chosen_n = scores.policy_chosen.double() - scores.reference_chosen
-        rejected_n = scores.policy_rejected.double() - scores.reference_rejected
-        beta, shift, state = self._running_means(chosen_n.detach(), rejected_n.detach(), scores.weight, state)
-        margin_n, mean_margin_n = self._margins(chosen_n, rejected_n, beta, scores)
+        config = self._config
+        if self._is_plain_dpo and scores.margin is None:
+            sums = (scores.policy_chosen, scores.policy_rejected, scores.reference_chosen, scores.reference_rejected)
+            return losses.dpo_loss(*sums, config.beta)[0], state
+
+        chosen_n = scores.policy_chosen - scores.reference_chosen
+        rejected_n = scores.policy_rejected - scores.reference_rejected
+        beta, shift, state = self._running_means(chosen_n.detach(), rejected_n.detach(), scores.weight_n, state)
+
+        # h and h̄ of the divergence's scores; the data's margin m is a reward: β (h - m / β) = β h - m
+        margin = 0.0 if scores.margin is None else scores.margin / beta
+        chosen_score_n, rejected_score_n = self._divergence_score(chosen_n), self._divergence_score(rejected_n)
+        margin_n = chosen_score_n - rejected_score_n - margin
+        tokens = (scores.chosen_tokens, scores.rejected_tokens)
+        mean_margin_n = losses.token_mean_margin(chosen_score_n, rejected_score_n, *tokens) - margin
 
         total_n = torch.zeros_like(chosen_n)
         for name, weight in self._mix.items():
-            if name in OF_MARGIN:
-                h_n = mean_margin_n if name in OF_TOKEN_MEANS else margin_n
-                loss_n = OF_MARGIN[name](h_n, beta, config.label_smoothing, config.discopop_tau)
-            elif name in OF_LOG_RATIOS:
-                loss_n = OF_LOG_RATIOS[name](chosen_n, rejected_n, beta, config.label_smoothing, shift)
+            if name in loss_table.OF_MARGIN:
+                h_n = mean_margin_n if name in loss_table.OF_TOKEN_MEANS else margin_n
+                loss_n = loss_table.OF_MARGIN[name](h_n, beta, config.label_smoothing, config.discopop_tau)
+            elif name in loss_table.OF_LOG_RATIOS:
+                loss_n = loss_table.OF_LOG_RATIOS[name](chosen_n, rejected_n, beta, config.label_smoothing, shift)
             else:  # aot, which compares two distributions of margins
-                policy_margin_n = scores.policy_chosen.double() - scores.policy_rejected
-                reference_margin_n = scores.reference_chosen.double() - scores.reference_rejected
+                policy_margin_n = scores.policy_chosen - scores.policy_rejected
+                reference_margin_n = scores.reference_chosen - scores.reference_rejected
                 loss_n = losses.aot(policy_margin_n, reference_margin_n, beta, config.label_smoothing)
             total_n = total_n + weight * loss_n
 
@@ -208,7 +198,7 @@ class PairLoss:
         return total_n, state
 
     def _running_means(
-        self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor | None, state: Tensor
+        self, chosen_n: Tensor, rejected_n: Tensor, weight_n: Tensor, state: Tensor
     ) -> tuple[float | Tensor, float | Tensor, Tensor]:
         """Advance the running means by one step; return β, the reward shift δ and the new state.
 
@@ -216,11 +206,11 @@ class PairLoss:
         with the margin in nats and the mean moved before it is used, as its authors' code does, and β held
         at β0 / 100 or more. δ ← m' δ + (1 - m') E[β (w + l) / 2]: the reward shift of arXiv:2404.04656.
         """
-        config = self.config
+        config = self._config
         if not self._has_running_means:
             return config.beta, 0.0, state
 
-        share_n = torch.full_like(chosen_n, 1 / len(chosen_n)) if weight_n is None else weight_n / weight_n.sum()
+        share_n = weight_n / weight_n.sum()
         margin = (share_n * (chosen_n - rejected_n)).sum()
         running_margin = torch.lerp(margin, state[0], config.adaptive_beta_momentum)
         beta = config.beta * (1 + config.adaptive_beta_gain * (margin - running_margin)).clamp(min=0.01)
@@ -228,30 +218,6 @@ class PairLoss:
         reward = beta * (share_n * (chosen_n + rejected_n)).sum() / 2
         shift = torch.lerp(reward, state[1], config.bco_momentum)
         return beta, shift, torch.stack([running_margin, shift])
-
-    def _margins(
-        self, chosen_n: Tensor, rejected_n: Tensor, beta: float | Tensor, scores: PairScores
-    ) -> tuple[Tensor, Tensor]:
-        """Return h and h̄, each [n]: of the divergence's scores, less the data's margin over β."""
-        chosen_score_n, rejected_score_n = self._divergence_score(chosen_n), self._divergence_score(rejected_n)
-        margin_n = chosen_score_n - rejected_score_n
-        mean_margin_n = losses.token_mean_margin(
-            chosen_score_n, rejected_score_n, scores.chosen_tokens, scores.rejected_tokens
-        )
-        if scores.margin is not None and self.takes_margin:  # β (h - m / β) = β h - m: m is a reward
-            margin_n = margin_n - scores.margin / beta
-            mean_margin_n = mean_margin_n - scores.margin / beta
-        return margin_n, mean_margin_n
-
-
-def _check_losses(config: ObjectiveConfig) -> None:
-    """Refuse a mix of nothing and an unknown loss."""
-    names = (*LOSSES, "sft")
-    config.require(len(config.mix) > 0, "loss", "name at least one loss")
-    for name in config.mix:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"choose among: {', '.join(names)}"
-        config.require(name in names, "loss", hint, name)
 
 
 def _check_combinations(config: ObjectiveConfig) -> None:
@@ -261,12 +227,12 @@ def _check_combinations(config: ObjectiveConfig) -> None:
         advice = "`exo_pair` takes its logarithm: give one above 0, for example 1e-3"
         config.require(config.label_smoothing > 0, "label_smoothing", advice)
 
-    everything = frozenset(LOSSES)
+    everything = frozenset(loss_table.LOSSES)
     rules: list[tuple[str, bool, frozenset[str], Literal["all", "any"]]] = [
-        ("label_smoothing", config.label_smoothing > 0, SMOOTHED, "any"),
-        ("divergence", config.divergence != "reverse_kl", DIVERGENT, "all"),
+        ("label_smoothing", config.label_smoothing > 0, loss_table.SMOOTHED, "any"),
+        ("divergence", config.divergence != "reverse_kl", loss_table.DIVERGENT, "all"),
         ("ld_alpha", config.ld_alpha < 1, everything, "all"),
-        ("wpo", config.wpo, everything - SORTED, "all"),
+        ("wpo", config.wpo, loss_table.WEIGHED, "all"),
         ("bco_momentum", config.bco_momentum < 1, frozenset({"bco_pair"}), "any"),
         ("adaptive_beta_gain", config.adaptive_beta_gain > 0, everything, "all"),
     ]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from tasks.core.errors import ArtifactError
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.capacity.budget import Budget, FixedBudget, within
+from tasks.dpo.capacity.budget import Budget, within
 from tasks.dpo.capacity.preflight import preflight
 from tasks.dpo.capacity.step_plan import Sizes, evened, micro_batches
 from tasks.dpo.capacity.workload import Workload
@@ -104,7 +104,11 @@ def open_rank_scorer(
     with contextlib.ExitStack() as stack:
         with _reference_state(model, with_adapter):
             scorer = stack.enter_context(Scorer(model, sample_rows(tokens)))
-            budget = _choose_budget(scorer, tokens, runtime, accelerator)
+            workload = Workload(Sizes.of(tokens, scorer.is_shared), len(tokens), trains=False)
+            at_once = runtime.tokens_per_micro_batch
+            if at_once == "auto":
+                at_once = preflight(scorer, workload, runtime, accelerator).tokens
+        budget = Budget(at_once, workload.longest_pair, sharding.is_sharded(model))
         yield RankScorer(scorer, accelerator, budget, with_adapter)
 
 
@@ -115,15 +119,6 @@ def _reference_state(model: Any, with_adapter: bool) -> Iterator[None]:
     adapters_off = model.disable_adapter() if has_adapters and not with_adapter else contextlib.nullcontext()
     with torch.inference_mode(), adapters_off, evaluation_mode(model), suited_threads(model):
         yield
-
-
-def _choose_budget(scorer: Scorer, tokens: TokenPairs, runtime: RuntimeConfig, accelerator: Accelerator) -> Budget:
-    workload = Workload(Sizes.of(tokens, scorer.is_shared), len(tokens), trains=False)
-    at_once = runtime.tokens_per_micro_batch
-    if at_once == "auto":
-        at_once = preflight(scorer, workload, runtime, accelerator).tokens
-    kind = FixedBudget if sharding.is_sharded(scorer.model) else Budget
-    return kind(at_once, workload.longest_pair)
 
 
 def _check_vocabulary(model: Any, tokens: TokenPairs) -> None:

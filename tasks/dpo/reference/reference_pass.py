@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
+from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, Preempted
+from tasks.core.pinned_adapter import PinnedAdapter
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.stopping import StopRequest, listen_for_stop
 from tasks.dpo.dataset.blocks import Block, Logps, Rows, completion_tokens, cuts, part
@@ -49,6 +53,22 @@ def reference_logps(
     """
     reference = ReferencePass(lambda: model, runtime or RuntimeConfig(), recall, with_adapter)
     return ScoredPairs(tokens, np.concatenate([np.zeros(0, np.float32), *reference.blocks(tokens)]))
+
+
+def load_reference(base: Path, adapter: PinnedAdapter | None, accelerator: Accelerator, runtime: RuntimeConfig) -> Any:
+    """Load the base with ``adapter`` on it, frozen, where there is one; the files are checked.
+
+    Raises:
+        ArtifactError: A file is damaged.
+        ConfigError: The adapter does not fit the base.
+    """
+    # only here, because transformers and PEFT take seconds to import
+    from tasks.dpo.model.adapter_loading import load_adapter
+    from tasks.dpo.model.base_loading import load_base
+    from tasks.dpo.model.sharding import is_wanted
+
+    model = load_base(BaseModel.open(base), accelerator.device, is_sharded=is_wanted(runtime, accelerator))
+    return load_adapter(model, adapter.folder).requires_grad_(False) if adapter else model
 
 
 class ReferencePass:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from tasks.dpo.capacity.memory import in_words, peak_bytes
+from tasks.dpo.capacity.memory import in_words
+from tasks.telemetry.provenance import peak_memory_bytes
 
 
 class Meter:
@@ -65,10 +66,14 @@ class Meter:
         return self._speed(self._all)
 
     def _speed(self, totals: list[float]) -> dict[str, float]:
-        rates = _rates(totals, self._peak)
-        if not self._peak:
-            del rates["utilisation"]
-        return {**rates, "seconds": totals[0], "peak_bytes": float(peak_bytes(self._device))}
+        seconds, pairs, tokens, flops = totals
+        per_second = 1 / seconds if seconds > 0 else 0.0
+        speed = {"pairs_per_s": pairs * per_second, "tokens_per_s": tokens * per_second}
+        if self._peak:
+            speed["utilisation"] = flops * per_second / self._peak
+
+        memory = peak_memory_bytes()["gpu" if self._device.type == "cuda" else "resident"]
+        return {**speed, "seconds": seconds, "peak_bytes": float(memory)}
 
     def _pass_time(self) -> None:
         """Count the time since the clock was last read, if it runs."""
@@ -90,17 +95,6 @@ def in_one_line(speed: Mapping[str, float], row: Mapping[str, float]) -> str:
     parts.append(in_words(int(speed["peak_bytes"])).replace(" ", ""))
     loss = f"{row['loss']:.3f}" if row["loss"] < 10 else _short(row["loss"])
     return " ".join([*parts, f"loss {loss} acc {row['accuracy']:.2f} margin {_short(row['margin'])}"])
-
-
-def _rates(totals: list[float], peak: float) -> dict[str, float]:
-    """Return amounts a second, all 0 before the first step."""
-    seconds, pairs, tokens, flops = totals
-    per_second = 1 / seconds if seconds > 0 else 0.0
-    return {
-        "pairs_per_s": pairs * per_second,
-        "tokens_per_s": tokens * per_second,
-        "utilisation": flops * per_second / peak if peak else 0.0,
-    }
 
 
 def _short(number: float) -> str:

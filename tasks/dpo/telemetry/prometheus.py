@@ -43,17 +43,16 @@ class Metrics:
     Args:
         host: The address that it listens at.
         port: Its port; 0 takes any free one.
-        stage: The label `stage` of every gauge.
         run: The label `run`: the flow's run, or the name of the training.
 
     Raises:
         OSError: The port is taken, or the address is not this machine's.
     """
 
-    def __init__(self, host: str, port: int, stage: str, run: str) -> None:
+    def __init__(self, host: str, port: int, run: str) -> None:
         client: Any = importlib.import_module(PACKAGE)
         self._client, self._registry = client, client.CollectorRegistry()
-        self._labels, self._gauges = {"stage": stage, "run": run}, dict[str, Any]()
+        self._labels, self._gauges = {"stage": "train", "run": run}, dict[str, Any]()
         self._server, self._thread = client.start_http_server(port, addr=host, registry=self._registry)
         self.port = int(self._server.server_port)
 
@@ -79,14 +78,13 @@ class Metrics:
         self._gauges[name].set(value)
 
 
-def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: bool) -> Metrics | None:
+def open_metrics(runtime: RuntimeConfig, run_name: str, is_main: bool) -> Metrics | None:
     """Serve /metrics where `runtime.metrics_address` says; return None where it names none, and off rank 0.
 
     A port that is taken is a warning, and nothing is served: training goes on without gauges.
 
     Args:
         runtime: Names address and port.
-        stage: The stage that is measured.
         run_name: The label `run` where no flow has given an id.
         is_main: Whether this process is rank 0.
 
@@ -105,7 +103,7 @@ def open_metrics(runtime: RuntimeConfig, stage: str, run_name: str, is_main: boo
 
     where = runtime.metrics_address
     try:
-        metrics = Metrics(runtime.metrics_host, runtime.metrics_port, stage, log.run_id() or run_name)
+        metrics = Metrics(runtime.metrics_host, runtime.metrics_port, log.run_id() or run_name)
     except OSError as error:
         cause = error.strerror or error
         _log.warning("no metrics are served: %s cannot be opened (%s); see `runtime.metrics_address`", where, cause)

@@ -30,9 +30,6 @@ class Trackers:
     def __init__(self, open_ones: Mapping[str, Any]) -> None:
         self._open = dict(open_ones)
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def log(self, row: Mapping[str, float], step: int, part: str = "train") -> None:
         """Send one row of a curve.
 
@@ -88,7 +85,7 @@ def open_trackers(
 
     names = runtime.trackers if accelerator.is_main_process else ()
     opened: dict[str, Any] = {name: _open(name, run_name, config, (folder / name).resolve(), resumes) for name in names}
-    if metrics := open_metrics(runtime, "train", run_name, accelerator.is_main_process):
+    if metrics := open_metrics(runtime, run_name, accelerator.is_main_process):
         opened["prometheus"] = metrics
     return Trackers(opened)
 
@@ -100,7 +97,7 @@ def _open(name: str, run_name: str, config: Mapping[str, Any], folder: Path, res
     run_id = id_file.read_text(encoding="utf-8") if resumes and id_file.is_file() else None
 
     try:
-        tracker = _MAKERS[name](folder, run_name, resumes, run_id)
+        tracker = _make(name, folder, run_name, resumes, run_id)
         tracker.start()
         tracker.store_init_configuration({} if run_id else plain_values(config))
     except Exception as error:
@@ -121,33 +118,23 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, bool | int | float | st
     }
 
 
-def _tensorboard(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
-    return tracking.TensorBoardTracker(run_name, logging_dir=folder)
+def _make(name: str, folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:
+    match name:
+        case "tensorboard":
+            return tracking.TensorBoardTracker(run_name, logging_dir=folder)
+        case "wandb":
+            more = {"id": run_id, "resume": "allow"} if run_id else {}
+            project = os.environ.get("WANDB_PROJECT", PROJECT)
+            return tracking.WandBTracker(project, dir=str(folder), name=run_name, **more)
+        case "mlflow":
+            os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+            place = (folder / "artifacts").as_uri()
+            return tracking.MLflowTracker(PROJECT, logging_dir=place, run_id=run_id, run_name=run_name)
+        case _:  # dvclive, without its own dvc.yaml and experiment: the stages have theirs
+            where = str(folder / run_name)
+            return tracking.DVCLiveTracker(dir=where, resume=resumes, save_dvc_exp=False, dvcyaml=None, report=None)
 
 
-def _wandb(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
-    more = {"id": run_id, "resume": "allow"} if run_id else {}
-    return tracking.WandBTracker(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run_name, **more)
-
-
-def _mlflow(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-    place = (folder / "artifacts").as_uri()
-    return tracking.MLflowTracker(PROJECT, logging_dir=place, run_id=run_id, run_name=run_name)
-
-
-def _dvclive(folder: Path, run_name: str, resumes: bool, run_id: str | None) -> Any:  # noqa: ARG001
-    """Make DVCLive's tracker, without its own dvc.yaml and experiment: the stages have theirs."""
-    where = str(folder / run_name)
-    return tracking.DVCLiveTracker(dir=where, resume=resumes, save_dvc_exp=False, dvcyaml=None, report=None)
-
-
-_MAKERS: dict[str, Callable[[Path, str, bool, str | None], Any]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
-    "dvclive": _dvclive,
-}
 _IDS: dict[str, Callable[[Any], str]] = {
     "wandb": lambda tracker: str(tracker.tracker.id),
     "mlflow": lambda tracker: str(tracker.tracker.info.run_id),

@@ -10,7 +10,6 @@ adapters written as autograd functions.
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
@@ -19,20 +18,15 @@ from tasks.dpo.capacity.memory import Recompute
 from tasks.dpo.scoring.lora import keep_results
 
 
-def set_modes(policy: Any, gradient_checkpointing: bool | str) -> None:
+def set_modes(policy: Any, level: Recompute) -> None:
     """Put the adapters' dropout in training mode and everything else in evaluation mode.
 
     The frozen base must not drop anything out: the reference did not.
 
     Args:
         policy: A model with adapters.
-        gradient_checkpointing: What backward recomputes, a value of :class:`~tasks.dpo.capacity.memory.Recompute`;
-            True is `full`, False is `none`.
+        level: What backward recomputes.
     """
-    if isinstance(gradient_checkpointing, bool):
-        gradient_checkpointing = Recompute.FULL if gradient_checkpointing else Recompute.NONE
-    level = Recompute(gradient_checkpointing)
-
     policy.eval()
     for name, module in policy.named_modules():
         if "lora_dropout" in name:
@@ -50,7 +44,7 @@ def _recompute_activations(policy: Any, level: Recompute) -> None:
     """
     options: dict[str, Any] = {"use_reentrant": False}
     if level is Recompute.SELECTIVE:
-        options["context_fn"] = selective_contexts
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     # transformers lets gradients flow into the embeddings; only re-entrant checkpoints need that
@@ -65,32 +59,15 @@ def _recompute_activations(policy: Any, level: Recompute) -> None:
 # A product whose result is this many times wider than its inner dimension is cheaper to recompute than to keep: what
 # an adapter adds to a layer is such a product.
 _WIDE = 8
-_PRODUCTS = {"aten.mm.default": 0, "aten.addmm.default": 1}  # and the position of the left factor
-
-
-def selective_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of torch's checkpoint for the forward and the recomputation: the level `selective`."""
-    make: Any = create_selective_checkpoint_contexts
-    contexts: tuple[AbstractContextManager[None], AbstractContextManager[None]] = make(_policy)
-    return contexts
+_PRODUCTS = {"aten.mm.default": 1, "aten.addmm.default": 2}  # and the position of the right factor
 
 
 def _policy(_context: Any, operation: Any, *arguments: Any, **_options: Any) -> CheckpointPolicy:
-    kind = _kind(operation)
-    if kind is None:
-        return CheckpointPolicy.PREFER_RECOMPUTE
-    if kind >= 0:
-        inner, width = arguments[kind + 1].shape
-        if width > _WIDE * inner:
-            return CheckpointPolicy.PREFER_RECOMPUTE
-    return CheckpointPolicy.MUST_SAVE
-
-
-@functools.cache
-def _kind(operation: Any) -> int | None:
-    """Return the position of a product's left factor, -1 for attention, None for what is recomputed."""
     name = str(operation)
     if name in _PRODUCTS:
-        return _PRODUCTS[name]
-    # torch's scaled_dot_product_… and _varlen_attn, and flash_attn's kernels: no other operation has such a name
-    return -1 if "attention" in name or "attn" in name else None
+        inner, width = arguments[_PRODUCTS[name]].shape
+        is_kept = width <= _WIDE * inner
+    else:
+        # torch's scaled_dot_product_… and _varlen_attn, and flash_attn's kernels: no other operation has such a name
+        is_kept = "attention" in name or "attn" in name
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

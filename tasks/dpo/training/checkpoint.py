@@ -86,19 +86,3 @@ def _numbered(named: dict[str, Tensor], kind: str) -> list[Tensor]:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
-
-
-def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return AdamW's state as flat, named tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{name}.{i}": tensor for i, entry in state.items() for name, tensor in entry.items()}
-
-
-def restore_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    """Restore what :func:`optimizer_moments` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in moments.items():
-        name, _, index = key.rpartition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -41,7 +41,12 @@ def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
         ConfigError: The model is on a CPU, and there is no C++ compiler.
     """
     if backend == "inductor" and next(model.parameters()).device.type == "cpu":
-        _refuse_without_compiler()
+        compilers = [os.environ["CXX"]] if "CXX" in os.environ else _COMPILERS
+        if not any(shutil.which(name) for name in compilers):
+            raise ConfigError(
+                f"`runtime.compile` needs a C++ compiler on a CPU, and there is none ({', '.join(compilers)})",
+                "install one, or set `runtime.compile: off`",
+            )
 
     keep_out: Any = torch.compiler.disable
     AttentionInterface.register(attention.NAME, keep_out(attention.shared_prefix_attention))
@@ -51,12 +56,3 @@ def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
         for module in layer.children() if is_checkpointed else (layer,):
             if any(True for _ in module.parameters()):
                 module.compile(dynamic=True, backend=backend)
-
-
-def _refuse_without_compiler() -> None:
-    wanted = [os.environ["CXX"]] if "CXX" in os.environ else _COMPILERS
-    if not any(shutil.which(name) for name in wanted):
-        raise ConfigError(
-            f"`runtime.compile` needs a C++ compiler on a CPU, and there is none ({', '.join(wanted)})",
-            "install one, or set `runtime.compile: off`",
-        )

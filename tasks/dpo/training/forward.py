@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from tasks.dpo.capacity.step_plan import Rows
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
+from tasks.dpo.model.distributed import sum_over_ranks
 from tasks.dpo.objective.losses import length_desensitised_weights
 from tasks.dpo.objective.pair_loss import ObjectiveConfig, PairScores
 from tasks.dpo.scoring.layout import Batch
@@ -59,11 +61,14 @@ class PairForward:
         """
         batch = self._scorer.lay_out([data.tokens.row(int(row)) for row in rows])
         token_scores = self._scorer.score(batch, self._objective.wpo)
-        weights_N = self._token_weights(data, rows)
+        weights_N = None
+        if self._objective.ld_alpha < 1:  # LD-DPO's weights come from lengths on the host: nothing waits for the device
+            lengths_2n = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.int64).reshape(-1))
+            weights_N = length_desensitised_weights(lengths_2n, self._objective.ld_alpha).to(self._scorer.device)
         policy = sum_by_branch(token_scores.logp_N, batch, weights_N)
         device = policy[0].device
 
-        # LD-DPO's token weights apply to policy and reference alike; without them the stored sums will do
+        # token weights apply to policy and reference alike; without them the stored sums will do
         if moved_reference is not None:
             reference = sum_by_branch(moved_reference(batch), batch, weights_N)
         elif weights_N is not None:
@@ -82,13 +87,6 @@ class PairForward:
         nll_n = -sum_by_branch(token_scores.logp_N, batch, is_chosen_N)[0]
         return Forward(pair_scores(data, rows, policy, reference, wpo), nll_n)
 
-    def _token_weights(self, data: ScoredPairs, rows: Rows) -> Tensor | None:
-        """Return LD-DPO's token weights, [N]; computed from lengths on the host, so nothing waits for the device."""
-        if self._objective.ld_alpha == 1.0:
-            return None
-        lengths_2n = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.int64).reshape(-1))
-        return length_desensitised_weights(lengths_2n, self._objective.ld_alpha).to(self._scorer.device)
-
 
 Two = tuple[Tensor, Tensor]
 
@@ -100,10 +98,11 @@ def token_counts(data: ScoredPairs, rows: Rows, device: torch.device) -> Two:
 
 
 def pair_scores(data: ScoredPairs, rows: Rows, policy: Two, reference: Two, wpo: Two | None) -> PairScores:
-    """Return the scores of ``rows``, on the device of ``policy``."""
+    """Return the scores of ``rows``, on the device of ``policy``; margins that are all 0 are left out."""
     device = policy[0].device
-    columns = (data.tokens.weights[rows], data.tokens.margins[rows])
-    weight, margin = (torch.from_numpy(column.astype(np.float64)).to(device) for column in columns)
+    weight = torch.from_numpy(data.tokens.weights[rows].astype(np.float64)).to(device)
+    margins = data.tokens.margins[rows].astype(np.float64)
+    margin = torch.from_numpy(margins).to(device) if margins.any() else None
     counts = token_counts(data, rows, device)
     return PairScores(*policy, *reference, *counts, weight, margin, *(wpo or (None, None)))
 
@@ -112,8 +111,7 @@ def gathered(
     parts: Sequence[tuple[Rows, Forward]],
     data: ScoredPairs,
     rows: Rows,
-    add_up: Callable[[Tensor], Tensor],
-    device: torch.device,
+    accelerator: Accelerator,
 ) -> Forward:
     """Return the scores of all ``rows``, in their order, from the parts of every rank; without gradient.
 
@@ -121,9 +119,9 @@ def gathered(
         parts: This rank's micro-batches and their forwards.
         data: The data set of the rows.
         rows: All rows that the ranks have together.
-        add_up: Sums a tensor over the ranks.
-        device: The device of the result.
+        accelerator: This rank and the others.
     """
+    device = accelerator.device
     table = torch.zeros(len(rows), len(_GATHERED) + 1, dtype=torch.float64, device=device)
     order = np.argsort(rows)
     for part, forward in parts:
@@ -132,6 +130,6 @@ def gathered(
         places = torch.from_numpy(order[np.searchsorted(rows, part, sorter=order)]).to(device)
         table[places] = torch.stack([*filled, forward.nll_n], 1).detach()
 
-    table = add_up(table)  # each row is one rank's and zero elsewhere, so the sum is exact
+    table = sum_over_ranks(accelerator, table)  # each row is one rank's and zero elsewhere, so the sum is exact
     policy, reference, wpo = ((table[:, i], table[:, i + 1]) for i in (0, 2, 4))
     return Forward(pair_scores(data, rows, policy, reference, wpo), table[:, 6])

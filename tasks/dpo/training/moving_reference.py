@@ -8,8 +8,7 @@ are computed with the batch, by one more forward with the same kernels as the po
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,20 +58,18 @@ class MovingReference:
     @torch.no_grad()
     def logps(self, scorer: Scorer, batch: Batch) -> Tensor:
         """Return the batch's log-probabilities under the reference, [N]."""
-        with self._in_place(), evaluation_mode(scorer.model):
-            return scorer.logps(batch)
+        policy = [parameter.data for parameter in self._parameters]
+        self._put(self.values)
+        try:
+            with evaluation_mode(scorer.model):
+                return scorer.logps(batch)
+        finally:
+            self._put(policy)
 
     def _copies(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters]
 
-    @contextlib.contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """Give the model the reference's adapters for a block."""
-        policy = [parameter.data for parameter in self._parameters]
-        for parameter, value in zip(self._parameters, self.values, strict=True):
+    def _put(self, values: Sequence[Tensor]) -> None:
+        """Give the model these adapters."""
+        for parameter, value in zip(self._parameters, values, strict=True):
             parameter.data = value
-        try:
-            yield
-        finally:
-            for parameter, value in zip(self._parameters, policy, strict=True):
-                parameter.data = value

@@ -18,11 +18,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tasks.dpo.capacity.budget import Budget, FixedBudget, within
+from tasks.dpo.capacity.budget import Budget, within
 from tasks.dpo.capacity.step_plan import Rows, Sizes, evened, micro_batches, share
 from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
-from tasks.dpo.model.distributed import sum_over_ranks
 from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.model.sharding import is_sharded
 from tasks.dpo.objective.metrics import PairSums, with_nll
@@ -34,7 +33,6 @@ from tasks.dpo.training.moving_reference import MovingReference
 from tasks.dpo.training.train_config import TrainConfig
 
 T = TypeVar("T")
-Scored = tuple[Rows, Forward, bool]  # a micro-batch's rows, its forward, and whether it counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +102,7 @@ class StepGradients:
         self._is_sharded = is_sharded(scorer.model)
         self._agreed_tokens = tokens
         longest_pair = max(Workload(sizes, 1).longest_pair for sizes in (self.train_sizes, self._test_sizes))
-        self.budget = (FixedBudget if self._is_sharded else Budget)(tokens, longest_pair)
+        self.budget = Budget(tokens, longest_pair, self._is_sharded)
 
     def accumulate(self, step: int, rows: Rows, state: Tensor) -> StepSums:
         """Add the gradient of one step's loss to the adapters', which have none yet; return this rank's sums.
@@ -123,13 +121,9 @@ class StepGradients:
         `nll` is among them where the objective has it.
         """
         rows = np.arange(len(self._test))
-
-        def score_all() -> list[Scored]:
-            return [(part, self._forward(self._test, part), counts) for part, counts in self._cut(self._test, rows)]
-
         with torch.inference_mode(), evaluation_mode(self._scorer.model):
-            forward = self._gathered(self._within_budget(score_all), self._test, rows)
-            scores, weight_n = forward.scores, _weight_of(forward.scores)
+            forward = self._score_all(self._test, rows, functools.partial(self._forward, self._test))
+            scores, weight_n = forward.scores, forward.scores.weight_n
             losses_n, _ = self.loss.losses(scores, state)
             means = PairSums.of(losses_n, scores, self._config.objective.beta).means()
             if not self.loss.nll_weight:
@@ -153,13 +147,14 @@ class StepGradients:
                 (0 * forward.nll_n.sum()).backward()  # type: ignore[no-untyped-call]
                 continue
 
-            nll_part = (_weight_of(forward.scores) * forward.nll_n).sum() / token_weight
+            scores = forward.scores
+            nll_part = (scores.weight_n * forward.nll_n).sum() / token_weight
             if gradients is None:
-                losses_n, _ = self.loss.losses(forward.scores, state)
-                loss = (_weight_of(forward.scores) * losses_n).sum() / pair_weight
-                sums += PairSums.of(losses_n, forward.scores, beta)
+                losses_n, _ = self.loss.losses(scores, state)
+                loss = (scores.weight_n * losses_n).sum() / pair_weight
+                sums += PairSums.of(losses_n, scores, beta)
             else:
-                loss = gradients.surrogate_loss(part, forward.scores)
+                loss = gradients.surrogate_loss(part, scores)
             if self.loss.nll_weight:
                 loss = loss + self.loss.nll_weight * nll_part
             loss.backward()  # type: ignore[no-untyped-call]
@@ -172,18 +167,14 @@ class StepGradients:
 
     def _logp_gradients(self, step: int, rows: Rows, state: Tensor) -> _LogpGradients:
         """Score all pairs of the step; return the loss's gradient with respect to each pair's log-probabilities."""
-
-        def score_all() -> list[Scored]:
-            return [(part, self._score(step, part), counts) for part, counts in self._cut(self._train, rows)]
-
         with torch.no_grad():
-            scores = self._gathered(self._within_budget(score_all), self._train, rows).scores
+            scores = self._score_all(self._train, rows, functools.partial(self._score, step)).scores
 
         leaves = [column.clone().requires_grad_() for column in (scores.policy_chosen, scores.policy_rejected)]
         scores = dataclasses.replace(scores, policy_chosen=leaves[0], policy_rejected=leaves[1])
         losses_n, state = self.loss.losses(scores, state)
-        weight_n = _weight_of(scores)
-        chosen_n, rejected_n = torch.autograd.grad((weight_n * losses_n).sum() / weight_n.sum(), leaves)
+        loss = (scores.weight_n * losses_n).sum() / scores.weight_n.sum()
+        chosen_n, rejected_n = torch.autograd.grad(loss, leaves)
 
         sums = PairSums.of(losses_n, scores, self._config.objective.beta)
         return _LogpGradients(rows, chosen_n, rejected_n, sums, state.detach())
@@ -198,11 +189,14 @@ class StepGradients:
         moved_reference = functools.partial(self._reference.logps, self._scorer) if has_moved else None
         return self._forward(self._train, part, moved_reference)
 
-    def _gathered(self, passes: list[Scored], data: ScoredPairs, rows: Rows) -> Forward:
-        """Return the scores of all ``rows``, from all ranks."""
-        parts = [(part, forward) for part, forward, counts in passes if counts]
-        add_up = functools.partial(sum_over_ranks, self._accelerator)
-        return gathered(parts, data, rows, add_up, self._accelerator.device)
+    def _score_all(self, data: ScoredPairs, rows: Rows, score: Callable[[Rows], Forward]) -> Forward:
+        """Return the scores of all ``rows``, each rank's micro-batches scored by ``score`` and gathered."""
+
+        def score_share() -> list[tuple[Rows, Forward]]:
+            forwards = [(part, score(part), counts) for part, counts in self._cut(data, rows)]
+            return [(part, forward) for part, forward, counts in forwards if counts]
+
+        return gathered(self._within_budget(score_share), data, rows, self._accelerator)
 
     def _cut(self, data: ScoredPairs, rows: Rows) -> list[tuple[Rows, bool]]:
         """Return this rank's micro-batches of ``rows``, each with whether it counts.
@@ -222,11 +216,7 @@ class StepGradients:
 
     def _within_budget(self, attempt: Callable[[], T]) -> T:
         """Return ``attempt()``, which talks to no other rank, made again with a smaller budget until it fits."""
-
-        def drop_gradients() -> None:
-            self._scorer.model.zero_grad(set_to_none=True)
-
-        return within(self.budget, lambda _: attempt(), drop_gradients)
+        return within(self.budget, lambda _: attempt(), self._scorer.model.zero_grad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +243,3 @@ class _LogpGradients:
         places = torch.from_numpy(order[np.searchsorted(self.rows, part, sorter=order)]).to(self.chosen_n.device)
         chosen = self.chosen_n[places] * scores.policy_chosen
         return (chosen + self.rejected_n[places] * scores.policy_rejected).sum()
-
-
-def _weight_of(scores: PairScores) -> Tensor:
-    return torch.ones_like(scores.chosen_tokens) if scores.weight is None else scores.weight

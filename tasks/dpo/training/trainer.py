@@ -26,7 +26,7 @@ from tasks.dpo.capacity.workload import Workload
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
 from tasks.dpo.model.adapter import adapter_parameters
 from tasks.dpo.model.cpu_bfloat16 import product_type
-from tasks.dpo.model.distributed import from_main, open_accelerator, sum_over_ranks
+from tasks.dpo.model.distributed import from_main, open_accelerator
 from tasks.dpo.model.sharding import is_sharded, place
 from tasks.dpo.model.threads import suited_threads
 from tasks.dpo.scoring.lora import drawing_by_batch
@@ -36,49 +36,15 @@ from tasks.dpo.telemetry.trackers import Trackers
 from tasks.dpo.telemetry.training_monitor import TrainingMonitor
 from tasks.dpo.training import compiled_layers
 from tasks.dpo.training.activation_checkpointing import set_modes
-from tasks.dpo.training.checkpoint import (
-    Checkpoint,
-    newest_checkpoint,
-    optimizer_moments,
-    restore_moments,
-    save_checkpoint,
-)
+from tasks.dpo.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from tasks.dpo.training.moving_reference import MovingReference
-from tasks.dpo.training.schedule import learning_rates
+from tasks.dpo.training.optimizer import AdapterOptimizer
 from tasks.dpo.training.step import StepGradients
 from tasks.dpo.training.train_config import TrainConfig
-from tasks.dpo.training.training_curves import Curve, Curves
+from tasks.dpo.training.training_curves import Curves, TrainResult
 from tasks.telemetry import log
 
 _log = log.get_logger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """The curves of a finished training; `before` and `after` are its first and last held-out rows.
-
-    Attributes:
-        steps: One row an optimizer step: means over its pairs, gradient norm, learning rate.
-        evals: One row a held-out evaluation, the first before any step.
-        speed: Of this process's own steps, for logs and receipts: pairs and tokens a second, utilisation, seconds,
-            peak bytes (see `meter.Meter`).
-        resumed_after: The step of the checkpoint that this process continued from; 0 without one.
-    """
-
-    steps: Curve
-    evals: Curve
-    speed: dict[str, float]
-    resumed_after: int = 0
-
-    @property
-    def before(self) -> dict[str, float]:
-        """Held-out numbers before the first step: margin 0, and loss ln 2 for plain DPO."""
-        return self.evals[0]
-
-    @property
-    def after(self) -> dict[str, float]:
-        """Held-out numbers of the trained adapter."""
-        return self.evals[-1]
 
 
 def train(
@@ -116,26 +82,21 @@ def train(
     accelerator = open_accelerator(runtime)
     place(policy, accelerator, runtime)
     set_modes(policy, Recompute.NONE)
-    with (
-        suited_threads(policy),
-        Scorer(policy, sample_rows(train_set.tokens), mechanisms) as scorer,
-        listen_for_stop() as stop,
-    ):
+    tokens = train_set.tokens
+    with suited_threads(policy), Scorer(policy, sample_rows(tokens), mechanisms) as scorer, listen_for_stop() as stop:
         is_compiled = compiled_layers.is_wanted(runtime, accelerator.device) and not is_sharded(policy)
         _log_what_has_no_effect(scorer, runtime)
-
         # what fits decides what backward recomputes; compiled layers keep nothing selectively
-        workload = Workload(Sizes.of(train_set.tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
-        levels = tuple(level for level in Recompute if not (is_compiled and level is Recompute.SELECTIVE))
+        workload = Workload(Sizes.of(tokens, scorer.is_shared), config.pairs_per_step, config.epochs)
+        levels = (Recompute.NONE, Recompute.FULL) if is_compiled else tuple(Recompute)
         choice = preflight(scorer, workload, runtime, accelerator, levels)
         set_modes(policy, choice.recompute)
         if is_compiled:
             compiled_layers.compile_layers(policy)
 
-        trainer = Trainer(
+        return Trainer(
             scorer, train_set, test_set, config, runtime, accelerator, choice.tokens, stop, checkpoints, trackers
-        )
-        return trainer.run()
+        ).run()
 
 
 def _log_what_has_no_effect(scorer: Scorer, runtime: RuntimeConfig) -> None:
@@ -154,17 +115,13 @@ def _log_what_has_no_effect(scorer: Scorer, runtime: RuntimeConfig) -> None:
 class Trainer:
     """State of one training run: the policy, its optimizer, the curves so far.
 
+    The arguments are those of :func:`train`, and:
+
     Args:
         scorer: Of the policy.
-        train_set: Training pairs with their reference log-probabilities.
-        test_set: Held-out pairs likewise.
-        config: What is trained.
-        runtime: How this machine does it.
         accelerator: This rank and the others.
         tokens: Packed tokens of a micro-batch, the same on every rank.
         stop: Says when the process was asked to stop.
-        checkpoints: A folder of this very run; None saves nothing.
-        trackers: Where the curves are also sent.
     """
 
     def __init__(
@@ -180,20 +137,14 @@ class Trainer:
         checkpoints: Path | None,
         trackers: Trackers,
     ) -> None:
-        # Machine
-        self.runtime, self.checkpoints, self.stop = runtime, checkpoints, stop
+        # What is given, and the order of the data
+        self.config, self.runtime, self.checkpoints, self.stop = config, runtime, checkpoints, stop
         self.accelerator, self.device = accelerator, accelerator.device
-
-        # Data and plan
-        self.config = config
         self.plan = Plan(len(train_set), config.pairs_per_step, config.epochs, config.seed)
 
         # What is trained, and how
         self.parameters = adapter_parameters(scorer.model)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self.learning_rate = learning_rates(self.optimizer, config, self.plan.steps)
+        self.optimizer = AdapterOptimizer(self.parameters, config, self.plan.steps, accelerator)
         self.reference = MovingReference(self.parameters, config.reference_update, self.plan.steps_per_epoch)
         self.gradients = StepGradients(
             scorer, train_set, test_set, config, tokens, accelerator, self.reference, runtime.offload_activations
@@ -212,7 +163,7 @@ class Trainer:
         )
 
         # Progress
-        self.curves = Curves(accelerator, self.learning_rate, self.gradients.loss.nll_weight, self._monitor)
+        self.curves = Curves(accelerator, self.optimizer.learning_rate, self.gradients.loss.nll_weight, self._monitor)
 
     def run(self) -> TrainResult:
         """Train from the newest checkpoint, or from the start, to the end of the plan."""
@@ -244,7 +195,7 @@ class Trainer:
                         raise Preempted(f"training was told to stop after step {done}", f"run again {again}")
 
         self.curves.flush()
-        return TrainResult(self.curves.steps, self.curves.evals, dict(self._monitor.speed()), start)
+        return TrainResult(self.curves.steps, self.curves.evals, self._monitor.speed(), start)
 
     def _evaluate_after(self, step: int) -> None:
         self.curves.flush()
@@ -256,36 +207,13 @@ class Trainer:
         self.reference.before(step)
         sums = self.gradients.accumulate(step, self.plan.rows(step), self.objective_state)
         self.objective_state = sums.state
-        must_stop, must_save = self._sum_gradients(wants_stop, wants_save)
-
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        must_stop, must_save = self.optimizer.sum_gradients(wants_stop, wants_save)
+        norm = self.optimizer.step(step)
 
         if self.device.type == "cpu":
             self._heap.after_step()
         self.curves.add_step(step, sums, norm)
         return must_stop, must_save
-
-    def _sum_gradients(self, wants_stop: bool, wants_save: bool) -> tuple[bool, bool]:
-        """Sum the adapters' gradients over ranks; by the same all-reduce, return what any rank wants.
-
-        A parameter that no pair of the step reached has gradient zero, on any number of ranks.
-        """
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.accelerator.num_processes == 1:
-            return wants_stop, wants_save
-
-        wishes = torch.tensor([wants_stop, wants_save], dtype=torch.float32, device=self.device)
-        gradients = [p.grad.reshape(-1) for p in self.parameters if p.grad is not None]
-        flat = sum_over_ranks(self.accelerator, torch.cat([*gradients, wishes]))
-        parts = torch.split(flat[:-2], [p.numel() for p in self.parameters])
-        for parameter, part in zip(self.parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter).clone()
-        return bool(flat[-2] > 0), bool(flat[-1] > 0)
 
     def _save(self, step: int) -> None:
         """Write a checkpoint on rank 0, and wait for it on every rank."""
@@ -293,7 +221,7 @@ class Trainer:
         with self._monitor.paused():
             if self.checkpoints is not None and self.accelerator.is_main_process:
                 curves = {"steps": self.curves.steps, "evals": self.curves.evals}
-                moments = optimizer_moments(self.optimizer)
+                moments = self.optimizer.moments()
                 state, reference = self.objective_state, self.reference.values
                 save_checkpoint(self.checkpoints, Checkpoint(step, self.parameters, moments, curves, state, reference))
             self.accelerator.wait_for_everyone()
@@ -310,7 +238,7 @@ class Trainer:
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, checkpoint.parameters, strict=True):
                 parameter.copy_(saved)
-        restore_moments(self.optimizer, checkpoint.moments)
+        self.optimizer.restore(checkpoint.moments)
         self.curves.steps, self.curves.evals = checkpoint.curves["steps"], checkpoint.curves["evals"]
         self.objective_state = checkpoint.state.to(self.device)
         if checkpoint.reference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -16,6 +17,34 @@ from tasks.dpo.telemetry.training_monitor import TrainingMonitor
 from tasks.dpo.training.step import StepSums
 
 Curve = list[dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """The curves of a finished training; `before` and `after` are its first and last held-out rows.
+
+    Attributes:
+        steps: One row an optimizer step: means over its pairs, gradient norm, learning rate.
+        evals: One row a held-out evaluation, the first before any step.
+        speed: Of this process's own steps, for logs and receipts: pairs and tokens a second, utilisation, seconds,
+            peak bytes (see `meter.Meter`).
+        resumed_after: The step of the checkpoint that this process continued from; 0 without one.
+    """
+
+    steps: Curve
+    evals: Curve
+    speed: dict[str, float]
+    resumed_after: int = 0
+
+    @property
+    def before(self) -> dict[str, float]:
+        """Held-out numbers before the first step: margin 0, and loss ln 2 for plain DPO."""
+        return self.evals[0]
+
+    @property
+    def after(self) -> dict[str, float]:
+        """Held-out numbers of the trained adapter."""
+        return self.evals[-1]
 
 
 class Curves:
@@ -65,10 +94,9 @@ class Curves:
                 "step": step + 1.0,
                 **with_nll(PairSums(all_ranks[:-2]).means(), float(all_ranks[-2]), self._nll_weight),
                 "grad_norm": float(this_rank[-1]),  # the same on every rank
+                "learning_rate": self._learning_rate(step),
             }
-            _refuse_divergence(f"step {step + 1}", row)
-            self.steps.append({**row, "learning_rate": self._learning_rate(step)})
-            self._monitor.curve_row(self.steps[-1], "train")
+            self._add(self.steps, "train", row, f"step {step + 1}")
         self._pending.clear()
 
     def add_eval(self, step: int, means: dict[str, float]) -> None:
@@ -78,15 +106,13 @@ class Curves:
             ConfigError: A number is NaN or inf.
         """
         row = {"step": float(step), **means}
-        _refuse_divergence(f"the held-out evaluation after step {step}", row)
-        self.evals.append(row)
-        self._monitor.curve_row(row, "eval")
+        self._add(self.evals, "eval", row, f"the held-out evaluation after step {step}")
 
-
-def _refuse_divergence(where: str, row: dict[str, float]) -> None:
-    wrong = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
-    if wrong:
-        raise ConfigError(
-            f"training diverged: {where} has {', '.join(wrong)}",
-            "lower `train.learning_rate`, or look at the data of that step",
-        )
+    def _add(self, curve: Curve, part: str, row: dict[str, float], where: str) -> None:
+        if wrong := [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]:
+            raise ConfigError(
+                f"training diverged: {where} has {', '.join(wrong)}",
+                "lower `train.learning_rate`, or look at the data of that step",
+            )
+        curve.append(row)
+        self._monitor.curve_row(row, part)
