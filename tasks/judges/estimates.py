@@ -27,28 +27,31 @@ FLIPS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A two-sided interval at 1 − α, the lower bound of the one-sided interval at 1 − α, and the method."""
+    """An interval of a mean at 1 − α.
+
+    Attributes:
+        low: Lower end of the two-sided interval.
+        high: Upper end of the two-sided interval.
+        lower_bound: Lower end of the one-sided interval.
+        interval_method: `wilson`, `normal` or `bca`.
+    """
 
     low: float
     high: float
     lower_bound: float
-    method: str
+    interval_method: str
 
 
 @dataclasses.dataclass(frozen=True)
-class WinRate:
-    """A candidate's credit over prompts.
+class WinRate(Interval):
+    """A candidate's credit over prompts, with its interval.
 
     Attributes:
         prompts: Prompts asked about, judged or not.
         judged: Prompts with a verdict; the figures below are over these.
         coverage: judged / prompts.
         win_rate: Mean of s.
-        se: Standard error sd(s, ddof 1)/√n; None for a single prompt, which has none.
-        low: Lower end of the two-sided interval.
-        high: Upper end of the two-sided interval.
-        lower_bound: Lower end of the one-sided interval.
-        interval_method: `wilson`, `normal` or `bca`.
+        se: Standard error sd(s, ddof 1)/√n; None for a single prompt.
         wins: Prompts with s > ½.
         ties: Prompts with s = ½.
         losses: Prompts with s < ½.
@@ -60,10 +63,6 @@ class WinRate:
     coverage: float
     win_rate: float
     se: float | None
-    low: float
-    high: float
-    lower_bound: float
-    interval_method: str
     wins: int
     ties: int
     losses: int
@@ -109,18 +108,14 @@ def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
     if judged.min() < 0 or judged.max() > 1:
         raise ValueError("scores must lie in [0, 1]")
 
-    bounds = interval(judged, alpha, seed)
     wins, ties, losses = (int(count.sum()) for count in (judged > 0.5, judged == 0.5, judged < 0.5))
     return WinRate(
+        **vars(interval(judged, alpha, seed)),
         prompts=scores.size,
         judged=judged.size,
         coverage=judged.size / scores.size,
         win_rate=float(judged.mean()),
         se=standard_error(judged) if judged.size > 1 else None,
-        low=bounds.low,
-        high=bounds.high,
-        lower_bound=bounds.lower_bound,
-        interval_method=bounds.method,
         wins=wins,
         ties=ties,
         losses=losses,
