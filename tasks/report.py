@@ -1,4 +1,4 @@
-"""Write the report page and the model card: what went in, how training went, who won and how surely.
+"""Write the report page and the model card: the data, the training, the win rate and its uncertainty.
 
 reads:  data/base/, data/pairs/, data/tokens/, models/adapter/, results/train/, data/responses/, results/winrate/
 writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version;

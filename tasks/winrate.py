@@ -1,4 +1,4 @@
-"""Judge the policy's answers against the reference's and the champion's, in both orders, and say how sure that is.
+"""Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
 reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (for guards)
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
@@ -30,17 +30,17 @@ from tasks.launch.stage import door
 from tasks.telemetry import log
 
 ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
-POWER = 0.8  # the chance of seeing the smallest detectable win rate, which is logged before judging
+POWER = 0.8  # the probability of detecting the smallest detectable win rate, which is logged before judging
 SEED = 0  # of the bootstrap, the sign flips and the random judge
 _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class WinrateConfig(Section, path="winrate"):
-    """How answers are judged and what the result must keep to.
+    """How answers are judged, and the limits that the result must keep.
 
     Attributes:
-        judge: `rules`; or `length` or `random`, controls that know nothing of quality: a guard refuses what they say.
+        judge: `rules`; or `length` or `random`, controls that ignore quality: a guard fails with them.
         tie_margin: Rule scores that differ by so much or less are a tie.
         rules: The rules of the rule judge.
         guards: The limits of the guards.

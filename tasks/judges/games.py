@@ -1,4 +1,4 @@
-"""Pairs of answers judged in both orders; each verdict is un-swapped, so that it speaks of the candidate.
+"""Pairs of answers judged in both orders; each verdict is un-swapped, so that it is about the candidate.
 
 AB shows the candidate first, BA shows it second. A pair of identical answers is not shown to a judge:
 it is a tie (`skipped_identical`).
@@ -20,7 +20,7 @@ _AT_ONCE = 64  # items handed to a judge in one call, so that progress shows
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A candidate's and an opponent's answer to one prompt; `sample` tells repeated pairs of a prompt apart."""
+    """A candidate's and an opponent's answer to one prompt; `sample` numbers the pairs of one prompt."""
 
     prompt_id: str
     sample: int
@@ -38,7 +38,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdict of one order, un-swapped: it speaks of the candidate whatever the order was.
+    """The verdict of one order, un-swapped: it is about the candidate in either order.
 
     Attributes:
         p_candidate: Probability that the candidate is better; 0.5 for ties, None when missing.

@@ -63,7 +63,7 @@ def judge_answers(answers: Answers, judge: Judge, alpha: float, seed: int) -> Ju
 
 
 def _slices(answers: Answers, scores: dict[str, float], alpha: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Return the win rate within each slice of prompts that has one judged; prompts without a slice are in none."""
+    """Return the win rate within each slice that has a judged prompt; prompts without a slice are left out."""
     by_slice: dict[str, list[float]] = {}
     for prompt_id, score in scores.items():
         if (name := answers.prompts[prompt_id].get("slice")) is not None:

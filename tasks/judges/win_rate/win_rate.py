@@ -40,7 +40,7 @@ Examples:
 
 
 class WinRateMetric(evaluate.Metric):  # type: ignore[misc]
-    """The candidate's mean credit over prompts, with interval, p-value and measures of a biased judge."""
+    """The candidate's mean credit over prompts, with interval, p-value and measures of the judge's bias."""
 
     def _info(self) -> Any:
         kinds = {"prompt_ids": "string", "shown_first": "float64", "shown_second": "float64"}

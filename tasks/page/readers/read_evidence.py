@@ -49,8 +49,8 @@ def _guard(name: str, node: Node) -> Guard:
     passed = node.get("passed")
     if not isinstance(passed, bool):
         raise node.wrong("passed", f"is {passed!r}, not true or false,")
-    limit, rule = node.get("limit"), node.text("rule")
-    bounds = " to ".join(f"{bound:.4g}" for bound in (limit if isinstance(limit, list) else [node.number("limit")]))
-    return Guard(
-        guard_name(name), f"{node.number('value'):.4g}", bounds if rule == "between" else f"{rule} {bounds}", passed
-    )
+    if isinstance(limits := node.get("limit"), list):
+        limit = " to ".join(f"{bound:.4g}" for bound in limits)
+    else:
+        limit = f"{node.text('rule')} {node.number('limit'):.4g}"
+    return Guard(guard_name(name), f"{node.number('value'):.4g}", limit, passed)
