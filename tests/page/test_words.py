@@ -91,3 +91,13 @@ def test_long_text_is_cut_and_the_rest_counted():
 
 def test_passes_read_well_whole_and_in_part():
     assert [words.passes(n) for n in (1, 2, 0.5)] == [f"1{GAP}pass", f"2{GAP}passes", f"0.5{GAP}passes"]
+
+
+def test_a_change_carries_its_sign_and_a_rounded_zero_carries_none():
+    assert [words.signed(value, 1) for value in (0.26, -0.26, 0.04, -0.04)] == ["+0.3", "\u22120.3", "0.0", "0.0"]
+
+
+def test_passed_guards_are_counted_out_of_all(evidence):
+    failed = dataclasses.replace(evidence.guards[0], is_passed=False)
+    assert words.passed_guards(evidence) == "3 of 3"
+    assert words.passed_guards(dataclasses.replace(evidence, guards=(failed, *evidence.guards[1:]))) == "2 of 3"
