@@ -1,4 +1,4 @@
-"""Write the report page and the model card: what went in, how training went, who won and how surely.
+"""Write the report page and the model card: the data, the training, the win rate and its uncertainty.
 
 reads:  data/base/, data/pairs/, data/tokens/, models/adapter/, results/train/, data/responses/, results/winrate/
 writes: results/report/ — report.html, one self-contained page; README.md, the model card of the version;
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
+from tasks.core.base_model import BaseModel
 from tasks.core.files import atomic_folder, write_text
 from tasks.core.params import load_params
 from tasks.core.section import Section, between, filled
@@ -25,7 +26,7 @@ from tasks.page.facts import Facts
 from tasks.page.readers.read_answers import read_answers
 from tasks.page.readers.read_data import read_data
 from tasks.page.readers.read_evidence import read_evidence
-from tasks.page.readers.read_lineage import read_base, read_lineage
+from tasks.page.readers.read_lineage import read_lineage
 from tasks.page.readers.read_training import read_training
 from tasks.page.webpage import render
 from tasks.page.words import verdict
@@ -102,7 +103,7 @@ def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -
         "responses": ("respond", folders.responses),
         "winrate": ("winrate", folders.winrate),
     }
-    base = read_base(folders.base)
+    base = BaseModel.open(folders.base, check_files=False)
     lost = min(LOST_EXAMPLES, config.examples)
     return Facts(
         base=base,

@@ -1,4 +1,4 @@
-"""Judge the policy's answers against the reference's and the champion's, in both orders, and say how sure that is.
+"""Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
 reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (for guards)
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
@@ -10,7 +10,7 @@ run as: python -m tasks.winrate
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -23,23 +23,24 @@ from tasks.judges.guards import GuardLimits, Measured, check_guards, length_rati
 from tasks.judges.judged_answers import read_answers
 from tasks.judges.judging import judge_answers
 from tasks.judges.leakage import measure_leakage
+from tasks.judges.protocol import Answer
 from tasks.judges.rules import RulesConfig
 from tasks.judges.verdict_files import rounded, write_evidence
 from tasks.launch.stage import door
 from tasks.telemetry import log
 
 ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
-POWER = 0.8  # the chance of seeing the smallest detectable win rate, which is logged before judging
+POWER = 0.8  # the probability of detecting the smallest detectable win rate, which is logged before judging
 SEED = 0  # of the bootstrap, the sign flips and the random judge
 _log = log.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class WinrateConfig(Section, path="winrate"):
-    """How answers are judged and what the result must keep to.
+    """How answers are judged, and the limits that the result must keep.
 
     Attributes:
-        judge: `rules`; or `length` or `random`, controls that know nothing of quality: a guard refuses what they say.
+        judge: `rules`; or `length` or `random`, controls that ignore quality: a guard fails with them.
         tie_margin: Rule scores that differ by so much or less are a tie.
         rules: The rules of the rule judge.
         guards: The limits of the guards.
@@ -80,7 +81,10 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "pairs": manifest_digest(folders.pairs, "ingest"),
     }
     answers = read_answers(folders.responses, folders.tokens)
-    smallest = _report_power(len(answers.prompts))
+    smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
+    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
+    _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", len(answers.prompts), 100 * smallest, chances)
+
     judge = build_judge(config.judge, config.rules, config.tie_margin, SEED)
     judged = judge_answers(answers, judge, ALPHA, SEED)
 
@@ -101,7 +105,11 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         **judged.metrics,
         "judge_kind": config.judge,
         "smallest_detectable_win_rate": smallest,
-        "lengths": _lengths(measured),
+        "lengths": {
+            "policy_tokens_mean": _tokens_mean(measured.policy),
+            "reference_tokens_mean": _tokens_mean(measured.reference),
+            "ratio": length_ratio(measured.policy, measured.reference),
+        },
         "guards": {name: guard.as_json() for name, guard in guards.items()},
     }
     with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
@@ -111,20 +119,8 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     return metrics
 
 
-def _report_power(prompts: int) -> float:
-    """Log the smallest win rate that so many prompts can show, before they are judged, and return it."""
-    smallest = smallest_detectable_win_rate(prompts, ALPHA, POWER)
-    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
-    _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", prompts, 100 * smallest, chances)
-    return smallest
-
-
-def _lengths(measured: Measured) -> dict[str, float]:
-    means = {
-        f"{side}_tokens_mean": sum(answer.n_tokens for answer in answers) / len(answers)
-        for side, answers in (("policy", measured.policy), ("reference", measured.reference))
-    }
-    return {**means, "ratio": length_ratio(measured.policy, measured.reference)}
+def _tokens_mean(answers: Sequence[Answer]) -> float:
+    return sum(answer.n_tokens for answer in answers) / len(answers)
 
 
 def _report(metrics: dict[str, Any], failed: list[str]) -> None:

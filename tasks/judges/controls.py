@@ -1,4 +1,4 @@
-"""Two control judges that ignore quality: a win rate that they give as well is no evidence of quality."""
+"""Two control judges that ignore quality: a win rate that they give, too, is no evidence of quality."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from tasks.judges.texts import words
 class LengthJudge:
     """Prefers the answer with more words: shows how much of a win rate length alone explains."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the kind and version: there are no settings."""
-        return digest_of(["length", 1])
+    fingerprint = digest_of(["length", 1])  # kind and version: there are no settings
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """Count words; equal counts are a tie."""
@@ -33,11 +30,7 @@ class RandomJudge:
     def __init__(self, seed: int) -> None:
         """Fix the coin's seed."""
         self._seed = seed
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of kind, version and seed."""
-        return digest_of(["random", 1, self._seed])
+        self.fingerprint = digest_of(["random", 1, seed])  # kind, version and seed
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """Derive the coin from a hash of the seed and all that is shown: repeatable, and different for each order."""

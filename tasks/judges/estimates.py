@@ -20,35 +20,38 @@ from tasks.core.errors import DataError
 
 Floats = NDArray[np.float64]
 
-NORMAL_FROM = 100  # prompts from which on the mean counts as normally distributed
+NORMAL_FROM = 100  # prompts; with fewer, the mean does not count as normally distributed
 RESAMPLES = 9999
 FLIPS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A two-sided interval at 1 − α, the lower bound of the one-sided interval at 1 − α, and the method."""
+    """An interval of a mean at 1 − α.
+
+    Attributes:
+        low: Lower end of the two-sided interval.
+        high: Upper end of the two-sided interval.
+        lower_bound: Lower end of the one-sided interval.
+        interval_method: `wilson`, `normal` or `bca`.
+    """
 
     low: float
     high: float
     lower_bound: float
-    method: str
+    interval_method: str
 
 
 @dataclasses.dataclass(frozen=True)
-class WinRate:
-    """A candidate's credit over prompts.
+class WinRate(Interval):
+    """A candidate's credit over prompts, with its interval.
 
     Attributes:
         prompts: Prompts asked about, judged or not.
         judged: Prompts with a verdict; the figures below are over these.
         coverage: judged / prompts.
         win_rate: Mean of s.
-        se: Standard error sd(s, ddof 1)/√n; None for a single prompt, which has none.
-        low: Lower end of the two-sided interval.
-        high: Upper end of the two-sided interval.
-        lower_bound: Lower end of the one-sided interval.
-        interval_method: `wilson`, `normal` or `bca`.
+        se: Standard error sd(s, ddof 1)/√n; None for a single prompt.
         wins: Prompts with s > ½.
         ties: Prompts with s = ½.
         losses: Prompts with s < ½.
@@ -60,10 +63,6 @@ class WinRate:
     coverage: float
     win_rate: float
     se: float | None
-    low: float
-    high: float
-    lower_bound: float
-    interval_method: str
     wins: int
     ties: int
     losses: int
@@ -105,22 +104,20 @@ def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
     scores = np.asarray(scores, dtype=np.float64)
     judged = scores[~np.isnan(scores)]
     if judged.size == 0:
-        raise DataError("no prompt has a verdict, so there is no win rate", "see what the judge said of each")
+        raise DataError(
+            "no prompt has a verdict, so there is no win rate", "check why the judge failed on every prompt"
+        )
     if judged.min() < 0 or judged.max() > 1:
         raise ValueError("scores must lie in [0, 1]")
 
-    bounds = interval(judged, alpha, seed)
     wins, ties, losses = (int(count.sum()) for count in (judged > 0.5, judged == 0.5, judged < 0.5))
     return WinRate(
+        **vars(interval(judged, alpha, seed)),
         prompts=scores.size,
         judged=judged.size,
         coverage=judged.size / scores.size,
         win_rate=float(judged.mean()),
         se=standard_error(judged) if judged.size > 1 else None,
-        low=bounds.low,
-        high=bounds.high,
-        lower_bound=bounds.lower_bound,
-        interval_method=bounds.method,
         wins=wins,
         ties=ties,
         losses=losses,
@@ -136,8 +133,8 @@ def standard_error(scores: Floats) -> float:
 def interval(scores: Floats, alpha: float = 0.05, seed: int = 0) -> Interval:
     """Return the interval that fits the scores.
 
-    Wilson's for hard verdicts without ties, and for equal scores, which have no spread to resample; the normal
-    one from 100 prompts on; else BCa.
+    Wilson's for wins and losses without ties, and for equal scores, which have no spread to resample; the normal
+    one with 100 prompts or more; else BCa.
     """
     is_hard = bool(np.isin(scores, (0.0, 1.0)).all())
     if is_hard or np.ptp(scores) == 0:
@@ -154,7 +151,7 @@ def wilson(scores: Floats, alpha: float) -> Interval:
     """
     low, high = proportion_confint(scores.sum(), scores.size, alpha=alpha, method="wilson")
     bound, _ = proportion_confint(scores.sum(), scores.size, alpha=2 * alpha, method="wilson")
-    mean = float(scores.mean())  # at 0 and 1 rounding puts an end on the wrong side of it
+    mean = float(scores.mean())  # at 0 and 1, rounding can put an end on the wrong side of it
     return Interval(min(float(low), mean), max(float(high), mean), min(float(bound), mean), "wilson")
 
 
@@ -194,7 +191,7 @@ def sign_flip_p(scores: ArrayLike, seed: int = 0, flips: int = FLIPS) -> float:
 
 
 def consistency(shown_first: ArrayLike, shown_second: ArrayLike) -> float | None:
-    """Return the share of pairs whose two orders give the same verdict (win, tie or loss) after un-swapping.
+    """Return the share of pairs whose two orders give the same verdict: win, tie or loss.
 
     Both arrays hold the candidate's credit. None when no pair has both orders.
     """

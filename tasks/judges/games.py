@@ -1,4 +1,4 @@
-"""Pairs of answers judged in both orders; each verdict is un-swapped, so that it speaks of the candidate.
+"""Pairs of answers judged in both orders; each verdict is un-swapped, so that it is about the candidate.
 
 AB shows the candidate first, BA shows it second. A pair of identical answers is not shown to a judge:
 it is a tie (`skipped_identical`).
@@ -20,7 +20,7 @@ _AT_ONCE = 64  # items handed to a judge in one call, so that progress shows
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A candidate's and an opponent's answer to one prompt; `sample` tells repeated pairs of a prompt apart."""
+    """A candidate's and an opponent's answer to one prompt; `sample` numbers the pairs of one prompt."""
 
     prompt_id: str
     sample: int
@@ -38,7 +38,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdict of one order, un-swapped: it speaks of the candidate whatever the order was.
+    """The verdict of one order, un-swapped: it is about the candidate in either order.
 
     Attributes:
         p_candidate: Probability that the candidate is better; 0.5 for ties, None when missing.
@@ -71,19 +71,17 @@ def play(judge: Judge, comparisons: Sequence[Comparison], what: str = "judging")
     fingerprint = judge.fingerprint
 
     to_judge = [(pair, order) for pair in comparisons if not pair.is_identical for order in ORDERS]
-    opinions: dict[tuple[str, int, Order], Opinion] = {}
+    opinions: dict[tuple[Comparison, Order], Opinion] = {}
     starts = range(0, len(to_judge), _AT_ONCE)
     with bar(what, total=len(starts), unit="batch") as shown:
         for start in starts:
-            asked = to_judge[start : start + _AT_ONCE]
-            answers = judge.judge([_item(pair, order) for pair, order in asked])
-            for (pair, order), opinion in zip(asked, answers, strict=True):
-                opinions[pair.prompt_id, pair.sample, order] = opinion
+            batch = to_judge[start : start + _AT_ONCE]
+            opinions |= zip(batch, judge.judge([_item(pair, order) for pair, order in batch]), strict=True)
             shown.update()
 
     identical = Opinion("skipped_identical", 0.5)
     return [
-        _unswapped(pair, order, opinions.get((pair.prompt_id, pair.sample, order), identical), fingerprint)
+        _unswapped(pair, order, opinions.get((pair, order), identical), fingerprint)
         for pair in comparisons
         for order in ORDERS
     ]
@@ -104,22 +102,20 @@ def _unswapped(pair: Comparison, order: Order, opinion: Opinion, judge: str) -> 
     return Verdict(pair.prompt_id, pair.sample, order, opinion.status, p_candidate, judge, detail)
 
 
-def pair_up(verdicts: Iterable[Verdict]) -> list[Game]:
-    """Join the two verdicts of each comparison, in the order of their first appearance."""
-    by_pair: dict[tuple[str, int], dict[Order, Verdict]] = {}
-    for verdict in verdicts:
-        by_pair.setdefault((verdict.prompt_id, verdict.sample), {})[verdict.order] = verdict
+def pair_up(verdicts: Sequence[Verdict]) -> list[Game]:
+    """Join the two verdicts of each comparison, which :func:`play` returns one after the other."""
     return [
-        Game(
-            prompt_id,
-            sample,
-            shown_first=_credit(both.get("AB")),
-            shown_second=_credit(both.get("BA")),
-            is_judged=any(verdict.status != "skipped_identical" for verdict in both.values()),
-        )
-        for (prompt_id, sample), both in by_pair.items()
+        Game(first.prompt_id, first.sample, _credit(first), _credit(second), first.status != "skipped_identical")
+        for first, second in zip(verdicts[::2], verdicts[1::2], strict=True)
     ]
 
 
-def _credit(verdict: Verdict | None) -> float:
-    return math.nan if verdict is None or verdict.p_candidate is None else verdict.p_candidate
+def _credit(verdict: Verdict) -> float:
+    return math.nan if verdict.p_candidate is None else verdict.p_candidate
+
+
+def columns(games: Iterable[Game]) -> dict[str, list[Any]]:
+    """Return games as the metric's input columns."""
+    rows = [(game.prompt_id, game.shown_first, game.shown_second) for game in games]
+    names = ("prompt_ids", "shown_first", "shown_second")
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}

@@ -16,11 +16,11 @@ from tasks.judges.protocol import Answer
 from tasks.judges.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
-MAX_EMPTY_SHARE = 0.02  # most empty answers of the policy
-MAX_REPEATED_SHARE = 0.05  # most answers of which over half the word triples are repeats
-MAX_IDENTICAL_SHARE = 0.9  # most answers that equal the reference's word for word
-MAX_SEEN_PROMPT_SHARE = 0.0  # most held-out prompts that stand word for word in the training data
-MAX_CONTROL_Z = 4.0  # most standard errors by which the reference against itself may miss one half
+MAX_EMPTY_SHARE = 0.02  # empty answers of the policy
+MAX_REPEATED_SHARE = 0.05  # answers of which over half the word triples are repeats
+MAX_IDENTICAL_SHARE = 0.9  # answers that equal the reference's word for word
+MAX_SEEN_PROMPT_SHARE = 0.0  # held-out prompts that are in the training data, word for word
+MAX_CONTROL_Z = 4.0  # standard errors between one half and the win rate of the reference against itself
 Share = Annotated[float, between(0, 1)]
 _REPETITION_NGRAM = 3
 _REPEATED_BELOW = 0.5  # distinct n-grams over all n-grams; a text that says everything twice has about one half
@@ -28,13 +28,14 @@ _REPEATED_BELOW = 0.5  # distinct n-grams over all n-grams; a text that says eve
 
 @dataclasses.dataclass(frozen=True)
 class GuardLimits(Section, path="winrate.guards"):
-    """What each guard allows.
+    """The limits of the guards that depend on the task.
 
     Attributes:
-        max_truncated_share: Most answers that the token limit cut.
-        min_distinct_ratio: Fewest different answers over all answers.
-        length_ratio: Least and greatest mean length in tokens of the policy over the reference's.
-        max_overlapping_prompt_share: Most held-out prompts that share `overlap_words` words in a row with one there.
+        max_truncated_share: Largest share of answers that the token limit cut.
+        min_distinct_ratio: Smallest share of distinct answers.
+        length_ratio: Least and greatest ratio of the mean lengths in tokens, policy over reference.
+        max_overlapping_prompt_share: Largest share of held-out prompts that have `overlap_words` words in a row in
+            common with a training prompt.
         overlap_words: Words in such a run.
     """
 
@@ -132,7 +133,7 @@ def is_repetitive(answer: Answer) -> bool:
 
 
 def length_ratio(policy: Sequence[Answer], reference: Sequence[Answer]) -> float:
-    """Return the ratio of the mean lengths in tokens; a side with empty answers only counts as one token in all."""
+    """Return the ratio of the total lengths in tokens; a side whose answers are all empty counts as one token."""
     return max(1, sum(answer.n_tokens for answer in policy)) / max(1, sum(answer.n_tokens for answer in reference))
 
 

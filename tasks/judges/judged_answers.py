@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError
 from tasks.core.json_lines import read_json_lines
-from tasks.judges.games import Comparison, Game
+from tasks.judges.games import Comparison
 from tasks.judges.protocol import Answer
 
 SIDES = ("policy", "reference", "control")
@@ -37,12 +36,6 @@ class Answers:
             )
             for (prompt_id, sample), answer in self.sides[candidate].items()
         ]
-
-    def length_differences(self, games: Iterable[Game]) -> list[float]:
-        """Return the tokens of the policy's answer minus those of the reference's, for each game."""
-        policy, reference = self.sides["policy"], self.sides["reference"]
-        keys = [(game.prompt_id, game.sample) for game in games]
-        return [float(policy[key].n_tokens - reference[key].n_tokens) for key in keys]
 
 
 def read_answers(responses: Path, tokens: Path) -> Answers:

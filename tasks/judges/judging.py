@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.judges.estimates import consistency, first_position_share, per_prompt, win_rate
-from tasks.judges.games import pair_up, play
+from tasks.judges.games import columns, pair_up, play
 from tasks.judges.judged_answers import CHAMPION, Answers
 from tasks.judges.metric import load_metric
 from tasks.judges.protocol import Judge
-from tasks.judges.verdict_files import Judged, columns
+from tasks.judges.verdict_files import Judged
 from tasks.telemetry.receipts import note
 
 _DUEL = ("win_rate", "se", "low", "high", "lower_bound", "wins", "ties", "losses", "coverage")
@@ -35,7 +35,9 @@ def judge_answers(answers: Answers, judge: Judge, alpha: float, seed: int) -> Ju
 
     games, control_games = pair_up(verdicts["policy", "reference"]), pair_up(verdicts["control", "reference"])
     settings = {"alpha": alpha, "seed": seed}
-    differences = answers.length_differences(games)
+    policy, reference = answers.sides["policy"], answers.sides["reference"]
+    keys = [(game.prompt_id, game.sample) for game in games]
+    differences = [float(policy[key].n_tokens - reference[key].n_tokens) for key in keys]
     result = metric.compute(**columns(games), **settings, length_differences=differences)
     control = metric.compute(**columns(control_games), **settings)
     scores = per_prompt(**columns(games))
@@ -61,7 +63,7 @@ def judge_answers(answers: Answers, judge: Judge, alpha: float, seed: int) -> Ju
 
 
 def _slices(answers: Answers, scores: dict[str, float], alpha: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Return the win rate within each slice of prompts that has one judged; prompts without a slice are in none."""
+    """Return the win rate within each slice that has a judged prompt; prompts without a slice are left out."""
     by_slice: dict[str, list[float]] = {}
     for prompt_id, score in scores.items():
         if (name := answers.prompts[prompt_id].get("slice")) is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,16 @@ METRIC = Path(__file__).parent / "win_rate"
 def load_metric() -> Any:
     """Return the metric of `tasks/judges/win_rate`, an `evaluate.Metric` that keeps its inputs in memory.
 
-    `evaluate` copies the module into its own cache (`HF_MODULES_CACHE`), named by a hash of the source.
+    `evaluate` copies the module into its own cache (`HF_MODULES_CACHE`), named by a hash of the source. It imports the
+    pipelines of transformers, and with them torch, for evaluators that are not used here: seven seconds of start-up.
+    It works without them, so `import transformers` fails for the moment, unless it is loaded already.
     """
-    with _without_transformers():
-        import evaluate
-    return evaluate.load(str(METRIC), keep_in_memory=True)
-
-
-@contextlib.contextmanager
-def _without_transformers() -> Iterator[None]:
-    """Make `import transformers` fail inside the context, unless it is loaded already.
-
-    `evaluate` imports the pipelines of transformers, and with them torch, for evaluators that are not used
-    here: seven seconds of start-up. It works without them.
-    """
-    if "transformers" in sys.modules or "evaluate" in sys.modules:
-        yield
-        return
-    sys.modules["transformers"] = None  # type: ignore[assignment]
+    is_hidden = not {"transformers", "evaluate"} & sys.modules.keys()
+    if is_hidden:
+        sys.modules["transformers"] = None  # type: ignore[assignment]
     try:
-        yield
+        import evaluate
     finally:
-        del sys.modules["transformers"]
+        if is_hidden:
+            del sys.modules["transformers"]
+    return evaluate.load(str(METRIC), keep_in_memory=True)

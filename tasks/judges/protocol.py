@@ -47,8 +47,8 @@ class Opinion:
     """What a judge says about one :class:`Item`.
 
     Attributes:
-        status: `ok` or `tie`; `invalid` (the judge answered, but not usably) and `error` (it did not
-            answer) mean that the verdict is missing, which is neither a tie nor a win nor a loss.
+        status: `ok` or `tie`; `invalid` (the judge's output cannot be used) and `error` (it gave none) mean
+            that the verdict is missing, which is neither a tie nor a win nor a loss.
         p_first: Probability that the first answer is better; 0.5 for a tie, None when missing.
         detail: The judge's reasons; those about one answer are under the keys `first` and `second`.
     """

@@ -72,7 +72,7 @@ class RulesConfig(Section, path="winrate.rules"):
         return {name: float(self.weights.get(name, 0)) for name in VERSIONS}
 
     def settings(self) -> dict[str, Any]:
-        """Return all settings by the names that the first fingerprints were made with: equal rules keep theirs."""
+        """Return all settings under the names of the first version, so that equal rules keep their fingerprint."""
         weights = {f"{name}_weight": weight for name, weight in self.weight_by_rule().items()}
         texts = {name: getattr(self, name) for name in ("required_groups", "forbidden_phrases", "topic_words")}
         least, most = self.words

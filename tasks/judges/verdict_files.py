@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.core.files import sha256_bytes, write_text
 from tasks.core.json_lines import write_json_lines
-from tasks.judges.games import Game, Verdict
+from tasks.judges.games import Verdict
 from tasks.judges.judged_answers import CHAMPION, Answers
 
 DIGITS = 6
@@ -36,13 +36,6 @@ class Judged:
     duel: dict[str, float] | None = None
 
 
-def columns(games: Iterable[Game]) -> dict[str, list[Any]]:
-    """Return games as the metric's input columns."""
-    rows = [(game.prompt_id, game.shown_first, game.shown_second) for game in games]
-    names = ("prompt_ids", "shown_first", "shown_second")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
-
-
 def rounded(value: Any) -> Any:
     """Round every float in nested dicts and lists, so that a difference in the last bit does not change a file."""
     if isinstance(value, float):
@@ -59,52 +52,45 @@ def write_evidence(folder: Path, answers: Answers, judged: Judged) -> None:
         for (side, opponent), side_verdicts in judged.verdicts.items()
         for verdict in side_verdicts
     ]
-    _write_lines(folder / "verdicts.jsonl", verdicts)
-    _write_lines(folder / "scores.jsonl", [_score(answers, *pair) for pair in judged.scores.items()])
+    scores = _scores(answers, judged.scores, "reference")
+    write_json_lines(folder / "verdicts.jsonl", rounded(verdicts))
+    write_json_lines(folder / "scores.jsonl", rounded(scores))
     if judged.duel is not None:
-        lines = [_score(answers, *pair, opponent=CHAMPION) for pair in judged.duel.items()]
-        _write_lines(folder / "champion_scores.jsonl", lines)
+        write_json_lines(folder / "champion_scores.jsonl", rounded(_scores(answers, judged.duel, CHAMPION)))
 
-    # tables for plots; of several samples of a prompt, the first one's totals
-    totals = {one.prompt_id: _totals(one) for one in reversed(judged.verdicts["policy", "reference"])}
-    table = [[name, _or_none(score), *totals[name]] for name, score in judged.scores.items()]
+    # the judge's totals, where it gives any; of several samples of a prompt, those of the first
+    details = {verdict.prompt_id: verdict.detail for verdict in reversed(judged.verdicts["policy", "reference"])}
+    totals = {
+        name: [detail.get(side, {}).get("total") for side in ("candidate", "opponent")]
+        for name, detail in details.items()
+    }
+    table = [[row["prompt_id"], row["score"], *totals[row["prompt_id"]]] for row in scores]
     _write_table(folder / "scores.csv", ["prompt_id", "score", "policy_total", "reference_total"], table)
-    lengths = [[*key, *_tokens(answers, key)] for key in answers.sides["policy"]]
+
+    policy, reference = answers.sides["policy"], answers.sides["reference"]
+    lengths = [[*key, policy[key].n_tokens, reference[key].n_tokens] for key in policy]
     _write_table(folder / "lengths.csv", ["prompt_id", "sample", "policy_tokens", "reference_tokens"], lengths)
 
 
-def _or_none(score: float) -> float | None:
-    return score if score == score else None
+def _scores(answers: Answers, credits: Mapping[str, float], opponent: str) -> list[Row]:
+    """Return a line for each prompt: the policy's credit, and hashes of the first sample of both sides."""
+    return [
+        {
+            "prompt_id": prompt_id,
+            "score": credit if credit == credit else None,  # NaN: no verdict
+            "slice": answers.prompts[prompt_id].get("slice"),
+            **{
+                f"{side}_text": sha256_bytes(answers.sides[side][prompt_id, 0].text.encode())
+                for side in ("policy", opponent)
+            },
+        }
+        for prompt_id, credit in credits.items()
+    ]
 
 
-def _score(answers: Answers, prompt_id: str, score: float, opponent: str = "reference") -> Row:
-    digests = {
-        f"{side}_text": sha256_bytes(answers.sides[side][prompt_id, 0].text.encode()) for side in ("policy", opponent)
-    }
-    return {
-        "prompt_id": prompt_id,
-        "score": _or_none(score),
-        "slice": answers.prompts[prompt_id].get("slice"),
-        **digests,
-    }
-
-
-def _totals(verdict: Verdict) -> list[float | None]:
-    """Return the judge's total for both answers, where it gives totals."""
-    return [verdict.detail.get(side, {}).get("total") for side in ("candidate", "opponent")]
-
-
-def _tokens(answers: Answers, key: tuple[str, int]) -> list[int]:
-    return [answers.sides[side][key].n_tokens for side in ("policy", "reference")]
-
-
-def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    write_json_lines(path, map(rounded, rows))
-
-
-def _write_table(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
+def _write_table(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rounded(list(rows)))
+    writer.writerows(rounded(rows))
     write_text(path, stream.getvalue())

@@ -20,15 +20,12 @@ def spread(name: str, lengths: Lengths) -> Spread:
     return Spread(name, round(float(middle), 1), round(float(high), 1), int(np.max(lengths)))
 
 
-def histogram(upper: tuple[str, Lengths], lower: tuple[str, Lengths]) -> Histogram | None:
+def histogram(upper: tuple[str, Lengths], lower: tuple[str, Lengths]) -> Histogram:
     """Count two sets of lengths over common bins of a round width, from 0 to the 99th percentile.
 
-    Lengths beyond the last edge are counted in the last bin. None if there are no lengths.
+    Lengths beyond the last edge are counted in the last bin.
     """
     lengths = np.concatenate([upper[1], lower[1]])
-    if not len(lengths):
-        return None
-
     # up to the 99th percentile, since a single outlier would put all other lengths into the first bin
     longest = int(np.max(lengths))
     reach = max(float(np.percentile(lengths, 99)), 1.0)

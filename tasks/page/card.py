@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tasks.page import words
-from tasks.page.facts import EvidenceFacts, Facts, Rate
+from tasks.page.facts import Facts, Rate
 from tasks.page.snippet import loading_snippet
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def _metadata(facts: Facts, title: str, model_license: str | None) -> str:
 
     name = " ".join(words.visible(title).split())
     data = ModelCardData(
-        base_model=facts.base.name if facts.base.kind == "hub" else None,
+        base_model=facts.base.source if facts.base.kind == "hub" else None,
         library_name="peft",
         pipeline_tag="text-generation",
         license=model_license,
-        tags=TAGS + (["demo"] if facts.base.is_demo else []),
+        tags=TAGS + (["demo"] if facts.base.kind == "demo" else []),
         datasets=list(facts.lineage.datasets) or None,
         model_name=name,
         eval_results=_results(facts),
@@ -114,21 +114,16 @@ def _table(facts: Facts) -> str:
     rows = [
         ("Win rate against the base", _rate(evidence.rate, level)),
         ("Length-controlled win rate", _rate(evidence.length_controlled, level)),
-        *_champion(evidence, level),
         ("Control: the base against itself", _rate(evidence.control, level)),
         ("Held-out accuracy", f"{words.percent(before.accuracy)} before, {words.percent(after.accuracy)} after"),
         ("Reward margin", f"{words.number(before.margin)} before, {words.number(after.margin)} after"),
         ("Won, tied, lost", f"{evidence.wins}, {evidence.ties}, {evidence.losses}"),
-        ("Guards passed", f"{len(evidence.guards) - len(evidence.failed_guards)} of {len(evidence.guards)}"),
+        ("Guards passed", words.passed_guards(evidence)),
     ]
+    if evidence.champion:
+        version = _escaped(evidence.champion_digest[:12])
+        rows.insert(2, (f"Win rate against version {version}", _rate(evidence.champion, level)))
     return "".join(f"| {label} | {value} |\n" for label, value in rows)
-
-
-def _champion(evidence: EvidenceFacts, level: str) -> list[tuple[str, str]]:
-    """Return the row of the champion that the adapter was compared with, if any."""
-    if evidence.champion is None:
-        return []
-    return [(f"Win rate against version {_escaped(evidence.champion_digest[:12])}", _rate(evidence.champion, level))]
 
 
 def _base(facts: Facts) -> str:

@@ -4,7 +4,7 @@ Horizontal positions are percentages and vertical positions are pixels, so a cha
 its size; only curves are stretched, with strokes that do not scale. Colours are CSS classes: the page's style sheet
 defines them for its light and dark themes, and curve.css for standalone files.
 
-Every value in the markup is a number or goes through `Markup.format`, which escapes it.
+Every element is made by :func:`_tag`, which escapes what stands in it.
 """
 
 from __future__ import annotations
@@ -86,22 +86,30 @@ def line_chart(
     axes = Axes((0, last), (marks_y[0], marks_y[-1]), LINE_HEIGHT)
     label = show_tick or _tick_format(marks_y)
 
-    parts = [_level(axes.y(value), label(value)) for value in marks_y]
-    parts += [_step(axes.x(value), count(value), LINE_HEIGHT) for value in _steps(last)]
-    parts.append(_unit("step", LINE_HEIGHT))
+    parts: list[Markup] = []
+    for value in marks_y:
+        y = axes.y(value)
+        parts.append(_tag("line", class_="grid", x1=0, x2="100%", y1=y, y2=y))
+        parts.append(_tag("text", label(value), class_="tick", x=0, dx=-8, y=y, dy=4, text_anchor="end"))
+    parts += _steps(axes, "step")
     if mark:
-        parts.append(_mark(axes.y(mark[0]), mark[1]))
+        y = axes.y(mark[0])
+        parts.append(_tag("line", class_="half", x1=0, x2="100%", y1=y, y2=y))
+        parts.append(_tag("text", mark[1], class_="note", x="100%", dx=-4, y=y, dy=-5, text_anchor="end"))
     parts += [_curve(one, axes) for one in drawn]
-    parts += [_dots(one, axes, show) for one in drawn if one.has_dots]
+    parts += [dot for one in drawn if one.has_dots for dot in _dots(one, axes, show)]
     parts += _end_labels(drawn, axes)
 
     summary = "; ".join(f"{one.name} {show(one.points[0][1])} → {show(one.points[-1][1])}" for one in drawn if one.name)
     return _svg(f"{title}: {summary}", LINE_HEIGHT, parts, "lines")
 
 
-def _steps(last: float) -> list[float]:
-    """Return the round step numbers that fit on the axis."""
-    return [value for value in ticks(0, max(last, 1), 5) if value <= last and value == int(value)]
+def _steps(axes: Axes, unit: str) -> list[Markup]:
+    """Draw the round numbers that fit on the horizontal axis, and its unit behind its end."""
+    last, y = axes.across[1], axes.height + 18
+    steps = [value for value in ticks(0, max(last, 1), 5) if value <= last and value == int(value)]
+    labels = [_tag("text", count(x), class_="tick", x=f"{axes.x(x)}%", y=y, text_anchor="middle") for x in steps]
+    return [*labels, _tag("text", unit, class_="tick", x="100%", dx=22, y=y)]
 
 
 def _tick_format(values: Sequence[float]) -> Callable[[float], str]:
@@ -111,48 +119,23 @@ def _tick_format(values: Sequence[float]) -> Callable[[float], str]:
     return lambda value: number(value, digits)
 
 
-def _unit(name: str, height: float) -> Markup:
-    """Draw the unit of an axis behind its end."""
-    return Markup('<text class="tick" x="100%" dx="22" y="{y}">{name}</text>').format(y=height + 18, name=name)
-
-
-def _level(y: float, label: str) -> Markup:
-    return Markup(
-        '<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        '<text class="tick" x="0" dx="-8" y="{y}" dy="4" text-anchor="end">{label}</text>'
-    ).format(y=y, label=label)
-
-
-def _step(x: float, label: str, height: float) -> Markup:
-    return Markup('<text class="tick" x="{x}%" y="{y}" text-anchor="middle">{label}</text>').format(
-        x=x, y=height + 18, label=label
-    )
-
-
-def _mark(y: float, label: str) -> Markup:
-    return Markup(
-        '<line class="half" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        '<text class="note" x="100%" dx="-4" y="{y}" dy="-5" text-anchor="end">{label}</text>'
-    ).format(y=y, label=label)
-
-
 def _curve(one: Series, axes: Axes) -> Markup:
     """Draw a curve in a nested SVG that is stretched over the width of the plot."""
     points = [(round(axes.x(x) * _ACROSS / 100, 1), axes.y(y)) for x, y in one.points]
     path = "M" + "L".join(f"{x} {y}" for x, y in points)
-    return Markup(
-        '<svg width="100%" height="{height}" viewBox="0 0 {across} {height}" preserveAspectRatio="none">'
-        '<path class="curve {style}" d="{path}" vector-effect="non-scaling-stroke"/></svg>'
-    ).format(height=LINE_HEIGHT, across=_ACROSS, style=one.style, path=path)
+    drawn = _tag("path", class_=f"curve {one.style}", d=path, vector_effect="non-scaling-stroke")
+    box = f"0 0 {_ACROSS} {LINE_HEIGHT}"
+    return _tag("svg", drawn, width="100%", height=LINE_HEIGHT, viewBox=box, preserveAspectRatio="none")
 
 
-def _dots(one: Series, axes: Axes, show: Callable[[float], str]) -> Markup:
-    dot = Markup('<circle class="dot {style}" cx="{x}%" cy="{y}" r="{r}"><title>{text}</title></circle>')
+def _dots(one: Series, axes: Axes, show: Callable[[float], str]) -> list[Markup]:
+    """Mark each point of a curve, with its value on hover."""
     radius = 3.5 if len(one.points) <= 40 else 2
-    return Markup("").join(
-        dot.format(style=one.style, x=axes.x(x), y=axes.y(y), r=radius, text=f"{one.name}, step {count(x)}: {show(y)}")
-        for x, y in one.points
-    )
+    dots = []
+    for x, y in one.points:
+        text = _tag("title", f"{one.name}, step {count(x)}: {show(y)}")
+        dots.append(_tag("circle", text, class_=f"dot {one.style}", cx=f"{axes.x(x)}%", cy=axes.y(y), r=radius))
+    return dots
 
 
 def _end_labels(drawn: Sequence[Series], axes: Axes) -> list[Markup]:
@@ -162,67 +145,59 @@ def _end_labels(drawn: Sequence[Series], axes: Axes) -> list[Markup]:
     for y, _ in named:
         places.append(max(y, places[-1] + _LABEL_GAP) if places else y)
     over = max(0.0, (places[-1] if places else 0.0) - LINE_HEIGHT)
-    label = Markup('<text class="name {style}" x="100%" dx="9" y="{y}" dy="4">{name}</text>')
-    return [
-        label.format(style=drawn[index].style, y=round(place - over, 1), name=drawn[index].name)
-        for place, (_, index) in zip(places, named, strict=True)
-    ]
+
+    labels = []
+    for place, (_, index) in zip(places, named, strict=True):
+        one, y = drawn[index], round(place - over, 1)
+        labels.append(_tag("text", one.name, class_=f"name {one.style}", x="100%", dx=9, y=y, dy=4))
+    return labels
 
 
 def interval_track(title: str, rate: Rate, style: str = "policy") -> Markup:
-    """Draw one rate in [0, 1] with its interval, and the line at one half.
+    """Draw one rate in [0, 1] with its interval, a line with end caps, and the line at one half.
 
     It is as high as its row, so that the lines of all rows join.
     """
-    parts = [_upright(share) for share in (0.0, 0.25, 0.75, 1.0)]
-    parts.append(Markup('<line class="half" x1="50%" x2="50%" y1="0" y2="100%"/>'))
-    if rate.low is not None and rate.high is not None:
-        parts.append(_whisker(rate.low, rate.high, style))
-    dot = Markup('<circle class="dot {style}" cx="{x}%" cy="50%" r="6"/>')
-    parts.append(dot.format(style=style, x=_share(rate.value)))
+    grid = [_share(share) for share in (0.0, 0.25, 0.75, 1.0)]
+    parts = [_tag("line", class_="grid", x1=x, x2=x, y1=0, y2="100%") for x in grid]
+    parts.append(_tag("line", class_="half", x1="50%", x2="50%", y1=0, y2="100%"))
+
+    ends = [_share(rate.low), _share(rate.high)]
+    parts.append(_tag("line", class_=f"whisker {style}", x1=ends[0], x2=ends[1], y1="50%", y2="50%"))
+    parts += [
+        _tag("rect", class_=f"bar {style}", x=x, y="50%", width=2.5, height=14, transform="translate(-1.25 -7)")
+        for x in ends
+    ]
+    parts.append(_tag("circle", class_=f"dot {style}", cx=_share(rate.value), cy="50%", r=6))
     return _svg(f"{title}: {percent(rate.value)}, interval {interval(rate)}", "100%", parts, "track")
 
 
 def interval_axis() -> Markup:
     """Draw the numbers under a column of interval tracks."""
-    label = Markup('<text class="tick" x="{x}%" y="13" text-anchor="{anchor}">{text}</text>')
     shares = ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end"))
-    parts = [label.format(x=_share(share), anchor=anchor, text=percent(share, 0)) for share, anchor in shares]
-    return _svg("Axis from 0 to 100 %", 18, parts, "track", is_decoration=True)
+    parts = [
+        _tag("text", percent(share, 0), class_="tick", x=_share(share), y=13, text_anchor=anchor)
+        for share, anchor in shares
+    ]
+    return _svg("", 18, parts, "track", is_decoration=True)
 
 
-def _share(value: float) -> float:
-    return round(100 * min(max(value, 0.0), 1.0), 3)
+def _share(value: float) -> str:
+    """Return a share as a length in percent, cut to [0, 1]."""
+    return f"{round(100 * min(max(value, 0.0), 1.0), 3)}%"
 
 
-def _upright(share: float) -> Markup:
-    return Markup('<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(x=_share(share))
-
-
-def _whisker(low: float, high: float, style: str) -> Markup:
-    """Draw an interval as a line with end caps."""
-    bar = Markup('<line class="whisker {style}" x1="{x1}%" x2="{x2}%" y1="50%" y2="50%"/>')
-    end = Markup('<rect class="bar {style}" x="{x}%" y="50%" width="2.5" height="14" transform="translate(-1.25 -7)"/>')
-    ends = [end.format(style=style, x=_share(bound)) for bound in (low, high)]
-    return bar.format(style=style, x1=_share(low), x2=_share(high)) + Markup("").join(ends)
-
-
-def mirror_histogram(title: str, bins: Histogram | None, upper_style: str, lower_style: str) -> Markup:
+def mirror_histogram(title: str, bins: Histogram, upper_style: str, lower_style: str) -> Markup:
     """Draw two sets of lengths on one axis: the first as bars upwards, the second downwards.
 
     Bars are shares of their set, so that sets of different size can be compared.
     """
-    if bins is None:
-        return Markup('<p class="none">There are no lengths to draw.</p>')
-
     shares = [[one / max(sum(counts), 1) for one in counts] for _, counts in (bins.upper, bins.lower)]
-    tallest = max(max(side) for side in shares) or 1.0
+    tallest = max(max(side) for side in shares)
     parts = _bars(bins, bins.upper, shares[0], tallest, -1, upper_style)
     parts += _bars(bins, bins.lower, shares[1], tallest, 1, lower_style)
-    parts.append(Markup('<line class="axis" x1="0" x2="100%" y1="{y}" y2="{y}"/>').format(y=_BAR_HEIGHT))
-    axes = Axes((0, bins.edges[-1]), (0, 1), 2 * _BAR_HEIGHT)
-    parts += [_step(axes.x(edge), count(edge), 2 * _BAR_HEIGHT) for edge in _steps(bins.edges[-1])]
-    parts.append(_unit("tokens", 2 * _BAR_HEIGHT))
+    parts.append(_tag("line", class_="axis", x1=0, x2="100%", y1=_BAR_HEIGHT, y2=_BAR_HEIGHT))
+    parts += _steps(Axes((0, bins.edges[-1]), (0, 1), 2 * _BAR_HEIGHT), "tokens")
     return _svg(title, 2 * _BAR_HEIGHT, parts, "bars")
 
 
@@ -230,9 +205,6 @@ def _bars(
     bins: Histogram, side: tuple[str, tuple[int, ...]], shares: list[float], tallest: float, direction: int, style: str
 ) -> list[Markup]:
     """Draw one half of a mirrored histogram; ``direction`` is -1 for upwards and 1 for downwards."""
-    bar = Markup(
-        '<rect class="bar {style}" x="{x}%" width="{width}%" y="{y}" height="{height}"><title>{text}</title></rect>'
-    )
     width = 100 / len(shares)
     bars = []
     for index, (share, rows) in enumerate(zip(shares, side[1], strict=True)):
@@ -240,29 +212,27 @@ def _bars(
             continue
 
         height = max(1.5, round((_BAR_HEIGHT - 2) * share / tallest, 2))
+        y = round(_BAR_HEIGHT - height - 1, 2) if direction < 0 else _BAR_HEIGHT + 1
+        across = {"x": f"{round(index * width + width * 0.06, 3)}%", "width": f"{round(width * 0.88, 3)}%"}
         text = f"{side[0]}, {count(bins.edges[index])} to {count(bins.edges[index + 1] - 1)} tokens: {count(rows)}"
-        bars.append(
-            bar.format(
-                style=style,
-                x=round(index * width + width * 0.06, 3),
-                width=round(width * 0.88, 3),
-                y=round(_BAR_HEIGHT - height - 1, 2) if direction < 0 else _BAR_HEIGHT + 1,
-                height=height,
-                text=text,
-            )
-        )
+        bars.append(_tag("rect", _tag("title", text), class_=f"bar {style}", **across, y=y, height=height))
     return bars
 
 
-def share_bar(share: float, style: str) -> Markup:
+def share_bar(share: float) -> Markup:
     """Draw a share as a small bar for a table's cell; the number stands beside it as text."""
-    bar = Markup('<rect class="bar {style}" x="0" y="2" height="8" width="{width}%"/>')
-    return _svg("", 12, [bar.format(style=style, width=max(_share(share), 0.5))], "cell", is_decoration=True)
+    bar = _tag("rect", class_="bar ", x=0, y=2, height=8, width=_share(max(share, 0.005)))
+    return _svg("", 12, [bar], "cell", is_decoration=True)
 
 
 def _svg(title: str, height: float | str, parts: Sequence[Markup], kind: str, is_decoration: bool = False) -> Markup:
     """Wrap a chart's parts; a decoration is hidden from screen readers, any other chart has its title as label."""
-    label = Markup('aria-hidden="true"') if is_decoration else Markup('role="img" aria-label="{}"').format(title)
-    return Markup('<svg class="chart {kind}" width="100%" height="{height}" {label}>{body}</svg>').format(
-        kind=kind, height=height, label=label, body=Markup("").join(parts)
-    )
+    label = {"aria_hidden": "true"} if is_decoration else {"role": "img", "aria_label": title}
+    return _tag("svg", Markup("").join(parts), class_=f"chart {kind}", width="100%", height=height, **label)
+
+
+def _tag(name: str, body: str | None = None, **attributes: float | str) -> Markup:
+    """Return an element, escaped; for `class` and `text-anchor` write `class_` and `text_anchor`."""
+    pairs = [Markup(' {}="{}"').format(key.strip("_").replace("_", "-"), value) for key, value in attributes.items()]
+    end = Markup("/>") if body is None else Markup(">{}</{}>").format(body, name)
+    return Markup("<{}{}{}").format(name, Markup("").join(pairs), end)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tasks.core.files import write_text
 from tasks.page import charts, words
+from tasks.page.charts import Series
 from tasks.page.facts import TrainingFacts
 
 STYLE = Path(__file__).with_name("curve.css")
@@ -37,28 +38,20 @@ class CurveChart:
 def curve_charts(training: TrainingFacts) -> list[CurveChart]:
     """Return the charts of loss, accuracy, reward margin and log-probabilities over optimizer steps."""
 
-    def both(name: str) -> list[charts.Series]:
+    def both(name: str, train_style: str = "reference", label: str = "held out", style: str = "policy") -> list[Series]:
         return [
-            charts.Series("", training.train_curves[name], "reference faint"),
-            charts.Series("held out", training.eval_curves[name], "policy", has_dots=True),
+            Series("", training.train_curves[name], f"{train_style} faint"),
+            Series(label, training.eval_curves[name], style, has_dots=True),
         ]
 
-    logps = []
-    for side in ("chosen", "rejected"):
-        logps.append(charts.Series("", training.train_curves[f"logp_{side}"], f"{side} faint"))
-        logps.append(charts.Series(side, training.eval_curves[f"logp_{side}"], side, has_dots=True))
-
     # only the plain DPO loss starts at ln 2
-    is_plain = math.isclose(training.before.loss, math.log(2), abs_tol=0.01)
+    if math.isclose(training.before.loss, math.log(2), abs_tol=0.01):
+        start, mark = "Starts at ln 2 = 0.69, where the adapter changes nothing.", (math.log(2), "ln 2")
+    else:
+        start, mark = "Does not start at ln 2 = 0.69: the loss has more than the plain DPO term.", None
+    logps = [one for side in ("chosen", "rejected") for one in both(f"logp_{side}", side, side, side)]
     return [
-        CurveChart(
-            "loss",
-            "Loss",
-            "Starts at ln 2 = 0.69, where the adapter changes nothing."
-            if is_plain
-            else "Does not start at ln 2 = 0.69: the loss has more than the plain DPO term.",
-            charts.line_chart("Loss", both("loss"), mark=(math.log(2), "ln 2") if is_plain else None),
-        ),
+        CurveChart("loss", "Loss", start, charts.line_chart("Loss", both("loss"), mark=mark)),
         CurveChart(
             "accuracy",
             "Accuracy",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+from tasks.core.base_model import BaseModel
+
 Curve = tuple[tuple[float, float], ...]  # (optimizer step, value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share in [0, 1] with its interval; the bounds are None if they could not be computed."""
+    """A share in [0, 1] with its interval."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +86,7 @@ class DataFacts:
     rejected: tuple[Reason, ...]
     dropped: tuple[Reason, ...]
     spreads: tuple[Spread, ...]
-    lengths: Histogram | None
-
-    @property
-    def kept(self) -> int:
-        """Pairs on both sides of the split."""
-        return sum(split.pairs for split in self.splits)
+    lengths: Histogram
 
     @property
     def refused(self) -> int:
@@ -152,14 +149,14 @@ class SliceRate:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One side's answers: mean length, and shares of empty, cut and distinct ones where measured."""
+    """One side's answers: lengths, and the shares of empty, cut and distinct ones."""
 
     name: str
     tokens_mean: float
     empty: float
     truncated: float
     distinct_ratio: float
-    spread: Spread | None
+    spread: Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +165,9 @@ class EvidenceFacts:
 
     Attributes:
         confidence: Level of every interval and bound, 1 − `winrate.alpha`.
-        judge: The kind of judge; empty if the metrics do not say.
+        judge: The kind of judge.
+        consistency: None where every pair of answers was identical, and so no judge was asked.
+        first_position_share: None as well then.
         length_refusal: Why there is no length-controlled rate; empty if there is one.
         champion: Win rate head to head with the champion of the registry, if it answered.
         champion_digest: The digest of its version.
@@ -184,14 +183,14 @@ class EvidenceFacts:
     ties: int
     losses: int
     coverage: float
-    p_value: float | None
+    p_value: float
     consistency: float | None
     first_position_share: float | None
-    smallest_detectable: float | None
+    smallest_detectable_win_rate: float
     length_controlled: Rate | None
     length_refusal: str
-    control: Rate | None
-    length_ratio: float | None
+    control: Rate
+    length_ratio: float
     guards: tuple[Guard, ...]
     slices: tuple[SliceRate, ...]
     champion: Rate | None = None
@@ -230,25 +229,9 @@ class AnswerFacts:
 
     samples: int
     sides: tuple[Side, ...]
-    lengths: Histogram | None
+    lengths: Histogram
     drawn: tuple[Example, ...]
     lost: tuple[Example, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class BaseFacts:
-    """The base model; a local folder is given by its name, without its path."""
-
-    kind: str
-    name: str
-    revision: str | None
-    digest: str
-    quantise: str = "none"
-
-    @property
-    def is_demo(self) -> bool:
-        """Whether the base is the built-in demo model."""
-        return self.kind == "demo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +247,7 @@ class Lineage:
 class Facts:
     """All facts on the page and the card."""
 
-    base: BaseFacts
+    base: BaseModel
     data: DataFacts
     training: TrainingFacts
     evidence: EvidenceFacts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.page.facts import BaseFacts
+from pathlib import PurePath
+
+from tasks.core.base_model import BaseModel
 
 _TEMPLATE = """\
 from peft import PeftModel
@@ -23,15 +25,16 @@ four_bits = BitsAndBytesConfig(
 """
 
 
-def loading_snippet(base: BaseFacts) -> str:
+def loading_snippet(base: BaseModel) -> str:
     """Return the code that loads base, tokenizer and adapter; the path of a local folder is left to the reader."""
     before = name = ""
     if base.kind == "hub":
-        name = f"{base.name!r}, revision={base.revision!r}".replace("'", '"')
+        name = f"{base.source!r}, revision={base.revision!r}".replace("'", '"')
     elif base.kind == "demo":
         name = '"data/base"'
     else:
-        before, name = f"# the folder {base.name!r} whose files have the digest {base.digest}\n", '"path/to/base"'
+        folder = PurePath(base.source).name
+        before, name = f"# the folder {folder!r} whose files have the digest {base.digest}\n", '"path/to/base"'
     if base.quantise == "none":
         return before + _TEMPLATE.format(base=name, more="", before="", options="")
     return before + _TEMPLATE.format(

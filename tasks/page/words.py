@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import PurePath
 
-from tasks.page.facts import BaseFacts, EvidenceFacts, Measures, Rate
+from tasks.core.base_model import BaseModel
+from tasks.page.facts import EvidenceFacts, Measures, Rate
 
 _GAP = "\u00a0"  # keeps a number and its unit on one line
 _MINUS = "\u2212"
 _REPLACED = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """Return a share in [0, 1] as a percentage: ``0.914`` is ``91.4 %``."""
-    return f"{100 * share:.{digits}f}{_GAP}%"
-
-
-def maybe_percent(share: float | None) -> str:
-    """Return a share as a percentage, or a dash for None."""
-    return "–" if share is None else percent(share)
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share in [0, 1] as a percentage: ``0.914`` is ``91.4 %``, and None is a dash."""
+    return "–" if share is None else f"{100 * share:.{digits}f}{_GAP}%"
 
 
 def number(value: float, digits: int = 2) -> str:
     """Return a number with a minus sign (U+2212) and thin spaces between thousands; a rounded zero has no sign."""
     text = f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", _MINUS)
     return text.removeprefix(_MINUS) if float(f"{value:.{digits}f}") == 0 else text
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a change: :func:`number` with a plus sign where it is above zero."""
+    text = number(value, digits)
+    return f"+{text}" if float(f"{value:.{digits}f}") > 0 else text
 
 
 def count(value: float) -> str:
@@ -43,9 +46,7 @@ def passes(epochs: float) -> str:
 
 
 def interval(rate: Rate) -> str:
-    """Return the interval of a rate, or a dash if it has none."""
-    if rate.low is None or rate.high is None:
-        return "–"
+    """Return the interval of a rate: ``79.3–86.1 %``."""
     return f"{100 * rate.low:.1f}–{100 * rate.high:.1f}{_GAP}%"
 
 
@@ -74,10 +75,8 @@ _GUARDS = {
 }
 
 
-def p_value(value: float | None) -> str:
+def p_value(value: float) -> str:
     """Return a p-value to three digits, or `< 0.001`."""
-    if value is None:
-        return "–"
     return f"<{_GAP}0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -103,49 +102,38 @@ def _safe(char: str) -> str:
 _DIRECTIONAL = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
 
-def finding(evidence: EvidenceFacts) -> str:
-    """Return the conclusion that the interval allows: `better`, `worse` or `undecided`."""
-    low, high = evidence.rate.low, evidence.rate.high
-    if low is not None and low > 0.5:
-        return "better"
-    return "worse" if high is not None and high < 0.5 else "undecided"
-
-
 def verdict(evidence: EvidenceFacts) -> str:
-    """Return the evidence in one sentence."""
+    """Return the evidence in one sentence; the interval decides whether the adapter is better, worse or neither."""
     rate = evidence.rate
-    ties = ", ties counted as half" if evidence.ties else ""
-    bounds = "no interval" if rate.low is None else f"{level(evidence)} interval {interval(rate)}"
-    result = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds}{ties})"
-    return {
-        "better": f"The adapter beats its base: {result}.",
-        "worse": f"The adapter loses to its base: {result}.",
-        "undecided": f"Undecided: {result}; the true win rate may be one half.",
-    }[finding(evidence)]
+    bounds = f"{level(evidence)} interval {interval(rate)}{', ties counted as half' if evidence.ties else ''}"
+    result = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds})"
+    if rate.low > 0.5:
+        return f"The adapter beats its base: {result}."
+    if rate.high < 0.5:
+        return f"The adapter loses to its base: {result}."
+    return f"Undecided: {result}; the true win rate may be one half."
 
 
-def caveats(base: BaseFacts, evidence: EvidenceFacts) -> list[str]:
+def caveats(base: BaseModel, evidence: EvidenceFacts) -> list[str]:
     """Return the reasons to doubt the verdict, one sentence each."""
     reasons = []
     if failed := evidence.failed_guards:
         names = ", ".join(guard.name for guard in failed)
         reasons.append(f"{many(len(failed), 'guard')} did not pass ({names}): the win rate may have another cause.")
-    if not any_covers_half(evidence.control):
+    if not evidence.control.low <= 0.5 <= evidence.control.high:
         reasons.append("The base does not score one half against itself: the judge is biased.")
     if evidence.coverage < 1:
         reasons.append(f"Only {percent(evidence.coverage)} of the prompts have a verdict.")
-    if base.is_demo:
+    if base.kind == "demo":
         reasons.append(
             "This is the built-in demo, a tiny model in a made-up world: it shows the pipeline, and is no product."
         )
     return reasons
 
 
-def any_covers_half(control: Rate | None) -> bool:
-    """Tell whether the control's interval contains one half; also true without an interval."""
-    if control is None or control.low is None or control.high is None:
-        return True
-    return control.low <= 0.5 <= control.high
+def passed_guards(evidence: EvidenceFacts) -> str:
+    """Return how many guards passed: ``11 of 11``."""
+    return f"{len(evidence.guards) - len(evidence.failed_guards)} of {len(evidence.guards)}"
 
 
 def likelihood(before: Measures, after: Measures) -> str:
@@ -164,10 +152,8 @@ def likelihood(before: Measures, after: Measures) -> str:
     )
 
 
-def base_name(base: BaseFacts) -> str:
-    """Return the name of the base model, without a local path."""
-    return {
-        "demo": "the built-in demo model",
-        "local": f"a local folder named {base.name}",
-        "hub": base.name,
-    }[base.kind]
+def base_name(base: BaseModel) -> str:
+    """Return the name of the base model; of a local folder only the last part of its path."""
+    if base.kind == "local":
+        return f"a local folder named {PurePath(base.source).name}"
+    return base.source if base.kind == "hub" else "the built-in demo model"

@@ -80,7 +80,7 @@ def test_from_a_hundred_prompts_the_interval_is_normal():
 def test_below_a_hundred_soft_scores_are_bootstrapped_the_same_each_time():
     scores = np.array([1.0, 0.5, 1.0, 0.0, 0.75, 1.0, 0.5, 0.25, 1.0, 0.5])
     first, again, other = (interval(scores, seed=seed) for seed in (1, 1, 2))
-    assert first.method == "bca"
+    assert first.interval_method == "bca"
     assert first == again
     assert first != other
     assert 0 <= first.low < first.lower_bound < scores.mean() < first.high <= 1
@@ -104,7 +104,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(n, method):
     for _ in range(200):
         scores = rng.choice([0.0, 0.5, 1.0], p=[0.3, 0.2, 0.5], size=n)
         found = bca(scores, 0.05, 0, resamples=499) if method == "bca" else interval(scores)
-        assert found.method == method
+        assert found.interval_method == method
         covered += found.low <= truth <= found.high
         above += found.lower_bound > truth
     assert 0.92 <= covered / 200 <= 0.98

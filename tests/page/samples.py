@@ -249,9 +249,9 @@ def _winrate(
         "control": {"win_rate": 0.491, "low": 0.42, "high": 0.56},
         "lengths": {"policy_tokens_mean": 21.4, "reference_tokens_mean": 14.2, "ratio": 1.5},
         "guards": {
-            "adapter_applied": {"value": 2.5, "limit": 0.0, "passed": True},
+            "adapter_applied": {"value": 2.5, "limit": 0.0, "rule": "above", "passed": True},
             "distinct_ratio": {"value": 0.93, "limit": 0.5, "rule": "at least", "passed": True},
-            "length_ratio": {"value": 1.5, "limit": [0.5, 2.0], "passed": True},
+            "length_ratio": {"value": 1.5, "limit": [0.5, 2.0], "rule": "between", "passed": True},
         },
         "slices": {name: {"prompts": len(part), **rate(part)} for name, part in by_slice.items() if part}
         if has_slices

@@ -18,7 +18,7 @@ def facts(tmp_path_factory) -> Facts:
 
 
 def _hub(facts: Facts) -> Facts:
-    base = dataclasses.replace(facts.base, kind="hub", name="Qwen/Qwen2.5-3B", revision="3a" * 20)
+    base = dataclasses.replace(facts.base, kind="hub", source="Qwen/Qwen2.5-3B", revision="3a" * 20)
     return dataclasses.replace(facts, base=base)
 
 
@@ -32,12 +32,13 @@ def test_the_hub_reads_the_metadata_and_the_win_rate_from_the_card(facts):
 
 
 def test_a_base_that_is_no_hub_id_stays_out_of_the_metadata_and_stands_in_the_text(facts):
-    local = dataclasses.replace(facts, base=dataclasses.replace(facts.base, kind="local", name="stories260K"))
+    local = dataclasses.replace(facts, base=dataclasses.replace(facts.base, kind="local", source="/models/stories260K"))
     text = model_card(local, "Better replies", None)
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert data.base_model is None
     assert data.license is None
     assert "a local folder named stories260K" in text
+    assert "/models" not in text
 
 
 def test_a_demo_is_tagged_as_one(facts):
@@ -52,7 +53,7 @@ def test_data_sets_of_the_hub_are_named(facts):
 
 
 def test_no_length_controlled_rate_leaves_no_metric_of_it(facts):
-    evidence = dataclasses.replace(facts.evidence, length_controlled=None, length_refusal="too one-sided", control=None)
+    evidence = dataclasses.replace(facts.evidence, length_controlled=None, length_refusal="too one-sided")
     text = model_card(dataclasses.replace(facts, evidence=evidence), "x", None)
     assert "win_rate_length_controlled" not in text
     assert "| Length-controlled win rate | not computed |" in text

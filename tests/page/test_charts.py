@@ -79,11 +79,6 @@ def test_an_interval_is_drawn_where_its_numbers_say():
     assert any(line.attrib["class"] == "half" and line.attrib["x1"] == "50%" for line in _all(drawn, "line"))
 
 
-def test_a_rate_without_an_interval_is_a_dot_alone():
-    drawn = charts.interval_track("one", Rate(1.0, None, None))
-    assert not [line for line in _all(drawn, "line") if "whisker" in line.attrib["class"]]
-
-
 def test_hostile_names_are_escaped_in_charts():
     name = '"><script>alert(1)</script>'
     for drawn in (
@@ -98,7 +93,6 @@ def test_hostile_names_are_escaped_in_charts():
 def test_each_length_is_counted_once_and_far_ones_go_into_the_last_bin():
     usual = np.arange(1, 200)
     bins = histogram(("chosen", np.append(usual, 100_000)), ("rejected", usual))
-    assert bins is not None
     assert (sum(bins.upper[1]), sum(bins.lower[1])) == (200, 199)
     assert bins.has_overflow
     assert bins.edges[-1] < 300
@@ -112,15 +106,8 @@ def test_each_length_is_counted_once_and_far_ones_go_into_the_last_bin():
 )
 def test_no_length_is_lost_from_a_histogram(upper, lower):
     bins = histogram(("a", upper), ("b", lower))
-    assert bins is not None
     assert (sum(bins.upper[1]), sum(bins.lower[1])) == (len(upper), len(lower))
     _parsed(charts.mirror_histogram("x", bins, "policy", "reference"))
-
-
-def test_a_histogram_of_nothing_says_so():
-    nothing = np.zeros(0, dtype=np.int32)
-    assert histogram(("a", nothing), ("b", nothing)) is None
-    assert "no lengths" in charts.mirror_histogram("x", None, "policy", "reference")
 
 
 def test_quantiles_of_lengths():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -76,3 +77,22 @@ def test_a_curve_with_a_missing_column_or_a_cell_that_is_no_number_is_refused(tm
     path.write_text(text)
     with pytest.raises(ArtifactError, match=told):
         read_columns(path, ("step", "loss"), "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    prompts: int
+    rate: float
+    share: float | None
+    judge: str
+    name: str
+
+
+def test_a_dataclass_is_filled_from_the_keys_of_its_fields_names_and_each_is_checked_as_its_type_says():
+    values = {"prompts": 3, "rate": 0.5, "share": None, "judge": "rules"}
+    assert _node(**values).fill(Measured, name="n") == Measured(3, 0.5, None, "rules", "n")
+    for key, wrong in {"prompts": 0.5, "rate": None, "share": "x", "judge": 1}.items():
+        with pytest.raises(ArtifactError, match=f"`{key}` is "):
+            _node(**{**values, key: wrong}).fill(Measured, name="n")
+    with pytest.raises(ArtifactError, match="`prompts` is missing"):
+        _node().fill(Measured, name="n")

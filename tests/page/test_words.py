@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
+from tasks.core.base_model import BaseModel
 from tasks.page import words
-from tasks.page.facts import BaseFacts, EvidenceFacts, Measures, Rate
+from tasks.page.facts import EvidenceFacts, Measures, Rate
 from tasks.page.readers.read_evidence import read_evidence
 
 GAP = "\u00a0"
-BASE = BaseFacts("local", "stories", None, "ab" * 32)
+BASE = BaseModel("local", "/models/stories", None, "ab" * 32, "/models/stories")
 
 
 @pytest.fixture
@@ -19,13 +20,13 @@ def evidence(tmp_path) -> EvidenceFacts:
     return read_evidence(make_folders(tmp_path, prompts=40, pairs=32).winrate)
 
 
-def _with_rate(evidence: EvidenceFacts, value: float, low: float | None, high: float | None) -> EvidenceFacts:
+def _with_rate(evidence: EvidenceFacts, value: float, low: float, high: float) -> EvidenceFacts:
     return dataclasses.replace(evidence, rate=Rate(value, low, high))
 
 
 def test_a_share_is_shown_as_a_percentage_that_does_not_break_from_its_sign():
     assert words.percent(0.9143) == f"91.4{GAP}%"
-    assert words.maybe_percent(None) == "–"
+    assert words.percent(None) == "–"
 
 
 def test_negative_numbers_carry_a_minus_and_a_rounded_zero_carries_none():
@@ -36,15 +37,14 @@ def test_negative_numbers_carry_a_minus_and_a_rounded_zero_carries_none():
 
 def test_an_interval_above_one_half_is_a_win_below_a_loss_and_across_undecided(evidence):
     won, lost, open_ = (_with_rate(evidence, *at) for at in ((0.9, 0.8, 0.95), (0.2, 0.1, 0.3), (0.6, 0.45, 0.7)))
-    assert [words.finding(one) for one in (won, lost, open_)] == ["better", "worse", "undecided"]
     assert words.verdict(won).startswith(f"The adapter beats its base: a win rate of 90.0{GAP}% on 40{GAP}held-out")
     assert words.verdict(lost).startswith(f"The adapter loses to its base: a win rate of 20.0{GAP}%")
     assert words.verdict(open_).startswith(f"Undecided: a win rate of 60.0{GAP}%")
 
 
 def test_an_interval_that_touches_one_half_is_not_called_a_win(evidence):
-    assert words.finding(_with_rate(evidence, 0.6, 0.5, 0.7)) == "undecided"
-    assert words.finding(_with_rate(evidence, 1.0, None, None)) == "undecided"
+    assert words.verdict(_with_rate(evidence, 0.6, 0.5, 0.7)).startswith("Undecided")
+    assert words.verdict(_with_rate(evidence, 0.4, 0.3, 0.5)).startswith("Undecided")
 
 
 def test_the_level_of_the_interval_is_the_one_that_was_asked_for(evidence):
@@ -91,3 +91,13 @@ def test_long_text_is_cut_and_the_rest_counted():
 
 def test_passes_read_well_whole_and_in_part():
     assert [words.passes(n) for n in (1, 2, 0.5)] == [f"1{GAP}pass", f"2{GAP}passes", f"0.5{GAP}passes"]
+
+
+def test_a_change_carries_its_sign_and_a_rounded_zero_carries_none():
+    assert [words.signed(value, 1) for value in (0.26, -0.26, 0.04, -0.04)] == ["+0.3", "\u22120.3", "0.0", "0.0"]
+
+
+def test_passed_guards_are_counted_out_of_all(evidence):
+    failed = dataclasses.replace(evidence.guards[0], is_passed=False)
+    assert words.passed_guards(evidence) == "3 of 3"
+    assert words.passed_guards(dataclasses.replace(evidence, guards=(failed, *evidence.guards[1:]))) == "2 of 3"

@@ -11,7 +11,6 @@ from typing import Any
 
 import datasets
 import evaluate
-import numpy as np
 
 from tasks.judges.estimates import consistency, first_position_share, per_prompt, sign_flip_p, win_rate
 from tasks.judges.length_control import length_controlled
@@ -41,20 +40,12 @@ Examples:
 
 
 class WinRateMetric(evaluate.Metric):  # type: ignore[misc]
-    """The candidate's mean credit over prompts, with interval, p-value and measures of a biased judge."""
+    """The candidate's mean credit over prompts, with interval, p-value and measures of the judge's bias."""
 
     def _info(self) -> Any:
-        features = {
-            "prompt_ids": datasets.Value("string"),
-            "shown_first": datasets.Value("float64"),
-            "shown_second": datasets.Value("float64"),
-        }
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features(features),
-        )
+        kinds = {"prompt_ids": "string", "shown_first": "float64", "shown_second": "float64"}
+        features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
+        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
 
     def _compute(
         self,
@@ -71,14 +62,6 @@ class WinRateMetric(evaluate.Metric):  # type: ignore[misc]
         result["consistency"] = consistency(shown_first, shown_second)
         result["first_position_share"] = first_position_share(shown_first, shown_second)
         if length_differences is not None:
-            lengths = _mean_by_prompt(prompt_ids, length_differences)
+            lengths = list(per_prompt(prompt_ids, length_differences, length_differences).values())
             result["length_controlled"] = dataclasses.asdict(length_controlled(scores, lengths, alpha, seed))
         return result
-
-
-def _mean_by_prompt(prompt_ids: list[str], values: list[float]) -> list[float]:
-    """Average values within each prompt, in the order in which prompts first appear."""
-    by_prompt: dict[str, list[float]] = {}
-    for prompt_id, value in zip(prompt_ids, values, strict=True):
-        by_prompt.setdefault(prompt_id, []).append(value)
-    return [float(np.mean(one)) for one in by_prompt.values()]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_json
 from tasks.core.json_lines import read_json_lines
+
+Facts = TypeVar("Facts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +78,13 @@ class Node:
             raise self.wrong(key, f"is {value!r:.80}, not an object,")
         return Node(value, f"{self.where} → {key}", self.stage)
 
-    def maybe(self, key: str) -> Node | None:
-        """Return the object under ``key``, or None if it is null."""
-        return None if self.get(key) is None else self.node(key)
+    def fill(self, kind: type[Facts], **values: Any) -> Facts:
+        """Return a dataclass with these values; each other field is read from the key of its name, as its type says."""
+        readers = {"int": self.count, "float": self.number, "float | None": self.optional, "str": self.text}
+        for name, annotation in inspect.get_annotations(kind).items():
+            if name not in values:
+                values[name] = readers[annotation](name)
+        return kind(**values)
 
     def nodes(self) -> dict[str, Node]:
         """Return all values by their keys; each must be an object."""
@@ -86,7 +93,10 @@ class Node:
 
 def read_node(path: Path, stage: str) -> Node:
     """Read a JSON file of ``stage`` that holds one object."""
-    return _as_node(read_json(path), str(path), stage)
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} holds {type(value).__name__}, not an object", f"run `dvc repro -f {stage}`")
+    return Node(value, str(path), stage)
 
 
 def read_lines(path: Path, stage: str) -> Iterator[Node]:
@@ -118,9 +128,3 @@ def _cell(text: str | None) -> float | str | None:
         return float(text) if text else None
     except ValueError:
         return text
-
-
-def _as_node(value: Any, where: str, stage: str) -> Node:
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{where} holds {type(value).__name__}, not an object", f"run `dvc repro -f {stage}`")
-    return Node(value, where, stage)

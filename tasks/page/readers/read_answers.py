@@ -44,24 +44,19 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, drawn: int, lost:
     scores = {row.text("prompt_id"): row.optional("score") for row in read_lines(winrate / "scores.jsonl", "winrate")}
     ids = sorted(scores)
     blind = ids[:drawn]
-    losses = [name for name in ids[drawn:] if _is_loss(scores[name])][:lost]
-    wanted = {*blind, *losses}
+    losses = [name for name in ids[drawn:] if (score := scores[name]) is not None and score < 0.5][:lost]
     prompts = {row.text("prompt_id"): row for row in read_lines(tokens / "prompts.jsonl", "encode")}
-    shown = {name: _example(name, prompts, answers, scores[name]) for name in wanted}
 
-    empty = np.zeros(0, dtype=np.int64)
+    examples = tuple(_example(name, prompts, answers, scores[name]) for name in (*blind, *losses))
+
     metrics = read_node(responses / "metrics.json", "respond")
     return AnswerFacts(
         samples=metrics.count("samples"),
         sides=_sides(metrics, answers),
-        lengths=histogram((AFTER, answers.tokens.get(AFTER, empty)), (BEFORE, answers.tokens.get(BEFORE, empty))),
-        drawn=tuple(shown[name] for name in blind),
-        lost=tuple(shown[name] for name in losses),
+        lengths=histogram((AFTER, answers.tokens[AFTER]), (BEFORE, answers.tokens[BEFORE])),
+        drawn=examples[: len(blind)],
+        lost=examples[len(blind) :],
     )
-
-
-def _is_loss(score: float | None) -> bool:
-    return score is not None and score < 0.5
 
 
 def _read_responses(path: Path) -> Answers:
@@ -100,17 +95,5 @@ def _example(name: str, prompts: dict[str, Node], answers: Answers, score: float
 def _sides(metrics: Node, answers: Answers) -> tuple[Side, ...]:
     """Return the sides with their statistics; policy and reference first."""
     nodes = metrics.node("sides").nodes()
-    order = sorted(nodes, key=lambda name: ((AFTER, BEFORE).index(name) if name in (AFTER, BEFORE) else 2, name))
-    return tuple(_side(name, nodes[name], answers.tokens.get(name)) for name in order)
-
-
-def _side(name: str, node: Node, tokens: Lengths | None) -> Side:
-    has_any = tokens is not None and len(tokens) > 0
-    return Side(
-        name,
-        node.number("tokens_mean"),
-        node.number("empty"),
-        node.number("truncated"),
-        node.number("distinct_ratio"),
-        spread(name, tokens) if tokens is not None and has_any else None,
-    )
+    order = sorted(nodes, key=lambda name: (name != AFTER, name != BEFORE, name))
+    return tuple(nodes[name].fill(Side, name=name, spread=spread(name, answers.tokens[name])) for name in order)

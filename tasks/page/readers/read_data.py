@@ -16,7 +16,6 @@ from tasks.page.facts import DataFacts, Reason, Split
 from tasks.page.readers.json_node import Node, read_lines, read_node
 
 SPLITS = ("train", "test")
-AGAIN = "run `dvc repro -f ingest`"
 
 
 def read_data(pairs: Path, tokens: Path) -> DataFacts:
@@ -27,29 +26,25 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
     """
     read_manifest(pairs, "ingest")
     read_manifest(tokens, "encode")
-    lengths = _lengths(tokens)
-    parts = {name: lengths[:, column] for column, name in enumerate(("prompt", "chosen", "rejected"))}
-    facts = DataFacts(
-        **_counts(read_node(pairs / "metrics.json", "ingest")),
+    lengths = dict(zip(("prompt", "chosen", "rejected"), _lengths(tokens).T, strict=True))
+    metrics = read_node(pairs / "metrics.json", "ingest")
+    kept, prompts = metrics.node("pairs"), metrics.node("prompts")
+
+    facts = metrics.node("left_out").fill(
+        DataFacts,
+        read=metrics.count("rows_read"),
+        splits=tuple(Split(name, kept.count(name), prompts.count(name)) for name in SPLITS),
         rejected=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
         dropped=_reasons(read_lines(tokens / "dropped.jsonl", "encode"), "pair_id"),
-        spreads=tuple(spread(name, values) for name, values in parts.items() if len(values)),
-        lengths=histogram(("chosen", parts["chosen"]), ("rejected", parts["rejected"])),
+        spreads=tuple(spread(name, values) for name, values in lengths.items()),
+        lengths=histogram(("chosen", lengths["chosen"]), ("rejected", lengths["rejected"])),
     )
-    if facts.read != facts.kept + facts.refused + facts.filtered + facts.over_limit:
-        raise ArtifactError(f"{pairs} does not account for each of the {facts.read} rows read", AGAIN)
+    accounted = sum(split.pairs for split in facts.splits) + facts.refused + facts.filtered + facts.over_limit
+    if facts.read != accounted:
+        raise ArtifactError(
+            f"{pairs} does not account for each of the {facts.read} rows read", "run `dvc repro -f ingest`"
+        )
     return facts
-
-
-def _counts(metrics: Node) -> dict[str, Any]:
-    """Return what ingest counted: rows read, rows left out by params, and both sides of the split."""
-    left_out, pairs, prompts = metrics.node("left_out"), metrics.node("pairs"), metrics.node("prompts")
-    return {
-        "read": metrics.count("rows_read"),
-        "filtered": left_out.count("filtered"),
-        "over_limit": left_out.count("over_limit"),
-        "splits": tuple(Split(name, pairs.count(name), prompts.count(name)) for name in SPLITS),
-    }
 
 
 def _lengths(tokens: Path) -> np.ndarray[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tasks.core.files import read_manifest
 from tasks.page.facts import EvidenceFacts, Guard, Rate, SliceRate
@@ -19,70 +18,39 @@ def read_evidence(winrate: Path) -> EvidenceFacts:
     """
     read_manifest(winrate, "winrate")
     metrics = read_node(winrate / "metrics.json", "winrate")
-    controlled, refusal = _length_controlled(metrics.node("length_controlled"))
-    control = metrics.maybe("control")
+    controlled = metrics.node("length_controlled")
+    is_refused = "refused" in controlled.values
     champion = metrics.node("champion") if "champion" in metrics.values else None
+    slices = [
+        part.fill(SliceRate, name=name, rate=_rate(part)) for name, part in metrics.node("slices").nodes().items()
+    ]
 
-    return EvidenceFacts(
-        prompts=metrics.count("prompts"),
-        confidence=1 - (metrics.number("alpha") if "alpha" in metrics.values else 0.05),
-        judge=metrics.text("judge_kind") if "judge_kind" in metrics.values else "",
+    return metrics.fill(
+        EvidenceFacts,
+        confidence=1 - metrics.number("alpha"),
+        judge=metrics.text("judge_kind"),
         rate=_rate(metrics),
-        lower_bound=metrics.number("lower_bound"),
-        interval_method=metrics.text("interval_method"),
-        wins=metrics.count("wins"),
-        ties=metrics.count("ties"),
-        losses=metrics.count("losses"),
-        coverage=metrics.number("coverage"),
-        p_value=metrics.optional("p_value"),
-        consistency=metrics.optional("consistency"),
-        first_position_share=metrics.optional("first_position_share"),
-        smallest_detectable=metrics.optional("smallest_detectable_win_rate"),
-        length_controlled=controlled,
-        length_refusal=refusal,
-        control=None if control is None else _rate(control),
-        length_ratio=metrics.node("lengths").optional("ratio"),
+        length_controlled=None if is_refused else _rate(controlled),
+        length_refusal=controlled.text("refused") if is_refused else "",
+        control=_rate(metrics.node("control")),
+        length_ratio=metrics.node("lengths").number("ratio"),
         guards=tuple(_guard(name, node) for name, node in sorted(metrics.node("guards").nodes().items())),
-        slices=_slices(metrics.node("slices")),
+        slices=tuple(sorted(slices, key=lambda part: (-part.prompts, part.name))),  # largest first
         champion=None if champion is None else _rate(champion),
         champion_digest="" if champion is None else champion.text("digest"),
     )
 
 
 def _rate(node: Node) -> Rate:
-    return Rate(node.number("win_rate"), node.optional("low"), node.optional("high"))
-
-
-def _length_controlled(node: Node) -> tuple[Rate | None, str]:
-    """Return the rate and an empty text, or None and the reason why there is no rate."""
-    if "refused" in node.values:
-        return None, node.text("refused")
-    return _rate(node), ""
+    return node.fill(Rate, value=node.number("win_rate"))
 
 
 def _guard(name: str, node: Node) -> Guard:
     passed = node.get("passed")
     if not isinstance(passed, bool):
         raise node.wrong("passed", f"is {passed!r}, not true or false,")
-    limit, rule = _plain(node.get("limit")), node.values.get("rule", "")
-    limit = f"{rule} {limit}" if rule in ("above", "at most", "at least") else limit
-    return Guard(guard_name(name), _plain(node.get("value")), limit, passed)
-
-
-def _plain(value: Any) -> str:
-    """Return a guard's value or limit as text: a number with four digits, a list as a range."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return " to ".join(_plain(item) for item in value)
-    return str(value)
-
-
-def _slices(node: Node) -> tuple[SliceRate, ...]:
-    """Return the slices, largest first."""
-    slices = [SliceRate(name, part.count("prompts"), _rate(part)) for name, part in node.nodes().items()]
-    return tuple(sorted(slices, key=lambda part: (-part.prompts, part.name)))
+    if isinstance(limits := node.get("limit"), list):
+        limit = " to ".join(f"{bound:.4g}" for bound in limits)
+    else:
+        limit = f"{node.text('rule')} {node.number('limit'):.4g}"
+    return Guard(guard_name(name), f"{node.number('value'):.4g}", limit, passed)

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError
 from tasks.core.files import manifest_digest, read_manifest
 from tasks.core.nested import flatten
-from tasks.page.facts import BaseFacts, Lineage
+from tasks.page.facts import Lineage
 
 SECTIONS = ("base", "ingest", "encode", "train", "respond", "winrate")
 
 
-def read_base(folder: Path) -> BaseFacts:
-    """Read `data/base/`; a local folder is named by the last part of its path."""
-    base = BaseModel.open(folder, check_files=False)
-    name = base.source if base.kind == "hub" else PurePath(base.source).name
-    return BaseFacts(base.kind, name, base.revision, base.digest, base.quantise)
-
-
-def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], params: Mapping[str, Any]) -> Lineage:
+def read_lineage(base: BaseModel, folders: Mapping[str, tuple[str, Path]], params: Mapping[str, Any]) -> Lineage:
     """Collect digests and params, and check that all folders are from one run of the pipeline.
 
     Args:
@@ -36,8 +29,14 @@ def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], param
     """
     digests = {name: manifest_digest(folder, stage) for name, (stage, folder) in folders.items()}
     inputs = {name: read_manifest(folder, stage).get("inputs", {}) for name, (stage, folder) in folders.items()}
+    present = {"base": base.digest} | digests
     for name, recorded in inputs.items():
-        _check_origin(folders[name], recorded, {"base": base.digest} | digests)
+        for other in sorted(recorded.keys() & present.keys()):
+            if recorded[other] != present[other]:
+                stage, folder = folders[name]
+                raise ArtifactError(
+                    f"{folder} was made from another `{other}` than the present one", f"run `dvc repro {stage}`"
+                )
 
     reference = inputs["adapter"].get("reference")
     return Lineage(
@@ -45,16 +44,6 @@ def read_lineage(base: BaseFacts, folders: Mapping[str, tuple[str, Path]], param
         params=tuple((name, _lines(params[name])) for name in SECTIONS if params.get(name)),
         datasets=_hub_datasets(params.get("ingest")),
     )
-
-
-def _check_origin(made: tuple[str, Path], recorded: Mapping[str, Any], present: Mapping[str, str]) -> None:
-    """Refuse a folder that was made from other inputs than the present ones: a page must not mix two runs."""
-    stage, folder = made
-    for name in sorted(recorded.keys() & present.keys()):
-        if recorded[name] != present[name]:
-            raise ArtifactError(
-                f"{folder} was made from another `{name}` than the present one", f"run `dvc repro {stage}`"
-            )
 
 
 def _lines(section: Any) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core.files import read_manifest
 from tasks.page.facts import Curve, Measures, TrainingFacts
-from tasks.page.readers.json_node import Node, read_columns, read_node
+from tasks.page.readers.json_node import read_columns, read_node
 
 MEASURES = tuple(field.name for field in dataclasses.fields(Measures))
 _MOST_POINTS = 240
@@ -22,21 +22,16 @@ def read_training(results: Path) -> TrainingFacts:
     read_manifest(results, "train")
     metrics = read_node(results / "metrics.json", "train")
     pairs = metrics.node("pairs")
-    return TrainingFacts(
+    return metrics.fill(
+        TrainingFacts,
         train_pairs=pairs.count("train"),
         test_pairs=pairs.count("test"),
-        steps=metrics.count("steps"),
-        epochs=metrics.number("epochs"),
         tokens=metrics.count("tokens_train"),
-        before=_measures(metrics.node("before")),
-        after=_measures(metrics.node("after")),
+        before=metrics.node("before").fill(Measures),
+        after=metrics.node("after").fill(Measures),
         train_curves=_curves(results / "steps.csv"),
         eval_curves=_curves(results / "evals.csv"),
     )
-
-
-def _measures(node: Node) -> Measures:
-    return Measures(**{name: node.number(name) for name in MEASURES})
 
 
 def _curves(path: Path) -> dict[str, Curve]:
