@@ -41,15 +41,13 @@ class Sampling:
     """How answers are drawn; the model's own generation config has no say.
 
     Attributes:
-        do_sample: Draw from the distribution; False takes the likeliest token.
-        temperature: Logits are divided by it.
+        temperature: Logits are divided by it; 0 takes the likeliest token, and nothing is drawn.
         top_p: Only the likeliest tokens that together reach this probability can be drawn; 1 keeps all.
         max_new_tokens: An answer is cut after so many tokens.
         eos_token_ids: Any of these ends an answer.
         seed: Of all draws.
     """
 
-    do_sample: bool
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -106,9 +104,17 @@ def generate_batch(
         is_sharded: The model is shared out over the ranks: all of them call this, and go on until the last is done.
     """
     ids, mask = _left_pad(batch, sampling.eos_token_ids[0], model.device)
+    config = GenerationConfig(  # greedy: where tokens are drawn, _Draw leaves one to choose from
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=list(sampling.eos_token_ids),
+        pad_token_id=sampling.eos_token_ids[0],
+    )
     plain = model.get_base_model()  # the base with the adapter's layers in place
-    config = _generation_config(sampling)
     plain.generation_config = config  # or transformers would fill gaps of `config` from the model's own
+
     with torch.inference_mode(), _adapter(model, side), suited_threads(model):
         rows = plain.generate(
             input_ids=ids,
@@ -118,10 +124,12 @@ def generate_batch(
             synced_gpus=is_sharded,
         )
 
-    return [
-        _cut(request, side, row, sampling.eos_token_ids)
-        for request, row in zip(batch, rows[:, ids.shape[1] :].tolist(), strict=True)
-    ]
+    completions = []
+    for request, row in zip(batch, rows[:, ids.shape[1] :].tolist(), strict=True):
+        end = next((place for place, token in enumerate(row) if token in sampling.eos_token_ids), None)
+        finish: Finish = "length" if end is None else "stop"
+        completions.append(Completion(request.prompt_id, side, request.sample, tuple(row[:end]), finish))
+    return completions
 
 
 def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
@@ -148,22 +156,10 @@ def _left_pad(batch: Sequence[Request], pad: int, device: torch.device) -> tuple
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _generation_config(sampling: Sampling) -> GenerationConfig:
-    """Return a config of greedy decoding; with ``do_sample``, :class:`_Draw` leaves one token to choose from."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=list(sampling.eos_token_ids),
-        pad_token_id=sampling.eos_token_ids[0],
-    )
-
-
 def _processors(batch: Sequence[Request], sampling: Sampling, side: Side, prompt_width: int) -> LogitsProcessorList:
     """Return what changes the logits at each step: temperature, top-p, the draw; nothing for greedy decoding."""
     steps = LogitsProcessorList()
-    if not sampling.do_sample:
+    if not sampling.temperature:
         return steps
     if sampling.temperature != 1.0:
         steps.append(TemperatureLogitsWarper(sampling.temperature))
@@ -210,10 +206,3 @@ def _adapter(model: Any, side: Side) -> Iterator[None]:
             yield
         finally:
             model.set_adapter(active, inference_mode=True)
-
-
-def _cut(request: Request, side: Side, row: Sequence[int], eos_token_ids: Sequence[int]) -> Completion:
-    """Cut a row of generated tokens before its first end token."""
-    end = next((place for place, token in enumerate(row) if token in eos_token_ids), None)
-    finish: Finish = "length" if end is None else "stop"
-    return Completion(request.prompt_id, side, request.sample, tuple(row[:end]), finish)

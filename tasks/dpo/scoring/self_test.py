@@ -21,7 +21,7 @@ from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.scoring.head import FrozenHead, GeneralHead, LogitShape
 from tasks.dpo.scoring.layout import lay_out_plain
 from tasks.dpo.scoring.lora_head import AdaptedHead
-from tasks.pairs.tokens.token_cache import TokenRow
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tasks.telemetry import log
 
 # Largest difference between a token's log-probabilities, computed in two ways, that counts as rounding. A token that
@@ -92,7 +92,8 @@ def choose_kernel(
     faults: list[str] = []
     for kernel in kernels:
         try:
-            worst = _largest_difference(score(kernel), expected_N)
+            difference_N = (score(kernel) - expected_N).abs()
+            worst = float(torch.nan_to_num(difference_N, nan=float("inf")).max())
         except Exception as error:  # a package of kernels that does not fit raises anything
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -105,9 +106,11 @@ def choose_kernel(
     return "", faults
 
 
-def _largest_difference(one_N: Tensor, other_N: Tensor) -> float:
-    """Return the largest absolute difference, infinite where either has a NaN."""
-    return float(torch.nan_to_num((one_N - other_N).abs(), nan=float("inf")).max())
+def sample_rows(tokens: TokenPairs) -> list[TokenRow]:
+    """Return a few short pairs of a data set to test with, one of them twice: two pairs can share a prompt."""
+    first = tokens.lengths[:256].sum(axis=1)
+    rows = [tokens.row(int(i)) for i in np.argsort(first, kind="stable")[:3]]
+    return [*rows, TokenRow(rows[-1].prompt, rows[-1].rejected, rows[-1].chosen)] if rows else []
 
 
 def random_rows(vocabulary: int) -> list[TokenRow]:
