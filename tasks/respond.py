@@ -8,7 +8,7 @@ writes: data/responses/ — responses.jsonl, an answer a line for each prompt, s
 params: `respond` in params.yaml; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
 
-Finished batches stand under runs/respond/ until all are there, so a run that was killed goes on.
+Finished batches are kept under runs/respond/ until all are there, so a run that was killed continues from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The prompts answered: the policy loaded, batches shared out over the ranks, their answers gathered and described.
+"""Answering the prompts: load the policy, share batches out over the ranks, gather the answers and describe them.
 
 Finished batches are kept until all are there.
 """

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -38,7 +39,7 @@ CHAMPION: Side = "champion"
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; the model's own generation config has no say.
+    """How answers are drawn; the model's own generation config is not used.
 
     Attributes:
         temperature: Logits are divided by it; 0 takes the likeliest token, and nothing is drawn.
@@ -103,7 +104,9 @@ def generate_batch(
         side: Who answers.
         is_sharded: The model is shared out over the ranks: all of them call this, and go on until the last is done.
     """
-    ids, mask = _left_pad(batch, sampling.eos_token_ids[0], model.device)
+    texts = [torch.tensor(request.ids) for request in batch]
+    ids = pad_sequence(texts, True, sampling.eos_token_ids[0], "left").to(model.device)
+    mask = pad_sequence([torch.ones_like(text) for text in texts], True, 0, "left").to(model.device)
     config = GenerationConfig(  # greedy: where tokens are drawn, _Draw leaves one to choose from
         do_sample=False,
         num_beams=1,
@@ -146,14 +149,6 @@ def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
                 off = model(input_ids=ids).logits[0, -1].float()
         largest = max(largest, float((on - off).abs().max()))
     return largest
-
-
-def _left_pad(batch: Sequence[Request], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return token ids and attention mask, padded on the left. [rows, longest]"""
-    width = max(len(request.ids) for request in batch)
-    ids = [[pad] * (width - len(request.ids)) + list(request.ids) for request in batch]
-    mask = [[0] * (width - len(request.ids)) + [1] * len(request.ids) for request in batch]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _processors(batch: Sequence[Request], sampling: Sampling, side: Side, prompt_width: int) -> LogitsProcessorList:

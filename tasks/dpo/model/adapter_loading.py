@@ -112,7 +112,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Refuse tensors whose names or shapes are not exactly those that the model's adapters need."""
     faults = [f"no {name}" for name in sorted(expected.keys() - tensors.keys())]
-    faults += [f"{name}, which has no place" for name in sorted(tensors.keys() - expected.keys())]
+    faults += [f"an unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
     faults += [
         f"{name} of shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
         for name in sorted(expected.keys() & tensors.keys())

@@ -244,19 +244,16 @@ class GeneralHead:
         if torch.is_grad_enabled():
             score = functools.partial(checkpoint, self._score, use_reentrant=False)
         parts = [score(hidden_CH, label_C, with_collision) for hidden_CH, label_C in chunks]
-        logp_N = torch.cat([logp for logp, _ in parts])
-        return TokenScores(logp_N, torch.cat([c for _, c in parts]) if with_collision else None)
+        logp_N = torch.cat([part.logp_N for part in parts])
+        return TokenScores(logp_N, torch.cat([part.collision_N for part in parts]) if with_collision else None)
 
-    def _score(self, hidden_CH: Tensor, label_C: Tensor, with_collision: bool) -> tuple[Tensor, Tensor | None]:
-        logits_CV = self.shape.apply(self.module(hidden_CH).float())
-        return log_softmax_of(logits_CV, label_C), collision_of(logits_CV) if with_collision else None
-
-
-def log_softmax_of(logits_NV: Tensor, label_N: Tensor) -> Tensor:
-    """Return log softmax(logits)[label], [N], float32."""
-    return torch.log_softmax(logits_NV.float(), -1).gather(-1, label_N[:, None]).squeeze(-1)
+    def _score(self, hidden_CH: Tensor, label_C: Tensor, with_collision: bool) -> TokenScores:
+        return scores_of(self.shape.apply(self.module(hidden_CH).float()), label_C, with_collision)
 
 
-def collision_of(logits_NV: Tensor) -> Tensor:
-    """Return log Σ_v π(v)², [N], float32, without gradient."""
-    return torch.softmax(logits_NV.detach().float(), -1).square().sum(-1).log()
+def scores_of(logits_NV: Tensor, label_N: Tensor, with_collision: bool) -> TokenScores:
+    """Score tokens by their logits."""
+    logits_NV = logits_NV.float()
+    logp_N = torch.log_softmax(logits_NV, -1).gather(-1, label_N[:, None]).squeeze(-1)
+    collision_N = torch.softmax(logits_NV.detach(), -1).square().sum(-1).log() if with_collision else None
+    return TokenScores(logp_N, collision_N)

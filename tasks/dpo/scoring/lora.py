@@ -137,10 +137,10 @@ def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module, like: Tensor) ->
     """Return down(silu(gate) ∘ up), in the type of ``like``; a lean ``down`` saves gate and up instead of the product.
 
     Args:
-        gate: [T or more, I], in the type of products.
-        up: Likewise.
+        gate: The gate projection's result, [T or more, I], in the type of products.
+        up: The up projection's result, likewise.
         down: The down projection, which takes [.., I].
-        like: [.., any], with T rows.
+        like: The part's input, [.., H] with T rows: the result has its type and the same leading dimensions.
     """
     operands = plain_operands(down)
     if operands is not None:

@@ -18,14 +18,15 @@ from torch import Tensor
 from tasks.dpo.model.anatomy import bare_model, body_of
 from tasks.dpo.model.cpu_bfloat16 import product_type
 from tasks.dpo.model.distributed import on_all_ranks
+from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.scoring import attention
 from tasks.dpo.scoring.dropout import TokenDropout
 from tasks.dpo.scoring.fusion_cpu import fuse, unfuse
-from tasks.dpo.scoring.head import TokenScores, collision_of, log_softmax_of
+from tasks.dpo.scoring.head import TokenScores, scores_of
 from tasks.dpo.scoring.layout import Batch, lay_out_plain, lay_out_shared, length_of_longest
 from tasks.dpo.scoring.lora import make_lean, make_plain
 from tasks.dpo.scoring.rope import Ropes
-from tasks.dpo.scoring.self_test import choose_head, choose_kernel, random_rows, trial
+from tasks.dpo.scoring.self_test import choose_head, choose_kernel, random_rows
 from tasks.pairs.tokens.token_cache import TokenRow
 from tasks.telemetry import log
 
@@ -58,6 +59,7 @@ class Scorer:
         mechanisms: What may be used.
 
     Attributes:
+        device: The model's device.
         kernel: The attention kernel over shared rows; "" for plain rows through the model's own attention.
         head: What hidden states are scored through; None for the whole model.
         dropout: What the adapters drop of each token.
@@ -68,7 +70,9 @@ class Scorer:
         self.mechanisms = mechanisms or Mechanisms()
         self._inner = bare_model(model)
         self._body: Any = body_of(self._inner)
-        self._parameter = next(self._inner.parameters())
+        first_weight = next(self._inner.parameters())
+        self.device: torch.device = first_weight.device
+        self._dtype = first_weight.dtype
         self._model_attention = self._inner.config._attn_implementation
 
         self.kernel = ""
@@ -97,7 +101,7 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
-        """Give the model its own attention and layers back."""
+        """Restore the model's own attention and layers."""
         self._use_kernel("")
         self._ropes.close()
         unfuse(self.model)
@@ -107,12 +111,6 @@ class Scorer:
     def is_shared(self) -> bool:
         """Whether rows share their prompts; otherwise they are plain and padded."""
         return bool(self.kernel)
-
-    @property
-    def device(self) -> torch.device:
-        """The model's device."""
-        device: torch.device = self._parameter.device
-        return device
 
     def lay_out(self, rows: Sequence[TokenRow]) -> Batch:
         """Lay pairs out for :meth:`score`, on the model's device.
@@ -137,9 +135,7 @@ class Scorer:
         self._ropes.follow(batch)
         if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
-            logits_NV = logits_BLV.flatten(0, 1)[batch.source_N]
-            logp_N = log_softmax_of(logits_NV, batch.label_N)
-            return TokenScores(logp_N, collision_of(logits_NV) if with_collision else None)
+            return scores_of(logits_BLV.flatten(0, 1)[batch.source_N], batch.label_N, with_collision)
 
         options: dict[str, Any] = {}
         if batch.segments is not None:
@@ -171,13 +167,13 @@ class Scorer:
         plain, shared = (
             lay_out(rows, self._ropes.limit).to(self.device) for lay_out in (lay_out_plain, lay_out_shared)
         )
-        kernels = attention.kernels_for(self.device, self._parameter.dtype)
+        kernels = attention.kernels_for(self.device, self._dtype)
 
         def score(kernel: str) -> Tensor:
             self._use_kernel(kernel)
             return self.logps(shared)
 
-        with trial(self.model):
+        with torch.inference_mode(), evaluation_mode(self.model):
             kernel, faults = choose_kernel(kernels, score, self.logps(plain), product_type(self._inner))
 
         # a layer that keeps to a window, and did not pass it on, shows it only on pairs longer than the window

@@ -7,8 +7,7 @@ Shape suffixes: B rows, L tokens of a row, H hidden size, V vocabulary, N comple
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,6 @@ _HEAD_TEST_TOKENS = 32  # of a row: this test computes whole logits
 _log = log.get_logger(__name__)
 
 
-@contextlib.contextmanager
-def trial(model: Any) -> Iterator[None]:
-    """Turn gradients and dropout off for a block."""
-    with torch.inference_mode(), evaluation_mode(model):
-        yield
-
-
 def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> FrozenHead | GeneralHead | None:
     """Return the head to score hidden states through, None where only the whole model gives the right logits.
 
@@ -54,7 +46,7 @@ def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> Fro
     parameter = next(inner.parameters())
 
     ids_BL = lay_out_plain(rows[:2]).ids_BL[:, :_HEAD_TEST_TOKENS].to(parameter.device)
-    with trial(model):
+    with torch.inference_mode(), evaluation_mode(model):
         whole_BLV = model(input_ids=ids_BL, use_cache=False).logits.float()
         hidden_BLH = body(input_ids=ids_BL, use_cache=False).last_hidden_state
         split_BLV = shape.apply(module(hidden_BLH).float())
@@ -72,10 +64,7 @@ def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> Fro
 
 
 def choose_kernel(
-    kernels: Iterable[str],
-    score: Callable[[str], Tensor],
-    expected_N: Tensor,
-    dtype: torch.dtype,
+    kernels: Iterable[str], score: Callable[[str], Tensor], expected_N: Tensor, dtype: torch.dtype
 ) -> tuple[str, list[str]]:
     """Return the first kernel that gives the expected log-probabilities, "" if none does; and why others do not.
 
