@@ -1,11 +1,9 @@
 """Pin the adapters that params.yaml names: the one that training continues from, and the champion to be compared with.
 
-reads:  the folder or the version of the registry that `train.init_adapter` names, the version that
-        `respond.champion` names, data/base/
-writes: data/adapters/init/, data/adapters/champion/ — the adapter's two files and a manifest with source, digest and
-        base; where the param is null, a manifest that says so
-params: `train.init_adapter` and `respond.champion`; `ingest.test_share` and `ingest.split_seed`, which tell whether
-        that version was trained on prompts that are held out now; `register.root` says where the registry is
+reads:  what `train.init_adapter` and `respond.champion` name: a folder or a version of the registry; data/base/
+writes: data/adapters/init/, data/adapters/champion/ — two files and a manifest; for null, a manifest that says so
+params: `train.init_adapter`, `respond.champion`, `register.root`; `ingest.test_share` and `ingest.split_seed`, which
+        tell whether the version was trained on prompts that are held out now
 run as: python -m tasks.adapters
 
 A version is named by its digest, so it is the same wherever the registry lies. The stages behind this one read folders.
@@ -48,7 +46,7 @@ class AdaptersConfig:
         init_adapter: `train.init_adapter`: a folder in PEFT's format or `NAME@DIGEST` of the registry; None for none.
         champion: `respond.champion`: `NAME@DIGEST` of the registry; None for none.
         root: `register.root`: where the registry is.
-        split: `test_share` and `split_seed` of the section `ingest`.
+        split: `test_share` and `split_seed` of `ingest`.
     """
 
     init_adapter: str | None = None
@@ -68,8 +66,7 @@ class AdaptersConfig:
         Raises:
             ConfigError: The file is malformed, or a key names no adapter.
         """
-        document = load_params(params)
-        names = ("train", "respond", "register", "ingest")
+        document, names = load_params(params), ("train", "respond", "register", "ingest")
         train, respond, register, ingest = (document.get(name) or {} for name in names)
         split = {key: ingest.get(key) for key in ("test_share", "split_seed")}
         return cls(train.get("init_adapter"), respond.get("champion"), str(register.get("root", cls.root)), split)
@@ -88,10 +85,9 @@ def run(folders: Folders, config: AdaptersConfig) -> None:
     """Write both adapters, checked, each into a folder of its own.
 
     Raises:
-        ConfigError: A key names no adapter, one that may be another adapter tomorrow, one of another base, or one that
-            was trained on prompts which are held out now.
-        ArtifactError: A file of an adapter is damaged, or the base is missing.
-        RegistryError: A version is damaged.
+        ConfigError: A key names no adapter, one without a digest, one of another base, or one trained on prompts that
+            are held out now.
+        ArtifactError, RegistryError: An adapter or a version is damaged, or the base is missing.
     """
     base = BaseModel.open(folders.base, check_files=False).digest
     _pin(folders.init, INIT_KEY, config.init_adapter, config, base)
@@ -120,14 +116,13 @@ def _from_folder(word: str, draft: Path) -> PinnedAdapter:
     if folder.resolve() == WRITTEN_BY_TRAIN.resolve():
         what = f"`{INIT_KEY}` is {folder}, which the train stage itself writes"
         raise ConfigError(what, "name the registry's version of it, or copy it to another folder")
-    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
-    if missing:
-        pickles = sorted(path.name for path in folder.glob("adapter_model.*") if path.name != WEIGHTS)
-        more = f" (pickles, as {pickles[0]}, are not read)" if pickles else ""
-        raise ConfigError(f"`{INIT_KEY}`: {folder} holds no {missing[0]}{more}", "save the adapter with PEFT there")
-
     for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            pickles = sorted(path.name for path in folder.glob("adapter_model.*") if path.name != WEIGHTS)
+            more = f" (pickles, as {pickles[0]}, are not read)" if pickles else ""
+            raise ConfigError(f"`{INIT_KEY}`: {folder} holds no {name}{more}", "save the adapter with PEFT there")
         write_bytes(draft / name, (folder / name).read_bytes())
+
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     base = manifest.get("inputs", {}).get("base") if isinstance(manifest, dict) else None
     return PinnedAdapter(draft, word, adapter_digest(draft), base)
@@ -140,7 +135,6 @@ def _from_registry(word: str, key: str, config: AdaptersConfig, draft: Path) -> 
     registry, version = find_version(word, open_store(config.root), key)
     if key == INIT_KEY:
         refuse_leaking_split(registry, version, config.split, key)
-
     for name in (WEIGHTS, CONFIG):
         write_bytes(draft / name, registry.read_file(version, name))
     base = registry.read(version).identity.base

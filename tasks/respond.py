@@ -8,7 +8,7 @@ writes: data/responses/ — responses.jsonl, an answer a line for each prompt, s
 params: `respond` in params.yaml; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
 
-Finished batches stand under runs/respond/ until all are there, so a run that was killed goes on.
+Finished batches are kept under runs/respond/ until all are there, so a run that was killed continues from them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from typing import Annotated, Any, ClassVar
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ArtifactError
-from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, write_text
+from tasks.core.files import atomic_folder, manifest_digest, pretty_json, write_text
 from tasks.core.json_lines import write_json_lines
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, at_least, between
-from tasks.dpo.generation.answering import answer, gather_on_main, requests_for, work_name
-from tasks.dpo.generation.answers import describe, merge
-from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_prompts
-from tasks.dpo.generation.policy_loading import load_policy
-from tasks.dpo.generation.sampling import CHAMPION, SIDES, Sampling, max_abs_delta_logit, plan_batches
+from tasks.dpo.generation.answering import answer, describe, gather_on_main, load_policy, merge, work_name
+from tasks.dpo.generation.held_out import check_context, choose_prompts, read_end_tokens, read_prompts
+from tasks.dpo.generation.sampling import CHAMPION, SIDES, Request, Sampling, max_abs_delta_logit, plan_batches
 from tasks.dpo.model import sharding
 from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
@@ -73,14 +70,9 @@ class RespondConfig(Section, path="respond"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_useful = self.do_sample or self.samples_per_prompt == 1
+        is_useful = self.temperature > 0 or self.samples_per_prompt == 1
         advice = "at `respond.temperature: 0` all samples of a prompt are the same: write 1"
         self.require(is_useful, "samples_per_prompt", advice)
-
-    @property
-    def do_sample(self) -> bool:
-        """Whether answers are drawn at random."""
-        return self.temperature > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +105,16 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
     }
     sides = (*SIDES, CHAMPION) if champion else SIDES
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
-    draws = _sampling(config, read_json(folders.tokens / "template.json"))
+    end_tokens = read_end_tokens(folders.tokens)
+    draws = Sampling(config.temperature, config.top_p, config.max_new_tokens, end_tokens, config.seed)
 
     accelerator = open_accelerator(runtime)
     policy = load_policy(base, folders.adapter, champion, accelerator, runtime)
     check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
 
-    batches = plan_batches(requests_for(prompts, config.samples_per_prompt), config.max_new_tokens, config.batch_tokens)
+    samples = range(config.samples_per_prompt)
+    requests = [Request(row["prompt_id"], sample, tuple(row["ids"])) for row in prompts for sample in samples]
+    batches = plan_batches(requests, config.max_new_tokens, config.batch_tokens)
     kind = str(accelerator.device.type)
     work = folders.runs / work_name(inputs, dataclasses.asdict(config), f"{base.dtype_on(kind)} on {kind}")
     rows = gather_on_main(answer(policy, batches, draws, sides, base.load_tokenizer(), work))
@@ -139,15 +134,6 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
         _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
     all_done(accelerator)
     return metrics
-
-
-def _sampling(config: RespondConfig, template: Row) -> Sampling:
-    eos_token_ids = tuple(template.get("eos_token_ids") or ())
-    if not eos_token_ids:
-        raise ArtifactError("template.json of the tokens names no end token", "run `dvc repro -f encode`")
-    return Sampling(
-        config.do_sample, config.temperature, config.top_p, config.max_new_tokens, eos_token_ids, config.seed
-    )
 
 
 def main() -> None:

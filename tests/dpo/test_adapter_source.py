@@ -165,7 +165,7 @@ def test_an_adapter_of_another_base_is_refused_by_the_first_tensors_that_differ(
     deep = tiny.moved(attach_lora(tiny.base(num_hidden_layers=3), LoraSettings(4, 8, 0.0, ("q_proj",)), 1))
     tiny.adapter_bytes(deep, tmp_path / "deep")
     edited(tmp_path / "deep", target_modules=["q_proj"])
-    with pytest.raises(ConfigError, match=r"layers.2.*, which has no place"):
+    with pytest.raises(ConfigError, match=r"an unexpected .*layers.2"):
         load_adapter(tiny.base(), tmp_path / "deep")
 
 

@@ -87,7 +87,7 @@ def test_rows_scored_in_another_type_have_other_keys():
 def test_answers_are_drawn_from_a_bfloat16_model_too(base: BaseModel):
     model = attach_lora(load_base(base), tiny.LORA, 1)
     batch = [Request(name, 0, (5, 6, 7)[: 2 + number]) for number, name in enumerate("ab")]
-    sampling = Sampling(True, 0.7, 0.95, 6, (2,), seed=0)
+    sampling = Sampling(0.7, 0.95, 6, (2,), seed=0)
     answers = [generate_batch(model, batch, sampling, "policy") for _ in range(2)]
     assert answers[0] == answers[1]
     assert all(answer.ids for answer in answers[0])

@@ -73,7 +73,7 @@ def test_results_and_gradients_are_those_of_each_by_itself(needs_grad: bool) -> 
     exact_x = x.detach().double().requires_grad_(needs_grad)
     want = passed([layer(exact_x) for layer in exact], exact_x, list(exact))
 
-    results = together(layers, x)
+    results = together(layers, x, as_factors=True)
 
     assert results is not None
     results = [y.view(3, 7, -1) for y in results]

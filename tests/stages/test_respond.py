@@ -32,7 +32,7 @@ from tasks.core.pinned_adapter import CONFIG as CONFIG_FILE
 from tasks.core.pinned_adapter import WEIGHTS, adapter_digest
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.generation import answering
-from tasks.dpo.generation.answers import merge
+from tasks.dpo.generation.answering import merge
 from tasks.dpo.generation.held_out import choose_prompts, read_prompts
 from tasks.dpo.generation.sampling import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
 from tasks.dpo.model.adapter import LoraSettings, attach_lora
@@ -269,7 +269,7 @@ def test_greedy_answers_of_reference_and_control_agree(inputs):
 
 
 def test_the_reference_side_is_the_bare_base(pinned, policy, tokens):
-    sampling = Sampling(False, 1.0, 1.0, 8, (2,), 0)
+    sampling = Sampling(0.0, 1.0, 8, (2,), 0)
     prompt = json.loads((tokens / "prompts.jsonl").read_text().split("\n")[0])
     answer = generate_batch(policy, [Request("id0", 0, tuple(prompt["ids"]))], sampling, "reference")[0]
     bare, ids = load_base(BaseModel.open(pinned)), torch.tensor([prompt["ids"]])
@@ -280,7 +280,7 @@ def test_the_reference_side_is_the_bare_base(pinned, policy, tokens):
 
 def test_draws_follow_the_models_own_probabilities(policy):
     request = [Request(f"id{i}", 0, (1, 403)) for i in range(3000)]
-    answers = generate_batch(policy, request, Sampling(True, 1.0, 1.0, 1, (2,), 0), "policy")
+    answers = generate_batch(policy, request, Sampling(1.0, 1.0, 1, (2,), 0), "policy")
     with torch.inference_mode():
         expected = policy(input_ids=torch.tensor([[1, 403]])).logits[0, -1].softmax(-1)
     seen = torch.bincount(torch.tensor([answer.ids[0] for answer in answers if answer.ids]), minlength=512) / 3000
@@ -290,7 +290,7 @@ def test_draws_follow_the_models_own_probabilities(policy):
 
 def test_top_p_leaves_only_the_likeliest_tokens(policy):
     request = [Request(f"id{i}", 0, (1, 403)) for i in range(200)]
-    answers = generate_batch(policy, request, Sampling(True, 1.0, 1e-6, 1, (2,), 0), "policy")
+    answers = generate_batch(policy, request, Sampling(1.0, 1e-6, 1, (2,), 0), "policy")
     assert len({answer.ids for answer in answers}) == 1
 
 
@@ -305,7 +305,7 @@ def test_draws_depend_on_seed_side_prompt_and_sample():
 def test_generation_leaves_the_number_of_threads_as_it_was(policy):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    generate_batch(policy, [Request("p", 0, (1, 403))], Sampling(True, 1.0, 1.0, 2, (2,), 0), "control")
+    generate_batch(policy, [Request("p", 0, (1, 403))], Sampling(1.0, 1.0, 2, (2,), 0), "control")
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 

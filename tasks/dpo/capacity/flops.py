@@ -24,6 +24,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tasks.dpo.model.anatomy import bare_model
+
 Lengths = npt.NDArray[np.integer[Any]]
 SECONDS_TO_MEASURE = 0.4  # of matmul_rate, all sizes together
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
@@ -58,7 +60,7 @@ class ModelShape:
     @classmethod
     def of(cls, model: Any) -> ModelShape:
         """Return the shape of a causal language model, bare or with PEFT's adapters, quantised or not."""
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = bare_model(model)
         config = inner.config.get_text_config()
         hidden, heads = int(config.hidden_size), _first(config, ("num_attention_heads",), 1)
         intermediate = _first(config, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"), 4 * hidden)

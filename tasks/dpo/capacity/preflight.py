@@ -23,6 +23,7 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.capacity.flops import ModelShape, matmul_rate
 from tasks.dpo.capacity.memory import MemoryModel, Recompute, free_bytes, in_words
 from tasks.dpo.capacity.workload import Workload
+from tasks.dpo.model.anatomy import bare_model
 from tasks.dpo.model.cpu_bfloat16 import product_type
 from tasks.dpo.scoring.head import tile_of
 from tasks.dpo.scoring.scorer import Scorer
@@ -115,8 +116,7 @@ def preflight(
 
 def compute_type(model: Any) -> torch.dtype:
     """Return the type of a model's activations: that of its weights, bfloat16 where those are quantised."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
+    dtype: torch.dtype = bare_model(model).get_input_embeddings().weight.dtype
     return dtype if dtype.is_floating_point else torch.bfloat16
 
 

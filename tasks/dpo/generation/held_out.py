@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import ConfigError, DataError
-from tasks.core.files import read_manifest, sha256_bytes
+from tasks.core.errors import ArtifactError, ConfigError, DataError
+from tasks.core.files import read_json, read_manifest, sha256_bytes
 from tasks.core.json_lines import read_json_lines
 
 Row = dict[str, Any]
@@ -27,12 +27,24 @@ def read_prompts(tokens: Path) -> list[Row]:
     return rows
 
 
+def read_end_tokens(tokens: Path) -> tuple[int, ...]:
+    """Return the ids of the tokens that end an answer, from the template in `data/tokens/`.
+
+    Raises:
+        ArtifactError: The template names none.
+    """
+    eos_token_ids = tuple(read_json(tokens / "template.json").get("eos_token_ids") or ())
+    if not eos_token_ids:
+        raise ArtifactError("template.json of the tokens names no end token", "run `dvc repro -f encode`")
+    return eos_token_ids
+
+
 def choose_prompts(prompts: list[Row], most: int | None) -> list[Row]:
     """Keep at most ``most`` prompts, those whose id hashes lowest: more data then changes few. Their order is kept."""
     if most is None or len(prompts) <= most:
         return prompts
-    by_hash = sorted(row["prompt_id"] for row in prompts)
-    kept = set(sorted(by_hash, key=lambda prompt_id: sha256_bytes(f"respond/{prompt_id}".encode()))[:most])
+    ids = (row["prompt_id"] for row in prompts)
+    kept = set(sorted(ids, key=lambda prompt_id: sha256_bytes(f"respond/{prompt_id}".encode()))[:most])
     return [row for row in prompts if row["prompt_id"] in kept]
 
 

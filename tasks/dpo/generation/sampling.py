@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -38,18 +39,16 @@ CHAMPION: Side = "champion"
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; the model's own generation config has no say.
+    """How answers are drawn; the model's own generation config is not used.
 
     Attributes:
-        do_sample: Draw from the distribution; False takes the likeliest token.
-        temperature: Logits are divided by it.
+        temperature: Logits are divided by it; 0 takes the likeliest token, and nothing is drawn.
         top_p: Only the likeliest tokens that together reach this probability can be drawn; 1 keeps all.
         max_new_tokens: An answer is cut after so many tokens.
         eos_token_ids: Any of these ends an answer.
         seed: Of all draws.
     """
 
-    do_sample: bool
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -105,10 +104,20 @@ def generate_batch(
         side: Who answers.
         is_sharded: The model is shared out over the ranks: all of them call this, and go on until the last is done.
     """
-    ids, mask = _left_pad(batch, sampling.eos_token_ids[0], model.device)
+    texts = [torch.tensor(request.ids) for request in batch]
+    ids = pad_sequence(texts, True, sampling.eos_token_ids[0], "left").to(model.device)
+    mask = pad_sequence([torch.ones_like(text) for text in texts], True, 0, "left").to(model.device)
+    config = GenerationConfig(  # greedy: where tokens are drawn, _Draw leaves one to choose from
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=list(sampling.eos_token_ids),
+        pad_token_id=sampling.eos_token_ids[0],
+    )
     plain = model.get_base_model()  # the base with the adapter's layers in place
-    config = _generation_config(sampling)
     plain.generation_config = config  # or transformers would fill gaps of `config` from the model's own
+
     with torch.inference_mode(), _adapter(model, side), suited_threads(model):
         rows = plain.generate(
             input_ids=ids,
@@ -118,10 +127,12 @@ def generate_batch(
             synced_gpus=is_sharded,
         )
 
-    return [
-        _cut(request, side, row, sampling.eos_token_ids)
-        for request, row in zip(batch, rows[:, ids.shape[1] :].tolist(), strict=True)
-    ]
+    completions = []
+    for request, row in zip(batch, rows[:, ids.shape[1] :].tolist(), strict=True):
+        end = next((place for place, token in enumerate(row) if token in sampling.eos_token_ids), None)
+        finish: Finish = "length" if end is None else "stop"
+        completions.append(Completion(request.prompt_id, side, request.sample, tuple(row[:end]), finish))
+    return completions
 
 
 def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
@@ -140,30 +151,10 @@ def max_abs_delta_logit(model: Any, prompts: Sequence[Sequence[int]]) -> float:
     return largest
 
 
-def _left_pad(batch: Sequence[Request], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return token ids and attention mask, padded on the left. [rows, longest]"""
-    width = max(len(request.ids) for request in batch)
-    ids = [[pad] * (width - len(request.ids)) + list(request.ids) for request in batch]
-    mask = [[0] * (width - len(request.ids)) + [1] * len(request.ids) for request in batch]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _generation_config(sampling: Sampling) -> GenerationConfig:
-    """Return a config of greedy decoding; with ``do_sample``, :class:`_Draw` leaves one token to choose from."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=list(sampling.eos_token_ids),
-        pad_token_id=sampling.eos_token_ids[0],
-    )
-
-
 def _processors(batch: Sequence[Request], sampling: Sampling, side: Side, prompt_width: int) -> LogitsProcessorList:
     """Return what changes the logits at each step: temperature, top-p, the draw; nothing for greedy decoding."""
     steps = LogitsProcessorList()
-    if not sampling.do_sample:
+    if not sampling.temperature:
         return steps
     if sampling.temperature != 1.0:
         steps.append(TemperatureLogitsWarper(sampling.temperature))
@@ -210,10 +201,3 @@ def _adapter(model: Any, side: Side) -> Iterator[None]:
             yield
         finally:
             model.set_adapter(active, inference_mode=True)
-
-
-def _cut(request: Request, side: Side, row: Sequence[int], eos_token_ids: Sequence[int]) -> Completion:
-    """Cut a row of generated tokens before its first end token."""
-    end = next((place for place, token in enumerate(row) if token in eos_token_ids), None)
-    finish: Finish = "length" if end is None else "stop"
-    return Completion(request.prompt_id, side, request.sample, tuple(row[:end]), finish)

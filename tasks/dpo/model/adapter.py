@@ -44,24 +44,40 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    policy = wrap(model, config, "`train.lora.target_modules` does not fit the model", "name its layers", seed)
+
+    for name in [] if isinstance(names, str) else names:
+        if not any(is_named(layer, name) for layer in policy.targeted_module_names):
+            what = f"`train.lora.target_modules` names `{name}`, which is no layer of the model"
+            raise ConfigError(what, "correct the name")
+
+    train_in_float32(policy)
+    return policy
+
+
+def wrap(model: Any, config: LoraConfig, fault: str, advice: str, seed: int = 0) -> Any:
+    """Return ``model`` with new adapters; the generator is as it was before.
+
+    Raises:
+        ConfigError: The config does not fit the model: ``fault`` and what PEFT says, then ``advice``.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            policy = get_peft_model(model, config)
+            return get_peft_model(model, config)
         except ValueError as error:
-            raise ConfigError(
-                f"`train.lora.target_modules` does not fit the model ({error})", "name its layers"
-            ) from None
+            raise ConfigError(f"{fault} ({error})", advice) from None
 
-    for name in [] if isinstance(names, str) else names:
-        if not any(f".{layer}".endswith(f".{name}") for layer in policy.targeted_module_names):
-            raise ConfigError(
-                f"`train.lora.target_modules` names `{name}`, which is no layer of the model", "correct the name"
-            )
 
+def is_named(layer: str, name: str) -> bool:
+    """Tell whether ``name`` is the last part, or parts, of a layer's name."""
+    return f".{layer}".endswith(f".{name}")
+
+
+def train_in_float32(policy: Any) -> None:
+    """Convert the trainable parameters to float32."""
     for parameter in adapter_parameters(policy):
         parameter.data = parameter.data.float()
-    return policy
 
 
 def adapter_parameters(policy: Any) -> list[torch.nn.Parameter]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.pinned_adapter import CONFIG, INIT_KEY, WEIGHTS
-from tasks.dpo.model.adapter import LoraSettings
+from tasks.dpo.model.adapter import LoraSettings, is_named, train_in_float32, wrap
 
 # Keys of an adapter's config that may have any value. Others must have PEFT's default, for training does not continue
 # from DoRA, from whole layers beside the adapter, or from an initialisation that changed the base's weights.
@@ -41,7 +41,6 @@ _FREE = {
     "task_type",
     "use_rslora",
 }
-_PLAIN_INITS = (True, False, "gaussian")
 _SHOWN = 3
 
 
@@ -61,19 +60,16 @@ def load_adapter(model: Any, folder: Path, settings: LoraSettings | None = None)
     tensors = _read_weights(folder / WEIGHTS)
     if settings is not None:
         config.lora_dropout = settings.dropout
-    layers = _linear_layers(model)
-    with torch.random.fork_rng(devices=[]):  # PEFT draws initial values, which are replaced below
-        try:
-            policy = get_peft_model(model, config)
-        except ValueError as error:
-            raise ConfigError(
-                f"`{INIT_KEY}`: the adapter does not fit the base ({error})", "give one of this base"
-            ) from None
+    head = model.get_output_embeddings()
+    layers = {  # that `all-linear` stands for: every linear one but the head
+        name
+        for name, module in model.named_modules()
+        if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+    }
+    policy = wrap(model, config, f"`{INIT_KEY}`: the adapter does not fit the base", "give one of this base")
     _check_fit(tensors, get_peft_model_state_dict(policy, save_embedding_layers=False))
     set_peft_model_state_dict(policy, tensors)
-    for parameter in policy.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    train_in_float32(policy)
     if settings is not None:
         _refuse_other_shape(config, set(policy.targeted_module_names), settings, layers)
     return policy
@@ -94,7 +90,7 @@ def _read_config(path: Path) -> LoraConfig:
     for name, value in sorted(values.items()):
         is_plain = not value or value == defaults.get(name)
         if name == "init_lora_weights":
-            is_plain = value in _PLAIN_INITS
+            is_plain = value in (True, False, "gaussian")
         if name not in _FREE and not is_plain:
             what = f"`{INIT_KEY}`: the adapter's `{name}` is {str(value)[:60]}"
             raise ConfigError(what, "training continues from plain LoRA: merge it into the base")
@@ -116,7 +112,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Refuse tensors whose names or shapes are not exactly those that the model's adapters need."""
     faults = [f"no {name}" for name in sorted(expected.keys() - tensors.keys())]
-    faults += [f"{name}, which has no place" for name in sorted(tensors.keys() - expected.keys())]
+    faults += [f"an unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
     faults += [
         f"{name} of shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
         for name in sorted(expected.keys() & tensors.keys())
@@ -128,16 +124,6 @@ def _check_fit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         raise ConfigError(what, "give an adapter of this base")
 
 
-def _linear_layers(model: Any) -> set[str]:
-    """Return the names of the layers that `all-linear` stands for: every linear one but the head."""
-    head = model.get_output_embeddings()
-    return {
-        name
-        for name, module in model.named_modules()
-        if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-    }
-
-
 def _refuse_other_shape(config: LoraConfig, targeted: set[str], settings: LoraSettings, layers: set[str]) -> None:
     """Refuse params that describe another shape than the adapter has: its shape is fixed."""
     for key, value, asked in (("rank", config.r, settings.rank), ("alpha", config.lora_alpha, settings.alpha)):
@@ -146,13 +132,9 @@ def _refuse_other_shape(config: LoraConfig, targeted: set[str], settings: LoraSe
             raise ConfigError(what, f"write {value}")
 
     names = settings.target_modules
-    wanted = layers if isinstance(names, str) else {n for n in layers | targeted if _is_named(n, names)}
+    wanted = layers if isinstance(names, str) else {n for n in layers | targeted for name in names if is_named(n, name)}
     if wanted != targeted:
         one = sorted(wanted ^ targeted)[0]
         what = f"`train.lora.target_modules` {'names' if one in wanted else 'leaves out'} {one}"
         shown = sorted({name.rpartition(".")[2] for name in targeted})
         raise ConfigError(f"{what}, unlike the adapter of `{INIT_KEY}`", f"name its layers: {', '.join(shown)}")
-
-
-def _is_named(layer: str, names: tuple[str, ...]) -> bool:
-    return any(f".{layer}".endswith(f".{name}") for name in names)

@@ -19,9 +19,8 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     """
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     if not lists:
-        raise ConfigError(
-            f"a {type(model).__name__} has no list of layers", "set `runtime.sharding: none` and `runtime.compile: off`"
-        )
+        what = f"a {type(model).__name__} has no list of layers"
+        raise ConfigError(what, "set `runtime.sharding: none` and `runtime.compile: off`")
     sizes = [sum(parameter.numel() for parameter in modules.parameters()) for modules in lists]
     return list(lists[sizes.index(max(sizes))])
 

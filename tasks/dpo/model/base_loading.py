@@ -57,14 +57,11 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: b
             **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(
-            f"the base model {base.source} does not load ({error})", "check `base.source`, then `dvc repro -f base`"
-        ) from None
+        what = f"the base model {base.source} does not load ({error})"
+        raise ArtifactError(what, "check `base.source`, then `dvc repro -f base`") from None
     if missing := sorted(loaded["missing_keys"]):
-        raise ArtifactError(
-            f"the base model {base.source} has no weights for {', '.join(missing[:3])}, which would be random",
-            "give a causal language model as `base.source`",
-        )
+        what = f"the base model {base.source} has no weights for {', '.join(missing[:3])}, which would be random"
+        raise ArtifactError(what, "give a causal language model as `base.source`")
 
     model.config.use_cache = False
     model.requires_grad_(False).eval()

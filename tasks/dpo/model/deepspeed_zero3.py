@@ -18,11 +18,11 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from tasks.core.errors import ConfigError
 
@@ -49,7 +49,12 @@ def shard(layers: list[tuple[torch.nn.Module, list[torch.nn.Parameter]]], device
     for layer, weights in layers:
         with torch.no_grad():
             deepspeed.zero.Init(module=torch.nn.ParameterList(weights), mem_efficient_linear=False)
-        backward.add(layer, weights)
+        hooks = _Layer(weights, backward)
+        layer.register_forward_pre_hook(hooks.before_forward)
+        layer.register_forward_hook(hooks.after_forward, always_call=True)
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                keep_no_view(module)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -78,14 +83,11 @@ def _ready(device: torch.device) -> Any:
         deepspeed = importlib.import_module("deepspeed")
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConfigError(
-            f"`runtime.sharding` is deepspeed, and DeepSpeed does not load ({reason})", _INSTALL
-        ) from None
+        what = f"`runtime.sharding` is deepspeed, and DeepSpeed does not load ({reason})"
+        raise ConfigError(what, _INSTALL) from None
     if (kind := deepspeed.accelerator.get_accelerator().device_name()) != device.type:
-        raise ConfigError(
-            f"DeepSpeed works on {kind} in this process, the model on {device.type}",
-            f"run again with DS_ACCELERATOR={device.type} in the environment",
-        )
+        what = f"DeepSpeed works on {kind} in this process, the model on {device.type}"
+        raise ConfigError(what, f"run again with DS_ACCELERATOR={device.type} in the environment")
 
     # on a CPU DeepSpeed would spend a minute on compiling an all-reduce, which is not used here
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -100,15 +102,6 @@ class _Backward:
 
     def __init__(self) -> None:
         self._current: _Layer | None = None
-
-    def add(self, layer: torch.nn.Module, weights: list[Any]) -> None:
-        """Release a layer's weights, and register the hooks that gather them."""
-        hooks = _Layer(weights, self)
-        layer.register_forward_pre_hook(hooks.before_forward)
-        layer.register_forward_hook(hooks.after_forward, always_call=True)
-        for module in layer.modules():
-            if isinstance(module, torch.nn.Linear):
-                keep_no_view(module)
 
     def begin(self, layer: _Layer) -> None:
         """Gather ``layer``, whose backward begins; the backward of the layer that came before it is over."""
@@ -166,8 +159,8 @@ class _Layer:
         if _is_backward():
             return
         self.release()
-        for tensor in _tensors(result):
-            if tensor.requires_grad:
+        for tensor in tree_leaves(result):
+            if getattr(tensor, "requires_grad", False):
                 tensor.register_hook(lambda _gradient: self._backward.begin(self))
 
     def _use_placeholders(self) -> None:
@@ -195,15 +188,6 @@ class _Product(torch.autograd.Function):
         """Return the gradient of x."""
         (weight,) = ctx.saved_tensors
         return (grads[0].to(weight.dtype) @ weight).to(grads[0].dtype), None, None
-
-
-def _tensors(result: Any) -> Iterator[Any]:
-    """Yield the tensors in a layer's result: one, or several in a tuple or list."""
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, tuple | list):
-        for part in result:
-            yield from _tensors(part)
 
 
 def _is_backward() -> bool:

@@ -55,19 +55,16 @@ def _refuse_unless_it_works(kind: str, device: torch.device) -> None:
     try:
         functional = importlib.import_module("bitsandbytes.functional")
         numbers = torch.linspace(-1, 1, 256, device=device)
-        decoded = functional.dequantize_4bit(
-            *functional.quantize_4bit(numbers, quant_type=kind, compress_statistics=True)
-        )
+        quantised = functional.quantize_4bit(numbers, quant_type=kind, compress_statistics=True)
+        decoded = functional.dequantize_4bit(*quantised)
         is_right = float((decoded - numbers).abs().max()) < 0.2  # half the widest gap between two levels of nf4 is 0.15
         fault = "" if is_right else "dequantised numbers are not the ones that were quantised"
     except (ImportError, OSError, RuntimeError, AttributeError, AssertionError) as error:
         fault = str(error).partition("\n")[0] or type(error).__name__
 
     if fault:
-        raise ConfigError(
-            f"`base.quantise` is {kind}, and bitsandbytes does not work on {device.type} here ({fault})",
-            f"{_INSTALL} for this machine, or set none",
-        )
+        what = f"`base.quantise` is {kind}, and bitsandbytes does not work on {device.type} here ({fault})"
+        raise ConfigError(what, f"{_INSTALL} for this machine, or set none")
 
 
 def quantised_and_sharded() -> ConfigError:

@@ -80,28 +80,22 @@ def shard_frozen(model: Any, accelerator: Accelerator, by: Literal["fsdp", "deep
     inner = bare_model(model)
     body = body_of(inner) or inner
     layers = decoder_layers(body)
+    # each layer's base weights; an adapter's parameters may be frozen too, and are left out
+    frozen = [
+        [p for name, p in layer.named_parameters() if not p.requires_grad and "lora_" not in name] for layer in layers
+    ]
+
     if by == "deepspeed":
-        deepspeed_zero3.shard([(layer, _frozen(layer)) for layer in layers], accelerator.device)
+        deepspeed_zero3.shard(list(zip(layers, frozen, strict=True)), accelerator.device)
     else:
-        _by_fsdp(model, body, layers, accelerator)
+        whole = set(model.parameters()) - {parameter for weights in frozen for parameter in weights}
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        shards = [fully_shard(layer, mesh=mesh, ignored_params=whole) for layer in layers]
+        # the body has nothing left to shard: it prefetches the next layer's all-gather
+        fully_shard(body, mesh=mesh, ignored_params=whole)
+
+        for shard in shards:
+            # the first all-gather allocates the tensors that later ones fill; of inference mode, they could not train
+            shard.unshard()
+            shard.reshard()
     _log.info("the weights of %d layers are sharded over %d ranks", len(layers), accelerator.num_processes)
-
-
-def _by_fsdp(model: Any, body: Any, layers: list[torch.nn.Module], accelerator: Accelerator) -> None:
-    sharded = {parameter for layer in layers for parameter in _frozen(layer)}
-    whole = {parameter for parameter in model.parameters() if parameter not in sharded}
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    shards = [fully_shard(layer, mesh=mesh, ignored_params=whole) for layer in layers]
-    fully_shard(
-        body, mesh=mesh, ignored_params=whole
-    )  # shards nothing itself; it prefetches the next layer's all-gather
-
-    for shard in shards:
-        # the first all-gather allocates the tensors that later ones fill; made in inference mode, they could not train
-        shard.unshard()
-        shard.reshard()
-
-
-def _frozen(layer: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return a layer's base weights; an adapter's parameters may be frozen too, and are left out."""
-    return [p for name, p in layer.named_parameters() if not p.requires_grad and "lora_" not in name]

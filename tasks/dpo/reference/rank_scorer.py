@@ -22,7 +22,8 @@ from tasks.dpo.model import sharding
 from tasks.dpo.model.distributed import on_any_rank
 from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.model.threads import suited_threads
-from tasks.dpo.scoring.scorer import Scorer, sample_rows
+from tasks.dpo.scoring.scorer import Scorer
+from tasks.dpo.scoring.self_test import sample_rows
 from tasks.pairs.tokens.token_cache import TokenPairs
 from tasks.telemetry import log
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -84,11 +83,33 @@ def lost_window(config: Any, windows: Collection[int]) -> str:
 def kernels_for(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return the kernels that may work on a device, the fastest first; the last one always works."""
     if device.type != "cuda":
-        return ["row", "pieces"] if device.type == "cpu" and attention_cpu.is_known() else ["pieces"]
-    half = dtype in (torch.bfloat16, torch.float16)
-    kernels = ["varlen"] if half and importlib.util.find_spec("torch.nn.attention.varlen") else []
-    kernels += ["flash"] if half and importlib.util.find_spec("flash_attn") else []
-    return [*kernels, "flex", "pieces"]
+        return ["row", "pieces"] if device.type == "cpu" and _row_works() else ["pieces"]
+    kernels = ["flex", "pieces"]
+    if dtype in (torch.bfloat16, torch.float16):
+        kernels = ["varlen", *(["flash"] if importlib.util.find_spec("flash_attn") else []), *kernels]
+    return kernels
+
+
+@functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _row_works() -> bool:
+    """Tell whether the kernel `row` gives what `pieces` gives with this version of torch, gradients included."""
+    # a prompt of two tokens, with a first completion of one token and a second one of two
+    runs = ((slice(0, 3),), (slice(0, 2), slice(3, 5)))
+    whole = torch.arange(5)
+    segments = Segments((3, 2), (3, 4), torch.tensor([0, 1, 2, 0, 1, 3, 4]), whole, whole, whole, runs)
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 5, 8, generator=draw, requires_grad=True) for _ in range(3))
+
+    results = []
+    try:
+        for kernel in (_row, _pieces):
+            out = kernel(query, key, value, segments, 0.3, 0, 0.0)
+            results.append([out, *torch.autograd.grad(out.square().sum(), (query, key, value))])
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return all(torch.allclose(a, b, 1e-4, 1e-5) for a, b in zip(*results, strict=True))
 
 
 def _varlen(
@@ -99,36 +120,20 @@ def _varlen(
     if softcap:
         raise ValueError("torch's variable-length attention has no soft cap")
 
-    # the arguments' names differ between versions of torch
-    known = inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"scale": scale}
-    if "window_size" in known:
-        options["window_size"] = (window - 1 if window else -1, 0)
-    elif window:
-        raise ValueError("this torch's variable-length attention has no sliding window")
-    else:
-        options["is_causal"] = True
-
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in known:
-        options["enable_gqa"] = True
-    elif groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-
-    q, k, v = _flat(query, key, value, segments)
-    out: Tensor = varlen_attn(q, k, v, *_offsets(segments), **options)  # type: ignore[assignment]
+    out: Tensor = varlen_attn(  # type: ignore[assignment]
+        *_flat(query, key, value, segments),
+        scale=scale,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
     return out[None]
 
 
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
 ) -> Tensor:
-    q, k, v = _flat(query, key, value, segments)
     out: Tensor = importlib.import_module("flash_attn").flash_attn_varlen_func(
-        q,
-        k,
-        v,
-        *_offsets(segments),
+        *_flat(query, key, value, segments),
         softmax_scale=scale,
         causal=True,
         window_size=(window - 1 if window else -1, 0 if window else -1),
@@ -137,27 +142,24 @@ def _flash(
     return out[None]
 
 
-def _flat(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> list[Tensor]:
-    """Return queries [T, heads, d], and keys and values [K, key heads, d] in the order of the segments."""
-    index = segments.key_K
-    return [query[0].transpose(0, 1), *(part[0].transpose(0, 1).index_select(0, index) for part in (key, value))]
+def _flat(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> tuple[Any, ...]:
+    """Return the arguments of variable-length attention: queries, keys, values, where segments begin, longest segments.
 
-
-def _offsets(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
-    return segments.query_offsets, segments.key_offsets, max(segments.query_lengths), max(segments.key_lengths)
+    Queries are [T, heads, d], keys and values [K, key heads, d] in the order of the segments.
+    """
+    k, v = (part[0].transpose(0, 1).index_select(0, segments.key_K) for part in (key, value))
+    longest = max(segments.query_lengths), max(segments.key_lengths)
+    return query[0].transpose(0, 1), k, v, *segments.offsets, *longest
 
 
 def _flex(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, window: int, softcap: float
 ) -> Tensor:
-    def capped(score: Tensor, *_: Tensor) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
-
     out: Tensor = _flex_attention(query.device.type)(
         query,
         key,
         value,
-        score_mod=capped if softcap else None,
+        score_mod=(lambda score, *_: softcap * torch.tanh(score / softcap)) if softcap else None,
         block_mask=_block_mask(segments, window),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -205,14 +207,12 @@ def _pieces(
 ) -> Tensor:
     queries = torch.split(query, list(segments.query_lengths), 2)
     keys, values = (torch.split(x.index_select(2, segments.key_K), list(segments.key_lengths), 2) for x in (key, value))
-    parts = zip(queries, keys, values, _masks(segments, window, query.dtype), strict=True)
-    if softcap:
-        pieces = [_capped(q, k, v, mask, scale, softcap) for q, k, v, mask in parts]
-    else:
-        pieces = [
-            F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=True)
-            for q, k, v, mask in parts
-        ]
+    pieces = [
+        _capped(q, k, v, mask, scale, softcap)
+        if softcap
+        else F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=True)
+        for q, k, v, mask in zip(queries, keys, values, _masks(segments, window, query.dtype), strict=True)
+    ]
     return torch.cat([piece.transpose(1, 2) for piece in pieces], 1)
 
 

@@ -9,7 +9,6 @@ Shapes: query [1, heads, Q, d], key and value [1, key heads, T, d] for a row of 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,35 +99,3 @@ def _add(total: Tensor, runs: tuple[slice, ...], piece: Tensor) -> None:
     for run in runs:
         total[:, :, run] += piece[:, :, start : start + run.stop - run.start]
         start += run.stop - run.start
-
-
-@functools.cache
-def is_known() -> bool:
-    """Tell whether the kernels of this version of torch can be called as here, backward included."""
-    with torch.inference_mode(False), torch.enable_grad():
-        return _gives_the_plain_formula()
-
-
-def _gives_the_plain_formula() -> bool:
-    # a prompt of two tokens, with a first completion of one token and a second one of two
-    runs = ((slice(0, 3),), (slice(0, 2), slice(3, 5)))
-    whole = torch.arange(5)
-    segments = Segments((3, 2), (3, 4), torch.tensor([0, 1, 2, 0, 1, 3, 4]), whole, whole, whole, runs)
-    draw = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, 2, 5, 8, generator=draw, requires_grad=True) for _ in range(3))
-    hidden = torch.zeros(2, 4).masked_fill_(torch.ones(2, 4).triu(3) > 0, float("-inf"))
-
-    apply: Any = RowAttention.apply
-    try:
-        result = apply(query, key, value, segments, [None, hidden], 0.3)
-        grads = torch.autograd.grad(result.square().sum(), (query, key, value))
-    except (RuntimeError, TypeError, ValueError):
-        return False
-
-    is_hidden = torch.ones(5, 5).triu(1) > 0
-    is_hidden[3:, 2] = True
-    scores = (0.3 * query @ key.transpose(-1, -2)).masked_fill(is_hidden, float("-inf"))
-    expected = (torch.softmax(scores, -1) @ value).transpose(1, 2)
-    expected_grads = torch.autograd.grad(expected.square().sum(), (query, key, value))
-    pairs = zip((result, *grads), (expected, *expected_grads), strict=True)
-    return all(torch.allclose(a, b, 1e-4, 1e-5) for a, b in pairs)

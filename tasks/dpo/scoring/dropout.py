@@ -28,21 +28,18 @@ class TokenDropout:
 
     def begin(self, seed: int, step: int) -> None:
         """Set the seed and step."""
-        self._step = zlib.crc32(f"{seed} {step}".encode())
+        number = zlib.crc32(f"{seed} {step}".encode())
+        self._step = (number + 2**31) % 2**32 - 2**31  # the same 32 bits, read as an int32
 
     def follow(self, hash_T: Tensor) -> None:
-        """Set the tokens of the batch, for its forward and for what backward computes again.
-
-        Args:
-            hash_T: A hash of each token, `layout.Batch.hash_T`.
-        """
+        """Set the batch's token hashes (`layout.Batch.hash_T`), for forward and what backward computes again."""
         self._hash_T = hash_T
 
     def hashes(self, tokens: int) -> Tensor | None:
         """Return a hash per token for this step, int32 [T]; None where the batch has other than ``tokens``."""
         if self._hash_T is None or len(self._hash_T) != tokens:
             return None
-        return _mixed(self._hash_T ^ _signed(self._step))
+        return _mixed(self._hash_T ^ self._step)
 
 
 def factors(hash_T: Tensor, layer: int, features: int, share: float, dtype: torch.dtype) -> Tensor:
@@ -82,8 +79,3 @@ def _mixed(x: Tensor) -> Tensor:
     x *= 0x45D9F3B
     x ^= (x >> 16) & 0xFFFF
     return x
-
-
-def _signed(number: int) -> int:
-    """Return the low 32 bits of a number, read as an int32."""
-    return (number + 2**31) % 2**32 - 2**31

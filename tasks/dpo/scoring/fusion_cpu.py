@@ -39,9 +39,14 @@ def fuse(model: torch.nn.Module) -> None:
         if (offset := _offset_of(module)) is not None:
             module.__class__ = _fused(plain, _Norm, offset)
         elif _is_gated(module):
-            module.__class__ = _fused(plain, _Gated, 0.0)
+            module.__class__ = _fused(plain, _Gated)
         else:
-            _join(module)
+            layers = projections(module)
+            if not any(isinstance(layer, Sibling) for layer in layers):
+                siblings = Siblings(layers)
+                for layer in layers:
+                    kind: Any = type(layer)
+                    layer.siblings, layer.__class__ = siblings, _fused(kind, Sibling)
 
 
 def keeps_gates(model: torch.nn.Module) -> bool:
@@ -57,20 +62,8 @@ def unfuse(model: torch.nn.Module) -> None:
             vars(module).pop("siblings", None)
 
 
-def _join(attention: Any) -> None:
-    """Compute attention's projections of one input together, where all of them are lean layers."""
-    layers = projections(attention)
-    if not layers or any(isinstance(layer, Sibling) for layer in layers):
-        return
-    siblings = Siblings(attention)
-    for layer in layers:
-        layer.siblings = siblings
-        plain: Any = type(layer)
-        layer.__class__ = _fused(plain, Sibling, 0.0)
-
-
 @functools.cache
-def _fused(plain: Any, mixin: Any, offset: float) -> Any:
+def _fused(plain: Any, mixin: Any, offset: float = 0.0) -> Any:
     return type(f"Fused{plain.__name__}", (mixin, plain), {"weight_offset": offset})
 
 
@@ -86,7 +79,7 @@ class _Norm:
 
 class _Gated:
     def forward(self: Any, x: Tensor) -> Tensor:
-        projected = together((self.gate_proj, self.up_proj), x)
+        projected = together((self.gate_proj, self.up_proj), x, as_factors=True)
         if projected is None:
             y: Tensor = super().forward(x)  # type: ignore[misc]
             return y

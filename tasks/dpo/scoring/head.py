@@ -11,6 +11,7 @@ Shape suffixes: N tokens to score, H hidden size, V vocabulary, C tokens of a ch
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -53,11 +54,6 @@ class LogitShape:
         names = ("logit_scale", "logits_scaling", "final_logit_softcapping", "logits_soft_cap")
         times, over, *caps = (float(getattr(config, name, None) or 0.0) for name in names)
         return cls(times or 1.0, over or 1.0, max(caps))
-
-    @property
-    def scale(self) -> float:
-        """The factor times / over."""
-        return self.times / self.over
 
     def apply(self, logits: Tensor) -> Tensor:
         """Return the logits as the model itself changes them."""
@@ -116,24 +112,11 @@ class FrozenHead:
             logits_CW.add_(self.bias_V[words])
         return self.shape.apply(logits_CW)
 
-    @torch.no_grad()
-    def score_chunk(
-        self, hidden_CH: Tensor, label_C: Tensor, words: int, space: Tensor, needs_slope: bool, with_collision: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return log p(label) [C], d log p(label) / d hidden [C, H] and log Σ p² [C]; the latter two where asked for.
-
-        The vocabulary is read ``words`` at a time (online softmax, arXiv:1805.02867). Of the words so far it keeps the
-        largest logit, Σ e and Σ e W with e = exp(z - largest), and scales the sums down when a larger logit comes.
-        """
-        sums = _RunningSums(self, hidden_CH, label_C, needs_slope, with_collision)
-        for start in range(0, len(self.weight_VH), words):
-            part = slice(start, start + words)
-            sums.add(self.logits(hidden_CH, part, space), part)
-        return sums.log_probability(), sums.slope(), sums.log_collision()
-
 
 class _RunningSums:
-    """Sums over the words of the vocabulary so far, for C tokens.
+    """Sums over the words of the vocabulary so far, for C tokens (online softmax, arXiv:1805.02867).
+
+    They are of e = exp(z - largest logit so far), and are scaled down when a larger logit comes.
 
     Attributes (W words of a tile):
         top_C1: The largest logit so far.
@@ -149,13 +132,13 @@ class _RunningSums:
         self._head, self._label_C1 = head, label_C[:, None]
         column = torch.zeros(len(hidden_CH), 1, dtype=torch.float32, device=hidden_CH.device)
         self.top_C1, self.total_C1, self.picked_C1 = column - float("inf"), column, column.clone()
-        self.square_C1 = column.clone() if with_collision else None
-        self.pull_CH: Tensor | None = None
+        self.square_C1: Any = column.clone() if with_collision else None
+        self.pull_CH: Any = None
         self._needs_slope, self._type = needs_slope, hidden_CH.dtype
 
     def add(self, logits_CW: Tensor, words: slice) -> None:
         """Add a tile, whose memory is overwritten."""
-        cap, is_first = self._head.shape.cap, words.start == 0
+        cap = self._head.shape.cap
 
         # the label's logit, for the tokens whose label is in this tile
         inside = self._label_C1 - words.start
@@ -165,51 +148,45 @@ class _RunningSums:
         slope_of_cap_CW = 1 - (logits_CW / cap).square_() if cap and self._needs_slope else None
 
         # a larger logit than any so far: the sums are of exp(z - largest), so they shrink
-        top_C1 = logits_CW.amax(-1, keepdim=True)
-        if not is_first:
-            top_C1 = torch.maximum(top_C1, self.top_C1)
-            shrink_C1 = (self.top_C1 - top_C1).exp_()
-            self.total_C1 *= shrink_C1
-            if self.square_C1 is not None:
-                self.square_C1 *= shrink_C1.square()
-            if self.pull_CH is not None:
-                self.pull_CH *= shrink_C1
+        top_C1 = torch.maximum(logits_CW.amax(-1, keepdim=True), self.top_C1)
+        shrink_C1 = (self.top_C1 - top_C1).exp_()
         self.top_C1 = top_C1
 
         e_CW = logits_CW.sub_(top_C1).exp_()
-        self.total_C1 = self.total_C1 + e_CW.sum(-1, keepdim=True)
+        self.total_C1 = self.total_C1 * shrink_C1 + e_CW.sum(-1, keepdim=True)
         if self.square_C1 is not None:
-            self.square_C1 += e_CW.square().sum(-1, keepdim=True)
+            self.square_C1 = self.square_C1 * shrink_C1.square() + e_CW.square().sum(-1, keepdim=True)
+        if self.pull_CH is not None:
+            self.pull_CH *= shrink_C1
         if self._needs_slope:
             self._pull(e_CW if slope_of_cap_CW is None else e_CW.mul_(slope_of_cap_CW), self._head.weight_VH[words])
 
     def _pull(self, e_CW: Tensor, weight_WH: Tensor) -> None:
         dtype = self._head.products
-        if self.pull_CH is None:
-            self.pull_CH = product_for_gradients(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
-        elif dtype == torch.float32:
+        if self.pull_CH is not None and dtype == torch.float32:
             self.pull_CH.addmm_(e_CW, weight_WH)
-        else:
-            self.pull_CH += product_for_gradients(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
+            return
+        pull_CH = product_for_gradients(as_factor(e_CW, dtype), weight_WH.to(dtype))[: len(e_CW)]
+        self.pull_CH = pull_CH if self.pull_CH is None else self.pull_CH.add_(pull_CH)
 
     def log_probability(self) -> Tensor:
         """Return log p(label), [C]."""
         return (self.picked_C1 - self.top_C1 - self.total_C1.log()).squeeze(-1)
 
-    def slope(self) -> Tensor | None:
+    def slope(self) -> Tensor:
         """Return d log p(label) / d hidden, [C, H], in the type of the hidden states."""
-        if self.pull_CH is None:
-            return None
         shape = self._head.shape
         label_CH = self._head.weight_VH[self._label_C1.squeeze(-1)].float()
         if shape.cap:
             label_CH *= 1 - (self.picked_C1 / shape.cap).square()
-        slope_CH = self.pull_CH.div_(self.total_C1).neg_().add_(label_CH)
-        return (slope_CH.mul_(shape.scale) if shape.scale != 1.0 else slope_CH).to(self._type)
+        slope_CH: Tensor = self.pull_CH.div_(self.total_C1).neg_().add_(label_CH)
+        scale = shape.times / shape.over
+        return (slope_CH.mul_(scale) if scale != 1.0 else slope_CH).to(self._type)
 
-    def log_collision(self) -> Tensor | None:
+    def log_collision(self) -> Tensor:
         """Return log Σ p², [C]."""
-        return None if self.square_C1 is None else (self.square_C1 / self.total_C1.square()).log().squeeze(-1)
+        collision_C: Tensor = (self.square_C1 / self.total_C1.square()).log().squeeze(-1)
+        return collision_C
 
 
 class _TwoProducts(torch.autograd.Function):
@@ -226,14 +203,16 @@ class _TwoProducts(torch.autograd.Function):
 
         for start in range(0, len(hidden_NH), tokens):
             part = slice(start, start + tokens)
-            logp_C, slope_CH, collision_C = head.score_chunk(
-                hidden_NH[part], label_N[part], words, space, needs_grad, with_collision
-            )
-            logp_N[part] = logp_C
-            if slope_NH is not None and slope_CH is not None:
-                slope_NH[part] = slope_CH
-            if collision_N is not None and collision_C is not None:
-                collision_N[part] = collision_C
+            sums = _RunningSums(head, hidden_NH[part], label_N[part], needs_grad, with_collision)
+            for first in range(0, len(head.weight_VH), words):
+                tile = slice(first, first + words)
+                sums.add(head.logits(hidden_NH[part], tile, space), tile)
+
+            logp_N[part] = sums.log_probability()
+            if slope_NH is not None:
+                slope_NH[part] = sums.slope()
+            if collision_N is not None:
+                collision_N[part] = sums.log_collision()
 
         ctx.save_for_backward(slope_NH)
         if collision_N is not None:
@@ -260,27 +239,21 @@ class GeneralHead:
 
     def score(self, hidden_NH: Tensor, label_N: Tensor, with_collision: bool = False) -> TokenScores:
         """Score tokens; differentiable with respect to ``hidden_NH`` and the head's parameters."""
-        parts = []
-        for hidden_CH, label_C in zip(
-            torch.split(hidden_NH, self.chunk), torch.split(label_N, self.chunk), strict=True
-        ):
-            if torch.is_grad_enabled():
-                parts.append(checkpoint(self._score, hidden_CH, label_C, with_collision, use_reentrant=False))
-            else:
-                parts.append(self._score(hidden_CH, label_C, with_collision))
-        logp_N = torch.cat([logp for logp, _ in parts])
-        return TokenScores(logp_N, torch.cat([c for _, c in parts]) if with_collision else None)
+        chunks = zip(torch.split(hidden_NH, self.chunk), torch.split(label_N, self.chunk), strict=True)
+        score: Any = self._score
+        if torch.is_grad_enabled():
+            score = functools.partial(checkpoint, self._score, use_reentrant=False)
+        parts = [score(hidden_CH, label_C, with_collision) for hidden_CH, label_C in chunks]
+        logp_N = torch.cat([part.logp_N for part in parts])
+        return TokenScores(logp_N, torch.cat([part.collision_N for part in parts]) if with_collision else None)
 
-    def _score(self, hidden_CH: Tensor, label_C: Tensor, with_collision: bool) -> tuple[Tensor, Tensor | None]:
-        logits_CV = self.shape.apply(self.module(hidden_CH).float())
-        return log_softmax_of(logits_CV, label_C), collision_of(logits_CV) if with_collision else None
+    def _score(self, hidden_CH: Tensor, label_C: Tensor, with_collision: bool) -> TokenScores:
+        return scores_of(self.shape.apply(self.module(hidden_CH).float()), label_C, with_collision)
 
 
-def log_softmax_of(logits_NV: Tensor, label_N: Tensor) -> Tensor:
-    """Return log softmax(logits)[label], [N], float32."""
-    return torch.log_softmax(logits_NV.float(), -1).gather(-1, label_N[:, None]).squeeze(-1)
-
-
-def collision_of(logits_NV: Tensor) -> Tensor:
-    """Return log Σ_v π(v)², [N], float32, without gradient."""
-    return torch.softmax(logits_NV.detach().float(), -1).square().sum(-1).log()
+def scores_of(logits_NV: Tensor, label_N: Tensor, with_collision: bool) -> TokenScores:
+    """Score tokens by their logits."""
+    logits_NV = logits_NV.float()
+    logp_N = torch.log_softmax(logits_NV, -1).gather(-1, label_N[:, None]).squeeze(-1)
+    collision_N = torch.softmax(logits_NV.detach(), -1).square().sum(-1).log() if with_collision else None
+    return TokenScores(logp_N, collision_N)

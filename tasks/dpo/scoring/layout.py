@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Sequence, Sized
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,20 +57,11 @@ class Segments:
     position_T: Tensor
     key_runs: tuple[tuple[slice, ...], ...]
 
-    def to(self, device: torch.device | str) -> Segments:
-        """Return the segments with their tensors on ``device``."""
-        names = ("key_K", "group_T", "branch_T", "position_T")
-        return dataclasses.replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
-
     @functools.cached_property
-    def query_offsets(self) -> Tensor:
-        """Where each segment's queries begin, and the end: int32 [S + 1]."""
-        return _offsets(self.query_lengths, self.key_K.device)
-
-    @functools.cached_property
-    def key_offsets(self) -> Tensor:
-        """Where each segment's keys begin, and the end: int32 [S + 1]."""
-        return _offsets(self.key_lengths, self.key_K.device)
+    def offsets(self) -> list[Tensor]:
+        """Where each segment's queries begin, and the end; likewise its keys: int32 [S + 1] each."""
+        ends = (np.cumsum([0, *lengths]).astype(np.int32) for lengths in (self.query_lengths, self.key_lengths))
+        return [torch.from_numpy(numbers).to(self.key_K.device, non_blocking=True) for numbers in ends]
 
     @functools.cached_property
     def windows(self) -> set[int]:
@@ -111,17 +102,19 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        return Batch(
-            self.ids_BL.to(device, non_blocking=True),
-            self.position_BL.to(device, non_blocking=True),
-            None if self.segments is None else self.segments.to(device),
-            self.source_N.to(device, non_blocking=True),
-            self.label_N.to(device, non_blocking=True),
-            self.branch_N.to(device, non_blocking=True),
-            self.hash_T.to(device, non_blocking=True),
-            self.pairs,
-            None if self.is_long_BL is None else self.is_long_BL.to(device, non_blocking=True),
-        )
+        segments = None if self.segments is None else _moved(self.segments, device)
+        return dataclasses.replace(_moved(self, device), segments=segments)
+
+
+Part = TypeVar("Part", Segments, Batch)
+
+
+def _moved(part: Part, device: torch.device | str) -> Part:
+    """Return a copy with its tensors on ``device``."""
+    values: dict[str, Any] = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    values.update({name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+    return type(part)(**values)
 
 
 def lay_out_shared(rows: Sequence[TokenRow], limit: int | None = None) -> Batch:
@@ -249,6 +242,7 @@ def _is_long(prompt: Sized, completion: Sized, limit: int | None) -> bool:
 
 
 def _labels(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+    """Return each completion token [N] and the number of its completion [N]."""
     completions = [completion for row in rows for completion in (row.chosen, row.rejected)]
     return _tensor(completions), torch.from_numpy(np.repeat(np.arange(len(completions)), [len(c) for c in completions]))
 
@@ -261,10 +255,6 @@ def _hashes(text: int, first: int, count: int) -> Hashes:
 
 def _tensor(parts: Sequence[npt.NDArray[np.integer]]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))
-
-
-def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)).to(device, non_blocking=True)
 
 
 def _refuse_empty(rows: Sequence[TokenRow]) -> None:

@@ -85,10 +85,11 @@ class _Lean:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = None if args or kwargs else _only_adapter(self)
         share = 0.0 if name is None else _share_dropped(self, name)
+        left = x if not share else _dropped(self, x, share)
         out: Tensor
-        if name is not None and not share:
-            out = _added(self, name, x)
-        elif name is not None and (left := _dropped(self, x, share)) is not None:
+        if name is not None and not share and isinstance(self, lora.Linear):
+            out = _apply(LoraLinear)(x, *_operands(self, name))
+        elif name is not None and left is not None:
             a, b = self.lora_A[name].weight, self.lora_B[name].weight
             out = _apply(LoraUpdate)(self.base_layer(x), left, a, b, self.scaling[name])
         elif (self.disable_adapters or not _active(self)) and not self.merged:
@@ -114,13 +115,8 @@ def _share_dropped(module: Any, name: str) -> float:
     return float(getattr(dropout, "p", 0.0)) if dropout.training else 0.0
 
 
-def _dropped(module: Any, x: Tensor, share: float) -> Tensor | None:
-    """Return a layer's input after dropout, None where its tokens have no hashes."""
-    left: Tensor | None = _outside_graphs(_dropped_by_token)(module, x, share)
-    return left
-
-
 def _dropped_by_token(module: Any, x: Tensor, share: float) -> Tensor | None:
+    """Return a layer's input after dropout, None where its tokens have no hashes."""
     if module.token_dropout is None:
         return None
     source, number = module.token_dropout
@@ -128,12 +124,7 @@ def _dropped_by_token(module: Any, x: Tensor, share: float) -> Tensor | None:
     return None if hash_T is None else dropped(x, hash_T, number, share)
 
 
-def _added(module: Any, name: str, x: Tensor) -> Any:
-    """Return the base layer's result plus the update of the adapter ``name``."""
-    if isinstance(module, lora.Linear):
-        return _apply(LoraLinear)(x, *_operands(module, name))
-    a, b = module.lora_A[name].weight, module.lora_B[name].weight
-    return _apply(LoraUpdate)(module.base_layer(x), x, a, b, module.scaling[name])
+_dropped = _outside_graphs(_dropped_by_token)
 
 
 def _operands(module: Any, name: str) -> tuple[Any, ...]:
@@ -146,10 +137,10 @@ def gated_down(gate: Tensor, up: Tensor, down: torch.nn.Module, like: Tensor) ->
     """Return down(silu(gate) ∘ up), in the type of ``like``; a lean ``down`` saves gate and up instead of the product.
 
     Args:
-        gate: [T or more, I], in the type of products.
-        up: Likewise.
+        gate: The gate projection's result, [T or more, I], in the type of products.
+        up: The up projection's result, likewise.
         down: The down projection, which takes [.., I].
-        like: [.., any], with T rows.
+        like: The part's input, [.., H] with T rows: the result has its type and the same leading dimensions.
     """
     operands = plain_operands(down)
     if operands is not None:

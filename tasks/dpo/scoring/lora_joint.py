@@ -25,30 +25,40 @@ from tasks.dpo.scoring.lora_operations import adapter_gradients, shaped
 _OF_ONE_INPUT = ("q_proj", "k_proj", "v_proj")  # in the order in which attention calls them
 
 
-def together(layers: Sequence[Any], x: Tensor) -> list[Tensor] | None:
-    """Return every layer's result for the rows of ``x`` [.., in], as factors of the next product, [T or more, out].
+def together(layers: Sequence[Any], x: Tensor, as_factors: bool = False) -> list[Tensor] | None:
+    """Return every layer's result for ``x`` [.., in], computed as one operation.
 
-    None where they cannot be one operation: one of them is no plain lean layer, or its base's result is saved.
+    None where that cannot be: one of them is no plain lean layer, or its base's result is saved.
+
+    Args:
+        layers: Layers of the same input.
+        x: The input.
+        as_factors: Return rows [T or more, out] in the type of products, as factors of the next one; else [.., out].
     """
-    return _joint(layers, x, as_factors=True)
+    operands = [each for layer in layers if (each := plain_operands(layer)) is not None and each[-1]]
+    if len(operands) < len(layers):
+        return None
+    weights, biases, downs, ups, scales, _ = zip(*operands, strict=True)
+    apply: Any = JointLoraLinear.apply
+    return list(apply(x, as_factors, scales, biases, *weights, *downs, *ups))
 
 
 class Siblings:
     """Attention's projections of one input: the first one called computes all results, the others fetch theirs.
 
     Args:
-        attention: The module that calls them, one after the other with the same tensor.
+        layers: The projections, in the order in which attention calls them with the same tensor.
     """
 
-    def __init__(self, attention: Any) -> None:
-        self._layers = projections(attention)
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = layers
         self._input: Tensor | None = None
         self._results: dict[int, Tensor] = {}
 
     def result(self, layer: Any, x: Tensor) -> Tensor | None:
         """Return the result of ``layer`` for ``x``; None where the layer has to compute it by itself."""
         if layer is self._layers[0]:
-            results = _joint(self._layers, x) or ()
+            results = together(self._layers, x) or ()
             self._input, self._results = x, dict(zip(map(id, self._layers), results, strict=False))
         result = self._results.pop(id(layer), None) if x is self._input else None
         if not self._results:
@@ -74,16 +84,6 @@ def projections(attention: Any) -> list[Any]:
     """Return a module's query, key and value projections if all of them are lean layers, else []."""
     layers = [getattr(attention, name, None) for name in _OF_ONE_INPUT]
     return layers if all(is_lean(layer) for layer in layers) else []
-
-
-def _joint(layers: Sequence[Any], x: Tensor, as_factors: bool = False) -> list[Tensor] | None:
-    """Return the layers' results for ``x``, None where one is no plain lean layer, or its base's result is saved."""
-    operands = [each for layer in layers if (each := plain_operands(layer)) is not None and each[-1]]
-    if len(operands) < len(layers):
-        return None
-    weights, biases, downs, ups, scales, _ = zip(*operands, strict=True)
-    apply: Any = JointLoraLinear.apply
-    return list(apply(x, as_factors, scales, biases, *weights, *downs, *ups))
 
 
 class JointLoraLinear(torch.autograd.Function):

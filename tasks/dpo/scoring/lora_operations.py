@@ -28,14 +28,7 @@ class LoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-        in_place: bool = True,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, in_place: bool
     ) -> Tensor:
         """Return y [.., out] in the type of x [.., in]."""
         rows = as_factor(x.reshape(-1, x.shape[-1]), weight.dtype)

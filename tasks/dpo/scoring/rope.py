@@ -62,7 +62,7 @@ class Ropes:
         """Refuse texts whose positions would depend on the rest of the batch.
 
         Raises:
-            ConfigError: There is one.
+            ConfigError: A text exceeds the limit, and the frequencies of longer texts depend on their length.
         """
         if self.limit is None or not self._refused or (longest := length_of_longest(rows)) <= self.limit:
             return

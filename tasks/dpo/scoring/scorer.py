@@ -3,32 +3,31 @@
 At its start a scorer tests on real pairs what it is about to use: shared rows against plain rows, and the head by
 itself against the whole model (:mod:`tasks.dpo.scoring.self_test`). The log says once what is not used, and why.
 
-Shape suffixes: N completion tokens, n pairs.
+Shape suffixes: B rows, L tokens of a row, N completion tokens, H hidden size, V vocabulary, n pairs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tasks.dpo.model.anatomy import bare_model, body_of
 from tasks.dpo.model.cpu_bfloat16 import product_type
 from tasks.dpo.model.distributed import on_all_ranks
+from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.scoring import attention
 from tasks.dpo.scoring.dropout import TokenDropout
 from tasks.dpo.scoring.fusion_cpu import fuse, unfuse
-from tasks.dpo.scoring.head import TokenScores, collision_of, log_softmax_of
-from tasks.dpo.scoring.layout import Batch, lay_out_plain, lay_out_shared
+from tasks.dpo.scoring.head import TokenScores, scores_of
+from tasks.dpo.scoring.layout import Batch, lay_out_plain, lay_out_shared, length_of_longest
 from tasks.dpo.scoring.lora import make_lean, make_plain
 from tasks.dpo.scoring.rope import Ropes
-from tasks.dpo.scoring.self_test import choose_head, choose_kernel, random_rows, trial
-from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
+from tasks.dpo.scoring.self_test import choose_head, choose_kernel, random_rows
+from tasks.pairs.tokens.token_cache import TokenRow
 from tasks.telemetry import log
 
 _log = log.get_logger(__name__)
@@ -60,6 +59,7 @@ class Scorer:
         mechanisms: What may be used.
 
     Attributes:
+        device: The model's device.
         kernel: The attention kernel over shared rows; "" for plain rows through the model's own attention.
         head: What hidden states are scored through; None for the whole model.
         dropout: What the adapters drop of each token.
@@ -70,14 +70,18 @@ class Scorer:
         self.mechanisms = mechanisms or Mechanisms()
         self._inner = bare_model(model)
         self._body: Any = body_of(self._inner)
-        self._parameter = next(self._inner.parameters())
+        first_weight = next(self._inner.parameters())
+        self.device: torch.device = first_weight.device
+        self._dtype = first_weight.dtype
         self._model_attention = self._inner.config._attn_implementation
 
         self.kernel = ""
         self.dropout = TokenDropout()
         self._ropes = Ropes(model)
 
-        rows = list(sample) or self._random_rows()
+        # completions of one token would not show whether one token leaks into the next, so random pairs are tested too
+        random = random_rows(self._inner.get_input_embeddings().weight.shape[0])
+        rows = list(sample) or random
         try:
             if self.mechanisms.lean_lora:
                 make_lean(model, self.dropout)
@@ -85,7 +89,7 @@ class Scorer:
                 fuse(model)
             self.head = choose_head(model, rows, self.mechanisms.two_products)
             if self.mechanisms.shared_prefix:
-                self._share_prompts(rows)
+                self._share_prompts(rows, [*rows, *random])
         except BaseException:
             self.close()
             raise
@@ -93,11 +97,11 @@ class Scorer:
     def __enter__(self) -> Scorer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give the model its own attention and layers back."""
+        """Restore the model's own attention and layers."""
         self._use_kernel("")
         self._ropes.close()
         unfuse(self.model)
@@ -107,12 +111,6 @@ class Scorer:
     def is_shared(self) -> bool:
         """Whether rows share their prompts; otherwise they are plain and padded."""
         return bool(self.kernel)
-
-    @property
-    def device(self) -> torch.device:
-        """The model's device."""
-        device: torch.device = self._parameter.device
-        return device
 
     def lay_out(self, rows: Sequence[TokenRow]) -> Batch:
         """Lay pairs out for :meth:`score`, on the model's device.
@@ -137,34 +135,27 @@ class Scorer:
         self._ropes.follow(batch)
         if self.head is None:
             logits_BLV = self.model(input_ids=batch.ids_BL, use_cache=False).logits
-            logits_NV = logits_BLV.flatten(0, 1)[batch.source_N]
-            logp_N = log_softmax_of(logits_NV, batch.label_N)
-            return TokenScores(logp_N, collision_of(logits_NV) if with_collision else None)
+            return scores_of(logits_BLV.flatten(0, 1)[batch.source_N], batch.label_N, with_collision)
 
-        hidden_NH = self._hidden(batch).flatten(0, 1).index_select(0, batch.source_N)
-        return self.head.score(hidden_NH, batch.label_N, with_collision)
-
-    def _hidden(self, batch: Batch) -> Tensor:
-        """Return the hidden states below the head, [B, L, H]."""
         options: dict[str, Any] = {}
         if batch.segments is not None:
             options = {"position_ids": batch.position_BL, "segments": batch.segments, "kernel": self.kernel}
-        hidden: Tensor = self._body(input_ids=batch.ids_BL, use_cache=False, **options).last_hidden_state
-        return hidden
+        hidden_BLH = self._body(input_ids=batch.ids_BL, use_cache=False, **options).last_hidden_state
+        hidden_NH = hidden_BLH.flatten(0, 1).index_select(0, batch.source_N)
+        return self.head.score(hidden_NH, batch.label_N, with_collision)
 
-    def _share_prompts(self, rows: Sequence[TokenRow]) -> None:
+    def _share_prompts(self, rows: Sequence[TokenRow], tested: Sequence[TokenRow]) -> None:
         """Use the first kernel whose shared rows give what plain rows give, on all ranks or on none."""
         if self.head is not None:
-            kernel, faults = self._test_kernels(rows)
+            kernel, faults = self._test_kernels(tested)
+            reasons = "; ".join(dict.fromkeys(faults))
             if kernel and faults:
-                _log.info("shared rows by the kernel `%s` (%s)", kernel, "; ".join(dict.fromkeys(faults)))
+                _log.info("shared rows by the kernel `%s` (%s)", kernel, reasons)
             elif not kernel:
-                _log.info(
-                    "this model cannot share prompts in one row (%s): plain padded rows, about %.1f times the tokens",
-                    "; ".join(dict.fromkeys(faults)),
-                    _padded_tokens(rows)
-                    / sum(len(part) for row in rows for part in (row.prompt, row.chosen, row.rejected)),
-                )
+                padded = sum(2 * length_of_longest([row]) for row in rows)
+                packed = sum(len(row.prompt) + len(row.chosen) + len(row.rejected) for row in rows)
+                text = "this model cannot share prompts in one row (%s): plain padded rows, about %.1f times the tokens"
+                _log.info(text, reasons, padded / packed)
 
         # ranks cut a step into the same micro-batches, so they all need the same layout
         if not on_all_ranks(self.is_shared, self.device) and self.is_shared:
@@ -173,18 +164,16 @@ class Scorer:
 
     def _test_kernels(self, rows: Sequence[TokenRow]) -> tuple[str, list[str]]:
         """Return the kernel that is in use from now on, "" for none, and why others are not."""
-        # completions of one token would not show whether one token leaks into the next
-        tested = [*rows, *self._random_rows()]
         plain, shared = (
-            lay_out(tested, self._ropes.limit).to(self.device) for lay_out in (lay_out_plain, lay_out_shared)
+            lay_out(rows, self._ropes.limit).to(self.device) for lay_out in (lay_out_plain, lay_out_shared)
         )
-        kernels = attention.kernels_for(self.device, self._parameter.dtype)
+        kernels = attention.kernels_for(self.device, self._dtype)
 
         def score(kernel: str) -> Tensor:
             self._use_kernel(kernel)
             return self.logps(shared)
 
-        with trial(self.model):
+        with torch.inference_mode(), evaluation_mode(self.model):
             kernel, faults = choose_kernel(kernels, score, self.logps(plain), product_type(self._inner))
 
         # a layer that keeps to a window, and did not pass it on, shows it only on pairs longer than the window
@@ -201,21 +190,6 @@ class Scorer:
             raise ValueError("its attention cannot be replaced")
         self._inner.set_attn_implementation(attention.NAME if kernel else self._model_attention)
         self.kernel = kernel
-
-    def _random_rows(self) -> list[TokenRow]:
-        return random_rows(self._inner.get_input_embeddings().weight.shape[0])
-
-
-def _padded_tokens(rows: Sequence[TokenRow]) -> int:
-    """Return how many tokens plain rows of these pairs have, padding of a pair's shorter row included."""
-    return sum(2 * max(len(row.prompt) + len(part) for part in (row.chosen, row.rejected)) for row in rows)
-
-
-def sample_rows(tokens: TokenPairs) -> list[TokenRow]:
-    """Return a few short pairs of a data set for the self-test, one of them twice: two pairs can share a prompt."""
-    first = tokens.lengths[:256].sum(axis=1)
-    rows = [tokens.row(int(i)) for i in np.argsort(first, kind="stable")[:3]]
-    return [*rows, TokenRow(rows[-1].prompt, rows[-1].rejected, rows[-1].chosen)] if rows else []
 
 
 def sum_by_branch(logps_N: Tensor, batch: Batch, weights_N: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,7 @@ Shape suffixes: B rows, L tokens of a row, H hidden size, V vocabulary, N comple
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from tasks.dpo.model.evaluation import evaluation_mode
 from tasks.dpo.scoring.head import FrozenHead, GeneralHead, LogitShape
 from tasks.dpo.scoring.layout import lay_out_plain
 from tasks.dpo.scoring.lora_head import AdaptedHead
-from tasks.pairs.tokens.token_cache import TokenRow
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow
 from tasks.telemetry import log
 
 # Largest difference between a token's log-probabilities, computed in two ways, that counts as rounding. A token that
@@ -29,13 +28,6 @@ from tasks.telemetry import log
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 _HEAD_TEST_TOKENS = 32  # of a row: this test computes whole logits
 _log = log.get_logger(__name__)
-
-
-@contextlib.contextmanager
-def trial(model: Any) -> Iterator[None]:
-    """Turn gradients and dropout off for a block."""
-    with torch.inference_mode(), evaluation_mode(model):
-        yield
 
 
 def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> FrozenHead | GeneralHead | None:
@@ -54,7 +46,7 @@ def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> Fro
     parameter = next(inner.parameters())
 
     ids_BL = lay_out_plain(rows[:2]).ids_BL[:, :_HEAD_TEST_TOKENS].to(parameter.device)
-    with trial(model):
+    with torch.inference_mode(), evaluation_mode(model):
         whole_BLV = model(input_ids=ids_BL, use_cache=False).logits.float()
         hidden_BLH = body(input_ids=ids_BL, use_cache=False).last_hidden_state
         split_BLV = shape.apply(module(hidden_BLH).float())
@@ -72,10 +64,7 @@ def choose_head(model: Any, rows: Sequence[TokenRow], two_products: bool) -> Fro
 
 
 def choose_kernel(
-    kernels: Iterable[str],
-    score: Callable[[str], Tensor],
-    expected_N: Tensor,
-    dtype: torch.dtype,
+    kernels: Iterable[str], score: Callable[[str], Tensor], expected_N: Tensor, dtype: torch.dtype
 ) -> tuple[str, list[str]]:
     """Return the first kernel that gives the expected log-probabilities, "" if none does; and why others do not.
 
@@ -92,7 +81,8 @@ def choose_kernel(
     faults: list[str] = []
     for kernel in kernels:
         try:
-            worst = _largest_difference(score(kernel), expected_N)
+            difference_N = (score(kernel) - expected_N).abs()
+            worst = float(torch.nan_to_num(difference_N, nan=float("inf")).max())
         except Exception as error:  # a package of kernels that does not fit raises anything
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -105,9 +95,11 @@ def choose_kernel(
     return "", faults
 
 
-def _largest_difference(one_N: Tensor, other_N: Tensor) -> float:
-    """Return the largest absolute difference, infinite where either has a NaN."""
-    return float(torch.nan_to_num((one_N - other_N).abs(), nan=float("inf")).max())
+def sample_rows(tokens: TokenPairs) -> list[TokenRow]:
+    """Return a few short pairs of a data set to test with, one of them twice: two pairs can share a prompt."""
+    first = tokens.lengths[:256].sum(axis=1)
+    rows = [tokens.row(int(i)) for i in np.argsort(first, kind="stable")[:3]]
+    return [*rows, TokenRow(rows[-1].prompt, rows[-1].rejected, rows[-1].chosen)] if rows else []
 
 
 def random_rows(vocabulary: int) -> list[TokenRow]:

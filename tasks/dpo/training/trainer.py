@@ -30,7 +30,8 @@ from tasks.dpo.model.distributed import from_main, open_accelerator
 from tasks.dpo.model.sharding import is_sharded, place
 from tasks.dpo.model.threads import suited_threads
 from tasks.dpo.scoring.lora import drawing_by_batch
-from tasks.dpo.scoring.scorer import Mechanisms, Scorer, sample_rows
+from tasks.dpo.scoring.scorer import Mechanisms, Scorer
+from tasks.dpo.scoring.self_test import sample_rows
 from tasks.dpo.telemetry.heap import Heap
 from tasks.dpo.telemetry.trackers import Trackers
 from tasks.dpo.telemetry.training_monitor import TrainingMonitor
