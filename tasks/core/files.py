@@ -29,6 +29,7 @@ _DISK_FAULTS = {
     errno.EROFS: ("the file system is read-only", "make it writable and run again"),
     errno.EACCES: ("permission denied", "make it readable and writable for this user and run again"),
     errno.EPERM: ("permission denied", "make it readable and writable for this user and run again"),
+    errno.ESTALE: ("another machine removed the file meanwhile", "run again"),
     errno.EIO: ("the disk reports an input/output fault", "check the disk and run again"),
 }
 

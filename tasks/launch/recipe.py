@@ -26,12 +26,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks.core import paths
-from tasks.core.errors import ConfigError, PipelineError
+from tasks.core.errors import ConfigError
 from tasks.core.files import write_text
+from tasks.core.nested import flatten
 from tasks.core.params import build, parse_params
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, show
 from tasks.launch.params_text import places_of, with_value
+from tasks.telemetry.one_line import exit_status
 
 RECIPES = Path("infra/recipes")
 
@@ -55,23 +57,17 @@ def main(arguments: list[str] | None = None) -> int:
     if bool(words.recipe) == words.list:
         parser.error("give the name of a recipe, or --list")
 
-    try:
-        lines = _listing() if words.list else _write(find_recipe(words.recipe), words.force)
-    except PipelineError as error:
-        print(f"[recipe] error: {error}", file=sys.stderr)
-        return error.exit_code
-    print("\n".join(lines))
+    return exit_status("recipe", _list if words.list else lambda: _write(find_recipe(words.recipe), words.force))
+
+
+def _list() -> int:
+    for path in sorted(RECIPES.glob("*.yaml")):
+        print(f"{path.stem}: {path.read_text(encoding='utf-8').splitlines()[0].strip('# ')}")
     return 0
 
 
-def _listing() -> list[str]:
-    """Return a line for each recipe: its name and its first comment line."""
-    recipes = sorted(RECIPES.glob("*.yaml"))
-    return [f"{path.stem}: {path.read_text(encoding='utf-8').splitlines()[0].strip('# ')}" for path in recipes]
-
-
-def _write(recipe: Path, is_forced: bool) -> list[str]:
-    """Write params.yaml and return lines that say what changed."""
+def _write(recipe: Path, is_forced: bool) -> int:
+    """Write params.yaml and print what changed."""
     if not paths.PARAMS.is_file():
         raise ConfigError(f"{paths.PARAMS} is missing", "run from the checkout's root, or `git checkout params.yaml`")
     if not is_forced:
@@ -80,9 +76,10 @@ def _write(recipe: Path, is_forced: bool) -> list[str]:
     after = whole_params(before, recipe.read_text(encoding="utf-8"), str(recipe))
     write_text(paths.PARAMS, after)
 
-    old, new = (dict(_flat(parse_params(text, str(paths.PARAMS)))) for text in (before, after))
+    old, new = (flatten(parse_params(text, str(paths.PARAMS))) for text in (before, after))
     changes = [f"  {key}: {show(old.get(key))} -> {show(new[key])}" for key in new if new[key] != old.get(key)]
-    return [f"{paths.PARAMS}: {len(changes)} keys changed by {recipe}", *changes]
+    print("\n".join([f"{paths.PARAMS}: {len(changes)} keys changed by {recipe}", *changes]))
+    return 0
 
 
 def find_recipe(name: str) -> Path:
@@ -197,14 +194,6 @@ def _leaves(values: Mapping[str, Any], owner: type[Any], path: str) -> Iterator[
             yield from _leaves(value, hint, f"{path}.{key}")
         else:
             yield f"{path}.{key}", value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _get(document: Mapping[str, Any], path: str) -> Any:

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "object_store": ("core",),
     "hub": ("core",),
     "rowstore": ("core", "object_store"),
+    "upkeep": ("core", "rowstore"),
     "demo/world": ("core",),
     "demo/model": ("core", "demo/world"),
     "demo/preferences": ("core", "demo/world"),
