@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "demo/world": ("core",),
     "demo/model": ("core", "demo/world"),
     "demo/preferences": ("core", "demo/world"),
-    "pinning": ("core", "hub", "demo/model"),
+    "pinning": ("core", "hub"),
     "pairs/record": ("core",),
     "pairs/tokens": ("core",),
     "pairs/ingestion": ("core", "hub", "pairs/record"),

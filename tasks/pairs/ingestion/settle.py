@@ -96,8 +96,9 @@ class Sorted:
 def sort_pairs(
     spill: Path,
     folder: Path,
+    ids: Collection[str],
     contradicting: Collection[str],
-    kept: Collection[str] | None,
+    limit: int | None,
     reject: Callable[[Rejection], None],
 ) -> Sorted:
     """Write `train.parquet` and `test.parquet` into ``folder`` from the first pass's file.
@@ -105,17 +106,20 @@ def sort_pairs(
     Args:
         spill: All distinct pairs, with :data:`HELD_OUT` behind the schema.
         folder: Where the two files go.
+        ids: Of all distinct pairs.
         contradicting: Ids of pairs to leave out as contradictions; each is passed to ``reject``.
-        kept: Ids of the pairs within the limit; None for no limit.
+        limit: The most pairs to keep, those whose ids come first in order: a fixed random choice, for ids are hashes.
+            None keeps all.
         reject: Records a rejected row.
     """
+    kept = None if limit is None else set(sorted(name for name in ids if name not in contradicting)[:limit])
     result = Sorted()
     with PairWriter(folder / "train.parquet") as train, PairWriter(folder / "test.parquet") as test:
         for batch in read_batches(spill):
-            ids: list[str] = batch.column("pair_id").to_pylist()
-            _reject_contradictions(batch, ids, contradicting, reject)
-            stays = [name not in contradicting and (kept is None or name in kept) for name in ids]
-            result.over_limit += sum(name not in contradicting for name in ids) - sum(stays)
+            names: list[str] = batch.column("pair_id").to_pylist()
+            _reject_contradictions(batch, names, contradicting, reject)
+            stays = [name not in contradicting and (kept is None or name in kept) for name in names]
+            result.over_limit += sum(name not in contradicting for name in names) - sum(stays)
             held_out: list[bool] = batch.column(HELD_OUT.name).to_pylist()
             for side, writer in (("train", train), ("test", test)):
                 wanted = [stay and held is (side == "test") for stay, held in zip(stays, held_out, strict=True)]
@@ -133,8 +137,3 @@ def _reject_contradictions(
     for name, source in zip(ids, batch.column("source").to_pylist(), strict=True):
         if name in contradicting:
             reject(Rejection(source, "contradiction", f"pair {name} also stands with chosen and rejected swapped"))
-
-
-def within_limit(ids: Collection[str], limit: int) -> set[str]:
-    """Return the ``limit`` ids that come first in order: a fixed random choice, for ids are hashes."""
-    return set(sorted(ids)[:limit])

@@ -1,4 +1,4 @@
-"""Both passes over the rows: all distinct pairs to one file, then from there into train and test; and their account."""
+"""The first pass over the rows, which writes all distinct pairs to one file, and the account of both passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
-from tasks.pairs.ingestion.settle import HELD_OUT, Sorted, sort_pairs, within_limit
+from tasks.pairs.ingestion.settle import HELD_OUT, Sorted
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.record.pair import Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter
@@ -35,29 +35,6 @@ def first_pass(
                 reject(row)
             shown.update()
     return ids
-
-
-def second_pass(
-    spill: Path,
-    folder: Path,
-    ids: list[str],
-    contradicting: set[str],
-    limit: int | None,
-    reject: Callable[[Rejection], None],
-) -> Sorted:
-    """Write train and test into ``folder``, without contradictions and what is over the limit.
-
-    Args:
-        spill: What the first pass wrote.
-        folder: Where the two files go.
-        ids: Of all distinct pairs.
-        contradicting: Ids of pairs to leave out as contradictions.
-        limit: The most pairs to keep; None keeps all.
-        reject: Takes note of a rejected row.
-    """
-    rest = [name for name in ids if name not in contradicting]
-    kept = None if limit is None else within_limit(rest, limit)
-    return sort_pairs(spill, folder, contradicting, kept, reject)
 
 
 def write_rejection(stream: IO[str], rejection: Rejection) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.core.files import canonical_json, sha256_bytes
 
+ABSENT = object()  # the value of a column that a row lacks
 ROLES = ("system", "user", "assistant")
 
 REASONS = {
@@ -147,16 +148,12 @@ def short_id(text: str) -> str:
 
 
 def get_field(row: dict[str, Any], name: str) -> Any:
-    """Return a column of a row: the key itself, or else the path that its dots describe.
-
-    Raises:
-        KeyError: The row has neither.
-    """
+    """Return a column of a row: the key itself, or else the path that its dots describe; :data:`ABSENT` for neither."""
     if name in row:
         return row[name]
     value: Any = row
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise KeyError(name)
+            return ABSENT
         value = value[key]
     return value
