@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import difflib
 import importlib
-import subprocess
 import sys
 import typing
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ from tasks.core.params import build, parse_params
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, show
 from tasks.launch.params_text import places_of, with_value
+from tasks.telemetry.git_calls import git
 from tasks.telemetry.one_line import exit_status
 
 RECIPES = Path("infra/recipes")
@@ -103,14 +103,11 @@ def refuse_uncommitted(params: Path) -> None:
     Raises:
         ConfigError: The file has uncommitted changes, or git does not say whether it has.
     """
-    command = ["git", "status", "--porcelain", "--", str(params)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"git does not say whether {params} is committed ({error})", "add --force") from None
-    if done.returncode:
-        raise ConfigError(f"git does not say whether {params} is committed ({done.stderr})", "add --force")
-    if done.stdout.strip():
+        changes = git(Path(), "status", "--porcelain", "--", str(params), timeout_s=60)
+    except ConfigError as error:
+        raise ConfigError(f"git does not say whether {params} is committed ({error.what})", "add --force") from None
+    if changes:
         raise ConfigError(f"{params} has uncommitted changes", "commit them, or add --force to write over them")
 
 

@@ -42,14 +42,15 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         receipts.note_params(digest_of(repr(config)))
         yield config
         receipts.close("ok")
-    except PipelineError as error:
-        _leave(stage, error, has_receipt=receipts.close(error.kind, error))
-    except OSError as error:
-        expected = explain_os_error(error)
+    except (PipelineError, OSError) as error:
+        expected = error if isinstance(error, PipelineError) else explain_os_error(error)
         has_receipt = receipts.close(expected.kind if expected else "bug", expected or error)
         if expected is None:
             raise
-        _leave(stage, expected, has_receipt)
+        # our launcher prints the error of another rank that left a receipt
+        if ranks.is_main() or not (has_receipt and ranks.is_of_launcher()):
+            log.say(stage, str(expected), "error")
+        sys.exit(expected.exit_code)
     except KeyboardInterrupt:
         receipts.close("interrupted")
         log.say(stage, "interrupted; what was finished is kept", "warning")
@@ -57,13 +58,6 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
     except BaseException as error:
         receipts.close("bug", error)
         raise
-
-
-def _leave(stage: str, error: PipelineError, has_receipt: bool) -> None:
-    """Print the error and exit; the launcher prints it for another rank that left a receipt."""
-    if ranks.is_main() or not (has_receipt and ranks.is_of_launcher()):
-        log.say(stage, str(error), "error")
-    sys.exit(error.exit_code)
 
 
 def _quiet_libraries() -> None:

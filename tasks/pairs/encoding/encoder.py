@@ -156,20 +156,17 @@ class PairEncoder:
     @cached_property
     def facts(self) -> EncoderFacts:
         """Facts about this encoder."""
+        lacks_bos = False
+        if self.template and self._raw_rules.adds_bos and not self._chat_rules.adds_bos:
+            rendered = self.template.render([Message("user", "Question")])
+            lacks_bos = self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id]
         return EncoderFacts(
             kind=self.template.kind if self.template else "none",
             template=self.template.jinja if self.template else None,
             eos_ids=self.eos_ids,
             context=int(self._tokenizer.model_max_length),
-            lacks_bos=self._lacks_bos(),
+            lacks_bos=lacks_bos,
         )
-
-    def _lacks_bos(self) -> bool:
-        """Tell whether the tokenizer begins texts with BOS and the chat template does not."""
-        if self.template is None or self._chat_rules.adds_bos or not self._raw_rules.adds_bos:
-            return False
-        rendered = self.template.render([Message("user", "Question")])
-        return bool(self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id])
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Encode a batch; the result has one entry a pair, in order.

@@ -160,10 +160,9 @@ def _check_turns(name: str, turns: Turns) -> None:
 
 
 def _check_replies(chosen: str, rejected: str) -> None:
-    if not chosen.strip():
-        raise _Refused("empty_chosen", "the chosen reply has no text")
-    if not rejected.strip():
-        raise _Refused("empty_rejected", "the rejected reply has no text")
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            raise _Refused(f"empty_{name}", f"the {name} reply has no text")
     if chosen == rejected:
         raise _Refused("identical_replies", "chosen and rejected are the same text")
 

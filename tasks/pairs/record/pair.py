@@ -78,7 +78,7 @@ class Pair:
     @cached_property
     def prompt_id(self) -> str:
         """The identity of the prompt: 16 hex digits of a SHA-256."""
-        return short_id(self.prompt_json)
+        return sha256_bytes(self.prompt_json.encode())[:16]
 
     @cached_property
     def pair_id(self) -> str:
@@ -140,11 +140,6 @@ def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
     if isinstance(prompt, str):
         return prompt
     return [{"role": message.role, "content": message.content} for message in prompt]
-
-
-def short_id(text: str) -> str:
-    """Return the first 16 hex digits of the SHA-256 of ``text``."""
-    return sha256_bytes(text.encode())[:16]
 
 
 def get_field(row: dict[str, Any], name: str) -> Any:
