@@ -21,10 +21,9 @@ from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake, Scalar
-from tasks.pairs.ingestion.settle import sort_pairs
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
-from tasks.pairs.ingestion.two_passes import account, first_pass, write_rejection
+from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 

@@ -14,7 +14,7 @@ from tasks.core.errors import GateRefused, PipelineError, Preempted
 from tasks.core.files import pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.launch.arguments import refuse_arguments
+from tasks.launch.stage import refuse_arguments
 from tasks.telemetry import log, receipts
 
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint

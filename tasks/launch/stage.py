@@ -14,7 +14,6 @@ from tasks.core import paths, ranks
 from tasks.core.errors import PipelineError
 from tasks.core.files import digest_of, explain_os_error
 from tasks.core.params import load_section
-from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 T = TypeVar("T")
@@ -58,6 +57,23 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
     except BaseException as error:
         receipts.close("bug", error)
         raise
+
+
+def refuse_arguments(stage: str) -> None:
+    """Where this process was started as `python -m tasks.<stage>`: print the stage's help, or refuse other arguments.
+
+    Raises:
+        SystemExit: With status 0 after the help, 2 after an argument that is not known.
+    """
+    module = sys.modules["__main__"]
+    if getattr(getattr(module, "__spec__", None), "name", "") != f"tasks.{stage}" or len(sys.argv) < 2:
+        return
+    if sys.argv[1] in ("-h", "--help"):
+        print((module.__doc__ or "").strip())
+        sys.exit(0)
+    message = f"unknown argument `{sys.argv[1]}` — its params are in params.yaml; `--help` says what it does"
+    log.say(stage, message, "error")
+    sys.exit(2)
 
 
 def _quiet_libraries() -> None:

@@ -138,11 +138,9 @@ class PairEncoder:
     def _rules(self, template: ChatTemplate | None) -> TokenRules:
         """Return the rules for rendered conversations, or (None) for plain text."""
         bos_id = self._tokenizer.bos_token_id
-        eos_id = self._tokenizer.eos_token_id
         begins = self._tokenizer("a")["input_ids"][:1] == [bos_id]
         ending = self._tokenise([template.ending()])[0] if template else np.zeros(0, dtype=np.int32)
         return TokenRules(
-            eos_id=self.eos_ids[0] if eos_id is None else eos_id,
             eos_ids=self.eos_ids,
             bos_id=bos_id,
             # a chat template writes the special tokens that the model was trained with, and no others

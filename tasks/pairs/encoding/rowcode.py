@@ -65,6 +65,6 @@ def unpack_text(values: Ids) -> str:
     """Return the text whose UTF-8 bytes ``values`` are.
 
     Raises:
-        ValueError: They are none.
+        ValueError: They are not UTF-8.
     """
     return bytes(values.tolist()).decode()

@@ -218,7 +218,7 @@ def _fault(pairs: TokenPairs) -> str | None:
             return f"{name} are {array.dtype} of shape {array.shape}, not {np.dtype(kind)} of ({n},)"
 
     if not (np.isfinite(pairs.margins).all() and np.isfinite(pairs.weights).all() and (pairs.weights > 0).all()):
-        return "a weight is no finite number above 0, or a margin none at all"
+        return "a weight is not a finite number above 0, or a margin is not finite"
     if n == 0 or int(pairs.lengths.min()) < 1:
         return "it has no rows" if n == 0 else "a row has an empty prompt or reply"
     total = int(pairs.lengths.sum(dtype=np.int64))
