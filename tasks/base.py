@@ -19,9 +19,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from tasks.core import paths
 from tasks.core.files import atomic_folder, digest_of, pretty_json, write_text
 from tasks.core.section import Section, filled
-from tasks.demo.model.model import DemoModelConfig
+from tasks.demo.model.model import DemoModelConfig, train_demo_model
 from tasks.launch.stage import door
-from tasks.pinning.demo_base import train_demo_base
 from tasks.pinning.hub_snapshot import download
 from tasks.pinning.model_folder import describe_model, hash_model, local_folder
 from tasks.telemetry import log
@@ -83,7 +82,7 @@ def run(folders: Folders, config: BaseConfig, demo: DemoModelConfig | None = Non
     with atomic_folder(folders.base, about) as draft:
         if config.kind == "demo":
             _log.info("training the demo's base model from scratch; name a model in `base.source` for a real one")
-            metrics, model = train_demo_base(demo or DemoModelConfig(), draft), draft
+            metrics, model = _train_demo(demo or DemoModelConfig(), draft), draft
         else:
             is_local = config.kind == "local"
             model = local_folder(config.source) if is_local else download(config.source, config.revision)
@@ -94,6 +93,14 @@ def run(folders: Folders, config: BaseConfig, demo: DemoModelConfig | None = Non
         write_text(draft / "metrics.json", pretty_json(metrics))
     _log.info("%s: %s parameters, pinned as %s", config.source, f"{metrics['parameters']:,}", about["digest"][:12])
     return metrics
+
+
+def _train_demo(config: DemoModelConfig, folder: Path) -> dict[str, Any]:
+    """Train the demo's tokenizer and model into ``folder``, with the loss curve in curve.csv; return the metrics."""
+    trained = train_demo_model(config, folder)
+    curve = [f"{step},{loss:.6g}" for step, loss in enumerate(trained.losses, start=1)]
+    write_text(folder / "curve.csv", "\n".join(["step,loss", *curve]) + "\n")
+    return {**describe_model(folder), "loss": round(trained.loss, 6), "tokens": trained.tokens}
 
 
 def _identity(files: dict[str, Any], quantise: str) -> dict[str, Any]:

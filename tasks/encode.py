@@ -20,7 +20,7 @@ from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.launch.stage import door
 from tasks.pairs.encoding.base_tokenizer import generation_eos, load_tokenizer, tokenizer_hashes
-from tasks.pairs.encoding.encoder import EncodeConfig, EncoderFacts, PairEncoder
+from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
 from tasks.pairs.encoding.token_splits import encode_splits
 from tasks.rowstore.row_store import RowStore
@@ -67,17 +67,13 @@ def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) ->
     tokens = metrics["train"]["tokens"] + metrics["test"]["tokens"]
     note(tokens=tokens, tokens_per_second=round(tokens / (time.monotonic() - began)))
     note(pairs_from_row_store=encoder.known, pairs_tokenised=encoder.new)
-    _warn(metrics, facts)
-    return metrics
 
-
-def _warn(metrics: dict[str, Any], facts: EncoderFacts) -> None:
-    """Warn of what the template does, and of rows that are longer than the model's context."""
     facts.warn()
     longest = max(metrics[split]["longest_branch_tokens"] for split in ("train", "test"))
     if longest > facts.context:
         message = "the longest row has %d tokens, the model was made for %d: lower encode.max_*_tokens"
         _log.warning(message, longest, facts.context)
+    return metrics
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake, Scalar
-from tasks.pairs.ingestion.sources import Source, find_sources
+from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
-from tasks.pairs.ingestion.two_passes import account, first_pass, second_pass, write_rejection
+from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -65,7 +65,7 @@ def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
         DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
     """
-    sources = find_sources(config.sources, {"demo": _demo()})
+    sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
     intake = Intake(config.columns, config.where)
     drops_contradictions = config.contradictions == "drop"
 
@@ -79,7 +79,7 @@ def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
             ids = first_pass(intake, sources, spill, goes_to_test, reject)
             intake.check_share(config.max_rejected_share)
             contradicting = intake.contradicting if drops_contradictions else set()
-            result = second_pass(spill, draft, ids, contradicting, config.limit, reject)
+            result = sort_pairs(spill, draft, ids, contradicting, config.limit, reject)
         check_sides(result.pairs["train"], result.pairs["test"], config.test_share)
         spill.unlink()
         metrics = account(intake, result, drops_contradictions)
@@ -88,14 +88,8 @@ def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
     return metrics
 
 
-def _demo() -> Source:
-    """Return the built-in demo's pairs, as a source."""
-
-    def rows() -> Iterator[RawRow]:
-        for number, row in enumerate(demo_rows(DEMO_PAIRS, DEMO_SEED), start=1):
-            yield RawRow(f"demo:{number}", row)
-
-    return Source("demo", rows)
+def _demo_rows() -> Iterator[RawRow]:
+    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").read()
 
 
 def _identities(sources: list[Source]) -> dict[str, str]:

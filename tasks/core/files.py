@@ -21,7 +21,6 @@ from typing import Any
 from tasks.core.errors import ArtifactError, StorageError
 
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 20
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy on a full disk, without an errno
 _DISK_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space there and run again"),
@@ -29,6 +28,7 @@ _DISK_FAULTS = {
     errno.EROFS: ("the file system is read-only", "make it writable and run again"),
     errno.EACCES: ("permission denied", "make it readable and writable for this user and run again"),
     errno.EPERM: ("permission denied", "make it readable and writable for this user and run again"),
+    errno.ESTALE: ("another machine removed the file meanwhile", "run again"),
     errno.EIO: ("the disk reports an input/output fault", "check the disk and run again"),
 }
 
@@ -40,11 +40,8 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, reading it in blocks."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def code_digest(*rooms: Path) -> str:

@@ -79,7 +79,9 @@ def build(owner: type[T], values: Any, where: str) -> T:
         if issubclass(owner, Section) and key in owner.REMOVED:
             raise ConfigError(f"`{where}.{key}` is no longer a key", owner.REMOVED[key])
         if key not in fields:
-            raise ConfigError(f"unknown key `{where}.{key}`", _did_you_mean(str(key), fields))
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            advice = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(fields))}"
+            raise ConfigError(f"unknown key `{where}.{key}`", advice)
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ConfigError(f"`{where}.{missing[0]}` is missing", "add it; params.yaml says what it means")
@@ -89,11 +91,6 @@ def build(owner: type[T], values: Any, where: str) -> T:
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _did_you_mean(key: str, fields: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(key, fields, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(fields))}"
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

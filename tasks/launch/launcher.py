@@ -14,18 +14,11 @@ from tasks.core.errors import GateRefused, PipelineError, Preempted
 from tasks.core.files import pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.launch.arguments import refuse_arguments
+from tasks.launch.stage import refuse_arguments
 from tasks.telemetry import log, receipts
 
 SECONDS_TO_STOP = 120  # for a rank to end its step and write a checkpoint
 RESTARTS = 3  # of a stage one of whose ranks was killed
-
-
-def visible_gpus() -> int:
-    """Return the number of CUDA devices that this process may use."""
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def relaunch_on_all_gpus(stage: str) -> None:
@@ -35,9 +28,15 @@ def relaunch_on_all_gpus(stage: str) -> None:
     cannot be read it returns as well, and the stage itself reports the error.
     """
     refuse_arguments(stage)
-    if ranks.is_launched() or not _wants_gpus() or (count := visible_gpus()) < 2:
+    try:
+        if ranks.is_launched() or load_section(paths.PARAMS, "runtime", RuntimeConfig).device != "auto":
+            return
+    except PipelineError:
         return
-    sys.exit(launch(stage, count))
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        sys.exit(launch(stage, torch.cuda.device_count()))
 
 
 def launch(stage: str, count: int) -> int:
@@ -100,14 +99,6 @@ def _killed(error: Any) -> str:
     return ", ".join(
         f"rank {rank} was killed by signal {number}" for rank, number in lost.items() if number not in asked
     )
-
-
-def _wants_gpus() -> bool:
-    """Tell whether params.yaml lets this machine's GPUs be used; False where it cannot be read."""
-    try:
-        return load_section(paths.PARAMS, "runtime", RuntimeConfig).device == "auto"
-    except PipelineError:
-        return False
 
 
 def _settle(stage: str, before: dict[int, receipts.Receipt], was_asked: bool) -> str | None:

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import difflib
 import importlib
-import subprocess
 import sys
 import typing
 from collections.abc import Iterator, Mapping
@@ -26,12 +25,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks.core import paths
-from tasks.core.errors import ConfigError, PipelineError
+from tasks.core.errors import ConfigError
 from tasks.core.files import write_text
+from tasks.core.nested import flatten
 from tasks.core.params import build, parse_params
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, show
 from tasks.launch.params_text import places_of, with_value
+from tasks.telemetry.git_calls import git
+from tasks.telemetry.one_line import exit_status
 
 RECIPES = Path("infra/recipes")
 
@@ -55,23 +57,17 @@ def main(arguments: list[str] | None = None) -> int:
     if bool(words.recipe) == words.list:
         parser.error("give the name of a recipe, or --list")
 
-    try:
-        lines = _listing() if words.list else _write(find_recipe(words.recipe), words.force)
-    except PipelineError as error:
-        print(f"[recipe] error: {error}", file=sys.stderr)
-        return error.exit_code
-    print("\n".join(lines))
+    return exit_status("recipe", _list if words.list else lambda: _write(find_recipe(words.recipe), words.force))
+
+
+def _list() -> int:
+    for path in sorted(RECIPES.glob("*.yaml")):
+        print(f"{path.stem}: {path.read_text(encoding='utf-8').splitlines()[0].strip('# ')}")
     return 0
 
 
-def _listing() -> list[str]:
-    """Return a line for each recipe: its name and its first comment line."""
-    recipes = sorted(RECIPES.glob("*.yaml"))
-    return [f"{path.stem}: {path.read_text(encoding='utf-8').splitlines()[0].strip('# ')}" for path in recipes]
-
-
-def _write(recipe: Path, is_forced: bool) -> list[str]:
-    """Write params.yaml and return lines that say what changed."""
+def _write(recipe: Path, is_forced: bool) -> int:
+    """Write params.yaml and print what changed."""
     if not paths.PARAMS.is_file():
         raise ConfigError(f"{paths.PARAMS} is missing", "run from the checkout's root, or `git checkout params.yaml`")
     if not is_forced:
@@ -80,9 +76,10 @@ def _write(recipe: Path, is_forced: bool) -> list[str]:
     after = whole_params(before, recipe.read_text(encoding="utf-8"), str(recipe))
     write_text(paths.PARAMS, after)
 
-    old, new = (dict(_flat(parse_params(text, str(paths.PARAMS)))) for text in (before, after))
+    old, new = (flatten(parse_params(text, str(paths.PARAMS))) for text in (before, after))
     changes = [f"  {key}: {show(old.get(key))} -> {show(new[key])}" for key in new if new[key] != old.get(key)]
-    return [f"{paths.PARAMS}: {len(changes)} keys changed by {recipe}", *changes]
+    print("\n".join([f"{paths.PARAMS}: {len(changes)} keys changed by {recipe}", *changes]))
+    return 0
 
 
 def find_recipe(name: str) -> Path:
@@ -106,14 +103,11 @@ def refuse_uncommitted(params: Path) -> None:
     Raises:
         ConfigError: The file has uncommitted changes, or git does not say whether it has.
     """
-    command = ["git", "status", "--porcelain", "--", str(params)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"git does not say whether {params} is committed ({error})", "add --force") from None
-    if done.returncode:
-        raise ConfigError(f"git does not say whether {params} is committed ({done.stderr})", "add --force")
-    if done.stdout.strip():
+        changes = git(Path(), "status", "--porcelain", "--", str(params), timeout_s=60)
+    except ConfigError as error:
+        raise ConfigError(f"git does not say whether {params} is committed ({error.what})", "add --force") from None
+    if changes:
         raise ConfigError(f"{params} has uncommitted changes", "commit them, or add --force to write over them")
 
 
@@ -197,14 +191,6 @@ def _leaves(values: Mapping[str, Any], owner: type[Any], path: str) -> Iterator[
             yield from _leaves(value, hint, f"{path}.{key}")
         else:
             yield f"{path}.{key}", value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _get(document: Mapping[str, Any], path: str) -> Any:

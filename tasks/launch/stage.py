@@ -14,7 +14,6 @@ from tasks.core import paths, ranks
 from tasks.core.errors import PipelineError
 from tasks.core.files import digest_of, explain_os_error
 from tasks.core.params import load_section
-from tasks.launch.arguments import refuse_arguments
 from tasks.telemetry import log, receipts
 
 T = TypeVar("T")
@@ -42,14 +41,15 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         receipts.note_params(digest_of(repr(config)))
         yield config
         receipts.close("ok")
-    except PipelineError as error:
-        _leave(stage, error, has_receipt=receipts.close(error.kind, error))
-    except OSError as error:
-        expected = explain_os_error(error)
+    except (PipelineError, OSError) as error:
+        expected = error if isinstance(error, PipelineError) else explain_os_error(error)
         has_receipt = receipts.close(expected.kind if expected else "bug", expected or error)
         if expected is None:
             raise
-        _leave(stage, expected, has_receipt)
+        # our launcher prints the error of another rank that left a receipt
+        if ranks.is_main() or not (has_receipt and ranks.is_of_launcher()):
+            log.say(stage, str(expected), "error")
+        sys.exit(expected.exit_code)
     except KeyboardInterrupt:
         receipts.close("interrupted")
         log.say(stage, "interrupted; what was finished is kept", "warning")
@@ -59,11 +59,21 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         raise
 
 
-def _leave(stage: str, error: PipelineError, has_receipt: bool) -> None:
-    """Print the error and exit; the launcher prints it for another rank that left a receipt."""
-    if ranks.is_main() or not (has_receipt and ranks.is_of_launcher()):
-        log.say(stage, str(error), "error")
-    sys.exit(error.exit_code)
+def refuse_arguments(stage: str) -> None:
+    """Where this process was started as `python -m tasks.<stage>`: print the stage's help, or refuse other arguments.
+
+    Raises:
+        SystemExit: With status 0 after the help, 2 after an argument that is not known.
+    """
+    module = sys.modules["__main__"]
+    if getattr(getattr(module, "__spec__", None), "name", "") != f"tasks.{stage}" or len(sys.argv) < 2:
+        return
+    if sys.argv[1] in ("-h", "--help"):
+        print((module.__doc__ or "").strip())
+        sys.exit(0)
+    message = f"unknown argument `{sys.argv[1]}` — its params are in params.yaml; `--help` says what it does"
+    log.say(stage, message, "error")
+    sys.exit(2)
 
 
 def _quiet_libraries() -> None:

@@ -1,1 +1,1 @@
-"""The base model's sources: a snapshot of the hub, a folder in transformers' format, the demo's own model."""
+"""The base model's sources: a snapshot of the hub, and a folder in transformers' format."""

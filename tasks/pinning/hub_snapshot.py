@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,57 +25,41 @@ def download(source: str, revision: str | None) -> Path:
         ConfigError: The revision is missing or can move, or the hub has no such model.
         NetworkError: The hub does not answer, and its cache does not hold the model.
     """
-    if revision is None or not _COMMIT.fullmatch(revision):
-        raise ConfigError(_moving(source, revision), _pin(source, revision or "main"))
+    from huggingface_hub import errors, snapshot_download
+
+    if revision is None:
+        raise ConfigError(f"`base.revision` is missing: {source} moves", _pin(source, "main"))
+    if not _COMMIT.fullmatch(revision):
+        what = f"`base.revision` is {revision!r}, a name that can move, not a commit of {source}"
+        raise ConfigError(what, _pin(source, revision))
+
+    snapshot = functools.partial(
+        snapshot_download, source, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=[_SUBFOLDERS]
+    )
+    try:
+        _commit_of(source, revision)  # the download itself would retry for half a minute before it raises
+    except NetworkError as unreachable:
+        try:  # a commit cannot have changed
+            folder = snapshot(local_files_only=True)
+        except errors.LocalEntryNotFoundError:
+            raise unreachable from None
+        _log.info("the hub does not answer; using the copy in its cache: %s", folder)
+        return Path(folder)
+    with _asking(source, revision):
+        return Path(snapshot())
+
+
+def _commit_of(source: str, revision: str) -> str | None:
     from huggingface_hub import HfApi
 
-    try:
-        with _asking(source, revision):  # the download itself would retry for half a minute before it raises
-            HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S)
-    except NetworkError as unreachable:
-        return _cached(source, revision, unreachable)
     with _asking(source, revision):
-        return _snapshot(source, revision)
-
-
-def _cached(source: str, revision: str, unreachable: NetworkError) -> Path:
-    """Return the copy in the hub's cache, for the commit cannot have changed; without one, raise ``unreachable``."""
-    from huggingface_hub import errors
-
-    try:
-        folder = _snapshot(source, revision, is_local=True)
-    except errors.LocalEntryNotFoundError:
-        raise unreachable from None
-    _log.info("the hub does not answer; using the copy in its cache: %s", folder)
-    return folder
-
-
-def _snapshot(source: str, revision: str, is_local: bool = False) -> Path:
-    """Return the folder of the hub's cache that holds the model's files, downloaded unless ``is_local``."""
-    from huggingface_hub import snapshot_download
-
-    wanted, others = list(PATTERNS), [_SUBFOLDERS]
-    return Path(
-        snapshot_download(
-            source, revision=revision, allow_patterns=wanted, ignore_patterns=others, local_files_only=is_local
-        )
-    )
-
-
-def _moving(source: str, revision: str | None) -> str:
-    """Say what is wrong with a revision that is no commit."""
-    if revision is None:
-        return f"`base.revision` is missing: {source} moves"
-    return f"`base.revision` is {revision!r}, a name that can move, not a commit of {source}"
+        return HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S).sha
 
 
 def _pin(source: str, name: str) -> str:
     """Say what to write instead: the commit that ``name`` stands at now."""
-    from huggingface_hub import HfApi
-
     try:
-        with _asking(source, name):
-            commit = HfApi().model_info(source, revision=name, timeout=_TIMEOUT_S).sha
+        commit = _commit_of(source, name)
     except NetworkError as error:
         return f"write its commit, 40 hex digits; the hub could not be asked for it: {error.what}"
     return f"pin the commit that `{name}` stands at now: revision: {commit}"

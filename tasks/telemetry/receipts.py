@@ -26,7 +26,10 @@ _began = 0.0
 def begin(stage: str) -> None:
     """Open the receipt of a stage that starts now, and remove those that an earlier run left."""
     global _began
-    sweep_receipts(stage)
+    for number, path in receipts_of_others(stage).items():
+        # each rank removes its own, and rank 0 those of ranks that no longer exist
+        if number == ranks.rank() or (ranks.is_main() and number >= ranks.world_size()):
+            remove(path)
     _open.clear()
     _open.update(stage=stage, started=provenance.now(), ended=None, status="running")
     if run := log.run_id():
@@ -73,13 +76,6 @@ def close(status: str, error: BaseException | None = None) -> bool:
 def receipt_path(stage: str, number: int = 0, root: Path = Path()) -> Path:
     """Return the path of the newest receipt of rank ``number`` of a stage, in the checkout at ``root``."""
     return root / paths.RECEIPTS / (f"{stage}.rank{number}.json" if number else f"{stage}.json")
-
-
-def sweep_receipts(stage: str) -> None:
-    """Remove what an earlier run left: each rank its own receipt, and rank 0 those of ranks that no longer exist."""
-    for number, path in receipts_of_others(stage).items():
-        if number == ranks.rank() or (ranks.is_main() and number >= ranks.world_size()):
-            remove(path)
 
 
 def read_receipts(stage: str) -> dict[int, Receipt]:

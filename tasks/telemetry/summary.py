@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
-from tasks.core.errors import PipelineError
 from tasks.core.files import read_json
+from tasks.telemetry.one_line import exit_status
 
 
 def lines(root: Path = Path()) -> list[tuple[str, str]]:
@@ -54,19 +54,16 @@ def _entry(entry: dict[str, Any]) -> str:
     return f"{entry['name']} v{entry['serial']} ({entry['version'][:12]}), {outcome}"
 
 
-def main() -> None:
+def main() -> int:
     """Print the table for the checkout in the working directory."""
-    try:
-        rows = lines()
-    except PipelineError as error:
-        print(f"[summary] error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    rows = lines()
     width = max(len(what) for what, _ in rows)
     print()
     for what, value in rows:
         print(f"  {what:<{width}}  {value}")
     print()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status("summary", main))

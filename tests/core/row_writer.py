@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as _  # noqa: F401 the first append shall not have to wait for it
 
-from tasks.rowstore.row_store import RowStore
-from tasks.rowstore.stored_rows import StoredRows
+from tasks.rowstore.row_store import RowStore, StoredRows
 
 Numbers = npt.NDArray[np.int64]
 

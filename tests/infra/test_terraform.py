@@ -26,7 +26,7 @@ from tasks.registry.release.release import promote, register, rollback
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.versions.registry import Registry
 from tasks.rowstore.row_store import RowStore
-from tasks.rowstore.upkeep import compact
+from tasks.upkeep.compaction import compact
 from tests import s3_server
 from tests.core.row_writer import append
 from tests.infra.files import INFRA
@@ -167,7 +167,7 @@ def test_each_role_is_enough_for_what_it_does_and_not_for_what_others_do(
     rows = RowStore.open("s3://team-dpo/rows", "reference")
     for number in range(3):
         append(rows, np.array([number]))
-    assert compact(rows).merged == 3, "small segments are merged into one, and removed"
+    assert compact(rows)[0] == 3, "small segments are merged into one, and removed"
     assert len(client().list_objects_v2(Bucket=SETTINGS["bucket"], Prefix="rows/")["Contents"]) == 1
     (tmp_path / "data").write_text("pairs\n")
     for words in (

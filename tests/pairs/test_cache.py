@@ -125,8 +125,8 @@ def test_a_changed_token_is_refused(folder: Path) -> None:
         ("pair_ids", np.array([b"a"], dtype="S16"), "pair_ids"),
         ("weights", np.ones(2, dtype=np.float32), "weights are float32 of shape (2,), not float32 of (3,)"),
         ("margins", np.zeros(3), "margins are float64"),
-        ("weights", np.array([1, 0, 1], dtype=np.float32), "a weight is no finite number above 0"),
-        ("margins", np.array([1, np.nan, 1], dtype=np.float32), "or a margin none at all"),
+        ("weights", np.array([1, 0, 1], dtype=np.float32), "a weight is not a finite number above 0"),
+        ("margins", np.array([1, np.nan, 1], dtype=np.float32), "or a margin is not finite"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(folder: Path, name: str, array: np.ndarray, told: str) -> None:

@@ -41,6 +41,7 @@ OBSERVERS = (
 )
 EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
+    Edit("tasks/upkeep/compaction.py", ()),
     Edit("tasks/pairs/ingestion/rows.py", ("ingest",), ("encode", *AFTER_ENCODE)),
     Edit("tasks/pairs/encoding/template.py", ("encode",), AFTER_ENCODE),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),

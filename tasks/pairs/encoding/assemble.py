@@ -19,8 +19,7 @@ class TokenRules:
     """What the tokenizer, the template and the params ask of every row.
 
     Attributes:
-        eos_id: Ends a branch that the template leaves open.
-        eos_ids: All ids at which generation stops.
+        eos_ids: All ids at which generation stops; the first one ends a branch that the template leaves open.
         bos_id: Begins a text; None when the tokenizer has none.
         adds_bos: Whether a text that does not begin with ``bos_id`` gets it.
         turn_ends: How many of ``eos_ids`` the template writes behind a reply.
@@ -29,7 +28,6 @@ class TokenRules:
         is_cut: Cut what is longer; else drop the pair.
     """
 
-    eos_id: int
     eos_ids: tuple[int, ...]
     bos_id: int | None
     adds_bos: bool
@@ -136,19 +134,18 @@ def _close(name: str, branch: Ids, boundary: int, stops_before: int, rules: Toke
     """Return a branch's tokens from the boundary to exactly one EOS, its last.
 
     What a template writes behind the turn's end (ChatML's line feed) goes; a branch that the template
-    leaves open gets ``eos_id``.
+    leaves open gets the first of ``eos_ids``.
     """
     stops = eos_positions(branch, rules)
     extra = len(stops) - stops_before
-    ends_itself = rules.turn_ends == 0 and extra == 1 and len(stops) > 0 and stops[-1] == len(branch) - 1
-    if ends_itself:
+    if rules.turn_ends == 0 and extra == 1 and stops[-1] == len(branch) - 1:  # the reply ends itself
         return branch[boundary:]
     if extra != rules.turn_ends:
         count = f"{name} has {extra} tokens that stop generation behind the prompt"
         raise PairDropped("eos_in_reply", f"{count}, where the template writes {rules.turn_ends}")
     if extra > 0:
         return branch[boundary : int(stops[-extra]) + 1]
-    return np.concatenate([branch[boundary:], np.array([rules.eos_id], dtype=np.int32)])
+    return np.concatenate([branch[boundary:], np.array(rules.eos_ids[:1], dtype=np.int32)])
 
 
 def _check_lengths(prompt: int, chosen: Ids, rejected: Ids, rules: TokenRules) -> None:

@@ -104,16 +104,15 @@ class EncoderFacts:
 
 @dataclasses.dataclass(frozen=True)
 class _Rendered:
-    """A pair's three texts."""
+    """A pair's three texts: the prompt, and the prompt with the chosen and with the rejected reply."""
 
-    prompt: str
-    chosen: str
-    rejected: str
+    texts: tuple[str, str, str]
     is_chat: bool
 
     @property
     def is_rerendered(self) -> bool:
-        return not (self.chosen.startswith(self.prompt) and self.rejected.startswith(self.prompt))
+        prompt, *branches = self.texts
+        return not all(branch.startswith(prompt) for branch in branches)
 
 
 class PairEncoder:
@@ -139,11 +138,9 @@ class PairEncoder:
     def _rules(self, template: ChatTemplate | None) -> TokenRules:
         """Return the rules for rendered conversations, or (None) for plain text."""
         bos_id = self._tokenizer.bos_token_id
-        eos_id = self._tokenizer.eos_token_id
         begins = self._tokenizer("a")["input_ids"][:1] == [bos_id]
         ending = self._tokenise([template.ending()])[0] if template else np.zeros(0, dtype=np.int32)
         return TokenRules(
-            eos_id=self.eos_ids[0] if eos_id is None else eos_id,
             eos_ids=self.eos_ids,
             bos_id=bos_id,
             # a chat template writes the special tokens that the model was trained with, and no others
@@ -157,20 +154,17 @@ class PairEncoder:
     @cached_property
     def facts(self) -> EncoderFacts:
         """Facts about this encoder."""
+        lacks_bos = False
+        if self.template and self._raw_rules.adds_bos and not self._chat_rules.adds_bos:
+            rendered = self.template.render([Message("user", "Question")])
+            lacks_bos = self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id]
         return EncoderFacts(
             kind=self.template.kind if self.template else "none",
             template=self.template.jinja if self.template else None,
             eos_ids=self.eos_ids,
             context=int(self._tokenizer.model_max_length),
-            lacks_bos=self._lacks_bos(),
+            lacks_bos=lacks_bos,
         )
-
-    def _lacks_bos(self) -> bool:
-        """Tell whether the tokenizer begins texts with BOS and the chat template does not."""
-        if self.template is None or self._chat_rules.adds_bos or not self._raw_rules.adds_bos:
-            return False
-        rendered = self.template.render([Message("user", "Question")])
-        return bool(self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id])
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Encode a batch; the result has one entry a pair, in order.
@@ -179,7 +173,7 @@ class PairEncoder:
             ConfigError: A pair is a conversation and there is no chat template.
         """
         rendered = [self._render(pair) for pair in pairs]
-        texts = [text for each in rendered if isinstance(each, _Rendered) for text in _texts(each)]
+        texts = [text for each in rendered if isinstance(each, _Rendered) for text in each.texts]
         tokens = iter(self._tokenise(texts))
         done = []
         for pair, each in zip(pairs, rendered, strict=True):
@@ -195,37 +189,28 @@ class PairEncoder:
         prompt = pair.prompt
         if isinstance(prompt, str):
             if self._config.text_as == "completion":
-                return _Rendered(prompt, prompt + pair.chosen, prompt + pair.rejected, is_chat=False)
+                return _Rendered((prompt, prompt + pair.chosen, prompt + pair.rejected), is_chat=False)
             prompt = (Message("user", prompt),)
-        template = self._need_template()
-        try:
-            alone, chosen, rejected = (template.render(prompt, reply) for reply in (None, pair.chosen, pair.rejected))
-        except TemplateRefused as refusal:
-            return PairDropped("template_refused", str(refusal))
-        return _Rendered(alone, chosen, rejected, is_chat=True)
 
-    def _need_template(self) -> ChatTemplate:
-        if self.template is None:
+        if (template := self.template) is None:
             raise ConfigError(
                 "the pairs are conversations, and the base model's tokenizer has no chat template",
                 "set `encode.chat_template: plain`, or name a jinja file there",
             )
-        return self.template
+        try:
+            alone, chosen, rejected = (template.render(prompt, reply) for reply in (None, pair.chosen, pair.rejected))
+        except TemplateRefused as refusal:
+            return PairDropped("template_refused", str(refusal))
+        return _Rendered((alone, chosen, rejected), is_chat=True)
 
     def _tokenise(self, texts: list[str]) -> list[Ids]:
         """Return the ids of each text as it stands: nothing added, padded or cut."""
         if not texts:
             return []
         unique = list(dict.fromkeys(texts))  # many pairs can share a prompt
-        encoded = self._tokenizer(
-            unique,
-            add_special_tokens=False,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        as_they_stand = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
+        encoded = self._tokenizer(unique, **as_they_stand, **only_ids)
         known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, encoded["input_ids"], strict=True)}
         return [known[text] for text in texts]
 
@@ -237,10 +222,6 @@ class PairEncoder:
         except PairDropped as dropped:
             return EncodedPair(pair, None, prompt[:0], dropped.reason, dropped.detail, texts.is_rerendered)
         return EncodedPair(pair, made, cut_prompt(prompt, rules), is_rerendered=texts.is_rerendered)
-
-
-def _texts(rendered: _Rendered) -> tuple[str, str, str]:
-    return rendered.prompt, rendered.chosen, rendered.rejected
 
 
 def _eos_ids(tokenizer: Any, more: Iterable[int]) -> tuple[int, ...]:

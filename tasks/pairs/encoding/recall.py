@@ -93,7 +93,10 @@ class RecallingEncoder:
             ConfigError: A pair is a conversation and there is no chat template.
         """
         keys = self._keys([pair.text_digest for pair in pairs])
-        known = self._recall(pairs, keys)
+        known: list[EncodedPair | None] = [None] * len(pairs)
+        if self._rows is not None:
+            stored = self._rows.get(keys)
+            known = [unpack(pair, stored.values(i)) if stored.mask[i] else None for i, pair in enumerate(pairs)]
         missing = [i for i, each in enumerate(known) if each is None]
         fresh = [
             made for batch in in_batches((pairs[i] for i in missing), BATCH) for made in self._encoder.encode(batch)
@@ -110,13 +113,6 @@ class RecallingEncoder:
             return
         lengths = np.array([len(row) for _, row in waiting], dtype=np.int64)
         self._rows.append(np.stack([key for key, _ in waiting]), np.concatenate([row for _, row in waiting]), lengths)
-
-    def _recall(self, pairs: Sequence[Pair], keys: _Keys) -> list[EncodedPair | None]:
-        """Return what the store has of each pair."""
-        if self._rows is None:
-            return [None] * len(pairs)
-        stored = self._rows.get(keys)
-        return [unpack(pair, stored.values(i)) if stored.mask[i] else None for i, pair in enumerate(pairs)]
 
     def _keep(self, keys: _Keys, rows: Iterable[Ids]) -> None:
         """Hold rows for the store; many go there at once."""

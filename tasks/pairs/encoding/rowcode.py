@@ -25,14 +25,13 @@ def pack(encoded: EncodedPair) -> Ids:
     rerendered = _RERENDERED * encoded.is_rerendered
     made = encoded.made
     if made is None:
-        return np.concatenate(
-            [_head(1 + _REASONS.index(encoded.reason), rerendered, 0, 0, 0), pack_text(encoded.detail)]
-        )
+        head = [1 + _REASONS.index(encoded.reason), rerendered, 0, 0, 0]
+        return np.concatenate([np.array(head, np.int32), pack_text(encoded.detail)])
     cut = (bit * was for bit, was in zip((_CUT_PROMPT, _CUT_CHOSEN, _CUT_REJECTED), made.cut, strict=True))
     flags = rerendered | _SHIFTED * made.is_shifted | sum(cut)
     parts = [made.row.prompt, made.row.chosen, made.row.rejected]
     more = [encoded.prompt] if made.is_shifted else []  # else it is the row's own
-    return np.concatenate([_head(0, flags, *map(len, parts)), *parts, *more])
+    return np.concatenate([np.array([0, flags, *map(len, parts)], np.int32), *parts, *more])
 
 
 def unpack(pair: Pair, values: Ids) -> EncodedPair:
@@ -66,10 +65,6 @@ def unpack_text(values: Ids) -> str:
     """Return the text whose UTF-8 bytes ``values`` are.
 
     Raises:
-        ValueError: They are none.
+        ValueError: They are not UTF-8.
     """
     return bytes(values.tolist()).decode()
-
-
-def _head(*numbers: int) -> Ids:
-    return np.array(numbers, dtype=np.int32)

@@ -1,16 +1,17 @@
-"""Both splits of the pairs, encoded batch by batch into the token cache."""
+"""Both splits of the pairs, encoded batch by batch into the token cache, with prompts.jsonl and dropped.jsonl."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tasks.core.errors import DataError
 from tasks.core.json_lines import json_line
 from tasks.pairs.encoding.encoder import EncodedPair, in_batches, to_tokens
-from tasks.pairs.encoding.prompts import PromptWriter
 from tasks.pairs.encoding.recall import LOOKUP, RecallingEncoder
 from tasks.pairs.encoding.tally import Tally
+from tasks.pairs.record.pair import Pair, Prompt
 from tasks.pairs.record.parquet import count_pairs, stored_pairs
 from tasks.pairs.tokens.token_cache import TokenWriter
 from tasks.telemetry.log import bar, get_logger
@@ -33,20 +34,29 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> dict[
         DataError: No pair of a split is left.
     """
     metrics: dict[str, Any] = {}
+    prompt_ids: set[str] = set()  # that stand in prompts.jsonl
     with (
         (folder / "dropped.jsonl").open("w", encoding="utf-8", newline="\n") as dropped,
-        PromptWriter(folder / "prompts.jsonl") as prompts,
+        (folder / "prompts.jsonl").open("w", encoding="utf-8", newline="\n") as prompts,
     ):
         for split in ("train", "test"):
-            metrics[split] = _encode_split(pairs, folder, split, encoder, dropped, prompts)
-        metrics["prompts"] = len(prompts)
-    return metrics
+            tally = Tally()
+            for each in _encode_split(pairs / f"{split}.parquet", folder, split, encoder, tally):
+                pair = each.pair
+                if each.made is None:
+                    line = {"pair_id": pair.pair_id, "split": split, "reason": each.reason, "detail": each.detail[:200]}
+                    dropped.write(json_line(line))
+                elif split == "test" and pair.prompt_id not in prompt_ids:
+                    prompt_ids.add(pair.prompt_id)
+                    prompts.write(json_line({**_described(pair), "ids": each.prompt.tolist()}))
+            metrics[split] = tally.metrics()
+    return {**metrics, "prompts": len(prompt_ids)}
 
 
 def _encode_split(
-    pairs: Path, folder: Path, split: str, encoder: RecallingEncoder, dropped: IO[str], prompts: PromptWriter
-) -> dict[str, Any]:
-    source, tally = pairs / f"{split}.parquet", Tally()
+    source: Path, folder: Path, split: str, encoder: RecallingEncoder, tally: Tally
+) -> Iterator[EncodedPair]:
+    """Write one split of the cache, count its pairs in ``tally``, and yield what became of each."""
     every_pair = (pair for batch in stored_pairs(source) for pair in batch)
     with TokenWriter(folder, split) as writer, bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown:
         for batch in in_batches(every_pair, LOOKUP):
@@ -54,21 +64,39 @@ def _encode_split(
             tokens = to_tokens(encoded)
             writer.append(tokens)
             tally.add(encoded, tokens.lengths)
-            for each in encoded:
-                _list_dropped(dropped, split, each)
-                if split == "test":
-                    prompts.append(each)
+            yield from encoded
             shown.update(len(batch))
 
     if not tally.kept():
         reasons = dict(tally.dropped.most_common(3))
         raise DataError(f"no pair of the {split} set is left; dropped: {reasons}", "see `encode` in params.yaml")
     _log.info("%s: %d pairs kept, dropped: %s", split, tally.kept(), dict(tally.dropped))
-    return tally.metrics()
 
 
-def _list_dropped(stream: IO[str], split: str, encoded: EncodedPair) -> None:
-    if encoded.made is not None:
-        return
-    line = {"pair_id": encoded.pair.pair_id, "split": split, "reason": encoded.reason, "detail": encoded.detail[:200]}
-    stream.write(json_line(line))
+def _described(pair: Pair) -> dict[str, Any]:
+    """Return a pair's prompt as people read it, with its two published replies."""
+    return {
+        "prompt_id": pair.prompt_id,
+        "slice": pair.slice,
+        "display": _display(pair.prompt),
+        "question": _question(pair.prompt),
+        "gold_chosen": pair.chosen,
+        "gold_rejected": pair.rejected,
+    }
+
+
+def _display(prompt: Prompt) -> str:
+    """Return the prompt as readable text; a lone question stands without its role."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in prompt)
+
+
+def _question(prompt: Prompt) -> str:
+    """Return the last thing that the user said."""
+    if isinstance(prompt, str):
+        return prompt
+    asked = [message.content for message in prompt if message.role == "user"]
+    return asked[-1] if asked else prompt[-1].content

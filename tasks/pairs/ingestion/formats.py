@@ -78,8 +78,7 @@ def _open_bytes(path: Path) -> IO[bytes]:
 def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
     """Yield a row a line; only line feeds end a line, for a JSON string may hold other separators."""
     with _open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        for number, text in enumerate(_text_lines(stream), start=1):
             if text.strip():
                 yield _parse(text.rstrip(), f"{name}:{number}")
 

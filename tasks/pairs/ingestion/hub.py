@@ -53,20 +53,13 @@ def parse_hub(text: str) -> HubDataset:
 
 def _pin_advice(name: str, revision: str, text: str) -> str:
     """Say what to write instead, with the commit filled in if the hub answers."""
-    commit = resolve_revision(name, revision or "main")
     tail = "#" + text.split("#", 1)[1] if "#" in text else ""
-    if commit:
-        return f"pin the commit that it stands at now: {PREFIX}{name}@{commit}{tail}"
-    page = f"https://huggingface.co/datasets/{name}/commits/main"
-    return f"pin a commit of 40 hex digits, {PREFIX}{name}@COMMIT{tail}; {page} lists them"
-
-
-def resolve_revision(name: str, revision: str) -> str | None:
-    """Return the commit that a branch or tag points at now; None where the Hub does not say."""
     try:
-        return dataset_commit(name, revision)
+        commit = dataset_commit(name, revision or "main")
     except (ConfigError, NetworkError):
-        return None
+        page = f"https://huggingface.co/datasets/{name}/commits/main"
+        return f"pin a commit of 40 hex digits, {PREFIX}{name}@COMMIT{tail}; {page} lists them"
+    return f"pin the commit that it stands at now: {PREFIX}{name}@{commit}{tail}"
 
 
 def read_hub(dataset: HubDataset) -> Iterator[RawRow]:

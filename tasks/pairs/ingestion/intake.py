@@ -14,7 +14,7 @@ from tasks.core.errors import DataError
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
-from tasks.pairs.record.pair import Columns, Pair, Rejection, get_field
+from tasks.pairs.record.pair import ABSENT, Columns, Pair, Rejection, get_field
 from tasks.telemetry.log import get_logger
 
 Scalar = str | int | float | bool
@@ -72,7 +72,8 @@ class Intake:
             taken = self._compare(taken)
         if isinstance(taken, Rejection):
             self.rejected[taken.reason] += 1
-            check.lack(taken.column)
+            if taken.column:
+                check.lacking[taken.column] += 1
         yield taken
 
     def _compare(self, pair: Pair) -> Pair | Rejection:
@@ -128,11 +129,7 @@ class _ColumnCheck:
         if self.objects <= 100:
             self.columns.update(dict.fromkeys(map(str, row)))
         for name in where:
-            self.unfiltered[name] += not _has(row, name)
-
-    def lack(self, column: str | None) -> None:
-        if column:
-            self.lacking[column] += 1
+            self.unfiltered[name] += get_field(row, name) is ABSENT
 
     def finish(self) -> None:
         """Refuse the source if a column that was asked for is in none of its rows."""
@@ -151,19 +148,9 @@ class _ColumnCheck:
         return "name the file's columns under `ingest.columns` (prompt, chosen, rejected, slice, weight, margin)"
 
 
-def _has(row: dict[str, Any], name: str) -> bool:
-    try:
-        get_field(row, name)
-    except KeyError:
-        return False
-    return True
-
-
 def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:
     """Tell whether every field named has the value asked for; true is not 1."""
     for name, wanted in where.items():
-        if not _has(row, name):
-            return False
         value = get_field(row, name)
         if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
             return False

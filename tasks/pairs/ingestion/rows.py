@@ -17,10 +17,9 @@ from typing import Any
 from tasks.core.files import canonical_json
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.transcripts import is_transcript, parse_transcript
-from tasks.pairs.record.pair import Columns, Message, Pair, Prompt, Rejection, get_field
+from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, Prompt, Rejection, get_field
 
 _ROLE_NAMES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-_ABSENT = object()
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127 * (2 - 2.0**-23)  # normal numbers of float32, which training works with
 
@@ -44,7 +43,8 @@ def parse_row(row: RawRow, columns: Columns) -> Pair | Rejection:
             raise _Refused("not_an_object", f"the row is {_kind(row.value)}")
         prompt, chosen, rejected = _read(row.value, columns)
         _check_replies(chosen, rejected)
-        weight, margin = _weight(row.value, columns), _margin(row.value, columns)
+        weight = _weight(row.value, columns)
+        margin = _number(row.value, columns.margin, Columns.margin, "bad_margin", absent=0.0)
         return Pair(prompt, chosen, rejected, _slice(row.value, columns), row.where, weight, margin)
     except _Refused as refusal:
         return Rejection(row.where, refusal.reason, refusal.detail, refusal.column)
@@ -55,11 +55,11 @@ def _read(row: dict[str, Any], columns: Columns) -> tuple[Prompt, str, str]:
     chosen, rejected = _need(row, columns.chosen), _need(row, columns.rejected)
     prompt = _find_prompt(row, columns)
     if isinstance(chosen, str) and isinstance(rejected, str):
-        if prompt is _ABSENT:
+        if prompt is ABSENT:
             return _read_transcripts(chosen, rejected, columns)
         if isinstance(prompt, str):
             return _text(prompt, columns.prompt), _text(chosen, columns.chosen), _text(rejected, columns.rejected)
-    before = () if prompt is _ABSENT else _turns(prompt, columns.prompt, "user")
+    before = () if prompt is ABSENT else _turns(prompt, columns.prompt, "user")
     return _join(
         _conversation(before, _turns(chosen, columns.chosen, "assistant"), prompt),
         _conversation(before, _turns(rejected, columns.rejected, "assistant"), prompt),
@@ -67,23 +67,18 @@ def _read(row: dict[str, Any], columns: Columns) -> tuple[Prompt, str, str]:
 
 
 def _need(row: dict[str, Any], column: str) -> Any:
-    try:
-        return get_field(row, column)
-    except KeyError:
-        raise _Refused("missing_column", f"no column `{column}`", column) from None
+    value = get_field(row, column)
+    if value is ABSENT:
+        raise _Refused("missing_column", f"no column `{column}`", column)
+    return value
 
 
 def _find_prompt(row: dict[str, Any], columns: Columns) -> Any:
     """Return the prompt column, else ShareGPT's `conversations`, else the mark for none."""
-    is_named = columns.prompt != Columns.prompt
-    for name in (columns.prompt,) if is_named else (columns.prompt, "conversations"):
-        try:
-            return get_field(row, name)
-        except KeyError:
-            continue
-    if is_named:
-        raise _Refused("missing_column", f"no column `{columns.prompt}`", columns.prompt)
-    return _ABSENT
+    if columns.prompt != Columns.prompt:
+        return _need(row, columns.prompt)
+    prompt = get_field(row, columns.prompt)
+    return get_field(row, "conversations") if prompt is ABSENT else prompt
 
 
 def _read_transcripts(chosen: str, rejected: str, columns: Columns) -> tuple[Prompt, str, str]:
@@ -165,10 +160,9 @@ def _check_turns(name: str, turns: Turns) -> None:
 
 
 def _check_replies(chosen: str, rejected: str) -> None:
-    if not chosen.strip():
-        raise _Refused("empty_chosen", "the chosen reply has no text")
-    if not rejected.strip():
-        raise _Refused("empty_rejected", "the rejected reply has no text")
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            raise _Refused(f"empty_{name}", f"the {name} reply has no text")
     if chosen == rejected:
         raise _Refused("identical_replies", "chosen and rejected are the same text")
 
@@ -186,24 +180,18 @@ def _slice(row: dict[str, Any], columns: Columns) -> str | None:
 
 def _weight(row: dict[str, Any], columns: Columns) -> float:
     """Return how much the row counts; 1 where it does not say."""
-    value = _number(row, columns.weight, Columns.weight, "bad_weight")
-    if value is not None and value < _SMALLEST:
+    value = _number(row, columns.weight, Columns.weight, "bad_weight", absent=1.0)
+    if value < _SMALLEST:
         detail = f"`{columns.weight}` is {value}, and a weight is above 0: a row that should not count is left out"
         raise _Refused("bad_weight", detail)
-    return 1.0 if value is None else value
+    return value
 
 
-def _margin(row: dict[str, Any], columns: Columns) -> float:
-    """Return by how much chosen is better; 0 where the row does not say."""
-    value = _number(row, columns.margin, Columns.margin, "bad_margin")
-    return 0.0 if value is None else value
-
-
-def _number(row: dict[str, Any], column: str | None, usual: str | None, reason: str) -> float | None:
-    """Return a column's number, which CSV spells as text; None where there is none."""
+def _number(row: dict[str, Any], column: str | None, usual: str | None, reason: str, absent: float) -> float:
+    """Return a column's number, which CSV spells as text; ``absent`` where there is none."""
     value = None if column is None else _optional(row, column, usual)
     if value is None or value == "":
-        return None
+        return absent
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
@@ -219,12 +207,10 @@ def _number(row: dict[str, Any], column: str | None, usual: str | None, reason: 
 
 def _optional(row: dict[str, Any], column: str, usual: str | None) -> Any:
     """Return a column that rows may lack, unless it was given another name than the usual one."""
-    try:
-        return get_field(row, column)
-    except KeyError:
-        if column == usual:
-            return None
-        raise _Refused("missing_column", f"no column `{column}`", column) from None
+    if column != usual:
+        return _need(row, column)
+    value = get_field(row, column)
+    return None if value is ABSENT else value
 
 
 def _kind(value: Any) -> str:

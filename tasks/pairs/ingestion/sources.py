@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,8 +13,6 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import sha256_file
 from tasks.pairs.ingestion.formats import RawRow, check_readable, read_rows
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
-
-RowMaker = Callable[[], Iterator[RawRow]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Source:
     """
 
     name: str
-    read: RowMaker
+    read: Callable[[], Iterator[RawRow]]
     path: Path | None = None
 
     def identity(self) -> str:
@@ -51,9 +50,12 @@ def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) ->
         if made and text in made:
             sources.append(made[text])
         elif text.startswith(PREFIX):
-            sources.append(_hub_source(text))
+            dataset = parse_hub(text)
+            sources.append(Source(text, functools.partial(read_hub, dataset)))
         elif "://" in text:
-            raise ConfigError(f"`ingest.sources`: {text!r} is not read directly, for it can move", _import_advice(text))
+            flag = " --version-aware" if text.startswith("s3://") else ""
+            advice = f"import it once with `dvc import-url{flag} {text} data/raw/` and name the file in data/raw"
+            raise ConfigError(f"`ingest.sources`: {text!r} is not read directly, for it can move", advice)
         else:
             sources.extend(_file_source(path) for path in _match(text))
     return sources
@@ -62,16 +64,6 @@ def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) ->
 def rows_source(rows: Iterable[Any], name: str = "rows") -> Source:
     """Make a source of rows at hand: dicts, or a data set of the `datasets` library."""
     return Source(name, lambda: (RawRow(f"{name}:{i}", row) for i, row in enumerate(rows, start=1)))
-
-
-def _hub_source(text: str) -> Source:
-    dataset = parse_hub(text)
-    return Source(text, lambda: read_hub(dataset))
-
-
-def _import_advice(text: str) -> str:
-    flag = " --version-aware" if text.startswith("s3://") else ""
-    return f"import it once with `dvc import-url{flag} {text} data/raw/` and name the file in data/raw"
 
 
 def _match(text: str) -> list[Path]:

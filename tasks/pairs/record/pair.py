@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.core.files import canonical_json, sha256_bytes
 
+ABSENT = object()  # the value of a column that a row lacks
 ROLES = ("system", "user", "assistant")
 
 REASONS = {
@@ -77,7 +78,7 @@ class Pair:
     @cached_property
     def prompt_id(self) -> str:
         """The identity of the prompt: 16 hex digits of a SHA-256."""
-        return short_id(self.prompt_json)
+        return sha256_bytes(self.prompt_json.encode())[:16]
 
     @cached_property
     def pair_id(self) -> str:
@@ -141,22 +142,13 @@ def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in prompt]
 
 
-def short_id(text: str) -> str:
-    """Return the first 16 hex digits of the SHA-256 of ``text``."""
-    return sha256_bytes(text.encode())[:16]
-
-
 def get_field(row: dict[str, Any], name: str) -> Any:
-    """Return a column of a row: the key itself, or else the path that its dots describe.
-
-    Raises:
-        KeyError: The row has neither.
-    """
+    """Return a column of a row: the key itself, or else the path that its dots describe; :data:`ABSENT` for neither."""
     if name in row:
         return row[name]
     value: Any = row
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise KeyError(name)
+            return ABSENT
         value = value[key]
     return value

@@ -29,31 +29,21 @@ SCHEMA = pa.schema(
         pa.field("margin", pa.float64(), nullable=False),
     ]
 )
+_COLUMNS = ("chosen", "rejected", "slice", "source", "weight", "margin")  # a pair has attributes of these names
 
 
 def to_record(pair: Pair) -> dict[str, Any]:
     """Return a pair as a row of :data:`SCHEMA`."""
     prompt = plain_prompt(pair.prompt)
-    return {
-        "pair_id": pair.pair_id,
-        "prompt_id": pair.prompt_id,
-        "prompt_text": prompt if isinstance(prompt, str) else None,
-        "prompt_messages": None if isinstance(prompt, str) else prompt,
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        "slice": pair.slice,
-        "source": pair.source,
-        "weight": pair.weight,
-        "margin": pair.margin,
-    }
+    column = "prompt_text" if isinstance(prompt, str) else "prompt_messages"
+    return {column: prompt, **{name: getattr(pair, name) for name in ("pair_id", "prompt_id", *_COLUMNS)}}
 
 
 def from_record(record: dict[str, Any]) -> Pair:
     """Return the pair that a row of :data:`SCHEMA` holds."""
     messages = record["prompt_messages"]
     prompt = record["prompt_text"] if messages is None else tuple(Message(**message) for message in messages)
-    others = (record[name] for name in ("chosen", "rejected", "slice", "source", "weight", "margin"))
-    return Pair(prompt, *others)
+    return Pair(prompt, **{name: record[name] for name in _COLUMNS})
 
 
 class PairWriter:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -193,20 +193,14 @@ def open_tokens(folder: Path, split: str, check_bytes: bool = True) -> TokenPair
             raise ArtifactError(f"{folder} holds no split `{split}`: {path.name} is not in its manifest", _REDO)
         if check_bytes and sha256_file(path) != files[path.name]["sha256"]:
             raise ArtifactError(f"{path} is corrupt: its bytes are not those that the encode stage wrote", _REDO)
-        arrays[name] = _load(path)
+        try:
+            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ArtifactError(f"{path} is not a readable array ({error})", _REDO) from None
     pairs = TokenPairs(**arrays)
     if fault := _fault(pairs):
         raise ArtifactError(f"the token cache {folder} ({split}) is corrupt: {fault}", _REDO)
     return pairs
-
-
-def _load(path: Path) -> npt.NDArray[Any]:
-    """Map one array, refusing anything that is not a plain .npy file."""
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ArtifactError(f"{path} is not a readable array ({error})", _REDO) from None
-    return array
 
 
 def _fault(pairs: TokenPairs) -> str | None:
@@ -217,19 +211,14 @@ def _fault(pairs: TokenPairs) -> str | None:
     if pairs.ids.ndim != 1 or pairs.lengths.shape != (n, 3):
         return f"ids have shape {pairs.ids.shape} and lengths {pairs.lengths.shape}"
 
-    expected: dict[str, npt.DTypeLike] = {
-        "pair_ids": KEY_TYPE,
-        "prompt_ids": KEY_TYPE,
-        "weights": np.float32,
-        "margins": np.float32,
-    }
-    for name, kind in expected.items():
+    for name in PARTS[2:]:
+        kind: npt.DTypeLike = KEY_TYPE if name.endswith("_ids") else np.float32
         array = getattr(pairs, name)
         if array.shape != (n,) or array.dtype != kind:
             return f"{name} are {array.dtype} of shape {array.shape}, not {np.dtype(kind)} of ({n},)"
 
     if not (np.isfinite(pairs.margins).all() and np.isfinite(pairs.weights).all() and (pairs.weights > 0).all()):
-        return "a weight is no finite number above 0, or a margin none at all"
+        return "a weight is not a finite number above 0, or a margin is not finite"
     if n == 0 or int(pairs.lengths.min()) < 1:
         return "it has no rows" if n == 0 else "a row has an empty prompt or reply"
     total = int(pairs.lengths.sum(dtype=np.int64))

@@ -1,0 +1,1 @@
+"""The row store's upkeep: merges small segments and checks every byte."""
