@@ -226,27 +226,17 @@ def _too_long(memory: MemoryModel, free: int, longest_pair: int, level: Recomput
 
 def _log_choice(memory: MemoryModel, choice: Choice, flops: float, rate: float, ranks: int) -> None:
     """Log what was chosen, and how long it will take, in two lines."""
-    per_token = memory.per_token[choice.recompute]
-    _log.info(
-        "memory: %s of weights, %s for at most %s tokens at once (%.2f MB each, %s recomputed), of %s free%s",
-        in_words(memory.held),
-        in_words(choice.need_bytes),
-        f"{choice.tokens:,}",
-        per_token / 1e6,
-        _IN_WORDS[choice.recompute],
-        in_words(choice.free_bytes),
-        " on each rank" if ranks > 1 else "",
-    )
+    megabytes, how = memory.per_token[choice.recompute] / 1e6, _IN_WORDS[choice.recompute]
+    at_once = f"at most {choice.tokens:,} tokens at once ({megabytes:.2f} MB each, {how} recomputed)"
+    held, need, free = map(in_words, (memory.held, choice.need_bytes, choice.free_bytes))
+    where = " on each rank" if ranks > 1 else ""
+    _log.info("memory: %s of weights, %s for %s, of %s free%s", held, need, at_once, free, where)
     if choice.need_bytes > choice.free_bytes:
         _log.warning("this may not fit: lower `runtime.tokens_per_micro_batch`, or set it to `auto`")
 
-    _log.info(
-        "work: %.3g TFLOP, about %s if %.0f%% of the measured %s go into it",
-        flops / 1e12,
-        duration(seconds(flops, rate, choice.recompute)),
-        100 * ASSUMED_UTILISATION,
-        flops_in_words(rate),
-    )
+    time = duration(seconds(flops, rate, choice.recompute))
+    speed = f"{100 * ASSUMED_UTILISATION:.0f}% of the measured {flops_in_words(rate)}"
+    _log.info("work: %.3g TFLOP, about %s if %s go into it", flops / 1e12, time, speed)
 
 
 def duration(length: float) -> str:

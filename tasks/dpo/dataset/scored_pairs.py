@@ -33,7 +33,7 @@ class ScoredPairs:
     logps: Logps
 
     def __post_init__(self) -> None:
-        expected = int(self.tokens.lengths[:, 1:].astype(np.int64).sum())
+        expected = int(completion_tokens(self.tokens).sum())
         if self.logps.shape != (expected,) or self.logps.dtype != np.float32:
             raise ArtifactError(
                 f"reference log-probabilities are {self.logps.dtype}{list(self.logps.shape)}, the tokens need "
@@ -88,8 +88,7 @@ def open_scored(
         ArtifactError: It is missing or damaged, was computed for other tokens, another base or another adapter,
             or in another type, or has NaN or infinite values.
     """
-    manifest = verify_manifest(folder, "reference")
-    inputs = manifest.get("inputs", {})
+    inputs = verify_manifest(folder, "reference").get("inputs", {})
     if inputs.get("base") != base_digest:
         raise ArtifactError(f"{folder} was computed with another base than data/base pins", _AGAIN)
     if (adapter := inputs.get("adapter")) != adapter_digest:

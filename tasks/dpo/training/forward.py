@@ -77,34 +77,28 @@ class PairForward:
             chosen_n, rejected_n = data.sums(rows)
             reference = chosen_n.to(device), rejected_n.to(device)
 
-        wpo = None
+        scores = pair_scores(data, rows, policy, reference)
         if token_scores.collision_N is not None:
             chosen_n, rejected_n = sum_by_branch(token_scores.logp_N.detach() - token_scores.collision_N, batch)
-            chosen_tokens, rejected_tokens = token_counts(data, rows, device)
-            wpo = chosen_n / chosen_tokens, rejected_n / rejected_tokens
+            means = {"wpo_chosen": chosen_n / scores.chosen_tokens, "wpo_rejected": rejected_n / scores.rejected_tokens}
+            scores = dataclasses.replace(scores, **means)
 
         is_chosen_N = (batch.branch_N % 2 == 0).double()
         nll_n = -sum_by_branch(token_scores.logp_N, batch, is_chosen_N)[0]
-        return Forward(pair_scores(data, rows, policy, reference, wpo), nll_n)
+        return Forward(scores, nll_n)
 
 
 Two = tuple[Tensor, Tensor]
 
 
-def token_counts(data: ScoredPairs, rows: Rows, device: torch.device) -> Two:
-    """Return the tokens of chosen and of rejected, float64 [n] each."""
-    counts = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.float64)).to(device)
-    return counts[:, 0], counts[:, 1]
-
-
-def pair_scores(data: ScoredPairs, rows: Rows, policy: Two, reference: Two, wpo: Two | None) -> PairScores:
+def pair_scores(data: ScoredPairs, rows: Rows, policy: Two, reference: Two, wpo: Two | None = None) -> PairScores:
     """Return the scores of ``rows``, on the device of ``policy``; margins that are all 0 are left out."""
     device = policy[0].device
     weight = torch.from_numpy(data.tokens.weights[rows].astype(np.float64)).to(device)
     margins = data.tokens.margins[rows].astype(np.float64)
     margin = torch.from_numpy(margins).to(device) if margins.any() else None
-    counts = token_counts(data, rows, device)
-    return PairScores(*policy, *reference, *counts, weight, margin, *(wpo or (None, None)))
+    counts = torch.from_numpy(data.tokens.lengths[rows, 1:].astype(np.float64)).to(device)
+    return PairScores(*policy, *reference, counts[:, 0], counts[:, 1], weight, margin, *(wpo or (None, None)))
 
 
 def gathered(
