@@ -14,7 +14,7 @@ from tasks.core.errors import RegistryError
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.log.entries import PROMOTE, Event
 from tasks.registry.log.history import History
-from tasks.registry.log.local_copy import LocalCopy
+from tasks.registry.log.registry_log import Log
 from tasks.registry.release.release import register, rollback
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.stores.open_store import open_store
@@ -123,7 +123,7 @@ def remote(server: Server) -> Callable[[], tuple[Registry, list[str]]]:
 
 
 def copy_of(number: int) -> Path:
-    return LocalCopy(ROOT, "demo")._path(number)
+    return Log(open_store(ROOT), "demo")._copies / f"{number:08d}.json"
 
 
 def test_a_bucket_is_asked_for_new_entries_alone(remote):

@@ -9,6 +9,7 @@ A tag is at a commit, so the version must be the one that the commit's dvc.lock 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ def check(registry: Registry, digest: str, checkout: Path = Path()) -> None:
     Raises:
         RegistryError: dvc.lock at HEAD records another adapter, or none.
     """
-    lineage = json.loads(registry.read_file(digest, LINEAGE))
-    if not (expected := _adapter(lineage.get("stages"))) or _adapter(_committed(checkout)) != expected:
+    try:
+        committed = hashes_of(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
+    except ValueError:
+        committed = {}
+    expected = _adapter(json.loads(registry.read_file(digest, LINEAGE)).get("stages") or {})
+    if not expected or _adapter(committed) != expected:
         what = f"the dvc.lock of this checkout's HEAD does not hold the adapter of version {short(digest)}"
         raise RegistryError(what, "commit dvc.lock as that run left it, or check that commit out, and tag again")
 
@@ -50,33 +55,22 @@ def tag(registry: Registry, digest: str, alias: str, checkout: Path = Path()) ->
     try:
         if f"{ARTIFACT}@{version}" not in before:
             api.register(str(checkout), ARTIFACT, "HEAD", version=version, message=message)
-        if not _is_newest(before, alias, _commit(checkout, "HEAD"), checkout):
+        assigned = [name for name in before if name.startswith(f"{ARTIFACT}#{alias}#")]
+        newest = max(assigned, key=lambda name: int(name.rpartition("#")[2]), default=None)
+        if newest is None or _commit(checkout, newest) != _commit(checkout, "HEAD"):
             api.assign(str(checkout), ARTIFACT, alias, version, message=message, force=True, skip_registration=True)
     except GTOException as error:
         raise RegistryError(f"GTO made no tag: {error}", "see `gto show`") from None
     return sorted(_tags(checkout) - before)
 
 
-def _is_newest(tags: set[str], alias: str, head: str, checkout: Path) -> bool:
-    """Tell whether the newest tag of an alias is at the commit ``head``."""
-    assigned = [name for name in tags if name.startswith(f"{ARTIFACT}#{alias}#")]
-    newest = max(assigned, key=lambda name: int(name.rpartition("#")[2]), default=None)
-    return newest is not None and _commit(checkout, newest) == head
-
-
 def _commit(checkout: Path, name: str) -> str:
     return git_or_none(checkout, "rev-list", "-n", "1", name) or ""
 
 
-def _adapter(stages: Any) -> Any:
-    return ((stages or {}).get("train") or {}).get("outs", {}).get(paths.ADAPTER.as_posix())
-
-
-def _committed(checkout: Path) -> dict[str, Any]:
-    try:
-        return hashes_of(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
-    except ValueError:
-        return {}
+def _adapter(stages: Mapping[str, Any]) -> Any:
+    """Return the hash of train's adapter among those of :func:`hashes_of`; None if there is none."""
+    return (stages.get("train") or {}).get("outs", {}).get(paths.ADAPTER.as_posix())
 
 
 def _tags(checkout: Path) -> set[str]:

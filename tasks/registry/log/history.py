@@ -6,7 +6,6 @@ The state after n entries is a pure function of these entries.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping
 
 from tasks.core.errors import RegistryError
@@ -19,7 +18,6 @@ from tasks.registry.log.entries import (
     REGISTER,
     RESTORE,
     ROLLBACK,
-    Event,
     LogEntry,
 )
 from tasks.registry.log.evidence import Evidence, are_much_the_same
@@ -105,15 +103,16 @@ class History:
         The gate lowers its alpha with each such look. Data grow by a few prompts with each batch, so nearly the same
         prompts count as the same.
         """
-        before = itertools.takewhile(lambda item: item[0] != evidence.version, self.registered.items())
-        return 1 + sum(_shares_prompts(entry.event, evidence) for _, entry in before)
-
-
-def _shares_prompts(registration: Event, evidence: Evidence) -> bool:
-    """Tell whether a registered version was judged on much the same prompts."""
-    if registration.prompt_sample is None:
-        return registration.prompt_set == evidence.prompt_set
-    return are_much_the_same(registration.prompt_sample, evidence.prompt_sample)
+        sample, looks = evidence.prompt_sample, 1
+        for version, entry in self.registered.items():
+            earlier = entry.event
+            if version == evidence.version:
+                break
+            if earlier.prompt_sample is None:
+                looks += earlier.prompt_set == evidence.prompt_set
+            else:
+                looks += are_much_the_same(earlier.prompt_sample, sample)
+        return looks
 
 
 def _apply(

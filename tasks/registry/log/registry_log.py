@@ -5,22 +5,30 @@
 A writer decides on an event from the log as it is, and creates the entry of the next number. If another process
 created that number first, the writer reads the log again and decides anew. So each entry follows from the log before
 it, without a lock that a dead process could hold.
+
+Entries never change, so those read from a remote store are copied on this machine, which saves a request each:
+
+$XDG_CACHE_HOME/dpo-pipeline/registry/<hash of the store's label>/<name>/00000007.json    (~/.cache by default)
+
+The copies are no source of truth: the chain of hashes verifies them, and they can be deleted at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import getpass
+import itertools
+import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from tasks.core.errors import RegistryError, StorageError
 from tasks.core.files import sha256_bytes
 from tasks.registry.log.entries import Event, LogEntry
 from tasks.registry.log.history import History
-from tasks.registry.log.local_copy import LocalCopy
 from tasks.registry.stores.store import MissingKey, Store, in_parallel
 from tasks.telemetry.provenance import now
 
@@ -39,7 +47,8 @@ class Log:
         self._store = store
         self._folder = f"{name}/log"
         self._where = f"{store.label}/{self._folder}"
-        self._copy = LocalCopy(store.label, name) if store.is_remote else None
+        cache = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
+        self._copies = Path(cache, "dpo-pipeline/registry", sha256_bytes(store.label.encode())[:16], name)
         self._entries: list[LogEntry] = []
         self.last = History()
 
@@ -50,7 +59,7 @@ class Log:
             RegistryError: An entry is missing in the middle, is malformed, or does not follow from those before it.
         """
         if not self._entries:
-            self._read_copy()
+            self._read_copies()
         return self._read_store()
 
     def entries(self) -> list[LogEntry]:
@@ -90,24 +99,29 @@ class Log:
         what = f"{_TRIES} attempts to write into {self._folder} lost to other writers"
         raise StorageError(what, "run it again when fewer processes write there")
 
-    def _read_copy(self) -> None:
-        """Take the entries that were read before, if the store holds the last of them.
+    def _read_copies(self) -> None:
+        """Take the entries that were copied, from number 1 on, if the store holds the last of them.
 
         That one comes from the store and holds the hash of the entry before it, and so on: this verifies all of them.
         """
-        copied = self._copy.read() if self._copy else []
+        copied: list[bytes] = []
+        with contextlib.suppress(OSError):
+            while self._store.is_remote:
+                copied.append((self._copies / _file_name(len(copied) + 1)).read_bytes())
         with contextlib.suppress(RegistryError):  # altered, or of another log: read everything from the store
             if copied and self._store.get(self._key(len(copied))) == copied[-1]:
-                self._follow([self._parsed(number, data) for number, data in enumerate(copied, start=1)])
+                self._follow(map(self._parsed, itertools.count(1), copied))
 
     def _read_store(self) -> History:
         """Read the entries that follow the last one."""
         self._follow(in_parallel(self._store, self._listed_entry, self._listed()))
-        self._follow(self._unlisted())
+        with contextlib.suppress(MissingKey):  # a listing may lag behind what is being written
+            while True:
+                self._follow([self._entry(self.last.count + 1)])
         return self.last
 
     def _follow(self, entries: Iterable[tuple[LogEntry, str]]) -> None:
-        """Take further entries, each with its SHA-256."""
+        """Take further entries, each with its SHA-256: all of them or, if one is refused, none."""
         entries = list(entries)
         self.last = self.last.followed_by(entries, self._where)
         self._entries += [entry for entry, _ in entries]
@@ -115,46 +129,44 @@ class Log:
     def _listed(self) -> range:
         """Return the numbers of the new entries that a listing of the store shows."""
         known = self.last.count
-        names = self._store.children(self._folder, f"{known - 1:08d}.json" if known > 1 else "")
+        names = self._store.children(self._folder, _file_name(known - 1) if known > 1 else "")
         newest = max((int(match[1]) for name in names if (match := _FILE.fullmatch(name))), default=max(known - 1, 0))
         if newest < known:
             raise RegistryError(f"{self._where} lost its entries from {newest + 1} on", "restore them from a copy")
         return range(known + 1, newest + 1)
-
-    def _unlisted(self) -> Iterator[tuple[LogEntry, str]]:
-        """Yield the entries after the last one: a listing may lag behind what is being written."""
-        number = self.last.count
-        with contextlib.suppress(MissingKey):
-            while True:
-                number += 1
-                yield self._entry(number)
 
     def _listed_entry(self, number: int) -> tuple[LogEntry, str]:
         """Read one entry that must exist; return it with its SHA-256."""
         try:
             return self._entry(number)
         except MissingKey:
-            what = f"{self._where}/{number:08d}.json is missing though later entries exist"
+            what = f"{self._where}/{_file_name(number)} is missing though later entries exist"
             raise RegistryError(what, "restore it from a copy: without it no alias can be trusted") from None
 
     def _entry(self, number: int) -> tuple[LogEntry, str]:
         return self._copied(number, self._store.get(self._key(number)))
 
     def _copied(self, number: int, data: bytes) -> tuple[LogEntry, str]:
-        """Return an entry of the store with its SHA-256, and keep a copy of it."""
-        if self._copy:
-            self._copy.add(number, data)
+        """Return an entry of the store with its SHA-256, and keep a copy; one torn by a crash is noticed when read."""
+        if self._store.is_remote:
+            with contextlib.suppress(OSError):
+                self._copies.mkdir(parents=True, exist_ok=True)
+                (self._copies / _file_name(number)).write_bytes(data)
         return self._parsed(number, data)
 
     def _parsed(self, number: int, data: bytes) -> tuple[LogEntry, str]:
         try:
             return LogEntry.from_bytes(data), sha256_bytes(data)
         except ValueError:
-            what = f"{self._where}/{number:08d}.json is not a log entry"
+            what = f"{self._where}/{_file_name(number)} is not a log entry"
             raise RegistryError(what, "restore it from a copy") from None
 
     def _key(self, number: int) -> str:
-        return f"{self._folder}/{number:08d}.json"
+        return f"{self._folder}/{_file_name(number)}"
+
+
+def _file_name(number: int) -> str:
+    return f"{number:08d}.json"
 
 
 def _who() -> str:
