@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
-from tasks.core.errors import RegistryError
+from tasks.core.errors import ArtifactError, RegistryError
 from tasks.registry.log.names import short
-from tasks.registry.release.lineage import hashes_of
+from tasks.registry.release.lineage import stage_hashes
 from tasks.registry.versions.manifest import LINEAGE
 from tasks.registry.versions.registry import Registry
 from tasks.telemetry.git_calls import git_or_none
@@ -31,8 +31,8 @@ def check(registry: Registry, digest: str, checkout: Path = Path()) -> None:
         RegistryError: dvc.lock at HEAD records another adapter, or none.
     """
     try:
-        committed = hashes_of(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
-    except ValueError:
+        committed = stage_hashes(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
+    except ArtifactError:
         committed = {}
     expected = _adapter(json.loads(registry.read_file(digest, LINEAGE)).get("stages") or {})
     if not expected or _adapter(committed) != expected:
@@ -69,7 +69,7 @@ def _commit(checkout: Path, name: str) -> str:
 
 
 def _adapter(stages: Mapping[str, Any]) -> Any:
-    """Return the hash of train's adapter among those of :func:`hashes_of`; None if there is none."""
+    """Return the hash of train's adapter among those of :func:`stage_hashes`; None if there is none."""
     return (stages.get("train") or {}).get("outs", {}).get(paths.ADAPTER.as_posix())
 
 

@@ -220,7 +220,7 @@ def _check(registry: Registry, digest: str | None) -> dict[str, Any]:
     fault = None
     try:
         if digest is None:
-            said = f"{registry.log.check().count} entries"
+            said = f"{len(registry.log.check().entries)} entries"
         else:
             files = registry.check(digest).files.values()
             said = f"{len(files)} files, {sum(file.size for file in files):,} bytes"

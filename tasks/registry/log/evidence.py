@@ -115,13 +115,10 @@ def read_folder(folder: Path, base: str, version: str) -> Evidence:
     Raises:
         ArtifactError: A file or key is missing or malformed; the message names it.
     """
-    files = {}
-    for name in (METRICS, SCORES, DUEL):
-        path = folder / name
-        if path.is_file():
-            files[name] = path.read_bytes()
-        elif name != DUEL:
-            raise ArtifactError(f"{path} is missing", _AGAIN)
+    files = {name: (folder / name).read_bytes() for name in (METRICS, SCORES, DUEL) if (folder / name).is_file()}
+    for name in (METRICS, SCORES):
+        if name not in files:
+            raise ArtifactError(f"{folder / name} is missing", _AGAIN)
     return parse(files, str(folder), base, version)
 
 

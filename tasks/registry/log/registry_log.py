@@ -49,7 +49,6 @@ class Log:
         self._where = f"{store.label}/{self._folder}"
         cache = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
         self._copies = Path(cache, "dpo-pipeline/registry", sha256_bytes(store.label.encode())[:16], name)
-        self._entries: list[LogEntry] = []
         self.last = History()
 
     def read(self) -> History:
@@ -58,7 +57,7 @@ class Log:
         Raises:
             RegistryError: An entry is missing in the middle, is malformed, or does not follow from those before it.
         """
-        if not self._entries:
+        if not self.last.entries:
             self._read_copies()
         return self._read_store()
 
@@ -68,8 +67,7 @@ class Log:
         Raises:
             RegistryError: As :meth:`read`.
         """
-        self.read()
-        return list(self._entries)
+        return list(self.read().entries)
 
     def check(self) -> History:
         """Read and verify all entries anew, each from the store.
@@ -77,7 +75,7 @@ class Log:
         Raises:
             RegistryError: As :meth:`read`.
         """
-        self._entries, self.last = [], History()
+        self.last = History()
         return self._read_store()
 
     def append(self, decide: Callable[[History], Event | None]) -> LogEntry | None:
@@ -91,7 +89,7 @@ class Log:
             if event is None:
                 return None
 
-            entry = LogEntry(history.count + 1, event, now(), _who(), history.tip, secrets.token_hex(8))
+            entry = LogEntry(len(history.entries) + 1, event, now(), _who(), history.tip, secrets.token_hex(8))
             data = entry.as_bytes()
             if self._store.put(self._key(entry.number), data):
                 self._follow([self._copied(entry.number, data)])
@@ -108,32 +106,30 @@ class Log:
         with contextlib.suppress(OSError):
             while self._store.is_remote:
                 copied.append((self._copies / _file_name(len(copied) + 1)).read_bytes())
-        with contextlib.suppress(RegistryError):  # altered, or of another log: read everything from the store
+        try:
             if copied and self._store.get(self._key(len(copied))) == copied[-1]:
                 self._follow(map(self._parsed, itertools.count(1), copied))
+        except RegistryError:  # altered, or of another log: read everything from the store
+            self.last = History()
 
     def _read_store(self) -> History:
-        """Read the entries that follow the last one."""
-        self._follow(in_parallel(self._store, self._listed_entry, self._listed()))
-        with contextlib.suppress(MissingKey):  # a listing may lag behind what is being written
-            while True:
-                self._follow([self._entry(self.last.count + 1)])
-        return self.last
-
-    def _follow(self, entries: Iterable[tuple[LogEntry, str]]) -> None:
-        """Take further entries, each with its SHA-256: all of them or, if one is refused, none."""
-        entries = list(entries)
-        self.last = self.last.followed_by(entries, self._where)
-        self._entries += [entry for entry, _ in entries]
-
-    def _listed(self) -> range:
-        """Return the numbers of the new entries that a listing of the store shows."""
-        known = self.last.count
+        """Read the entries that follow the last one, first those that a listing of the store shows."""
+        known = len(self.last.entries)
         names = self._store.children(self._folder, _file_name(known - 1) if known > 1 else "")
         newest = max((int(match[1]) for name in names if (match := _FILE.fullmatch(name))), default=max(known - 1, 0))
         if newest < known:
             raise RegistryError(f"{self._where} lost its entries from {newest + 1} on", "restore them from a copy")
-        return range(known + 1, newest + 1)
+
+        self._follow(in_parallel(self._store, self._listed_entry, range(known + 1, newest + 1)))
+        with contextlib.suppress(MissingKey):  # a listing may lag behind what is being written
+            while True:
+                self._follow([self._entry(len(self.last.entries) + 1)])
+        return self.last
+
+    def _follow(self, entries: Iterable[tuple[LogEntry, str]]) -> None:
+        """Take further entries, each with its SHA-256, up to the first that is refused."""
+        for entry, sha256 in entries:
+            self.last.add(entry, sha256, self._where)
 
     def _listed_entry(self, number: int) -> tuple[LogEntry, str]:
         """Read one entry that must exist; return it with its SHA-256."""
