@@ -85,11 +85,12 @@ class Log:
         """
         for _ in range(_TRIES):
             history = self.read()
+            number, tip = len(history.entries) + 1, history.tip  # `decide` may read further entries
             event = decide(history)
             if event is None:
                 return None
 
-            entry = LogEntry(len(history.entries) + 1, event, now(), _who(), history.tip, secrets.token_hex(8))
+            entry = LogEntry(number, event, now(), _who(), tip, secrets.token_hex(8))
             data = entry.as_bytes()
             if self._store.put(self._key(entry.number), data):
                 self._follow([self._copied(entry.number, data)])
