@@ -150,7 +150,7 @@ class Bucket:
 
 
 def _explained(where: str, error: Exception) -> StorageError | NetworkError:
-    """Tell errors that a person must correct from those that may pass by themselves."""
+    """Separate errors that a person must correct from those that may go away."""
     code = code_of(error)
     if code in _TRANSIENT or code.startswith("5"):
         return NetworkError(f"{where}: {safe_words(error)}", "run again later")

@@ -8,38 +8,39 @@ evidence is inconclusive (`decide`).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import explain_os_error
-from tasks.registry.cli.commands import COMMANDS
+from tasks.registry.cli import change, export, look
+from tasks.registry.cli.output import Answer
 from tasks.registry.log.names import DEFAULT_ALIAS
 from tasks.registry.release.retention import DAYS
 
 PINNED = ("respond.champion", "train.init_adapter")
-Add = Callable[[str], argparse.ArgumentParser]  # adds a command's parser
+Command = Callable[[Namespace], Answer]
+Add = Callable[[str, Command], ArgumentParser]  # adds a command, and returns its parser
 _VERSION = "NAME@champion, NAME@v3, NAME@<8 or more digits of the digest>; NAME alone is NAME@champion"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """Return the parser of the registry's commands."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--root",
-        metavar="PLACE",
-        help="the registry: a folder or s3://bucket/prefix (default: params.yaml, register.root)",
-    )
+    shared = ArgumentParser(add_help=False)
+    place = "the registry: a folder or s3://bucket/prefix (default: params.yaml, register.root)"
+    shared.add_argument("--root", metavar="PLACE", help=place)
     shared.add_argument("--json", action="store_true", help="answer in JSON on standard output")
-    top = argparse.ArgumentParser(prog="python -m tasks.registry", description="What was released, and why.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    top = ArgumentParser(prog="python -m tasks.registry", description="What was released, and why.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str) -> argparse.ArgumentParser:
-        doc = (COMMANDS[name].__doc__ or "").splitlines()[0]
-        return commands.add_parser(name, parents=[shared], help=doc, description=doc)
+    def add(name: str, command: Command) -> ArgumentParser:
+        doc = (command.__doc__ or "").splitlines()[0]
+        added = commands.add_parser(name, parents=[shared], help=doc, description=doc)
+        added.set_defaults(command=command)
+        return added
 
     _add_reading(add)
     _add_taking(add)
@@ -49,25 +50,27 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_reading(add: Add) -> None:
     """Add the commands that only read."""
-    add("list").add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
-    add("show").add_argument("version", metavar="VERSION", help=_VERSION)
-    add("log").add_argument("name", metavar="NAME")
-    diff = add("diff")
+    add("list", look.list_versions).add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
+    add("show", look.show).add_argument("version", metavar="VERSION", help=_VERSION)
+    add("log", look.show_log).add_argument("name", metavar="NAME")
+    diff = add("diff", look.diff)
     diff.add_argument("one", metavar="A", help=_VERSION)
     diff.add_argument("other", metavar="B", help=_VERSION)
-    lineage = add("lineage").add_mutually_exclusive_group(required=True)
+    lineage = add("lineage", look.lineage).add_mutually_exclusive_group(required=True)
     lineage.add_argument("version", nargs="?", metavar="VERSION", help=_VERSION)
     lineage.add_argument("--data", metavar="DIGEST", help="the versions trained on this data instead")
-    add("verify").add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
-    decide = add("decide")
+    verify = add("verify", look.verify)
+    verify.add_argument("version", nargs="?", metavar="VERSION", help="a version, or a NAME for all of its")
+    decide = add("decide", look.decide)
     decide.add_argument("name", nargs="?", metavar="NAME", help="default: params.yaml, register.name")
     decide.add_argument("--alias", help="the alias to decide about (default: params.yaml, register.alias)")
 
 
 def _add_taking(add: Add) -> None:
     """Add the commands that take a version elsewhere: into a folder, to the Hub, into params.yaml."""
-    pull, hub, merged, vllm = add("pull"), add("export-hub"), add("export-merged"), add("export-vllm")
-    pin, resolve = add("pin"), add("resolve")
+    pull, hub = add("pull", export.pull), add("export-hub", export.to_hub)
+    merged, vllm = add("export-merged", export.merged), add("export-vllm", export.for_vllm)
+    pin, resolve = add("pin", export.pin), add("resolve", export.resolve)
     pin.add_argument("key", metavar="KEY", choices=PINNED, help=" or ".join(PINNED))
     pin.add_argument("--unless-same", metavar="FOLDER", help="leave params.yaml if the adapter there is that version")
     for command in (pin, resolve):
@@ -84,7 +87,8 @@ def _add_taking(add: Add) -> None:
 
 def _add_changing(add: Add) -> None:
     """Add the commands that write into the registry."""
-    promote, rollback, deprecate, gc = add("promote"), add("rollback"), add("deprecate"), add("gc")
+    promote, rollback = add("promote", change.promote), add("rollback", change.rollback)
+    deprecate, gc = add("deprecate", change.deprecate), add("gc", change.gc)
     for command in (promote, deprecate):
         command.add_argument("version", metavar="VERSION", help=_VERSION)
     rollback.add_argument("name", metavar="NAME")
@@ -95,13 +99,12 @@ def _add_changing(add: Add) -> None:
 
     promote.add_argument("--override", metavar="WHY", help="promote against the gate; the log keeps the reason")
     promote.add_argument("--tag", action="store_true", help="tag this checkout's HEAD for `dvc artifacts get` (GTO)")
-    leaving = "only if it points to this version: champion, v3, digest"
-    rollback.add_argument("--from", dest="left", metavar="VERSION", help=leaving)
+    target = "only if it points to this version: champion, v3, digest"
+    rollback.add_argument("--from", dest="left", metavar="VERSION", help=target)
     deprecate.add_argument("--undo", action="store_true", help="take a deprecation back")
     gc.add_argument("name", nargs="?", metavar="NAME", help="only this name's versions")
-    gc.add_argument(
-        "--days", type=float, default=DAYS, help=f"for how long an entry keeps its version (default: {DAYS})"
-    )
+    days = f"for how long an entry keeps its version (default: {DAYS})"
+    gc.add_argument("--days", type=float, default=DAYS, help=days)
     gc.add_argument("--apply", action="store_true", help="remove them; without this they are only shown")
 
 
@@ -109,25 +112,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; print its answer, or one line that says what is wrong."""
     args = parser().parse_args(arguments)
     try:
-        answer = COMMANDS[args.command](args)
+        answer: Answer = args.command(args)
         print(json.dumps(answer.values, indent=2, sort_keys=True) if args.json else "\n".join(answer.lines))
         sys.stdout.flush()
-    except PipelineError as error:
-        return _refuse(error)
+        return answer.status
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        explained = explain_os_error(error)
-        if explained is None:
+    except (PipelineError, OSError) as error:
+        refusal = explain_os_error(error) if isinstance(error, OSError) else error
+        if refusal is None:
             raise
-        return _refuse(explained)
-    return answer.status
-
-
-def _refuse(error: PipelineError) -> int:
-    print(f"[registry] error: {error}", file=sys.stderr)
-    return error.exit_code
+        print(f"[registry] error: {refusal}", file=sys.stderr)
+        return refusal.exit_code
 
 
 if __name__ == "__main__":

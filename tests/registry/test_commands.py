@@ -87,7 +87,7 @@ MISTAKES = {
     ("promote", "demo@v1", "--override", " "): "without a reason",
     ("promote", "demo@v1", "--override", "so", "--reason", "so"): "give one",
     ("promote", "demo@v1", "--alias", "v2"): "cannot be an alias",
-    ("rollback", "demo", "--alias", "staging"): "never named another version",
+    ("rollback", "demo", "--alias", "staging"): "never pointed to another version",
     ("log", "other"): "`other` has no versions in",
 }
 
@@ -119,9 +119,7 @@ def test_wrong_words_end_with_2():
 
 
 def test_promote_rollback_and_log_tell_one_story(command, digests: list[str]):
-    assert (
-        command("promote", "demo@v2")[1].strip() == f"demo@champion named already, and still names, {digests[1][:12]}"
-    )
+    assert command("promote", "demo@v2")[1].strip() == f"demo@champion already points to {digests[1][:12]}"
     assert command("rollback", "demo", "--reason", "swears")[0] == 0
     assert command("show", "demo@champion", "--json")[1]["digest"] == digests[0]
     assert command("promote", f"demo@{digests[1][:8]}", "--override", "all the same")[0] == 0

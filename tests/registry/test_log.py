@@ -14,7 +14,7 @@ from tasks.core.errors import RegistryError
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.log.entries import PROMOTE, Event
 from tasks.registry.log.history import History
-from tasks.registry.log.local_copy import LocalCopy
+from tasks.registry.log.registry_log import Log
 from tasks.registry.release.release import register, rollback
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.stores.open_store import open_store
@@ -86,6 +86,22 @@ def move_back_and_forth(registry: Registry, moves: int) -> list[str]:
     return digests
 
 
+def test_an_event_is_decided_anew_if_another_writer_came_first(registry: Registry):
+    digest = release(registry, 0, wins=80)
+    seen: list[str | None] = []
+
+    def move(history: History) -> Event:
+        seen.append(history.target("staging"))
+        if len(seen) == 1:  # another writer, and then a look at the log, as when a decision reads a version's files
+            assert Registry(registry.store, "demo").log.append(move)
+            registry.history()
+        return Event(PROMOTE, digest, "staging", None if len(seen) < 3 else seen[-1], "override")
+
+    assert registry.log.append(move)
+    assert seen == [None, None, digest]
+    assert [entry.event.previous for entry in registry.log.entries()[2:]] == [None, digest]
+
+
 class Counting(FolderStore):
     """A folder that counts what is read from it."""
 
@@ -123,7 +139,7 @@ def remote(server: Server) -> Callable[[], tuple[Registry, list[str]]]:
 
 
 def copy_of(number: int) -> Path:
-    return LocalCopy(ROOT, "demo")._path(number)
+    return Log(open_store(ROOT), "demo")._copies / f"{number:08d}.json"
 
 
 def test_a_bucket_is_asked_for_new_entries_alone(remote):

@@ -33,7 +33,7 @@ def old(tmp_path: Path) -> Registry:
 
 def test_its_log_is_understood(old: Registry):
     history = old.history()
-    assert history.count == 11
+    assert len(history.entries) == 11
     assert history.aliases() == {"champion": FIRST, "staging": FIRST}
     assert history.kept() == [FIRST]
     assert list(history.serials()) == [FIRST, *COLLECTED]
@@ -61,7 +61,7 @@ def test_it_is_continued(old: Registry):
     promote(old, second.digest, "champion", override="after all")
     fresh = Registry(old.store, "demo")
     assert fresh.find("champion") == second.digest
-    assert fresh.history().count == 13
+    assert len(fresh.history().entries) == 13
 
 
 def test_its_snapshots_are_neither_read_nor_taken_for_strangers(old: Registry, command):

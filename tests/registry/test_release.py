@@ -93,7 +93,7 @@ def test_rolling_back_twice_goes_two_versions_back_and_then_no_further(registry:
     assert rollback(registry, "champion") == (third.digest, second.digest)
     assert rollback(registry, "champion", "worse in use") == (second.digest, first.digest)
     assert registry.find("champion") == first.digest
-    with pytest.raises(RegistryError, match="never named another version"):
+    with pytest.raises(RegistryError, match="never pointed to another version"):
         rollback(registry, "champion")
     assert registry.log.entries()[-1].event.reason == "worse in use"
 
@@ -159,7 +159,7 @@ def test_another_alias_has_a_history_of_its_own(registry: Registry):
 
 def test_a_deprecated_version_is_not_promoted_until_that_is_taken_back(registry: Registry):
     first, second = release(registry, 0, wins=60), release(registry, 1, wins=50)
-    with pytest.raises(RegistryError, match=r"`demo@champion` names .* — roll back, or promote another"):
+    with pytest.raises(RegistryError, match=r"`demo@champion` points to .* — roll back, or promote another"):
         deprecate(registry, first.digest, "it leaks prompts")
     assert deprecate(registry, second.digest, "it swears") is True
     assert deprecate(registry, second.digest, "it swears") is False
@@ -180,5 +180,5 @@ def test_a_rollback_from_a_version_can_be_repeated_and_is_done_once(registry: Re
     assert actions(registry).count("rollback") == 1
     promote(registry, second.digest, "champion", override="again")
     promote(registry, first.digest, "champion", override="and back")
-    with pytest.raises(RegistryError, match=f"names {first.digest[:12]}, not {second.digest[:12]}"):
+    with pytest.raises(RegistryError, match=f"points to {first.digest[:12]}, not to {second.digest[:12]}"):
         rollback(registry, "champion", left=second.digest)

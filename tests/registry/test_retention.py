@@ -47,7 +47,7 @@ def test_what_anything_needs_is_kept_and_the_rest_is_given_up(line: tuple[Regist
     registry, digests = line
     found = retention.plan([registry], 90, LATER)["demo"]
     assert found.kept == {
-        digests[3]: "`champion` names it",
+        digests[3]: "`champion` points to it",
         digests[2]: "a rollback of `champion` leads to it",
         digests[0]: f"demo {digests[3][:12]} was trained from it",
     }

@@ -68,7 +68,7 @@ def trained(folder: Path, weights: str) -> None:
 
 def release(registry: Registry, checkout: Path, seed: int = 0) -> str:
     candidate, evidence = sample(seed, scores_of(80 + 10 * seed, losses=20 - 10 * seed))
-    papers = json.loads(candidate.files[LINEAGE]) | {"stages": stage_hashes(checkout / "dvc.lock")}
+    papers = json.loads(candidate.files[LINEAGE]) | {"stages": stage_hashes((checkout / "dvc.lock").read_text())}
     candidate = Candidate(candidate.identity, {**candidate.files, LINEAGE: json.dumps(papers).encode()})
     return register(registry, candidate, evidence, "champion", GateConfig()).digest
 

@@ -174,10 +174,14 @@ def zipped_pickle() -> bytes:
 REFUSED = {
     "a pickle by name": ("adapter_model.bin", b"weights", "can hold a pickle"),
     "a torch file": ("optimizer.pt", b"weights", "can hold a pickle"),
-    "a pickle under another name": ("notes.txt", pickle.dumps({"a": 1}), "is a pickle or an archive of one"),
-    "a zip of a pickle as weights": (WEIGHTS, zipped_pickle(), "is a pickle or an archive of one"),
+    "a pickle under another name": (
+        "notes.txt",
+        pickle.dumps({"a": 1}),
+        "has the content of a pickle or a ZIP",
+    ),
+    "a zip of a pickle as weights": (WEIGHTS, zipped_pickle(), "has the content of a pickle or a ZIP"),
     "weights of no format": (WEIGHTS, b"x" * 200, "is not a safetensors file"),
-    "a program": ("run.py", b"print()", "is of no kind that a version holds"),
+    "a program": ("run.py", b"print()", "cannot hold the file type of run.py"),
     "a file elsewhere": ("../escape.json", b"{}", "cannot hold a file named"),
     "a manifest of its own": (MANIFEST, b"{}", "cannot hold a file named"),
 }

@@ -16,6 +16,7 @@ from tasks.core.errors import ArtifactError, ConfigError, GateRefused, PipelineE
 from tasks.core.files import pretty_json, write_manifest, write_text
 from tasks.core.params import build, load_section
 from tasks.register import RegisterConfig, run
+from tasks.registry.release import lineage
 from tasks.registry.release.candidate import Sources
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.versions.registry import Registry
@@ -207,13 +208,14 @@ def test_an_unfit_input_is_refused_by_name_and_nothing_is_recorded(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lock_that_dvc_did_not_write_is_refused(tmp_path: Path):
-    from tasks.registry.release.lineage import stage_hashes
+def test_a_lock_that_dvc_did_not_write_is_refused():
+    with pytest.raises(ArtifactError, match=r"dvc\.lock is not a lock file of DVC"):
+        lineage.stage_hashes("stages: [1, 2]\n")
 
-    (tmp_path / "dvc.lock").write_text("stages: [1, 2]\n")
-    with pytest.raises(ArtifactError, match="is not a lock file of DVC"):
-        stage_hashes(tmp_path / "dvc.lock")
-    assert stage_hashes(tmp_path / "absent") == {}
+
+def test_without_a_lock_no_hashes_of_stages_are_recorded(tmp_path: Path):
+    sources = lay(tmp_path)
+    assert lineage.trace(dataclasses.replace(sources, lock=tmp_path / "absent"), "")["stages"] == {}
 
 
 @pytest.mark.parametrize(

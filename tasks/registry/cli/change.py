@@ -24,7 +24,7 @@ def promote(args: Namespace) -> Answer:
     if args.tag:
         gto_tags.check(registry, digest)  # before anything is changed
     is_moved = release.promote(registry, digest, args.alias, args.override, args.reason)
-    said = "now names" if is_moved else "named already, and still names,"
+    said = "now points to" if is_moved else "already points to"
     tags = gto_tags.tag(registry, digest, args.alias) if args.tag else []
     values = {"name": registry.name, "alias": args.alias, "digest": digest, "moved": is_moved, "tags": tags}
     lines = [f"{registry.name}@{args.alias} {said} {short(digest)}"]
@@ -37,7 +37,7 @@ def rollback(args: Namespace) -> Answer:
     registry = registry_of(store_of(args), Address.parse(args.name).name)
     left = registry.find(args.left.removeprefix(f"{registry.name}@")) if args.left else None
     previous, digest = release.rollback(registry, args.alias, args.reason, left)
-    lines = [f"{registry.name}@{args.alias} now names {short(digest)} again, no longer {short(previous)}"]
+    lines = [f"{registry.name}@{args.alias} points to {short(digest)} again, no longer to {short(previous)}"]
     return Answer({"name": registry.name, "alias": args.alias, "digest": digest, "previous": previous}, lines)
 
 

@@ -9,13 +9,14 @@ A tag is at a commit, so the version must be the one that the commit's dvc.lock 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
-from tasks.core.errors import RegistryError
+from tasks.core.errors import ArtifactError, RegistryError
 from tasks.registry.log.names import short
-from tasks.registry.release.lineage import hashes_of
+from tasks.registry.release.lineage import stage_hashes
 from tasks.registry.versions.manifest import LINEAGE
 from tasks.registry.versions.registry import Registry
 from tasks.telemetry.git_calls import git_or_none
@@ -29,8 +30,12 @@ def check(registry: Registry, digest: str, checkout: Path = Path()) -> None:
     Raises:
         RegistryError: dvc.lock at HEAD records another adapter, or none.
     """
-    lineage = json.loads(registry.read_file(digest, LINEAGE))
-    if not (expected := _adapter(lineage.get("stages"))) or _adapter(_committed(checkout)) != expected:
+    try:
+        committed = stage_hashes(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
+    except ArtifactError:
+        committed = {}
+    expected = _adapter(json.loads(registry.read_file(digest, LINEAGE)).get("stages") or {})
+    if not expected or _adapter(committed) != expected:
         what = f"the dvc.lock of this checkout's HEAD does not hold the adapter of version {short(digest)}"
         raise RegistryError(what, "commit dvc.lock as that run left it, or check that commit out, and tag again")
 
@@ -50,33 +55,22 @@ def tag(registry: Registry, digest: str, alias: str, checkout: Path = Path()) ->
     try:
         if f"{ARTIFACT}@{version}" not in before:
             api.register(str(checkout), ARTIFACT, "HEAD", version=version, message=message)
-        if not _is_newest(before, alias, _commit(checkout, "HEAD"), checkout):
+        assigned = [name for name in before if name.startswith(f"{ARTIFACT}#{alias}#")]
+        newest = max(assigned, key=lambda name: int(name.rpartition("#")[2]), default=None)
+        if newest is None or _commit(checkout, newest) != _commit(checkout, "HEAD"):
             api.assign(str(checkout), ARTIFACT, alias, version, message=message, force=True, skip_registration=True)
     except GTOException as error:
         raise RegistryError(f"GTO made no tag: {error}", "see `gto show`") from None
     return sorted(_tags(checkout) - before)
 
 
-def _is_newest(tags: set[str], alias: str, head: str, checkout: Path) -> bool:
-    """Tell whether the newest tag of an alias is at the commit ``head``."""
-    assigned = [name for name in tags if name.startswith(f"{ARTIFACT}#{alias}#")]
-    newest = max(assigned, key=lambda name: int(name.rpartition("#")[2]), default=None)
-    return newest is not None and _commit(checkout, newest) == head
-
-
 def _commit(checkout: Path, name: str) -> str:
     return git_or_none(checkout, "rev-list", "-n", "1", name) or ""
 
 
-def _adapter(stages: Any) -> Any:
-    return ((stages or {}).get("train") or {}).get("outs", {}).get(paths.ADAPTER.as_posix())
-
-
-def _committed(checkout: Path) -> dict[str, Any]:
-    try:
-        return hashes_of(git_or_none(checkout, "show", f"HEAD:{paths.LOCK.as_posix()}") or "")
-    except ValueError:
-        return {}
+def _adapter(stages: Mapping[str, Any]) -> Any:
+    """Return the hash of train's adapter among those of :func:`stage_hashes`; None if there is none."""
+    return (stages.get("train") or {}).get("outs", {}).get(paths.ADAPTER.as_posix())
 
 
 def _tags(checkout: Path) -> set[str]:

@@ -1,19 +1,18 @@
-"""The registry's commands that only read: list, show, log, diff, lineage, verify."""
+"""The registry's commands that only read: list, show, log, diff, lineage, verify, decide."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
-from tasks.core.errors import PipelineError, RegistryError
+from tasks.core.errors import ConfigError, PipelineError, RegistryError
+from tasks.core.params import build
 from tasks.registry.cli.diff import PARTS, compare
-from tasks.registry.cli.output import Answer, find, find_word, rate, registry_of, store_of, table
-from tasks.registry.gate.gate import Decision
-from tasks.registry.log.entries import Event
-from tasks.registry.log.history import History
-from tasks.registry.log.names import Address, short
+from tasks.registry.cli.output import Answer, find, named_store, params_section, registry_of, store_of, table
+from tasks.registry.gate.gate import FAILED, INCONCLUSIVE, PASSED, Decision, GateConfig
+from tasks.registry.log.names import DEFAULT_ALIAS, Address, short
+from tasks.registry.release import candidate, release
 from tasks.registry.stores.store import in_parallel
 from tasks.registry.versions.manifest import DECISION, LINEAGE
 from tasks.registry.versions.registry import Registry, names_in
@@ -24,17 +23,12 @@ def list_versions(args: Namespace) -> Answer:
     store = store_of(args)
     chosen = [Address.parse(args.name).name] if args.name else names_in(store)
     rows = [row for name in chosen for row in version_rows(registry_of(store, name))]
-    shown = [
-        [
-            f"{row['name']}@v{row['serial']}" if row["serial"] else f"{row['name']}@{short(row['digest'])}",
-            short(row["digest"]),
-            ",".join(row["aliases"] + (["(deprecated)"] if row["deprecated"] else [])) or "-",
-            rate(row["win_rate"]),
-            rate(row["lower_bound"]),
-            row["when"] or "registration cut short",
-        ]
-        for row in rows
-    ]
+    shown = []
+    for row in rows:
+        digest, marks = short(row["digest"]), row["aliases"] + (["(deprecated)"] if row["deprecated"] else [])
+        version = f"{row['name']}@v{row['serial']}" if row["serial"] else f"{row['name']}@{digest}"
+        rates = [_rate(row["win_rate"]), _rate(row["lower_bound"])]
+        shown.append([version, digest, ",".join(marks) or "-", *rates, row["when"] or "registration cut short"])
     return Answer(rows, table(["version", "digest", "aliases", "win rate", "lower bound", "when"], shown))
 
 
@@ -54,7 +48,7 @@ def show(args: Namespace) -> Answer:
         f"aliases      {', '.join(row['aliases']) or '-'}",
         *([f"deprecated   {row['deprecated']}"] if row["deprecated"] else []),
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
-        f"win rate     {rate(row['win_rate'])}, lower bound {rate(row['lower_bound'])}",
+        f"win rate     {_rate(row['win_rate'])}, lower bound {_rate(row['lower_bound'])}",
         f"gate         {decision['outcome']}",
         *(f"             - {reason}" for reason in decision["reasons"]),
         f"base         {base['source']} {base['revision'] or ''} ({short(base['digest'])})",
@@ -69,24 +63,32 @@ def show(args: Namespace) -> Answer:
 def show_log(args: Namespace) -> Answer:
     """Show what happened to one name, oldest first."""
     registry = registry_of(store_of(args), Address.parse(args.name).name)
-    entries = registry.log.entries()
-    rows = [
-        [str(entry.number), entry.when, entry.by, entry.event.action, short(entry.event.version), _detail(entry.event)]
-        for entry in entries
-    ]
-    return Answer(
-        [entry.as_json() for entry in entries], table(["no", "when", "by", "what", "version", "detail"], rows)
-    )
+    entries, rows = registry.log.entries(), []
+    for entry in entries:
+        event = entry.event
+        detail = f"gate: {event.decision['outcome']}" if event.decision else ""
+        if event.alias:
+            detail = f"{event.alias}: {short(event.previous or '') or 'nothing'} -> {short(event.version)}"
+            detail += f", by {event.authority}" if event.authority else ""
+            detail += f", because: {event.reason}" if event.reason else ""
+        rows.append([str(entry.number), entry.when, entry.by, event.action, short(event.version), detail])
+    values = [entry.as_json() for entry in entries]
+    return Answer(values, table(["no", "when", "by", "what", "version", "detail"], rows))
 
 
 def diff(args: Namespace) -> Answer:
     """Show how two versions differ: params, data and metrics."""
-    differences = compare(find_word(args, args.one), find_word(args, args.other))
+    differences = compare(find(args, args.one), find(args, args.other))
     lines = []
     for part in PARTS:
-        rows = [[key, _shown(one), _shown(other)] for key, (one, other) in differences[part].items()]
+        rows = [[key, *map(_shown, values)] for key, values in differences[part].items()]
         lines += table([part, args.one, args.other], rows) if rows else [f"{part}: the same"]
     return Answer(differences, lines)
+
+
+def _shown(value: Any) -> str:
+    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def lineage(args: Namespace) -> Answer:
@@ -102,17 +104,10 @@ def lineage(args: Namespace) -> Answer:
         _, digest = find(args)
         chosen = _family(rows, digest)
 
-    shown = [
-        [
-            f"{row['name']}@v{row['serial']}",
-            short(row["digest"]),
-            short(row["data"]),
-            row["parent"] or "-",
-            row["git"],
-            row["base"],
-        ]
-        for row in chosen
-    ]
+    shown = []
+    for row in chosen:
+        version = [f"{row['name']}@v{row['serial']}", short(row["digest"]), short(row["data"])]
+        shown.append([*version, row["parent"] or "-", row["git"], row["base"]])
     return Answer(chosen, table(["version", "digest", "data", "trained from", "git", "base"], shown))
 
 
@@ -126,9 +121,10 @@ def verify(args: Namespace) -> Answer:
         if address and address.selector:
             checks.append(_check(registry, registry.find(address.selector)))
             continue
-        checks.append(_check_log(registry))
+        checks.append(_check(registry, None))
         digests = [] if checks[-1]["fault"] else registry.digests()  # without a log nobody can say what there is
         checks += [_check(registry, digest) for digest in digests]
+
     lines = [
         f"{'ok     ' if not c['fault'] else 'DAMAGED'} {c['name']} {short(c['digest'] or 'log'):12}  {c['said']}"
         for c in checks
@@ -136,35 +132,77 @@ def verify(args: Namespace) -> Answer:
     return Answer(checks, lines or ["no versions"], int(any(check["fault"] for check in checks)))
 
 
+def decide(args: Namespace) -> Answer:
+    """Show what the gate says to the results in this checkout, without registering them."""
+    section = params_section()
+    name = args.name or section.get("name")
+    if not name:
+        raise ConfigError("no name is given and params.yaml has no `register.name`", "give the name")
+    registry = Registry(named_store(args), Address.parse(name).name)
+    alias = args.alias or section.get("alias", DEFAULT_ALIAS)
+    gate = build(GateConfig, section.get("gate", {}), "register.gate")
+
+    identity, evidence = candidate.identify(candidate.Sources())
+    decision = release.weigh(registry, registry.history(), evidence, alias, gate)
+    lines = [f"{decision.outcome}: {registry.name} {short(identity.digest)} for `{alias}`"]
+    lines += [f"  - {reason}" for reason in decision.reasons]
+    status = {PASSED: 0, FAILED: 3, INCONCLUSIVE: 4}[decision.outcome]
+    return Answer({"digest": identity.digest, **decision.as_json()}, lines, status)
+
+
+def version_rows(registry: Registry) -> list[dict[str, Any]]:
+    """Return a row for each version; the numbers are those of the decision in the log entry of its registration."""
+    history, digests = registry.history(), registry.digests()
+    serials, aliases = history.serials(), history.aliases()
+
+    rows = []
+    for digest in digests:
+        entry, deprecation = history.registered.get(digest), history.deprecated.get(digest)
+        decision = (entry.event.decision if entry else None) or {}
+        numbers = Decision.from_json(decision).numbers if decision else {}
+        row = {
+            "name": registry.name,
+            "digest": digest,
+            "serial": serials.get(digest),
+            "aliases": [alias for alias, target in aliases.items() if target == digest],
+            "deprecated": deprecation.event.reason if deprecation else None,
+            "win_rate": numbers.get("win_rate"),
+            "lower_bound": numbers.get("lower_bound"),
+            "outcome": decision.get("outcome"),
+            "when": entry.when if entry else None,
+            "by": entry.by if entry else None,
+        }
+        rows.append(row)
+    return rows
+
+
 def _origins(registry: Registry) -> list[dict[str, Any]]:
-    """Return where each version of a name comes from."""
+    """Return a row for each version of a name that says where it comes from."""
     history = registry.history()
     serials, digests = history.serials(), history.kept()
     lineages = in_parallel(registry.store, lambda digest: json.loads(registry.read_file(digest, LINEAGE)), digests)
-    return [
-        _origin(registry.name, digest, serials[digest], lineage)
-        for digest, lineage in zip(digests, lineages, strict=True)
-    ]
 
-
-def _origin(name: str, digest: str, serial: int, lineage: dict[str, Any]) -> dict[str, Any]:
-    parent = lineage.get("parent") or {}
-    base, data, git = lineage["base"], lineage["data"], lineage["git"]
-    return {
-        "name": name,
-        "digest": digest,
-        "serial": serial,
-        "data": data["digest"],
-        "pairs": data.get("pairs_used"),
-        "parent": parent.get("folder") or (f"{parent['name']}@{short(parent['digest'])}" if parent else None),
-        "parent_digest": parent.get("digest"),
-        "git": (git.get("commit") or "unknown")[:12] + ("+" if git.get("dirty") else ""),
-        "base": f"{base['source']}@{base['revision']}" if base.get("revision") else base["source"],
-    }
+    rows = []
+    for digest, lineage in zip(digests, lineages, strict=True):
+        parent = lineage.get("parent") or {}
+        base, data, git = lineage["base"], lineage["data"], lineage["git"]
+        row = {
+            "name": registry.name,
+            "digest": digest,
+            "serial": serials[digest],
+            "data": data["digest"],
+            "pairs": data.get("pairs_used"),
+            "parent": parent.get("folder") or (f"{parent['name']}@{short(parent['digest'])}" if parent else None),
+            "parent_digest": parent.get("digest"),
+            "git": (git.get("commit") or "unknown")[:12] + ("+" if git.get("dirty") else ""),
+            "base": f"{base['source']}@{base['revision']}" if base.get("revision") else base["source"],
+        }
+        rows.append(row)
+    return rows
 
 
 def _family(rows: list[dict[str, Any]], digest: str) -> list[dict[str, Any]]:
-    """Return the row of a version, of those it was trained from and of those trained from it, in the order of rows."""
+    """Return the rows of a version, of its ancestors and of its descendants, in the order of ``rows``."""
     parents = {row["digest"]: row["parent_digest"] for row in rows}
     family, ancestor = {digest}, parents.get(digest)
     while ancestor and ancestor not in family:
@@ -177,62 +215,19 @@ def _family(rows: list[dict[str, Any]], digest: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["digest"] in family]
 
 
-def _shown(value: Any) -> str:
-    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def version_rows(registry: Registry) -> list[dict[str, Any]]:
-    """Return a row for each version; the numbers are those of the decision in the log entry of its registration."""
-    history = registry.history()
-    return [_row(registry.name, digest, history) for digest in registry.digests()]
-
-
-def _row(name: str, digest: str, history: History) -> dict[str, Any]:
-    entry = history.registered.get(digest)
-    deprecation = history.deprecated.get(digest)
-    recorded = entry.event.decision if entry else None
-    numbers = Decision.from_json(recorded).numbers if recorded else {}
-    return {
-        "name": name,
-        "digest": digest,
-        "serial": history.serials().get(digest),
-        "aliases": [alias for alias, target in history.aliases().items() if target == digest],
-        "deprecated": deprecation.event.reason if deprecation else None,
-        "win_rate": numbers.get("win_rate"),
-        "lower_bound": numbers.get("lower_bound"),
-        "outcome": recorded["outcome"] if recorded else None,
-        "when": entry.when if entry else None,
-        "by": entry.by if entry else None,
-    }
-
-
-def _check(registry: Registry, digest: str) -> dict[str, Any]:
-    def read() -> str:
-        version = registry.check(digest)
-        return f"{len(version.files)} files, {sum(file.size for file in version.files.values()):,} bytes"
-
-    return _checked(registry, digest, read)
-
-
-def _check_log(registry: Registry) -> dict[str, Any]:
-    return _checked(registry, None, lambda: f"{registry.log.check().count} entries")
-
-
-def _checked(registry: Registry, digest: str | None, read: Callable[[], str]) -> dict[str, Any]:
-    """Do one check; an error is part of its result."""
-    fault: PipelineError | None = None
+def _check(registry: Registry, digest: str | None) -> dict[str, Any]:
+    """Check a version, or the log without a digest; an error is part of the result."""
+    fault = None
     try:
-        said = read()
+        if digest is None:
+            said = f"{len(registry.log.check().entries)} entries"
+        else:
+            files = registry.check(digest).files.values()
+            said = f"{len(files)} files, {sum(file.size for file in files):,} bytes"
     except PipelineError as error:
-        fault, said = error, str(error)
-    return {"name": registry.name, "digest": digest, "fault": None if fault is None else str(fault), "said": said}
+        fault = said = str(error)
+    return {"name": registry.name, "digest": digest, "fault": fault, "said": said}
 
 
-def _detail(event: Event) -> str:
-    """Return what is particular to an event, in a few args."""
-    if event.alias is None:
-        return f"gate: {event.decision['outcome']}" if event.decision else ""
-    move = f"{event.alias}: {short(event.previous) if event.previous else 'nothing'} -> {short(event.version)}"
-    authority = f", by {event.authority}" if event.authority else ""
-    return f"{move}{authority}{f', because: {event.reason}' if event.reason else ''}"
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

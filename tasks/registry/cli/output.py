@@ -14,8 +14,6 @@ from tasks.registry.stores.open_store import open_store
 from tasks.registry.stores.store import Store
 from tasks.registry.versions.registry import Registry, UnknownVersion, names_in
 
-DEFAULT_ROOT = "models/registry"
-
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -37,7 +35,7 @@ def params_section() -> dict[str, Any]:
 def named_store(args: Namespace) -> Store:
     """Return the store that `--root` or params.yaml names, which may be empty."""
     section = params_section()
-    root = args.root or str(section.get("root", DEFAULT_ROOT))
+    root = args.root or str(section.get("root", "models/registry"))
     return open_store(root, str(section.get("encryption") or ""), str(section.get("kms_key") or ""))
 
 
@@ -62,14 +60,9 @@ def registry_of(store: Store, name: str) -> Registry:
     return registry
 
 
-def find(args: Namespace) -> tuple[Registry, str]:
-    """Return the registry and the digest of the version that the argument `version` names."""
-    return find_word(args, args.version)
-
-
-def find_word(args: Namespace, word: str) -> tuple[Registry, str]:
-    """Return the registry and the digest of the version that ``word`` names, such as `demo@champion`."""
-    address = Address.parse(word)
+def find(args: Namespace, word: str | None = None) -> tuple[Registry, str]:
+    """Return the registry and the digest of the version that ``word``, or the argument `version`, names."""
+    address = Address.parse(word or args.version)
     registry = registry_of(store_of(args), address.name)
     return registry, registry.find(address.selector)
 
@@ -79,8 +72,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def rate(value: float | None) -> str:
-    """Return a rate with four decimals."""
-    return "-" if value is None else f"{value:.4f}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Annotated, Any, ClassVar
 
 from tasks.core.section import Section, at_least, between
@@ -109,7 +109,7 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
 
     scores = evidence.credits()
     numbers: dict[str, float | int] = {
-        "win_rate": round(mean(scores), 6),
+        "win_rate": round(fmean(scores), 6),
         "lower_bound": round(lower_bound(scores, config.alpha), 6),
         "prompts": len(scores),
         "alpha_spent": round(level, 8),
@@ -126,11 +126,6 @@ def spent_alpha(alpha: float, attempt: int) -> float:
     return alpha * 6 / (math.pi * attempt) ** 2
 
 
-def mean(scores: Sequence[float]) -> float:
-    """Return the mean; it does not depend on the order of the scores."""
-    return math.fsum(scores) / len(scores)
-
-
 def lower_bound(scores: Sequence[float], alpha: float) -> float:
     """Return the lower one-sided bound at ``alpha`` of the mean of scores in [0, 1].
 
@@ -139,7 +134,7 @@ def lower_bound(scores: Sequence[float], alpha: float) -> float:
     possible spread, is conservative. Ties narrow the spread without any information: if fewer than 100 prompts are
     decided, the bound is at most what these alone would give.
     """
-    count, average = len(scores), mean(scores)
+    count, average = len(scores), fmean(scores)
     z = -NormalDist().inv_cdf(alpha)
     wilson = _wilson_lower(average, count, z)
     if count < 2 or set(scores) <= {0.0, 1.0} or len(set(scores)) == 1:
@@ -172,35 +167,28 @@ def _against_opponent(
     evidence: Evidence, champion: Evidence | None, attempt: int, level: float, config: GateConfig
 ) -> Finding:
     """Compare with the champion, or with the reference if there is none."""
-    threshold = EVEN + config.margin
     if champion is None:
-        return _judge("against the reference", evidence.credits(), threshold, level, attempt)
+        return _judge("against the reference", evidence.credits(), EVEN + config.margin, level, attempt)
 
-    opponent = f"against the champion {champion.version[:12]}"
-    duel = evidence.credits_against(champion.version)
-    if duel is not None:
-        return _enough(duel, opponent, config) or _judge(opponent, duel, threshold, level, attempt)
-    if why := evidence.differs_from(champion):
-        reason = f"not comparable with the champion {champion.version[:12]}: {why}; judge them head to head"
-        return Finding(INCONCLUSIVE, reason)
+    opponent, method, threshold = f"against the champion {champion.version[:12]}", "", EVEN + config.margin
+    scores = evidence.credits_against(champion.version)
+    if scores is None:
+        if why := evidence.differs_from(champion):
+            reason = f"not comparable with the champion {champion.version[:12]}: {why}; judge them head to head"
+            return Finding(INCONCLUSIVE, reason)
+        # a difference of credits is in [-1, 1]: half of it plus one half is a win rate
+        scores = [EVEN + (score - champions) / 2 for score, champions in evidence.shared_with(champion)]
+        method, threshold = " (half the paired difference of credits, plus 0.5)", EVEN + config.margin / 2
 
-    # a difference of credits is in [-1, 1]: half of it plus one half is a win rate
-    shared = [EVEN + (score - champions) / 2 for score, champions in evidence.shared_with(champion)]
-    paired = f"{opponent} (half the paired difference of credits, plus 0.5)"
-    return _enough(shared, opponent, config) or _judge(paired, shared, EVEN + config.margin / 2, level, attempt)
-
-
-def _enough(scores: Sequence[float], opponent: str, config: GateConfig) -> Finding | None:
-    if len(scores) >= config.min_shared_prompts:
-        return None
-    numbers = {"compared_prompts": len(scores)}
-    reason = f"{opponent}: {len(scores)} shared prompts, {config.min_shared_prompts} are needed"
-    return Finding(INCONCLUSIVE, reason, numbers)
+    if len(scores) < config.min_shared_prompts:
+        reason = f"{opponent}: {len(scores)} shared prompts, {config.min_shared_prompts} are needed"
+        return Finding(INCONCLUSIVE, reason, {"compared_prompts": len(scores)})
+    return _judge(opponent + method, scores, threshold, level, attempt)
 
 
 def _judge(opponent: str, scores: Sequence[float], threshold: float, level: float, attempt: int) -> Finding:
     """Compare the lower bound of ``scores`` at ``level`` with ``threshold``."""
-    average, bound = mean(scores), lower_bound(scores, level)
+    average, bound = fmean(scores), lower_bound(scores, level)
     outcome = PASSED if bound > threshold else INCONCLUSIVE if average > threshold else FAILED
     said = {
         PASSED: f"clears {threshold:.4f}",
@@ -225,7 +213,7 @@ def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -
     scores = evidence.credits()
     bound, champions_bound = lower_bound(scores, config.alpha), lower_bound(champion.credits(), config.alpha)
     if why := evidence.differs_from(champion):
-        outcome = PASSED if bound > EVEN else INCONCLUSIVE if mean(scores) > EVEN else FAILED
+        outcome = PASSED if bound > EVEN else INCONCLUSIVE if fmean(scores) > EVEN else FAILED
         said = "clears" if outcome == PASSED else "does not clear"
         reason = (
             f"lower bound against the reference {bound:.4f} {said} {EVEN} (the champion's cannot be compared: {why})"
@@ -233,7 +221,7 @@ def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -
         return Finding(outcome, reason, {"floor": EVEN})
 
     floor = champions_bound - config.tolerance
-    outcome = PASSED if bound >= floor else INCONCLUSIVE if mean(scores) >= champions_bound else FAILED
+    outcome = PASSED if bound >= floor else INCONCLUSIVE if fmean(scores) >= champions_bound else FAILED
     said = "is not below" if outcome == PASSED else "is below"
     reason = (
         f"lower bound against the reference {bound:.4f} {said} the champion's {champions_bound:.4f} "

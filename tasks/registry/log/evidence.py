@@ -115,13 +115,10 @@ def read_folder(folder: Path, base: str, version: str) -> Evidence:
     Raises:
         ArtifactError: A file or key is missing or malformed; the message names it.
     """
-    files = {}
-    for name in (METRICS, SCORES, DUEL):
-        path = folder / name
-        if path.is_file():
-            files[name] = path.read_bytes()
-        elif name != DUEL:
-            raise ArtifactError(f"{path} is missing", _AGAIN)
+    files = {name: (folder / name).read_bytes() for name in (METRICS, SCORES, DUEL) if (folder / name).is_file()}
+    for name in (METRICS, SCORES):
+        if name not in files:
+            raise ArtifactError(f"{folder / name} is missing", _AGAIN)
     return parse(files, str(folder), base, version)
 
 
@@ -136,7 +133,7 @@ def parse(files: Mapping[str, bytes], where: str, base: str, version: str) -> Ev
     _check_agreement(metrics, scores, where)
 
     known = sum(score is not None for score in scores.values()) / len(scores)
-    duel_with = (metrics.get("champion") or {}).get("digest")
+    judge, duel_with = metrics.get("judge"), (metrics.get("champion") or {}).get("digest")
     has_duel = DUEL in files and is_digest(duel_with)
     return Evidence(
         version=version,
@@ -144,7 +141,7 @@ def parse(files: Mapping[str, bytes], where: str, base: str, version: str) -> Ev
         scores=scores,
         coverage=min(known, _number(metrics, "coverage", f"{where}/{METRICS}")),
         guards=_guards(metrics, f"{where}/{METRICS}"),
-        judge=_fingerprint(metrics.get("judge")),
+        judge=judge if judge is None or isinstance(judge, str) else digest_of(judge),
         duel_with=duel_with if has_duel else None,
         duel=_scores(files[DUEL], f"{where}/{DUEL}") if has_duel else {},
     )
@@ -160,10 +157,14 @@ def _object(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _number(record: Mapping[str, Any], key: str, where: str) -> float:
+def _value(record: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in record:
         raise ArtifactError(f"{where} has no key `{key}`", _AGAIN)
-    value = record[key]
+    return record[key]
+
+
+def _number(record: Mapping[str, Any], key: str, where: str) -> float:
+    value = _value(record, key, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ArtifactError(f"{where}: `{key}` is {value!r}, not a number", _AGAIN)
     return float(value)
@@ -174,14 +175,12 @@ def _scores(data: bytes, where: str) -> dict[str, float | None]:
     scores: dict[str, float | None] = {}
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], start=1):
         record = _object(line, f"{where}:{number}")
-        for key in ("prompt_id", "score"):
-            if key not in record:
-                raise ArtifactError(f"{where}:{number} has no key `{key}`", _AGAIN)
-        prompt = str(record["prompt_id"])
+        prompt = str(_value(record, "prompt_id", f"{where}:{number}"))
         if prompt in scores:
             raise ArtifactError(f"{where}:{number} is the second line of prompt {prompt}", _AGAIN)
 
-        score = None if record["score"] is None else _number(record, "score", f"{where}:{number}")
+        is_missing = _value(record, "score", f"{where}:{number}") is None
+        score = None if is_missing else _number(record, "score", f"{where}:{number}")
         if score is not None and not 0 <= score <= 1:
             raise ArtifactError(f"{where}:{number}: `score` is {score}, outside 0 to 1", _AGAIN)
         scores[prompt] = score
@@ -202,15 +201,9 @@ def _check_agreement(metrics: Mapping[str, Any], scores: Scores, where: str) -> 
 
 
 def _guards(metrics: Mapping[str, Any], where: str) -> tuple[Guard, ...]:
-    if "guards" not in metrics:
-        raise ArtifactError(f"{where} has no key `guards`", _AGAIN)
     guards = []
-    for name, record in sorted(metrics["guards"].items()):
+    for name, record in sorted(_value(metrics, "guards", where).items()):
         if not isinstance(record, dict) or not isinstance(record.get("passed"), bool):
             raise ArtifactError(f"{where}: `guards.{name}.passed` is not true or false", _AGAIN)
         guards.append(Guard(name, record.get("value"), record.get("limit"), record["passed"]))
     return tuple(guards)
-
-
-def _fingerprint(judge: Any) -> str | None:
-    return judge if judge is None or isinstance(judge, str) else digest_of(judge)

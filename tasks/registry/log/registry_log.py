@@ -5,22 +5,30 @@
 A writer decides on an event from the log as it is, and creates the entry of the next number. If another process
 created that number first, the writer reads the log again and decides anew. So each entry follows from the log before
 it, without a lock that a dead process could hold.
+
+Entries never change, so those read from a remote store are copied on this machine, which saves a request each:
+
+$XDG_CACHE_HOME/dpo-pipeline/registry/<hash of the store's label>/<name>/00000007.json    (~/.cache by default)
+
+The copies are no source of truth: the chain of hashes verifies them, and they can be deleted at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import getpass
+import itertools
+import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from tasks.core.errors import RegistryError, StorageError
 from tasks.core.files import sha256_bytes
 from tasks.registry.log.entries import Event, LogEntry
 from tasks.registry.log.history import History
-from tasks.registry.log.local_copy import LocalCopy
 from tasks.registry.stores.store import MissingKey, Store, in_parallel
 from tasks.telemetry.provenance import now
 
@@ -39,8 +47,8 @@ class Log:
         self._store = store
         self._folder = f"{name}/log"
         self._where = f"{store.label}/{self._folder}"
-        self._copy = LocalCopy(store.label, name) if store.is_remote else None
-        self._entries: list[LogEntry] = []
+        cache = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
+        self._copies = Path(cache, "dpo-pipeline/registry", sha256_bytes(store.label.encode())[:16], name)
         self.last = History()
 
     def read(self) -> History:
@@ -49,8 +57,8 @@ class Log:
         Raises:
             RegistryError: An entry is missing in the middle, is malformed, or does not follow from those before it.
         """
-        if not self._entries:
-            self._read_copy()
+        if not self.last.entries:
+            self._read_copies()
         return self._read_store()
 
     def entries(self) -> list[LogEntry]:
@@ -59,8 +67,7 @@ class Log:
         Raises:
             RegistryError: As :meth:`read`.
         """
-        self.read()
-        return list(self._entries)
+        return list(self.read().entries)
 
     def check(self) -> History:
         """Read and verify all entries anew, each from the store.
@@ -68,7 +75,7 @@ class Log:
         Raises:
             RegistryError: As :meth:`read`.
         """
-        self._entries, self.last = [], History()
+        self.last = History()
         return self._read_store()
 
     def append(self, decide: Callable[[History], Event | None]) -> LogEntry | None:
@@ -78,11 +85,12 @@ class Log:
         """
         for _ in range(_TRIES):
             history = self.read()
+            number, tip = len(history.entries) + 1, history.tip  # `decide` may read further entries
             event = decide(history)
             if event is None:
                 return None
 
-            entry = LogEntry(history.count + 1, event, now(), _who(), history.tip, secrets.token_hex(8))
+            entry = LogEntry(number, event, now(), _who(), tip, secrets.token_hex(8))
             data = entry.as_bytes()
             if self._store.put(self._key(entry.number), data):
                 self._follow([self._copied(entry.number, data)])
@@ -90,71 +98,72 @@ class Log:
         what = f"{_TRIES} attempts to write into {self._folder} lost to other writers"
         raise StorageError(what, "run it again when fewer processes write there")
 
-    def _read_copy(self) -> None:
-        """Take the entries that were read before, if the store holds the last of them.
+    def _read_copies(self) -> None:
+        """Take the entries that were copied, from number 1 on, if the store holds the last of them.
 
         That one comes from the store and holds the hash of the entry before it, and so on: this verifies all of them.
         """
-        copied = self._copy.read() if self._copy else []
-        with contextlib.suppress(RegistryError):  # altered, or of another log: read everything from the store
+        copied: list[bytes] = []
+        with contextlib.suppress(OSError):
+            while self._store.is_remote:
+                copied.append((self._copies / _file_name(len(copied) + 1)).read_bytes())
+        try:
             if copied and self._store.get(self._key(len(copied))) == copied[-1]:
-                self._follow([self._parsed(number, data) for number, data in enumerate(copied, start=1)])
+                self._follow(map(self._parsed, itertools.count(1), copied))
+        except RegistryError:  # altered, or of another log: read everything from the store
+            self.last = History()
 
     def _read_store(self) -> History:
-        """Read the entries that follow the last one."""
-        self._follow(in_parallel(self._store, self._listed_entry, self._listed()))
-        self._follow(self._unlisted())
-        return self.last
-
-    def _follow(self, entries: Iterable[tuple[LogEntry, str]]) -> None:
-        """Take further entries, each with its SHA-256."""
-        entries = list(entries)
-        self.last = self.last.followed_by(entries, self._where)
-        self._entries += [entry for entry, _ in entries]
-
-    def _listed(self) -> range:
-        """Return the numbers of the new entries that a listing of the store shows."""
-        known = self.last.count
-        names = self._store.children(self._folder, f"{known - 1:08d}.json" if known > 1 else "")
+        """Read the entries that follow the last one, first those that a listing of the store shows."""
+        known = len(self.last.entries)
+        names = self._store.children(self._folder, _file_name(known - 1) if known > 1 else "")
         newest = max((int(match[1]) for name in names if (match := _FILE.fullmatch(name))), default=max(known - 1, 0))
         if newest < known:
             raise RegistryError(f"{self._where} lost its entries from {newest + 1} on", "restore them from a copy")
-        return range(known + 1, newest + 1)
 
-    def _unlisted(self) -> Iterator[tuple[LogEntry, str]]:
-        """Yield the entries after the last one: a listing may lag behind what is being written."""
-        number = self.last.count
-        with contextlib.suppress(MissingKey):
+        self._follow(in_parallel(self._store, self._listed_entry, range(known + 1, newest + 1)))
+        with contextlib.suppress(MissingKey):  # a listing may lag behind what is being written
             while True:
-                number += 1
-                yield self._entry(number)
+                self._follow([self._entry(len(self.last.entries) + 1)])
+        return self.last
+
+    def _follow(self, entries: Iterable[tuple[LogEntry, str]]) -> None:
+        """Take further entries, each with its SHA-256, up to the first that is refused."""
+        for entry, sha256 in entries:
+            self.last.add(entry, sha256, self._where)
 
     def _listed_entry(self, number: int) -> tuple[LogEntry, str]:
         """Read one entry that must exist; return it with its SHA-256."""
         try:
             return self._entry(number)
         except MissingKey:
-            what = f"{self._where}/{number:08d}.json is missing though later entries exist"
+            what = f"{self._where}/{_file_name(number)} is missing though later entries exist"
             raise RegistryError(what, "restore it from a copy: without it no alias can be trusted") from None
 
     def _entry(self, number: int) -> tuple[LogEntry, str]:
         return self._copied(number, self._store.get(self._key(number)))
 
     def _copied(self, number: int, data: bytes) -> tuple[LogEntry, str]:
-        """Return an entry of the store with its SHA-256, and keep a copy of it."""
-        if self._copy:
-            self._copy.add(number, data)
+        """Return an entry of the store with its SHA-256, and keep a copy; one torn by a crash is noticed when read."""
+        if self._store.is_remote:
+            with contextlib.suppress(OSError):
+                self._copies.mkdir(parents=True, exist_ok=True)
+                (self._copies / _file_name(number)).write_bytes(data)
         return self._parsed(number, data)
 
     def _parsed(self, number: int, data: bytes) -> tuple[LogEntry, str]:
         try:
             return LogEntry.from_bytes(data), sha256_bytes(data)
         except ValueError:
-            what = f"{self._where}/{number:08d}.json is not a log entry"
+            what = f"{self._where}/{_file_name(number)} is not a log entry"
             raise RegistryError(what, "restore it from a copy") from None
 
     def _key(self, number: int) -> str:
-        return f"{self._folder}/{number:08d}.json"
+        return f"{self._folder}/{_file_name(number)}"
+
+
+def _file_name(number: int) -> str:
+    return f"{number:08d}.json"
 
 
 def _who() -> str:

@@ -57,10 +57,14 @@ def identify(sources: Sources) -> tuple[Identity, Evidence]:
     for name in (WEIGHTS, ADAPTER_CONFIG):
         if name not in adapter:
             raise ArtifactError(f"{sources.adapter} holds no {name}", "run `dvc repro -f train`")
+    base = read_manifest(sources.base, "base")
+    if "digest" not in base:
+        raise ArtifactError(f"{sources.base}/manifest.json is not a base manifest", "run `dvc repro base`")
+
     identity = Identity(
         weights=adapter[WEIGHTS]["sha256"],
         adapter_config=adapter[ADAPTER_CONFIG]["sha256"],
-        base=_base_digest(sources.base),
+        base=str(base["digest"]),
         reference=manifest_digest(sources.reference, "reference"),
         data=manifest_digest(sources.pairs, "ingest"),
         evidence=digest_of_evidence({EVIDENCE + name: winrate[name]["sha256"] for name in _evidence_names(winrate)}),
@@ -104,10 +108,3 @@ def gather(sources: Sources, identity: Identity, params: str, lineage: dict[str,
 def _evidence_names(files: dict[str, Any]) -> list[str]:
     """Return those of the win rate's files that are kept as evidence: scores and metrics, not each verdict."""
     return [name for name in (evidences.METRICS, evidences.SCORES, evidences.DUEL) if name in files]
-
-
-def _base_digest(base: Path) -> str:
-    manifest = read_manifest(base, "base")
-    if "digest" not in manifest:
-        raise ArtifactError(f"{base}/manifest.json is not a base manifest", "run `dvc repro base`")
-    return str(manifest["digest"])

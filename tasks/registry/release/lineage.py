@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.core import paths
 from tasks.core.errors import ArtifactError
 from tasks.core.files import manifest_digest, read_json, read_manifest
 from tasks.core.params import parse_params
@@ -32,7 +33,7 @@ def trace(sources: Sources, params: str) -> dict[str, Any]:
     metrics = read_json(sources.train_results / "metrics.json")
     return {
         "git": git_revision(sources.checkout),
-        "stages": stage_hashes(sources.lock),
+        "stages": stage_hashes(sources.lock.read_text(encoding="utf-8")) if sources.lock.is_file() else {},
         "base": {key: base.get(key) for key in ("kind", "source", "revision", "digest")},
         "data": {"digest": manifest_digest(sources.pairs, "ingest"), "pairs_used": metrics.get("pairs")},
         "parent": _parent_of(read_manifest(sources.init_adapter, "adapters").get("source")),
@@ -42,25 +43,11 @@ def trace(sources: Sources, params: str) -> dict[str, Any]:
     }
 
 
-def stage_hashes(lock: Path) -> dict[str, Any]:
-    """Return, for each stage of dvc.lock but `register`, the hash of each dependency and output.
+def stage_hashes(text: str) -> dict[str, Any]:
+    """Return, for each stage in the text of a dvc.lock but `register`, the hash of each dependency and output.
 
     Raises:
-        ArtifactError: The file is not a lock file of DVC.
-    """
-    if not lock.is_file():
-        return {}
-    try:
-        return hashes_of(lock.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ArtifactError(f"{lock} is not a lock file of DVC", "restore it with git, or run `dvc repro`") from None
-
-
-def hashes_of(text: str) -> dict[str, Any]:
-    """Return what :func:`stage_hashes` does, from the text of a lock file.
-
-    Raises:
-        ValueError: The text is not that of a lock file.
+        ArtifactError: The text is not that of a lock file of DVC.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -73,7 +60,8 @@ def hashes_of(text: str) -> dict[str, Any]:
             if stage != "register"  # its entry is that of the run before this one
         }
     except (YAMLError, KeyError, TypeError, AttributeError):
-        raise ValueError("not a lock file of DVC") from None
+        what = f"{paths.LOCK} is not a lock file of DVC"
+        raise ArtifactError(what, "restore it with git, or run `dvc repro`") from None
 
 
 def _hashes(items: list[Mapping[str, Any]]) -> dict[str, str | None]:

@@ -136,9 +136,9 @@ def rollback(registry: Registry, alias: str, reason: str | None = None, left: st
         if targets != before:
             raise RegistryError(f"`{registry.name}@{alias}` was moved by another process meanwhile", "look, then retry")
         if len(targets) < 2:
-            raise RegistryError(f"`{registry.name}@{alias}` never named another version", "see `log`")
+            raise RegistryError(f"`{registry.name}@{alias}` never pointed to another version", "see `log`")
         if targets[-2] in history.collected:
-            what = f"{short(targets[-2])}, which `{registry.name}@{alias}` named before, is no longer kept"
+            what = f"{short(targets[-2])}, which `{registry.name}@{alias}` pointed to before, is no longer kept"
             raise RegistryError(what, "promote another version")
         return Event(ROLLBACK, targets[-2], alias, targets[-1], reason=reason)
 
@@ -159,7 +159,7 @@ def deprecate(registry: Registry, digest: str, reason: str) -> bool:
             return None
         _check_kept(history, digest)
         if aliases := [alias for alias, target in history.aliases().items() if target == digest]:
-            what = f"`{registry.name}@{aliases[0]}` names {short(digest)}"
+            what = f"`{registry.name}@{aliases[0]}` points to {short(digest)}"
             raise RegistryError(what, "roll back, or promote another version, and deprecate it then")
         return Event(DEPRECATE, digest, reason=reason)
 
@@ -189,7 +189,7 @@ def _rolled_back_to(registry: Registry, alias: str, left: str) -> str:
     if moves and moves[-1].action == ROLLBACK and moves[-1].previous == left:
         return moves[-1].version
     target = short(moves[-1].version) if moves else "nothing"
-    what = f"`{registry.name}@{alias}` names {target}, not {short(left)}"
+    what = f"`{registry.name}@{alias}` points to {target}, not to {short(left)}"
     raise RegistryError(what, "see `log` for what moved it")
 
 

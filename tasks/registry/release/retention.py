@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 from collections.abc import Iterator, Sequence
 
 from tasks.core.files import MANIFEST
-from tasks.registry.log.entries import COLLECT, Event, LogEntry
+from tasks.registry.log.entries import COLLECT, Event
 from tasks.registry.log.history import History
 from tasks.registry.stores.store import in_parallel
 from tasks.registry.versions.manifest import LINEAGE
@@ -71,7 +72,7 @@ def sweep(registry: Registry, retention: Retention) -> list[str]:
     """
     removed: list[str] = []
     for digest in retention.given_up:
-        registry.log.append(lambda history, digest=digest: _collect(history, digest))  # type: ignore[misc]
+        registry.log.append(functools.partial(_collect, digest))
         if digest in registry.history().collected:
             removed += _remove(registry, sorted(registry.store.ages(_folder(registry, digest))))
     known = set(registry.history().kept())
@@ -79,7 +80,7 @@ def sweep(registry: Registry, retention: Retention) -> list[str]:
     return removed
 
 
-def _collect(history: History, digest: str) -> Event | None:
+def _collect(digest: str, history: History) -> Event | None:
     is_needed = any(digest in _reachable(targets, history) for targets in history.targets.values())
     return None if is_needed or digest not in history.kept() else Event(COLLECT, digest)
 
@@ -87,12 +88,13 @@ def _collect(history: History, digest: str) -> Event | None:
 def _needed(registry: Registry, days: float, now: datetime.datetime) -> Iterator[tuple[str, str]]:
     """Yield each version that an alias or a young log entry needs, with the reason."""
     history = registry.history()
-    for alias, targets in history.targets.items():
+    for alias, targets in sorted(history.targets.items()):
         for digest in _reachable(targets, history):
-            yield digest, f"`{alias}` names it" if digest == targets[-1] else f"a rollback of `{alias}` leads to it"
-    for entry in registry.log.entries():
+            yield digest, f"`{alias}` points to it" if digest == targets[-1] else f"a rollback of `{alias}` leads to it"
+    for entry in history.entries:
         event = entry.event
-        if (age := _days(entry, now)) <= days and event.version not in history.collected:
+        age = max((now - datetime.datetime.fromisoformat(entry.when)).total_seconds() / 86_400, 0.0)
+        if age <= days and event.version not in history.collected:
             yield event.version, f"{event.action} {age:.0f} days ago"
 
 
@@ -136,7 +138,3 @@ def _remove(registry: Registry, keys: Sequence[str]) -> list[str]:
 
 def _folder(registry: Registry, digest: str) -> str:
     return f"{registry.name}/versions/{digest}"
-
-
-def _days(entry: LogEntry, now: datetime.datetime) -> float:
-    return max((now - datetime.datetime.fromisoformat(entry.when)).total_seconds() / 86_400, 0.0)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tasks.core.errors import RegistryError, StorageError
-from tasks.registry.stores.store import BLOCK, MissingKey, OnBytes, check_stored_name, key_parts
+from tasks.registry.stores.store import BLOCK, MissingKey, OnBytes, Store, check_stored_name, key_parts
 
 _DRAFTS = ".drafts"  # no key can begin with a dot, so drafts are never listed
 _STALE_SECONDS = 86_400
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-class FolderStore:
+class FolderStore(Store):
     """A folder as a store. It may be on a network disk, if that has hard links.
 
     A draft is written and synced under `.drafts/`, then linked to its final name: on every POSIX file system, `link`
@@ -31,7 +31,6 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.label = str(root)
-        self.parallel = 1  # a disk serves one reader as fast as many
         self.is_remote = False
 
     def put(self, key: str, content: bytes | Path, on_bytes: OnBytes | None = None) -> bool:
@@ -39,7 +38,9 @@ class FolderStore:
         path = self._path(key)
         if path.exists():
             return False
-        draft = self._new_draft()
+        self.sweep(_STALE_SECONDS)  # nobody is writing drafts that old
+        draft = self.root / _DRAFTS / f"{os.getpid()}-{secrets.token_hex(8)}"
+        draft.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._fill(draft, content, on_bytes)
             self._make_folders(path.parent)
@@ -51,10 +52,6 @@ class FolderStore:
             raise
         finally:
             draft.unlink(missing_ok=True)
-
-    def get(self, key: str) -> bytes:
-        """Return the bytes of ``key``; see :class:`Store`."""
-        return b"".join(self.stream(key))
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield the bytes of ``key`` in blocks; see :class:`Store`."""
@@ -138,22 +135,14 @@ class FolderStore:
                 raise _link_refused(path) from None
             raise
 
-    def _new_draft(self) -> Path:
-        """Return a new name for a draft, after removing drafts too old for anyone to be writing."""
-        self.sweep(_STALE_SECONDS)
-        drafts = self.root / _DRAFTS
-        drafts.mkdir(parents=True, exist_ok=True)
-        return drafts / f"{os.getpid()}-{secrets.token_hex(8)}"
-
     def _fill(self, draft: Path, content: bytes | Path, on_bytes: OnBytes | None) -> None:
         """Write the draft, read-only from the start, and sync it to disk."""
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-        with os.fdopen(descriptor, "wb") as target:
-            if isinstance(content, bytes):
-                _copy(io.BytesIO(content), target, on_bytes)
-            else:
-                with content.open("rb") as source:
-                    _copy(source, target, on_bytes)
+        with (
+            os.fdopen(descriptor, "wb") as target,
+            io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source,
+        ):
+            _copy(source, target, on_bytes)
             target.flush()
             os.fsync(target.fileno())
 

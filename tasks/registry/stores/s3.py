@@ -5,7 +5,7 @@ checks and writes in two steps so that concurrent writers all succeed, is refuse
 other's log entries there. Each upload carries its SHA-256 for the server to check, and what was stored is read back
 and compared before a version exists, whatever the server checks.
 
-Requests that fail in passing are repeated a bounded number of times. A response can be lost on its way, so a writer
+Requests that fail temporarily are repeated a few times. A response can be lost on its way, so a writer
 that is told "this key exists" checks whether the object is its own.
 """
 
@@ -24,14 +24,12 @@ from typing import Any
 
 from tasks.core.errors import NetworkError, StorageError
 from tasks.object_store.bucket import ABSENT, Bucket, code_of, safe_words
-from tasks.registry.stores.store import BLOCK, A, MissingKey, OnBytes, check_stored_name, key_parts
+from tasks.registry.stores.store import BLOCK, PARALLEL, A, MissingKey, OnBytes, Store, check_stored_name, key_parts
 
 PART_BYTES = 16 << 20  # larger files are uploaded in parts, several at once
 _MOST_PARTS = 10_000
-_PARALLEL = 8
 _TRIES = 5
-_EXISTS = {"412", "PreconditionFailed"}
-_CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}  # another writer is at this key right now
+_TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict", "OperationAborted"}  # by another writer
 _UNKNOWN = {"501", "NotImplemented", "InvalidArgument", "400"}
 
 _PROBE, _TRIALS = ".probe", ".trials"  # no key can begin with a dot
@@ -39,7 +37,7 @@ _PASSED = b'{"settle_s": 0.0}'  # what `.probe` holds where the test was passed;
 _ROUNDS, _WRITERS = 4, 8
 
 
-class S3Store:
+class S3Store(Store):
     """A bucket, or a prefix of it, as a store."""
 
     def __init__(self, address: str, encryption: str = "", kms_key: str = "") -> None:
@@ -50,7 +48,6 @@ class S3Store:
         """
         self._bucket = Bucket(address)
         self.label = self._bucket.label
-        self.parallel = _PARALLEL
         self.is_remote = True
         options = {"ServerSideEncryption": encryption, "SSEKMSKeyId": kms_key}
         self._encryption = {name: value for name, value in options.items() if value}
@@ -69,10 +66,6 @@ class S3Store:
         if on_bytes:
             on_bytes(len(data))
         return is_created
-
-    def get(self, key: str) -> bytes:
-        """Return the bytes of ``key``; see :class:`Store`."""
-        return b"".join(self.stream(key))
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield the bytes of ``key`` in blocks, continuing where a connection broke; see :class:`Store`."""
@@ -95,7 +88,7 @@ class S3Store:
         """Write ``key`` to a new file, a large one in parts at once; see :class:`Store`."""
         from boto3.s3.transfer import TransferConfig
 
-        config = TransferConfig(PART_BYTES, _PARALLEL, PART_BYTES)
+        config = TransferConfig(PART_BYTES, PARALLEL, PART_BYTES)
         if not self._bucket.fetch("/".join(key_parts(key)), target, on_bytes, config):
             raise self._missing(self._name(key))
 
@@ -147,6 +140,9 @@ class S3Store:
         """Return the object's name in the bucket, which is the key behind the prefix."""
         return self._bucket.prefix + "/".join(key_parts(key))
 
+    def _place(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket.name, "Key": name}
+
     def _missing(self, name: str) -> MissingKey:
         advice = "see what is there with `python -m tasks.registry verify`"
         return MissingKey(f"s3://{self._bucket.name}/{name} is missing", advice)
@@ -155,10 +151,10 @@ class S3Store:
         """Make one request about the object ``name``."""
         from botocore.exceptions import ClientError
 
-        place = {"Bucket": self._bucket.name, "Key": name}
+        request = {**self._place(name), **arguments}
         with self._bucket.asking(what):
             try:
-                return _without_conflict(lambda: getattr(self._bucket.client, operation)(**place, **arguments))
+                return _without_conflict(lambda: getattr(self._bucket.client, operation)(**request))
             except ClientError as error:
                 if code_of(error) in ABSENT:
                     raise self._missing(name) from None
@@ -180,7 +176,7 @@ class S3Store:
                     send()
                     return True
                 except ClientError as error:
-                    if code_of(error) not in _EXISTS | _CONFLICT | {"NoSuchUpload"}:
+                    if code_of(error) not in _TAKEN | {"NoSuchUpload"}:
                         raise
 
             with contextlib.suppress(MissingKey):  # absent after all: the other writer failed, so send again
@@ -188,23 +184,17 @@ class S3Store:
                     return self.get(key) == data
                 if self.exists(key):
                     return False
-        what = f"writing {self.label}/{key}: the server says by turns that it exists and that it does not"
+        what = f"writing {self.label}/{key}: the server says alternately that it exists and that it does not"
         raise NetworkError(what, "run again later")
 
     def _send(self, name: str, data: bytes) -> None:
         """Upload a small object in one request."""
-        self._bucket.client.put_object(
-            Bucket=self._bucket.name,
-            Key=name,
-            Body=data,
-            IfNoneMatch="*",
-            ChecksumSHA256=_checksum(data),
-            **self._encryption,
-        )
+        body = {"Body": data, "ChecksumSHA256": _checksum(data), **self._encryption}
+        self._bucket.client.put_object(**self._place(name), **body, IfNoneMatch="*")
 
     def _send_parts(self, name: str, source: Path, on_bytes: OnBytes | None) -> None:
         """Upload a large file in parts, several at once; an upload that fails is aborted."""
-        client, place = self._bucket.client, {"Bucket": self._bucket.name, "Key": name}
+        client, place = self._bucket.client, self._place(name)
         upload = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", **self._encryption)
         place["UploadId"] = upload["UploadId"]
         size = source.stat().st_size
@@ -221,7 +211,7 @@ class S3Store:
             return {**part, "ETag": response["ETag"]}
 
         try:
-            with ThreadPoolExecutor(_PARALLEL) as pool:
+            with ThreadPoolExecutor(PARALLEL) as pool:
                 parts = list(pool.map(send, range(1, -(-size // part_bytes) + 1)))
             client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts}, IfNoneMatch="*")
         except BaseException:
@@ -275,7 +265,7 @@ class S3Store:
             except ClientError as error:
                 if code_of(error) in _UNKNOWN:
                     raise self._unfit(f"does not know `If-None-Match: *` ({code_of(error)})") from None
-                if code_of(error) not in _EXISTS | _CONFLICT:
+                if code_of(error) not in _TAKEN:
                     raise
                 return False
         return True
@@ -293,7 +283,7 @@ def _without_conflict(ask: Callable[[], A]) -> A:
         try:
             return ask()
         except ClientError as error:
-            if code_of(error) not in _EXISTS | _CONFLICT:
+            if code_of(error) not in _TAKEN:
                 raise
     return ask()
 

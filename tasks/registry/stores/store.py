@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from tasks.core.errors import RegistryError
 
 BLOCK = 1 << 20
+PARALLEL = 8  # requests to a remote store at once
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 OnBytes = Callable[[int], object]  # called with the number of further bytes transferred, from any thread
 A = TypeVar("A")
@@ -31,49 +32,39 @@ class Store(Protocol):
 
     Attributes:
         label: Where the store is, for messages.
-        parallel: How many requests to make at once.
-        is_remote: Whether a read is a request over the network, so that copies on this machine save time.
+        is_remote: Whether a read is a request over the network: then several at once are faster, and so are copies.
     """
 
     label: str
-    parallel: int
     is_remote: bool
 
     def put(self, key: str, content: bytes | Path, on_bytes: OnBytes | None = None) -> bool:
         """Create ``key`` from bytes or a file; return False, and change nothing, if it exists."""
-        ...
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes; raise :class:`MissingKey` if there is none."""
-        ...
+        return b"".join(self.stream(key))
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield an object's bytes in blocks; raise :class:`MissingKey` if there is none."""
-        ...
 
     def fetch(self, key: str, target: Path, on_bytes: OnBytes | None = None) -> None:
         """Write an object's bytes to the new file ``target``; raise :class:`MissingKey` if there is none."""
-        ...
 
     def exists(self, key: str) -> bool:
         """Tell whether there is an object under ``key``."""
-        ...
 
     def children(self, prefix: str, after: str = "") -> list[str]:
         """Return the sorted names directly below ``prefix`` ("" is the root) that follow ``after``, no hidden ones."""
-        ...
 
     def ages(self, prefix: str) -> dict[str, float]:
         """Return the age in seconds of each object below ``prefix``, at any depth, by key."""
-        ...
 
     def remove(self, key: str) -> None:
         """Remove an object; removing one that is absent is no error. Only versions that were collected are removed."""
-        ...
 
     def sweep(self, older_than: float) -> int:
         """Remove what writers that died ``older_than`` seconds ago left unfinished; return how many there were."""
-        ...
 
 
 def key_parts(key: str) -> list[str]:
@@ -100,10 +91,8 @@ def check_stored_name(name: str, where: str) -> str:
 
 
 def in_parallel(store: Store, work: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """Call ``work`` for each item, ``store.parallel`` at once; return the results in order."""
-    todo = list(items)
-    workers = min(store.parallel, len(todo))
-    if workers < 2:
-        return [work(item) for item in todo]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, todo))
+    """Call ``work`` for each item, several at once if the store is remote; return the results in order."""
+    if not store.is_remote:  # a disk serves one reader as fast as many
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return list(pool.map(work, items))

@@ -154,7 +154,7 @@ def check_file_name(name: str) -> None:
     """Refuse a file name that a version may not hold.
 
     Raises:
-        RegistryError: It leads elsewhere, is reserved, or is of a kind that can hold a pickle.
+        RegistryError: It could lead outside the folder, is reserved, or has a type that is not allowed.
     """
     if not all(_PART.fullmatch(part) for part in name.split("/")) or name == MANIFEST:
         advice = "name files by letters, digits and . _ - below the version's folder"
@@ -164,7 +164,8 @@ def check_file_name(name: str) -> None:
         what = f"{name} can hold a pickle, which runs code when it is loaded"
         raise RegistryError(what, "save weights as safetensors")
     if suffix not in _ALLOWED:
-        raise RegistryError(f"{name} is of no kind that a version holds", f"known kinds: {' '.join(sorted(_ALLOWED))}")
+        advice = f"known types: {' '.join(sorted(_ALLOWED))}"
+        raise RegistryError(f"a version cannot hold the file type of {name}", advice)
 
 
 def check_content(name: str, head: bytes, size: int) -> None:
@@ -179,7 +180,7 @@ def check_content(name: str, head: bytes, size: int) -> None:
         RegistryError: It is a pickle or an archive, or weights that are not safetensors.
     """
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        raise RegistryError(f"{name} is a pickle or an archive of one by its content", "save weights as safetensors")
+        raise RegistryError(f"{name} has the content of a pickle or a ZIP archive", "save weights as safetensors")
     if not name.endswith(".safetensors"):
         return
     length = int.from_bytes(head[:8], "little")

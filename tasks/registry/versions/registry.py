@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -132,7 +132,10 @@ class Registry:
         version = self.read(digest)
         if name not in version.files:
             raise RegistryError(f"version {names.short(digest)} holds no {name}", "see `show` for its files")
-        return b"".join(self._verified(version, name))
+        with _missing_is_damage(version, name):
+            data = self.store.get(self._key(digest, name))
+        _check_bytes(version, name, [data])
+        return data
 
     def put(self, candidate: Candidate) -> Version:
         """Write a version: its files, which are then read back, and last its manifest.
@@ -153,15 +156,15 @@ class Registry:
             _check_source(name, content)
         size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in candidate.files.values())
         file_names = sorted(candidate.files)
+
+        def store(name: str) -> None:
+            self.store.put(self._key(digest, name), candidate.files[name], on_bytes)
+
         with _progress(size, "storing the version") as on_bytes:
-            in_parallel(
-                self.store,
-                lambda name: self.store.put(self._key(digest, name), candidate.files[name], on_bytes),
-                file_names,
-            )
+            in_parallel(self.store, store, file_names)
 
         self._refuse_unlisted_files(digest, set(candidate.files))
-        stored = in_parallel(self.store, lambda name: self._stored(digest, name), file_names)
+        stored = in_parallel(self.store, lambda n: _measured(self.store.stream(self._key(digest, n)))[0], file_names)
         version = Version(candidate.identity, dict(zip(file_names, stored, strict=True)))
         check_identity(version, f"version {names.short(digest)}")
         self.store.put(self._key(digest, MANIFEST), version.manifest())
@@ -176,7 +179,12 @@ class Registry:
         self._known.pop(digest, None)
         version = self.read(digest)
         self._refuse_unlisted_files(digest, set(version.files))
-        in_parallel(self.store, lambda name: sum(map(len, self._verified(version, name))), version.files)
+
+        def verify(name: str) -> None:
+            with _missing_is_damage(version, name):
+                _check_bytes(version, name, self.store.stream(self._key(digest, name)))
+
+        in_parallel(self.store, verify, version.files)
         return version
 
     def pull(self, digest: str, target: Path) -> Version:
@@ -206,28 +214,10 @@ class Registry:
     def _fetch(self, version: Version, name: str, target: Path, on_bytes: OnBytes) -> None:
         """Copy a file of a version to ``target``, and check its bytes against the manifest."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with _missing_is_damage(version, name):
             self.store.fetch(self._key(version.digest, name), target, on_bytes)
-        except MissingKey:
-            raise _damaged(version, name, "is missing") from None
         with target.open("rb") as file:
-            for _ in _checked_against_manifest(version, name, iter(lambda: file.read(BLOCK), b"")):
-                pass
-
-    def _verified(self, version: Version, name: str) -> Iterator[bytes]:
-        """Yield a file's bytes, and raise after the last block if they are not those registered."""
-        try:
-            yield from _checked_against_manifest(version, name, self.store.stream(self._key(version.digest, name)))
-        except MissingKey:
-            raise _damaged(version, name, "is missing") from None
-
-    def _stored(self, digest: str, name: str) -> StoredFile:
-        """Read a file back from the store, for its hash and size."""
-        hashed, size = hashlib.sha256(), 0
-        for block in self.store.stream(self._key(digest, name)):
-            hashed.update(block)
-            size += len(block)
-        return StoredFile(hashed.hexdigest(), size)
+            _check_bytes(version, name, iter(lambda: file.read(BLOCK), b""))
 
     def _refuse_unlisted_files(self, digest: str, expected: set[str]) -> None:
         """Refuse a version's folder that holds files besides the expected ones."""
@@ -262,19 +252,32 @@ def _progress(size: int, what: str) -> Iterator[OnBytes]:
         yield shown.update
 
 
-def _checked_against_manifest(version: Version, name: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield a file's blocks, and raise after the last if they are not what the manifest says."""
-    expected, hashed, size, head = version.files[name], hashlib.sha256(), 0, b""
+def _measured(blocks: Iterable[bytes]) -> tuple[StoredFile, bytes]:
+    """Return the SHA-256 and size of a file given in blocks, and its first bytes."""
+    hashed, size, head = hashlib.sha256(), 0, b""
     for block in blocks:
         hashed.update(block)
         size += len(block)
         head = head or block[:_HEAD]
-        yield block
-    if size != expected.size:
-        raise _damaged(version, name, f"has {size} bytes, its manifest says {expected.size}")
-    if hashed.hexdigest() != expected.sha256:
+    return StoredFile(hashed.hexdigest(), size), head
+
+
+def _check_bytes(version: Version, name: str, blocks: Iterable[bytes]) -> None:
+    """Refuse a file of a version, given in blocks, that is not what the manifest says."""
+    (stored, head), expected = _measured(blocks), version.files[name]
+    if stored.size != expected.size:
+        raise _damaged(version, name, f"has {stored.size} bytes, its manifest says {expected.size}")
+    if stored.sha256 != expected.sha256:
         raise _damaged(version, name, "does not have the SHA-256 of its manifest")
-    check_content(name, head, size)
+    check_content(name, head, stored.size)
+
+
+@contextlib.contextmanager
+def _missing_is_damage(version: Version, name: str) -> Iterator[None]:
+    try:
+        yield
+    except MissingKey:
+        raise _damaged(version, name, "is missing") from None
 
 
 def _damaged(version: Version, name: str, how: str) -> RegistryError:
@@ -293,5 +296,5 @@ def _check_source(name: str, content: bytes | Path) -> None:
         return
     if content.is_symlink() or not content.is_file():
         raise RegistryError(f"{content} is not a regular file", "put the file itself there, not a link")
-    with contextlib.closing(content.open("rb")) as source:
+    with content.open("rb") as source:
         check_content(name, source.read(_HEAD), content.stat().st_size)
