@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,17 @@ def test_a_long_log_is_read_once_by_each_reader(registry: Registry, monkeypatch:
     assert store.reads == 1002 + 2
     assert fresh.history() == fresh.log.check()
     assert rollback(fresh, "champion") == (digests[1], digests[0])
+
+
+def test_threads_that_look_while_another_writer_adds_read_one_chain(registry: Registry):
+    move_back_and_forth(registry, 1)
+    reader, moves = Registry(registry.store, "demo"), 60
+    with ThreadPoolExecutor(9) as pool:
+        writing = pool.submit(move_back_and_forth, registry, moves)
+        looks = [pool.submit(lambda: [reader.history().tip for _ in range(moves)]) for _ in range(8)]
+        writing.result()
+        assert all(len(look.result()) == moves for look in looks), "no entry is taken twice"
+    assert reader.history() == Registry(registry.store, "demo").history()
 
 
 @pytest.fixture

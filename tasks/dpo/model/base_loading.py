@@ -21,11 +21,8 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: b
     """Load the pinned base, frozen and in evaluation mode, in its compute type, or in 4 bits where it was pinned so.
 
     The default compute type is bfloat16 on CUDA and float32 on a CPU. `base.compute_dtype: bfloat16` is meant for CPUs
-    with bfloat16 products (AVX512_BF16, AMX). Other CPUs give the same numbers up to rounding, and take longer than
-    in float32. On a CPU, linear layers then multiply in bfloat16 and everything else stays in float32
-    (:mod:`tasks.dpo.model.cpu_bfloat16`). Against float32, on two trained Llamas of 260 and 656 thousand parameters,
-    a token's log-probability is off by less than 0.03 on average and 0.4 at most, a completion's by less than 0.8 of
-    80. The first step's margins are 0 all the same, for reference and policy are off by the same amount.
+    with bfloat16 products (AVX512_BF16, AMX); docs/models.md says how far the numbers then are from float32. On a CPU,
+    linear layers multiply in bfloat16 and everything else stays in float32 (:mod:`tasks.dpo.model.cpu_bfloat16`).
 
     Args:
         base: What the base stage pinned.

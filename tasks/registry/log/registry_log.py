@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Log:
         self._where = f"{store.label}/{self._folder}"
         cache = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
         self._copies = Path(cache, "dpo-pipeline/registry", sha256_bytes(store.label.encode())[:16], name)
+        self._reading = threading.Lock()  # versions are read in several threads, and each looks at the log
         self.last = History()
 
     def read(self) -> History:
@@ -57,9 +59,10 @@ class Log:
         Raises:
             RegistryError: An entry is missing in the middle, is malformed, or does not follow from those before it.
         """
-        if not self.last.entries:
-            self._read_copies()
-        return self._read_store()
+        with self._reading:
+            if not self.last.entries:
+                self._read_copies()
+            return self._read_store()
 
     def entries(self) -> list[LogEntry]:
         """Return all entries, the oldest first.
