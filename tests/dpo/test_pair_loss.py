@@ -58,7 +58,7 @@ ONE = ratios(tensor(2.0), tensor(-1.0))
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # the numbers of test_objectives, with β = 0.1, w = 2, l = -1 and 4 and 5 tokens
+        # the numbers of test_losses, with β = 0.1, w = 2, l = -1 and 4 and 5 tokens
         ("sigmoid", 0.554355),
         ("sigmoid_norm", math.log(1 + math.exp(-0.07))),
         ("hinge", 0.7),
