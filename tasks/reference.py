@@ -73,12 +73,13 @@ def run(
         rows: Rows that were scored before; None scores all.
 
     Raises:
-        ArtifactError: The tokens, the base or the adapter are missing or damaged, or a log-probability is NaN or inf.
+        ArtifactError: The tokens, the base or the adapter are missing or damaged, the adapter was trained on another
+            base, or a log-probability is NaN or inf.
         ConfigError: The adapter does not fit the base.
         Preempted: The process was asked to stop; what was scored is in the row store.
     """
     base = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
-    adapter = PinnedAdapter.open(folders.adapter)
+    adapter = PinnedAdapter.open(folders.adapter, base.digest)
     splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
     accelerator, began = open_accelerator(runtime), time.monotonic()
 

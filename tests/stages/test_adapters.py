@@ -66,7 +66,7 @@ def test_where_params_name_no_adapter_there_is_a_manifest_that_says_so(root: Pat
     for folder in (INIT, CHAMPION):
         assert [path.name for path in folder.iterdir()] == ["manifest.json"]
         assert manifest(folder) == {"stage": "adapters", "source": None, "files": {}}
-        assert PinnedAdapter.open(folder) is None
+        assert PinnedAdapter.open(folder, "f" * 64) is None
     (root / "params.yaml").write_text("reference: {model: base}\n")
     assert adapters.AdaptersConfig.read(root / "params.yaml").init_adapter is None, "no section, no adapter"
 
@@ -159,6 +159,16 @@ def test_an_adapter_that_changed_since_it_was_pinned_is_refused(
     tiny.adapter_bytes(tiny.moved(tiny.policy(), seed=5), root / "adapters/sft")
     said = "since the adapters stage pinned it — restore it, or pin it anew with `dvc repro -f adapters`"
     assert said in fails(stage, capsys)
+
+
+@pytest.mark.parametrize("stage", [reference, train], ids=["reference", "train"])
+def test_a_pin_of_the_base_before_is_refused(root: Path, capsys: pytest.CaptureFixture[str], stage: Any):
+    about = {"inputs": {"base": read_json(root / "data/base/manifest.json")["digest"]}, "files": {}}
+    (root / "adapters/sft/manifest.json").write_text(json.dumps(about))
+    pin(root, "adapters/sft")
+    project.write_base(root, seed=1)
+    said = f"data/adapters/init holds an adapter of another base (digest {about['inputs']['base'][:12]})"
+    assert f"{said} than data/base pins — run `dvc repro adapters`" in fails(stage, capsys)
 
 
 def test_a_damaged_pin_is_refused(root: Path, capsys: pytest.CaptureFixture[str]):
