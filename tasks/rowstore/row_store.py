@@ -180,6 +180,7 @@ class RowStore:
             if self._bucket:
                 self._bucket.store(f"{self.kind}/{name}", draft)
             draft.replace(self.folder / name)
+            segments.sync_folder(self.folder)  # `compact` removes the segments whose rows this one has
         self.refused.discard(name)  # it replaces a damaged segment of that name
         return name
 
@@ -213,7 +214,7 @@ class RowStore:
     def _fetch_new(self, bucket: Bucket) -> None:
         """Fetch what is new in the bucket, and remove here what `compact` removed there."""
         there = {name for name in bucket.names(self.kind) if segments.NAME.fullmatch(name)}
-        here = {path.name for path in self.folder.glob(f"*{segments.SUFFIX}")}
+        here = {path.name for path in self.folder.glob(f"*{segments.SUFFIX}") if segments.NAME.fullmatch(path.name)}
         for name in here - there:
             (self.folder / name).unlink(missing_ok=True)
         if not (missing := sorted(there - here)):

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -134,6 +135,21 @@ def test_compacting_makes_small_segments_one_that_holds_the_same_rows(tmp_path: 
     rows = pq.ParquetFile(files(tmp_path)[0]).metadata.num_rows
     assert rows == 29, "each row once"
     assert compact(store) == (0, 0), "one segment is left as it is"
+
+
+def test_what_was_merged_is_on_the_disk_under_its_name_before_any_segment_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, synced, sync = filled(tmp_path, range(4), range(4, 8)), list[int](), os.fsync
+
+    def count(descriptor: int) -> None:
+        sync(descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append(len(files(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", count)
+    assert compact(store)[0] == 2
+    assert (synced, len(files(tmp_path))) == ([3], 1)
 
 
 def test_appending_compacts_nothing_and_says_when_it_is_worth_it(

@@ -114,6 +114,15 @@ def test_a_fetched_segment_that_somebody_deleted_is_fetched_again(server: Server
     holds(in_bucket().get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
 
 
+def test_what_is_no_segment_stays_in_the_folder_of_fetched_ones(server: Server):
+    append(in_bucket(), np.arange(5))
+    (kept,) = Path("runs/rows").rglob("*.parquet")
+    foreign = kept.with_name("notes.parquet")
+    foreign.write_bytes(b"a table of somebody")
+    assert in_bucket().get(keys_of(np.arange(5))).mask.all()
+    assert foreign.is_file()
+
+
 def test_a_damaged_object_counts_when_the_store_is_verified(server: Server):
     append(in_bucket(), np.arange(10))
     append(in_bucket(), np.arange(10, 20))
