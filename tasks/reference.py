@@ -78,7 +78,7 @@ def run(
         Preempted: The process was asked to stop; what was scored is in the row store.
     """
     base = BaseModel.open(folders.base, check_files=False)  # the weights are checked when they are loaded
-    adapter = PinnedAdapter.open(folders.adapter)
+    adapter = PinnedAdapter.open(folders.adapter, base.digest)
     splits = {split: open_tokens(folders.tokens, split) for split in SPLITS}
     accelerator, began = open_accelerator(runtime), time.monotonic()
 

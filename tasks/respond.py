@@ -95,7 +95,8 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
         ConfigError: `respond.max_new_tokens` does not fit the model's context behind some prompt.
         DataError: There is no held-out prompt.
     """
-    base, champion = BaseModel.open(folders.base), PinnedAdapter.open(folders.champion)
+    base = BaseModel.open(folders.base)
+    champion = PinnedAdapter.open(folders.champion, base.digest)
     refuse_other_source(champion, folders.champion, CHAMPION_KEY, config.champion)
     inputs = {
         "base": base.digest,

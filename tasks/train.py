@@ -68,7 +68,8 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
         Preempted: The process was asked to stop; a checkpoint stands under ``folders.runs``.
         ConfigError: Training diverged, or `train.lora.target_modules` names no layer.
     """
-    base, start = BaseModel.open(folders.base), PinnedAdapter.open(folders.init_adapter)
+    base = BaseModel.open(folders.base)
+    start = PinnedAdapter.open(folders.init_adapter, base.digest)
     refuse_other_source(start, folders.init_adapter, INIT_KEY, config.init_adapter)
     reference_of = (base.digest, start.digest if start else None, base.compute_dtype)
     train_set, test_set = (

@@ -35,17 +35,24 @@ class PinnedAdapter:
     version: str | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> PinnedAdapter | None:
+    def open(cls, folder: Path, base: str) -> PinnedAdapter | None:
         """Read what the stage `adapters` wrote to ``folder``; None where params.yaml names no adapter.
 
+        Args:
+            folder: One of `data/adapters/`.
+            base: Digest of the pinned base, on which the adapter must have been trained.
+
         Raises:
-            ArtifactError: The folder is missing or damaged, or the adapter's source changed since it was pinned.
+            ArtifactError: The folder is missing or damaged, or the base or the adapter's source changed since.
         """
         manifest = verify_manifest(folder, "adapters")
         if manifest.get("source") is None:
             return None
         facts: dict[str, Any] = {key: manifest.get(key) for key in ("source", "digest", "base", "name", "version")}
         adapter = cls(folder, **facts)
+        if adapter.base not in (None, base):
+            what = f"{folder} holds an adapter of another base (digest {str(adapter.base)[:12]})"
+            raise ArtifactError(what, "run `dvc repro adapters`")
 
         source = Path(adapter.source)
         if all((source / name).is_file() for name in (WEIGHTS, CONFIG)) and adapter_digest(source) != adapter.digest:

@@ -88,7 +88,7 @@ def run_stages() -> None:
         stage = importlib.import_module(f"tasks.{name}")
         if name == "adapters":
             stage.run(stage.Folders(), stage.AdaptersConfig())
-            assert PinnedAdapter.open(stage.Folders().init) is None
+            assert PinnedAdapter.open(stage.Folders().init, "") is None
             continue
         module, owner = owners.get(name, (f"tasks.{name}", f"{name.title()}Config"))
         config = build(getattr(importlib.import_module(module), owner), document[name], name)

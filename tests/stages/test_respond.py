@@ -164,11 +164,11 @@ def test_every_side_answers_every_prompt_once_in_order(finished):
 CHAMPION = f"registry:demo@{'c' * 64}"
 
 
-def pin_champion(folder: Path, adapter: Path) -> None:
+def pin_champion(folder: Path, adapter: Path, base: str | None = None) -> None:
     """Write ``adapter`` into ``folder`` as the adapters stage does with a version of the registry."""
     shutil.rmtree(folder, ignore_errors=True)
     about = {"stage": "adapters", "source": CHAMPION, "digest": adapter_digest(adapter)}
-    with atomic_folder(folder, {**about, "base": None, "name": "demo", "version": "c" * 64}) as draft:
+    with atomic_folder(folder, {**about, "base": base, "name": "demo", "version": "c" * 64}) as draft:
         for name in (WEIGHTS, CONFIG_FILE):
             shutil.copy(adapter / name, draft)
 
@@ -195,6 +195,14 @@ def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned
     other.run(dataclasses.replace(CONFIG, champion=CHAMPION))
     rows = [row for row in other.rows() if row["side"] != "champion"]
     assert rows == finished.rows(), "no other side's answers change because a champion answers, too"
+
+
+def test_a_champion_of_another_base_is_refused(adapter, inputs):
+    pin_champion(inputs.champion, adapter, base="9" * 64)
+    said = r"champion holds an adapter of another base \(digest 999999999999\) — run `dvc repro adapters`"
+    with pytest.raises(ArtifactError, match=said):
+        inputs.run(dataclasses.replace(CONFIG, champion=CHAMPION))
+    assert not inputs.out.exists()
 
 
 def test_a_champion_that_params_do_not_name_is_refused(adapter, inputs):
