@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import NetworkError, StorageError
+from tasks.object_store.bucket import Bucket
 from tasks.rowstore.row_store import RowStore
 from tasks.upkeep.compaction import compact, verify
 from tests import s3_server
@@ -76,6 +77,24 @@ def test_many_objects_become_one_and_others_follow(server: Server, tmp_path: Pat
     monkeypatch.chdir(tmp_path / "other")
     holds(in_bucket().get(keys_of(every)), every, set(range(20)))
     assert len(list(Path("runs/rows").rglob("*.parquet"))) == 1, "what was compacted away is gone here too"
+
+
+def test_a_segment_that_is_merged_while_the_new_ones_are_fetched_is_no_loss(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for start in (0, 5, 10):
+        append(in_bucket(), np.arange(start, start + 5))
+    reader, compacted = RowStore(tmp_path / "fetched", "reference", Bucket(ADDRESS)), list[int]()
+
+    def compact_after_the_listing(parsed: object, **_: object) -> None:
+        if not compacted:
+            compacted.append(0)
+            compacted[0] = compact(in_bucket())[0]
+
+    assert reader._bucket is not None
+    reader._bucket.client.meta.events.register("after-call.s3.ListObjectsV2", compact_after_the_listing)
+    holds(reader.get(keys_of(np.arange(20))), np.arange(20), set(range(15)))
+    assert compacted == [3]
 
 
 def test_a_bucket_that_does_not_exist_is_one_clear_error(server: Server):
