@@ -101,9 +101,9 @@ class RowStore:
     def get(self, keys: Keys) -> StoredRows:
         """Look up ``keys`` (uint8 [n, 32]); the first segment that has a key gives its row.
 
-        A damaged segment is skipped with one warning. The rows of a segment that `compact` removes meanwhile count as
-        missing. Only the row groups that hold wanted rows are read, one at a time. The memory is twice that of the
-        result, and 24 bytes for each row of the store.
+        A damaged segment is skipped with one warning. If `compact` removes segments meanwhile, their rows are read from
+        the merged one. Only the row groups that hold wanted rows are read, one at a time. The memory is twice that of
+        the result, and 24 bytes for each row of the store.
 
         Raises:
             OSError: The disk fails.
@@ -113,21 +113,23 @@ class RowStore:
         mask, lengths = np.zeros(len(keys), bool), np.zeros(len(keys), np.int64)
         parts: list[tuple[Counts, Values]] = []  # which keys, and their values one after the other
 
-        names = self.names()
-        if len(names) >= MANY_SEGMENTS and not self._has_advised:
-            self._has_advised = True
-            text = "the row store has %d segments of `%s`: `python -m tasks.upkeep compact` makes it faster to read"
-            _log.info(text, len(names), self.kind)
-        for name in names:
-            try:
-                for at, lengths_there, values in self._rows_in(name, keys, np.flatnonzero(~mask)):
-                    mask[at], lengths[at] = True, lengths_there
-                    parts.append((at, values))
-            except ArtifactError as error:
-                self.refuse(name, error)
-            except OSError as error:
-                if error.errno not in _GONE:
-                    raise
+        tried: set[str] = set()
+        while names := [name for name in self.names() if name not in tried]:  # again, for what was merged meanwhile
+            if len(names) >= MANY_SEGMENTS and not self._has_advised:
+                self._has_advised = True
+                text = "the row store has %d segments of `%s`: `python -m tasks.upkeep compact` makes it faster to read"
+                _log.info(text, len(names), self.kind)
+            tried.update(names)
+            for name in names:
+                try:
+                    for at, lengths_there, values in self._rows_in(name, keys, np.flatnonzero(~mask)):
+                        mask[at], lengths[at] = True, lengths_there
+                        parts.append((at, values))
+                except ArtifactError as error:
+                    self.refuse(name, error)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
 
         rows = StoredRows(mask, lengths, np.empty(int(lengths.sum()), self.dtype))
         for at, values in parts:
@@ -180,6 +182,7 @@ class RowStore:
             if self._bucket:
                 self._bucket.store(f"{self.kind}/{name}", draft)
             draft.replace(self.folder / name)
+            segments.sync_folder(self.folder)  # `compact` removes the segments whose rows this one has
         self.refused.discard(name)  # it replaces a damaged segment of that name
         return name
 
@@ -210,24 +213,28 @@ class RowStore:
             begins = np.cumsum(lengths) - lengths
             yield wanted[places][is_same], lengths[is_same], values[spans(begins[is_same], lengths[is_same])]
 
-    def _fetch_new(self, bucket: Bucket) -> None:
-        """Fetch what is new in the bucket, and remove here what `compact` removed there."""
+    def _fetch_new(self, bucket: Bucket, tried: frozenset[str] = frozenset()) -> None:
+        """Fetch what is new in the bucket and was not ``tried``, and remove here what `compact` removed there."""
         there = {name for name in bucket.names(self.kind) if segments.NAME.fullmatch(name)}
-        here = {path.name for path in self.folder.glob(f"*{segments.SUFFIX}")}
+        here = {path.name for path in self.folder.glob(f"*{segments.SUFFIX}") if segments.NAME.fullmatch(path.name)}
         for name in here - there:
             (self.folder / name).unlink(missing_ok=True)
-        if not (missing := sorted(there - here)):
+        if not (missing := sorted(there - here - tried)):
             return
 
+        is_gone = False
         with log.bar("fetching rows", total=len(missing), unit="segment") as bar:
             for name in missing:
                 with segments.draft_in(self.folder) as draft:
                     is_there = bucket.fetch(f"{self.kind}/{name}", draft)
+                    is_gone |= not is_there
                     if is_there and sha256_file(draft) + segments.SUFFIX == name:
                         draft.replace(self.folder / name)
                     elif is_there:
                         self.refuse(name, f"{bucket.label}/{self.kind}/{name} is damaged — delete it")
                 bar.update()
+        if is_gone:  # `compact` on another machine merged it meanwhile
+            self._fetch_new(bucket, tried.union(missing))
 
 
 def _check_keys(keys: Keys) -> None:

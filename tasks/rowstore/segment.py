@@ -67,6 +67,15 @@ def write_rows(draft: Path, kind: str, dtype: np.dtype[Any], blocks: Iterable[Bl
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk, so that a renamed file is there after a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class Segment:
     """An open segment: where each key's row lies, in 24 bytes a row; the values stay on the disk, unread.
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -134,6 +135,21 @@ def test_compacting_makes_small_segments_one_that_holds_the_same_rows(tmp_path: 
     rows = pq.ParquetFile(files(tmp_path)[0]).metadata.num_rows
     assert rows == 29, "each row once"
     assert compact(store) == (0, 0), "one segment is left as it is"
+
+
+def test_what_was_merged_is_on_the_disk_under_its_name_before_any_segment_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, synced, sync = filled(tmp_path, range(4), range(4, 8)), list[int](), os.fsync
+
+    def count(descriptor: int) -> None:
+        sync(descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            synced.append(len(files(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", count)
+    assert compact(store)[0] == 2
+    assert (synced, len(files(tmp_path))) == ([3], 1)
 
 
 def test_appending_compacts_nothing_and_says_when_it_is_worth_it(
@@ -322,21 +338,32 @@ COMPACT = (sys.executable, "-m", "tasks.upkeep", "compact", "reference", "--stor
 def test_processes_that_append_and_compact_at_once_lose_nothing_and_readers_see_nothing_wrong(tmp_path: Path):
     # the second and third write the same rows
     writers = [writer(tmp_path, first, first + 300, 2) for first in (0, 300, 300)]
-    every, reader, said = np.arange(650), opened(tmp_path), ""
+    every, reader, said, before = np.arange(650), opened(tmp_path), "", set[int]()
     compacting = None
     while any(process.poll() is None for process in writers) or compacting is None or compacting.poll() is None:
         if compacting is None or compacting.poll() is not None:
             said += compacting.communicate()[0] if compacting else ""
             compacting = subprocess.Popen([*COMPACT, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         found = reader.get(keys_of(every))
-        holds(
-            found, every, set(every[found.mask].tolist())
-        )  # those of a segment that is merged meanwhile may be missing
+        there = set(every[found.mask].tolist())
+        holds(found, every, there)
+        assert before <= there, "a row that was there is gone"
+        before = there
     said += compacting.communicate()[0]
     assert "segments are one now" in said
     assert [said_safe(process, 0) for process in writers] == [300, 600, 600]
     holds(opened(tmp_path).get(keys_of(every)), every, set(range(600)))
     assert all(segments.NAME.fullmatch(path.name) for path in files(tmp_path)), "no draft is left"
+
+
+def test_a_row_that_is_merged_while_it_is_looked_up_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reader = filled(tmp_path, range(4), range(4, 8), range(8, 12))
+    listed = reader.names()
+    assert compact(opened(tmp_path))[0] == 3
+    real = Path.iterdir
+    lists = [iter(reader.folder / name for name in listed)]  # a folder that was listed just before
+    monkeypatch.setattr(Path, "iterdir", lambda path: lists.pop() if lists else real(path))
+    holds(reader.get(keys_of(np.arange(15))), np.arange(15), set(range(12)))
 
 
 def test_two_that_compact_at_once_lose_nothing(tmp_path: Path):

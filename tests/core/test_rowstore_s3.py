@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import NetworkError, StorageError
+from tasks.object_store.bucket import Bucket
 from tasks.rowstore.row_store import RowStore
 from tasks.upkeep.compaction import compact, verify
 from tests import s3_server
@@ -78,6 +79,24 @@ def test_many_objects_become_one_and_others_follow(server: Server, tmp_path: Pat
     assert len(list(Path("runs/rows").rglob("*.parquet"))) == 1, "what was compacted away is gone here too"
 
 
+def test_a_segment_that_is_merged_while_the_new_ones_are_fetched_is_no_loss(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for start in (0, 5, 10):
+        append(in_bucket(), np.arange(start, start + 5))
+    reader, compacted = RowStore(tmp_path / "fetched", "reference", Bucket(ADDRESS)), list[int]()
+
+    def compact_after_the_listing(parsed: object, **_: object) -> None:
+        if not compacted:
+            compacted.append(0)
+            compacted[0] = compact(in_bucket())[0]
+
+    assert reader._bucket is not None
+    reader._bucket.client.meta.events.register("after-call.s3.ListObjectsV2", compact_after_the_listing)
+    holds(reader.get(keys_of(np.arange(20))), np.arange(20), set(range(15)))
+    assert compacted == [3]
+
+
 def test_a_bucket_that_does_not_exist_is_one_clear_error(server: Server):
     with pytest.raises(StorageError, match=r"listing s3://nobody/x: .*NoSuchBucket.* — make the bucket"):
         RowStore.open("s3://nobody/x", "encode").get(keys_of(np.arange(1)))
@@ -112,6 +131,15 @@ def test_a_fetched_segment_that_somebody_deleted_is_fetched_again(server: Server
     holds(reader.get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
     kept.unlink()
     holds(in_bucket().get(keys_of(np.arange(9))), np.arange(9), set(range(5)))
+
+
+def test_what_is_no_segment_stays_in_the_folder_of_fetched_ones(server: Server):
+    append(in_bucket(), np.arange(5))
+    (kept,) = Path("runs/rows").rglob("*.parquet")
+    foreign = kept.with_name("notes.parquet")
+    foreign.write_bytes(b"a table of somebody")
+    assert in_bucket().get(keys_of(np.arange(5))).mask.all()
+    assert foreign.is_file()
 
 
 def test_a_damaged_object_counts_when_the_store_is_verified(server: Server):

@@ -137,6 +137,16 @@ def test_threads_that_look_while_another_writer_adds_read_one_chain(registry: Re
     assert reader.history() == Registry(registry.store, "demo").history()
 
 
+def test_a_thread_may_read_the_log_that_another_one_writes(registry: Registry):
+    move_back_and_forth(registry, 1)
+    moves = 60
+    with ThreadPoolExecutor(5) as pool:
+        looks = [pool.submit(lambda: [registry.history().tip for _ in range(4 * moves)]) for _ in range(4)]
+        move_back_and_forth(registry, moves)
+        assert all(len(look.result()) == 4 * moves for look in looks)
+    assert len(registry.log.check().entries) == 3 + moves
+
+
 @pytest.fixture
 def remote(server: Server) -> Callable[[], tuple[Registry, list[str]]]:
     """Open the registry of a bucket as a new process does; its requests are counted in the list."""

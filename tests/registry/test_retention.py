@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -145,3 +146,18 @@ def test_a_registration_under_way_is_not_taken_for_a_leftover(store: Store):
     plan = retention.plan([registry], 90, LATER)["demo"]
     assert plan.leftovers == []
     assert plan.given_up == [digest]
+
+
+def test_a_version_that_is_registered_while_a_collection_is_planned_stays(line: tuple[Registry, list[str]]):
+    registry, new, read = line[0], list[str](), line[0].store.stream
+
+    def register_meanwhile(key: str) -> Iterator[bytes]:
+        if key.endswith(LINEAGE) and not new:
+            new.append("under way")
+            new[0] = release(Registry(registry.store, "demo"), 9)
+        return read(key)
+
+    registry.store.stream = register_meanwhile  # type: ignore[method-assign]
+    plan = retention.plan([registry], 90, NOW)["demo"]
+    assert new[0] in registry.history().kept()
+    assert (plan.given_up, plan.leftovers) == ([], [])

@@ -178,6 +178,18 @@ def test_a_damaged_pin_is_refused(root: Path, capsys: pytest.CaptureFixture[str]
     assert "does not have the SHA-256 of its manifest" in fails(reference, capsys)
 
 
+@pytest.mark.parametrize("stage", [reference, train])
+def test_a_base_that_changed_since_the_adapter_was_pinned_is_refused(
+    root: Path, stage: Any, capsys: pytest.CaptureFixture[str]
+):
+    base = read_json(root / "data/base/manifest.json")["digest"]
+    (root / "adapters/sft/manifest.json").write_text(json.dumps({"inputs": {"base": base}, "files": {}}))
+    pin(root, "adapters/sft")
+    project.write_base(root, seed=1)  # a base of the same shape, by hand
+    said = f"init holds an adapter of another base (digest {base[:12]}) — run `dvc repro adapters`"
+    assert said in fails(stage, capsys)
+
+
 def test_an_adapter_of_another_shape_than_train_lora_is_refused_by_name(root: Path, capsys: pytest.CaptureFixture[str]):
     pin(root, "adapters/sft", lora={"rank": 8, "alpha": 8})
     reference.main()

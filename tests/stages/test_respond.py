@@ -197,6 +197,14 @@ def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned
     assert rows == finished.rows(), "no other side's answers change because a champion answers, too"
 
 
+def test_a_champion_of_another_base_is_refused(adapter, inputs):
+    pin_champion(inputs.champion, adapter, base="9" * 64)
+    said = r"champion holds an adapter of another base \(digest 999999999999\) — run `dvc repro adapters`"
+    with pytest.raises(ArtifactError, match=said):
+        inputs.run(dataclasses.replace(CONFIG, champion=CHAMPION))
+    assert not inputs.out.exists()
+
+
 def test_a_champion_that_params_do_not_name_is_refused(adapter, inputs):
     pin_champion(inputs.champion, adapter)
     said = r"champion holds the adapter registry:demo@c+, `respond.champion` is null — run `dvc repro adapters`"

@@ -50,7 +50,7 @@ class Log:
         self._where = f"{store.label}/{self._folder}"
         cache = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
         self._copies = Path(cache, "dpo-pipeline/registry", sha256_bytes(store.label.encode())[:16], name)
-        self._reading = threading.Lock()  # versions are read in several threads, and each looks at the log
+        self._reading = threading.Lock()  # of `last`: versions are read in several threads, and each reads the log
         self.last = History()
 
     def read(self) -> History:
@@ -78,8 +78,9 @@ class Log:
         Raises:
             RegistryError: As :meth:`read`.
         """
-        self.last = History()
-        return self._read_store()
+        with self._reading:
+            self.last = History()
+            return self._read_store()
 
     def append(self, decide: Callable[[History], Event | None]) -> LogEntry | None:
         """Add the event that ``decide`` returns for the log as it is; None adds nothing.
@@ -88,15 +89,18 @@ class Log:
         """
         for _ in range(_TRIES):
             history = self.read()
-            number, tip = len(history.entries) + 1, history.tip  # `decide` may read further entries
+            with self._reading:  # `decide` and other threads may read further entries
+                number, tip = len(history.entries) + 1, history.tip
             event = decide(history)
             if event is None:
                 return None
 
             entry = LogEntry(number, event, now(), _who(), tip, secrets.token_hex(8))
             data = entry.as_bytes()
-            if self._store.put(self._key(entry.number), data):
-                self._follow([self._copied(entry.number, data)])
+            if self._store.put(self._key(number), data):
+                with self._reading:
+                    if len(self.last.entries) < number:  # else another thread has read it already
+                        self._follow([self._copied(number, data)])
                 return entry
         what = f"{_TRIES} attempts to write into {self._folder} lost to other writers"
         raise StorageError(what, "run it again when fewer processes write there")

@@ -48,6 +48,7 @@ def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) ->
         days: How long a log entry keeps the version that it is about.
         now: The present, with a time zone.
     """
+    known = {registry.name: registry.history().kept() for registry in registries}  # those registered later stay
     kept: dict[tuple[str, str], str] = {}
     for registry in registries:
         for digest, why in _needed(registry, days, now):
@@ -62,7 +63,7 @@ def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) ->
             if parent not in kept:
                 kept[parent] = f"{name} {child[:12]} was trained from it"
                 todo.append(parent)
-    return {registry.name: _retention(registry, kept) for registry in registries}
+    return {registry.name: _retention(registry, known[registry.name], kept) for registry in registries}
 
 
 def sweep(registry: Registry, retention: Retention) -> list[str]:
@@ -111,10 +112,10 @@ def _parents(registry: Registry, digest: str, known: dict[str, Registry]) -> Ite
             yield name, parent["digest"]
 
 
-def _retention(registry: Registry, kept: dict[tuple[str, str], str]) -> Retention:
+def _retention(registry: Registry, known: Sequence[str], kept: dict[tuple[str, str], str]) -> Retention:
     history, store = registry.history(), registry.store
     reasons = {digest: why for (name, digest), why in kept.items() if name == registry.name}
-    given_up = [digest for digest in history.kept() if digest not in reasons]
+    given_up = [digest for digest in known if digest not in reasons]
 
     unknown = [name for name in store.children(f"{registry.name}/versions") if name not in history.kept()]
     ages_of = in_parallel(store, lambda name: store.ages(_folder(registry, name)), unknown)
