@@ -51,8 +51,9 @@ def evaluate_only(
                 get_run_logger().info(registry_commands.pin(workspace, registry_commands.CHAMPION, opponent))
             order = [stage for stage in stages_in_order(workspace) if stage.name in STAGES]
             outcomes = run_all(order[:1], workspace, settings)
-            refuse_stale(workspace)  # `adapters` has run, so the stages after it are known to be up to date or stale
-            return finish([*outcomes, *run_all(order[1:], workspace, settings)], workspace)
+            if not outcomes[0].is_failed:
+                refuse_stale(workspace)  # `adapters` has run, so whether the stages after it are stale is known
+            return finish(run_all(order[1:], workspace, settings, before=outcomes), workspace)
     except PipelineError as error:
         return Failed(message=f"{error.kind}: {error}")
 

@@ -137,10 +137,14 @@ def bring_up_to_date(
 
 
 def run_all(
-    order: Sequence[Stage], workspace: Path, settings: RunSettings, opponent: str | None = None
+    order: Sequence[Stage],
+    workspace: Path,
+    settings: RunSettings,
+    opponent: str | None = None,
+    before: Sequence[Outcome] = (),
 ) -> list[Outcome]:
-    """Bring stages up to date in order; after a failed one, the rest are skipped."""
-    outcomes: list[Outcome] = []
+    """Bring stages up to date in order; after a failed one, here or in ``before``, the rest are skipped."""
+    outcomes = [*before]
     for stage in order:
         if opponent and stage.name == registry_commands.RESPOND and not any(outcome.is_failed for outcome in outcomes):
             outcomes += pin_opponent(order, workspace, settings, opponent)

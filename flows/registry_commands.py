@@ -37,7 +37,8 @@ def run_command(workspace: Path, *arguments: str) -> str:
 def pin(workspace: Path, key: str, version: str) -> str:
     """Write the digest that ``version`` names into the params.yaml of ``workspace``; return a line that says so.
 
-    A champion that does not exist yet becomes null, and so does one that is the adapter that was just trained.
+    A champion that does not exist yet becomes null. Where the champion is the adapter that was just trained, the file
+    stays as it is.
 
     Raises:
         RegistryError: The version cannot be found, or the registry cannot be read.

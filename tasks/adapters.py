@@ -30,6 +30,7 @@ from tasks.core.pinned_adapter import (
     adapter_digest,
     refuse_damaged,
 )
+from tasks.core.section import show
 from tasks.launch.stage import door
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.versions.pinned import PREFIX, find_version, refuse_leaking_split
@@ -64,10 +65,15 @@ class AdaptersConfig:
         """Gather the keys from their sections of a params file; a section that is absent says nothing.
 
         Raises:
-            ConfigError: The file is malformed, or a key names no adapter.
+            ConfigError: The file is malformed, one of the sections is no mapping, or a key names no adapter.
         """
-        document, names = load_params(params), ("train", "respond", "register", "ingest")
-        train, respond, register, ingest = (document.get(name) or {} for name in names)
+        document = load_params(params)
+        sections = {name: document.get(name) or {} for name in ("train", "respond", "register", "ingest")}
+        for name, section in sections.items():
+            if not isinstance(section, dict):
+                raise ConfigError(f"`{name}` is {show(section)}, not a mapping of keys", "see params.yaml for its keys")
+
+        train, respond, register, ingest = sections.values()
         split = {key: ingest.get(key) for key in ("test_share", "split_seed")}
         return cls(train.get("init_adapter"), respond.get("champion"), str(register.get("root", cls.root)), split)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.dvc_project.graph import changes_of, in_one_line, open_index, overlaps, reasons_of, stage_nodes
+from flows.dvc_project.graph import changes_of, in_one_line, is_code, open_index, overlaps, reasons_of, stage_nodes
 from flows.dvc_project.run_cache import last_run
 from tasks.core.files import digest_of
 
@@ -83,7 +83,7 @@ def inputs_besides_data(workspace: Path, data_stage: str) -> tuple[str, tuple[st
             if hasattr(dep, "read_params"):
                 locked |= without_data(dep.hash_info.value or {})
                 current |= without_data(dep.read_params())
-            elif (node.name != data_stage or dep.def_path.endswith(".py")) and not overlaps(Path(dep.fs_path), made):
+            elif (node.name != data_stage or is_code(dep)) and not overlaps(Path(dep.fs_path), made):
                 locked[dep.def_path] = dep.hash_info.value
                 if dep.exists:
                     dep.save()  # hashes the file as it is now

@@ -131,6 +131,12 @@ def overlaps(path: Path, others: Iterable[Path]) -> bool:
     return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
 
 
+def is_code(dep: Any) -> bool:
+    """Tell whether a stage's dependency is code: a Python file, or a room under tasks/."""
+    path = Path(dep.def_path)
+    return path.suffix == ".py" or path.parts[:1] == ("tasks",)
+
+
 def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
     """Yield what changed in a stage and in ``deps``; a stage without a hash in dvc.lock has never run."""
     if not any(dep.hash_info for dep in node.deps):

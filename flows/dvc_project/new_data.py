@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.dvc_project.graph import open_index
+from flows.dvc_project.graph import is_code, open_index
 from flows.dvc_project.outcome import is_network_fault
 from flows.dvc_project.stage_run import run_module
 from flows.git_work.workspaces import params
@@ -54,7 +54,7 @@ def data_version(workspace: Path) -> Version:
         if hasattr(dep, "read_params"):
             inputs[str(dep)] = dep.read_params()
             is_new |= bool(dep.status())
-        elif not str(dep).endswith(".py"):  # code is not data
+        elif not is_code(dep):
             locked = dep.hash_info
             dep.save()  # hashes the files as they are now
             inputs[str(dep)] = dep.hash_info.value

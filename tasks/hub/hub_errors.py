@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 from tasks.core.errors import ConfigError, NetworkError
@@ -57,7 +58,10 @@ def dataset_commit(name: str, revision: str) -> str:
 
     what = f"data set {name} at {revision}"
     with asking_hub(what, "correct `ingest.sources`, or set HF_TOKEN to see it"):
-        commit = HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT_S).sha
+        try:
+            commit = HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT_S).sha
+        except json.JSONDecodeError:  # a page of something before the Hub, such as a proxy
+            commit = None
     if not commit:
         raise NetworkError(f"the Hub names no commit of {what}", "run again later")
     return commit

@@ -22,8 +22,8 @@ def download(source: str, revision: str | None) -> Path:
     """Bring a hub model at a pinned commit into the hub's cache; return its folder there.
 
     Raises:
-        ConfigError: The revision is missing or can move, or the hub has no such model.
-        NetworkError: The hub does not answer, and its cache does not hold the model.
+        ConfigError: The revision is missing or can move; or the hub does not show the model, and its cache lacks it.
+        NetworkError: The hub does not answer, and its cache lacks the model.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -38,12 +38,12 @@ def download(source: str, revision: str | None) -> Path:
     )
     try:
         _commit_of(source, revision)  # the download itself would retry for half a minute before it raises
-    except NetworkError as unreachable:
+    except (ConfigError, NetworkError) as fault:  # also an old token, or a proxy that refuses
         try:  # a commit cannot have changed
             folder = snapshot(local_files_only=True)
         except errors.LocalEntryNotFoundError:
-            raise unreachable from None
-        _log.info("the hub does not answer; using the copy in its cache: %s", folder)
+            raise fault from None
+        _log.info("%s; using the copy in the hub's cache: %s", fault.what, folder)
         return Path(folder)
     with _asking(source, revision):
         return Path(snapshot())

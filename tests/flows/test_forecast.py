@@ -94,6 +94,18 @@ def test_inputs_besides_data_do_not_depend_on_outputs_or_caches(project: Path, c
     assert inputs_besides_data(clone, "none")[1] == ("first", "middle", "last")
 
 
+def test_an_edit_in_a_room_of_the_data_stage_is_a_change_besides_data(project: Path) -> None:
+    (project / "tasks/core").mkdir(parents=True)
+    (project / "tasks/core/files.py").touch()
+    text = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(text.replace("deps: [stage.py]", "deps: [stage.py, tasks/core]"))
+    dvc(project, "repro", "--quiet")
+    before = inputs_besides_data(project, "first")
+    (project / "tasks/core/files.py").write_text("# edited\n")
+    after = inputs_besides_data(project, "first")
+    assert (after[0] != before[0], before[1], after[1]) == (True, (), ("first",))
+
+
 @pytest.mark.parametrize("case", ["unchanged", "stale", "broken"])
 def test_the_exit_status_says_whether_something_would_run(project: Path, case: str) -> None:
     if case == "stale":

@@ -23,7 +23,7 @@ YAML = """
 stages:
   ingest:
     cmd: mkdir -p data/pairs
-    deps: [code.py, data/raw]
+    deps: [code.py, tasks/core, data/raw]
     params: [ingest]
     outs: [data/pairs]
 """
@@ -34,7 +34,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose one stage reads raw data, run once; only to be copied."""
     folder = tmp_path_factory.mktemp("built")
     (folder / "data/raw").mkdir(parents=True)
-    files = {"dvc.yaml": YAML, "code.py": "", "data/raw/a.jsonl": "{}\n", "params.yaml": "ingest: {limit: 1}\n"}
+    (folder / "tasks/core").mkdir(parents=True)
+    files = {"dvc.yaml": YAML, "code.py": "", "tasks/core/files.py": ""}
+    files |= {"data/raw/a.jsonl": "{}\n", "params.yaml": "ingest: {limit: 1}\n"}
     for name, text in files.items():
         (folder / name).write_text(text)
     git(folder, "init", "--quiet")
@@ -53,7 +55,8 @@ def project(built: Path, tmp_path: Path) -> Path:
 def test_the_version_changes_with_the_data_and_with_what_chooses_among_them_not_with_code(project: Path) -> None:
     first = new_data.data_version(project)
     assert not first.is_new
-    (project / "code.py").write_text("# edited\n")
+    for name in ("code.py", "tasks/core/files.py"):
+        (project / name).write_text("# edited\n")
     assert new_data.data_version(project) == first
     (project / "data/raw/b.jsonl").write_text("{}\n")
     second = new_data.data_version(project)
@@ -89,7 +92,9 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         is_known = self.path.startswith("/api/datasets/org/name/revision/main")
         body = json.dumps({"id": "org/name", "sha": NEW, "siblings": []}).encode() if is_known else b"{}"
-        self.send_response(200 if is_known else 404)
+        is_page = self.path.startswith("/api/datasets/org/login/")
+        body = b"<html>Log in to the proxy</html>" if is_page else body
+        self.send_response(200 if is_known or is_page else 404)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -132,3 +137,9 @@ def test_a_hub_that_does_not_know_the_data_set_is_one_error(project: Path, hub: 
     done = update(project, hub)
     assert "has no data set org/other at main, or does not show it (404)" in done.stderr
     assert OLD in (project / "params.yaml").read_text()
+
+
+def test_a_page_in_place_of_the_hub_s_answer_is_a_network_fault(project: Path, hub: str) -> None:
+    (project / "params.yaml").write_text(f"ingest: {{sources: 'hub:org/login@{OLD}'}}\n")
+    done = update(project, hub)
+    assert "NetworkError: the Hub names no commit of data set org/login at main" in done.stderr

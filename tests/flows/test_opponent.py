@@ -31,6 +31,8 @@ def write(path, data):
 if stage == "adapters":
     write("data/adapters/init/source", b"")
     write("data/adapters/champion/source", value["champion"].encode())
+    if pathlib.Path("broken").exists():
+        sys.exit(1)
 if stage == "train":
     write("models/adapter/adapter_model.safetensors", pathlib.Path(f"weights-{value['seed']}").read_bytes())
 if stage == "respond":
@@ -133,3 +135,12 @@ def test_evaluating_alone_meets_another_opponent_and_trains_nothing(workspace: P
     assert refused.message is not None
     assert "`train` is not up to date: train.seed: 0 → 2" in refused.message
     assert stages_run(workspace) == ["adapters", "respond"]
+
+
+def test_nothing_is_evaluated_where_the_opponent_cannot_be_resolved(workspace: Path) -> None:
+    release(workspace, 1)
+    (workspace / "broken").touch()
+    state = evaluate_only(workspace, opponent="demo@champion", return_state=True)
+    assert state.message is not None
+    assert state.message.startswith("stage `adapters` failed (bug)")
+    assert stages_run(workspace) == []

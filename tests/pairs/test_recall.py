@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.core import base_model
 from tasks.pairs.encoding.encoder import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
 from tasks.pairs.encoding.rowcode import pack, unpack
@@ -146,6 +147,16 @@ def test_each_thing_that_makes_tokens_makes_the_identity(tmp_path: Path) -> None
     found += [encoding_identity(files, [2], EncodeConfig()) for files in ({}, {**FILES, "tokenizer.json": "3" * 64})]
     found.append(encoding_identity(FILES, [2, 5], EncodeConfig()))
     assert len(set(found)) == len(changes) + 3
+
+
+def test_an_edit_of_the_code_that_loads_the_tokenizer_makes_another_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = encoding_identity(FILES, [], SHORT)
+    edited = tmp_path / "base_model.py"
+    edited.write_text(Path(base_model.__file__).read_text() + "# edited\n")
+    monkeypatch.setattr(base_model, "__file__", str(edited))
+    assert encoding_identity(FILES, [], SHORT) != before
 
 
 def test_a_template_file_counts_by_its_text_and_not_by_its_place(tmp_path: Path) -> None:

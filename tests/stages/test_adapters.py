@@ -211,6 +211,12 @@ def test_a_word_that_names_no_adapter_is_one_clear_error(root: Path, word: objec
         pin(root, word)
 
 
+def test_a_section_that_is_no_mapping_is_one_clear_error(root: Path):
+    (root / "params.yaml").write_text("train: [init_adapter]\n")
+    with pytest.raises(ConfigError, match=r"`train` is \['init_adapter'\], not a mapping of keys"):
+        adapters.AdaptersConfig.read(root / "params.yaml")
+
+
 def test_a_champion_comes_from_the_registry_alone(root: Path):
     with pytest.raises(ConfigError, match=r"`respond.champion` is adapters/sft, which is no version of the registry"):
         pin(root, None, "adapters/sft")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.files import code_digest, digest_of
+from tasks.core import base_model
+from tasks.core.files import code_digest, digest_of, sha256_file
 from tasks.core.versions import versions
 from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches
 from tasks.pairs.encoding.rowcode import pack, pack_text, unpack, unpack_text
@@ -27,7 +28,7 @@ from tasks.rowstore.row_store import RowStore
 
 LOOKUP = 2048  # pairs whose rows are asked for at once
 _KEEP_VALUES = 1 << 23  # numbers (32 MiB) that wait in memory before they become a segment of the store
-_ROOM = Path(__file__).parent  # whose code makes a row; an edit there makes all rows anew
+_ROOM = Path(__file__).parent  # its code, and that which loads the tokenizer, makes a row: an edit makes all rows anew
 _LIBRARIES = ("jinja2", "tokenizers", "transformers")
 
 _Keys = npt.NDArray[np.uint8]
@@ -49,7 +50,7 @@ def encoding_identity(tokenizer: Mapping[str, str], eos_ids: Sequence[int], conf
             "tokenizer": dict(tokenizer),
             "eos_ids": list(eos_ids),
             "config": dataclasses.asdict(config) | {"chat_template": template_content(config.chat_template)},
-            "code": code_digest(_ROOM),
+            "code": [code_digest(_ROOM), sha256_file(Path(base_model.__file__))],
             "libraries": versions(_LIBRARIES),
         }
     )
