@@ -286,6 +286,13 @@ def test_a_wrong_column_is_refused_with_the_columns_found_and_the_key(tmp_path: 
     assert "correct the field under `ingest.where`" in refusal(tmp_path, source, where={"lang": "en"})
 
 
+def test_texts_beside_a_prompt_of_another_name_are_refused_with_the_columns_found(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    message = refusal(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
+    assert "a.jsonl has no column `prompt` (it has: question, chosen, rejected)" in message
+    assert "`ingest.columns`" in message
+
+
 def test_a_column_that_only_one_of_two_files_lacks_is_refused_by_that_file(tmp_path: Path) -> None:
     good = write_rows(tmp_path / "good.jsonl", text_rows(40))
     bad = write_rows(tmp_path / "bad.jsonl", [{"prompt": "P", "better": "a", "worse": "b"}])
