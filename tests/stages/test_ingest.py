@@ -304,6 +304,19 @@ def test_a_filter_value_that_no_row_has_is_refused(tmp_path: Path) -> None:
     assert "leaves no row" in refusal(tmp_path, source, where={"ok": True})
 
 
+def test_the_log_says_how_many_rows_were_kept_and_why_others_were_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(40))
+    with source.open("a") as file:
+        file.write('{"prompt": "P", "chosen": \n')
+    with caplog.at_level("INFO", logger="tasks"):
+        pairs = ingest(tmp_path / "out", source)["pairs"]
+    held_out = f"{pairs['train']} pairs to train on, {pairs['test']} held out"
+    assert f"41 rows: {held_out}; left out: 1 rejected" in caplog.messages
+    assert "rejected: broken_row 1; rejects.jsonl names the rows" in caplog.messages
+
+
 def test_too_many_unusable_rows_are_refused_with_the_top_reasons(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "a.jsonl", [*text_rows(40), *[{"prompt": "P", "chosen": "", "rejected": "b"}] * 10])
     told = refusal(tmp_path, source)
