@@ -34,7 +34,7 @@ def asking_hub(what: str, advice: str) -> Iterator[None]:
         raise ConfigError(f"{what} is no name on the Hub: {_first_line(error)}", advice) from None
     except errors.OfflineModeIsEnabled:
         raise NetworkError(
-            f"the Hub is switched off by HF_HUB_OFFLINE, and {what} is asked of it", "unset it"
+            f"the Hub is switched off by HF_HUB_OFFLINE, but is needed for {what}", "unset HF_HUB_OFFLINE"
         ) from None
     except (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise _no_answer(hub, what, error) from None

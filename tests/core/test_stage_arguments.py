@@ -37,9 +37,9 @@ def test_an_argument_is_refused_in_one_line(tmp_path: Path, stage: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_python_without_the_packages_is_refused_in_one_line(stage: str) -> None:
-    done = run(ROOT, "-S", "-m", f"tasks.{stage}")  # -S: no site-packages
+@pytest.mark.parametrize("module", [*(f"tasks.{stage}" for stage in STAGES), "flows.plan", "flows.pipeline"])
+def test_a_python_without_the_packages_is_refused_in_one_line(module: str) -> None:
+    done = run(ROOT, "-S", "-m", module)  # -S: no site-packages
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"[tasks] error: this python ({sys.executable}) has no numpy, ruamel, torch")
     assert "run `source .venv/bin/activate` first, or build the environment with `make env`" in done.stderr

@@ -286,6 +286,13 @@ def test_a_wrong_column_is_refused_with_the_columns_found_and_the_key(tmp_path: 
     assert "correct the field under `ingest.where`" in refusal(tmp_path, source, where={"lang": "en"})
 
 
+def test_texts_beside_a_prompt_of_another_name_are_refused_with_the_columns_found(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    message = refusal(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
+    assert "a.jsonl has no column `prompt` (it has: question, chosen, rejected)" in message
+    assert "`ingest.columns`" in message
+
+
 def test_a_column_that_only_one_of_two_files_lacks_is_refused_by_that_file(tmp_path: Path) -> None:
     good = write_rows(tmp_path / "good.jsonl", text_rows(40))
     bad = write_rows(tmp_path / "bad.jsonl", [{"prompt": "P", "better": "a", "worse": "b"}])
@@ -295,6 +302,19 @@ def test_a_column_that_only_one_of_two_files_lacks_is_refused_by_that_file(tmp_p
 def test_a_filter_value_that_no_row_has_is_refused(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "a.jsonl", [{**row, "ok": 1} for row in text_rows(40)])
     assert "leaves no row" in refusal(tmp_path, source, where={"ok": True})
+
+
+def test_the_log_says_how_many_rows_were_kept_and_why_others_were_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(40))
+    with source.open("a") as file:
+        file.write('{"prompt": "P", "chosen": \n')
+    with caplog.at_level("INFO", logger="tasks"):
+        pairs = ingest(tmp_path / "out", source)["pairs"]
+    held_out = f"{pairs['train']} pairs to train on, {pairs['test']} held out"
+    assert f"41 rows: {held_out}; left out: 1 rejected" in caplog.messages
+    assert "rejected: broken_row 1; rejects.jsonl names the rows" in caplog.messages
 
 
 def test_too_many_unusable_rows_are_refused_with_the_top_reasons(tmp_path: Path) -> None:

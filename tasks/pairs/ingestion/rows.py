@@ -84,9 +84,8 @@ def _find_prompt(row: dict[str, Any], columns: Columns) -> Any:
 def _read_transcripts(chosen: str, rejected: str, columns: Columns) -> tuple[Prompt, str, str]:
     for text, name in ((chosen, columns.chosen), (rejected, columns.rejected)):
         if not is_transcript(_text(text, name)):
-            raise _Refused(
-                "not_a_transcript", f"there is no `{columns.prompt}`, and `{name}` does not begin with a turn's mark"
-            )
+            detail = f"there is no `{columns.prompt}`, and `{name}` does not begin with a turn's mark"
+            raise _Refused("not_a_transcript", detail, columns.prompt)
     return _join(parse_transcript(chosen), parse_transcript(rejected))
 
 

@@ -187,7 +187,13 @@ def account(intake: Intake, result: Sorted, drops_contradictions: bool) -> dict[
     if result.prompts["train"] & result.prompts["test"]:
         raise AssertionError("a prompt stands on both sides of the split")
 
-    _log.info("%d rows: %s pairs, left out: %s", intake.rows, dict(result.pairs), left_out)
+    train, test = (f"{result.pairs[side]:,}" for side in ("train", "test"))
+    reasons = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in left_out.items() if count)
+    kept = f"{train} pairs to train on, {test} held out"
+    _log.info("%s rows: %s; left out: %s", f"{intake.rows:,}", kept, reasons or "none")
+    if rejected:
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejected.items()))
+        _log.warning("rejected: %s; rejects.jsonl names the rows", counts)
     counted = result.metrics()
     for name in ("weight", "margin"):
         if name in counted:
