@@ -52,7 +52,7 @@ class PinnedAdapter:
         facts: dict[str, Any] = {key: manifest.get(key) for key in ("source", "digest", "base", "name", "version")}
         adapter = cls(folder, **facts)
         if adapter.base not in (None, base):
-            what = f"{folder} holds an adapter of another base (digest {str(adapter.base)[:12]}) than data/base pins"
+            what = f"{folder} holds an adapter of another base (digest {str(adapter.base)[:12]})"
             raise ArtifactError(what, "run `dvc repro adapters`")
 
         source = Path(adapter.source)

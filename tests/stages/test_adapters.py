@@ -161,16 +161,6 @@ def test_an_adapter_that_changed_since_it_was_pinned_is_refused(
     assert said in fails(stage, capsys)
 
 
-@pytest.mark.parametrize("stage", [reference, train], ids=["reference", "train"])
-def test_a_pin_of_the_base_before_is_refused(root: Path, capsys: pytest.CaptureFixture[str], stage: Any):
-    about = {"inputs": {"base": read_json(root / "data/base/manifest.json")["digest"]}, "files": {}}
-    (root / "adapters/sft/manifest.json").write_text(json.dumps(about))
-    pin(root, "adapters/sft")
-    project.write_base(root, seed=1)
-    said = f"data/adapters/init holds an adapter of another base (digest {about['inputs']['base'][:12]})"
-    assert f"{said} than data/base pins — run `dvc repro adapters`" in fails(stage, capsys)
-
-
 def test_a_damaged_pin_is_refused(root: Path, capsys: pytest.CaptureFixture[str]):
     pin(root, "adapters/sft")
     whole = (INIT / WEIGHTS).read_bytes()

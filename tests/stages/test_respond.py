@@ -213,14 +213,6 @@ def test_a_champion_that_params_do_not_name_is_refused(adapter, inputs):
     assert not inputs.out.exists()
 
 
-def test_a_champion_of_another_base_is_refused(adapter, inputs):
-    pin_champion(inputs.champion, adapter, base="9" * 64)
-    said = r"champion holds an adapter of another base \(digest 999999999999\) .* — run `dvc repro adapters`"
-    with pytest.raises(ArtifactError, match=said):
-        inputs.run(dataclasses.replace(CONFIG, champion=CHAMPION))
-    assert not inputs.out.exists()
-
-
 def test_two_runs_give_the_same_bytes(finished, inputs):
     inputs.run()
     for name in ("responses.jsonl", "metrics.json", "manifest.json"):
