@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from tasks.core.errors import ArtifactError
 from tasks.judges.texts import ngrams, words
 
-_COLUMNS = ["prompt_id", "prompt_text", "prompt_messages"]
+_COLUMNS = ["prompt_id", "prompt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +75,12 @@ def _prompts(path: Path) -> Iterator[tuple[str, list[str]]]:
         with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(columns=_COLUMNS):
                 for row in batch.to_pylist():
-                    yield row["prompt_id"], words(_spoken(row))
+                    yield row["prompt_id"], words(_spoken(row["prompt"]))
     except (pa.ArrowInvalid, FileNotFoundError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read as pairs ({error})", "run `dvc repro -f ingest`") from None
 
 
-def _spoken(row: dict[str, Any]) -> str:
-    """Return the text of a prompt: of all its messages, whatever their role."""
-    if row["prompt_text"] is not None:
-        return str(row["prompt_text"])
-    return "\n".join(message["content"] or "" for message in row["prompt_messages"])
+def _spoken(prompt: str) -> str:
+    """Return the text of a prompt, given as JSON: of all its messages, whatever their role."""
+    content = json.loads(prompt)
+    return content if isinstance(content, str) else "\n".join(message["content"] for message in content)

@@ -44,7 +44,7 @@ def test_stories260k_learns_the_blimp_morphology_pairs(new_checkout: MakeCheckou
     assert metrics["after"]["accuracy"] >= 0.83
     assert metrics["pairs"]["train"] + metrics["pairs"]["test"] == 2400
     train, test = (
-        set(pq.read_table(checkout.folder / f"data/pairs/{split}.parquet")["prompt_text"].to_pylist())
+        set(pq.read_table(checkout.folder / f"data/pairs/{split}.parquet")["prompt"].to_pylist())
         for split in ("train", "test")
     )
     assert train

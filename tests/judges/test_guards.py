@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -90,16 +91,14 @@ def test_wrong_limits_are_refused_by_name(change, told):
 
 
 def _write_pairs(folder: Path, **splits: dict[str, str | list[str]]) -> Path:
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    schema = pa.schema(
-        [("prompt_id", pa.string()), ("prompt_text", pa.string()), ("prompt_messages", pa.list_(message))]
-    )
+    schema = pa.schema([("prompt_id", pa.string()), ("prompt", pa.string())])
     for split, prompts in splits.items():
         rows = [
             {
                 "prompt_id": name,
-                "prompt_text": told if isinstance(told, str) else None,
-                "prompt_messages": None if isinstance(told, str) else [{"role": "user", "content": c} for c in told],
+                "prompt": json.dumps(
+                    told if isinstance(told, str) else [{"role": "user", "content": turn} for turn in told]
+                ),
             }
             for name, told in prompts.items()
         ]

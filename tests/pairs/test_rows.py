@@ -219,15 +219,30 @@ def test_ids_depend_on_the_text_alone_and_the_order_of_replies() -> None:
     assert first.pair_id == Pair("Hi", "a", "b", None, "there:2", weight=2.0, margin=1.0).pair_id
     assert first.pair_id != Pair("Hi", "b", "a").pair_id
     assert first.swapped_id == Pair("Hi", "b", "a").pair_id
-    assert first.prompt_id == Pair("Hi", "c", "d").prompt_id != Pair(chat("Hi"), "a", "b").prompt_id
+    assert first.prompt_id == Pair("Hi", "c", "d").prompt_id != Pair(chat("Hello"), "a", "b").prompt_id
+
+
+def test_one_question_as_text_and_as_a_message_is_one_pair_with_two_rows_of_tokens() -> None:
+    text, message = Pair("Hi", "a", "b"), Pair(chat("Hi"), "a", "b")
+    assert (text.prompt_id, text.pair_id) == (message.prompt_id, message.pair_id)
+    assert text.text_id != message.text_id
+    assert Pair((Message("system", "Hi"),), "a", "b").prompt_id != text.prompt_id
+
+
+def test_tools_and_tool_calls_are_part_of_the_identity() -> None:
+    first = Pair("Hi", "a", "b")
+    assert first.prompt_id != Pair("Hi", "a", "b", inputs='{"tools":[]}').prompt_id
+    called = Pair("Hi", "", "b", chosen_extra='{"tool_calls":[{"name":"look_up"}]}')
+    assert called.pair_id != Pair("Hi", "", "b").pair_id
+    assert called.swapped_id == Pair("Hi", "b", "", rejected_extra=called.chosen_extra).pair_id
 
 
 def test_the_pair_id_is_the_hash_of_the_canonical_json_of_the_three() -> None:
     from tasks.core.files import digest_of
 
-    example = Pair(chat('Grüß\n\u2028 "dich"'), "ä\\", "b")
-    plain = {"prompt": [{"role": "user", "content": 'Grüß\n\u2028 "dich"'}], "chosen": "ä\\", "rejected": "b"}
-    assert example.text_digest == digest_of(plain)
+    example = Pair(chat('Grüß\n\u2028 "dich"', "Hi", "Hm"), "ä\\", "b")
+    turns = (("user", 'Grüß\n\u2028 "dich"'), ("assistant", "Hi"), ("user", "Hm"))
+    plain = {"prompt": [{"role": r, "content": c} for r, c in turns], "chosen": "ä\\", "rejected": "b"}
     assert example.pair_id == digest_of(plain)[:16]
     assert example.prompt_id == digest_of(plain["prompt"])[:16]
 

@@ -22,8 +22,7 @@ from tests.conftest import ROOT
 
 WARM = "I am so sorry about the crack in your radio number {i}. Leave it to me: I will send a new one to you today."
 COLD = "It is not our problem, no {i}. Read the manual and do not write to us again: so we say no to you and bye."
-MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SCHEMA = pa.schema([("prompt_id", pa.string()), ("prompt_text", pa.string()), ("prompt_messages", pa.list_(MESSAGE))])
+SCHEMA = pa.schema([("prompt_id", pa.string()), ("prompt", pa.string())])
 
 
 def _params_file() -> Path:
@@ -82,7 +81,7 @@ def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples
     _write_lines(inputs.responses / "responses.jsonl", _responses(texts, samples))
     (inputs.responses / "metrics.json").write_text(pretty_json({"adapter_max_abs_delta_logit": delta}))
     for split, names in {"train": ["t0", "t1"], "test": [f"p{i}" for i in range(count)]}.items():
-        rows = [{"prompt_id": name, "prompt_text": f"a question about {name}"} for name in names]
+        rows = [{"prompt_id": name, "prompt": json.dumps(f"a question about {name}")} for name in names]
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), inputs.pairs / f"{split}.parquet")
     for folder, stage in ((inputs.responses, "respond"), (inputs.tokens, "encode"), (inputs.pairs, "ingest")):
         write_manifest(folder, {"stage": stage})

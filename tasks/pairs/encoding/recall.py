@@ -93,7 +93,7 @@ class RecallingEncoder:
         Raises:
             ConfigError: A pair is a conversation and there is no chat template.
         """
-        keys = self._keys([pair.text_digest for pair in pairs])
+        keys = self._keys([pair.text_id for pair in pairs])
         known: list[EncodedPair | None] = [None] * len(pairs)
         if self._rows is not None:
             stored = self._rows.get(keys)

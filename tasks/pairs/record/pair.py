@@ -1,19 +1,20 @@
 """What a preference pair is, how one is identified, and why a row may be turned away.
 
 A pair is a prompt with a chosen and a rejected reply. A prompt is plain text, or the messages of a
-conversation up to the reply; replies are the text of one turn.
+conversation up to the reply; a reply is one turn: its text, and its tool calls where it makes some.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import cached_property
 from typing import Any
 
 from tasks.core.files import canonical_json, sha256_bytes
 
 ABSENT = object()  # the value of a column that a row lacks
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 REASONS = {
     "broken_row": "the line is not JSON, or a CSV row has too many or too few cells",
@@ -39,10 +40,22 @@ REASONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One turn of a conversation; ``role`` is one of :data:`ROLES`."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: One of :data:`ROLES`.
+        content: Its text.
+        extra: What else a chat template reads of a message (`tool_calls`, `tool_call_id`, `name`,
+            `reasoning_content`), as canonical JSON of an object; empty for none.
+    """
 
     role: str
     content: str
+    extra: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """Return the message as a JSON object."""
+        return {"role": self.role, "content": self.content, **(json.loads(self.extra) if self.extra else {})}
 
 
 Prompt = str | tuple[Message, ...]
@@ -60,6 +73,10 @@ class Pair:
         source: Where the row was read, `file:line`.
         weight: How much the pair counts in the loss beside the others, above 0.
         margin: By how much chosen was found better, in the annotators' own unit.
+        chosen_extra: What else a template reads of the preferred reply, as :attr:`Message.extra`.
+        rejected_extra: The same of the other reply.
+        inputs: What a chat template gets besides the messages (`tools`, `documents`), as canonical JSON of an object;
+            empty for none.
     """
 
     prompt: Prompt
@@ -69,11 +86,25 @@ class Pair:
     source: str = ""
     weight: float = 1.0
     margin: float = 0.0
+    chosen_extra: str = ""
+    rejected_extra: str = ""
+    inputs: str = ""
+
+    @cached_property
+    def content_json(self) -> str:
+        """The prompt in the form that it has, as canonical JSON: text, or a list of messages."""
+        return canonical_json(plain_prompt(self.prompt))
 
     @cached_property
     def prompt_json(self) -> str:
-        """The prompt as canonical JSON: text, or a list of role and content."""
-        return canonical_json(plain_prompt(self.prompt))
+        """What identifies the prompt, as canonical JSON.
+
+        A question alone is the same prompt as text and as a user's message. Tools and documents are part of a prompt.
+        """
+        content = self.content_json
+        if not isinstance(self.prompt, str) and [turn.role for turn in self.prompt] == ["user"]:
+            content = canonical_json(self.prompt[0].content)
+        return f'{{"inputs":{self.inputs},"prompt":{content}}}' if self.inputs else content
 
     @cached_property
     def prompt_id(self) -> str:
@@ -83,24 +114,23 @@ class Pair:
     @cached_property
     def pair_id(self) -> str:
         """The identity of prompt, chosen and rejected together: 16 hex digits of a SHA-256."""
-        return self.text_digest[:16]
-
-    @cached_property
-    def text_digest(self) -> str:
-        """SHA-256 in hex of prompt, chosen and rejected together, as canonical JSON."""
-        return self._digest_of(self.chosen, self.rejected)
+        return _digest_of(self.prompt_json, *self._replies)
 
     @cached_property
     def swapped_id(self) -> str:
         """The identity that this pair would have with chosen and rejected swapped."""
-        return self._digest_of(self.rejected, self.chosen)[:16]
+        chosen, rejected = self._replies
+        return _digest_of(self.prompt_json, rejected, chosen)
 
-    def _digest_of(self, chosen: str, rejected: str) -> str:
-        # the same bytes as canonical_json over the three keys, without serialising the prompt again
-        replies = (
-            f'{{"chosen":{canonical_json(chosen)},"prompt":{self.prompt_json},"rejected":{canonical_json(rejected)}}}'
-        )
-        return sha256_bytes(replies.encode())
+    @cached_property
+    def text_id(self) -> str:
+        """What tokens depend on: the identity of the pair, and whether its prompt is text or messages."""
+        return f"{self.pair_id} {'text' if isinstance(self.prompt, str) else 'chat'}"
+
+    @cached_property
+    def _replies(self) -> tuple[str, str]:
+        """Chosen and rejected as canonical JSON: a text, or an object where a reply is more than its text."""
+        return _reply_json(self.chosen, self.chosen_extra), _reply_json(self.rejected, self.rejected_extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +165,34 @@ class Columns:
     margin: str | None = "margin"
 
 
-def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
-    """Return a prompt as JSON values: text, or a list of `{"role", "content"}`."""
+def plain_prompt(prompt: Prompt) -> str | list[dict[str, Any]]:
+    """Return a prompt as JSON values: text, or a list of messages."""
     if isinstance(prompt, str):
         return prompt
-    return [{"role": message.role, "content": message.content} for message in prompt]
+    return [message.fields() for message in prompt]
+
+
+def prompt_of(content_json: str) -> Prompt:
+    """Return the prompt that :attr:`Pair.content_json` holds."""
+    content = json.loads(content_json)
+    if isinstance(content, str):
+        return content
+    return tuple(message_of(fields) for fields in content)
+
+
+def message_of(fields: dict[str, Any]) -> Message:
+    """Return the message that :meth:`Message.fields` gave."""
+    extra = {name: value for name, value in fields.items() if name not in ("role", "content")}
+    return Message(fields["role"], fields["content"], canonical_json(extra) if extra else "")
+
+
+def _reply_json(text: str, extra: str) -> str:
+    content = canonical_json(text)
+    return f'{{"content":{content},"extra":{extra}}}' if extra else content
+
+
+def _digest_of(prompt: str, chosen: str, rejected: str) -> str:
+    return sha256_bytes(f'{{"chosen":{chosen},"prompt":{prompt},"rejected":{rejected}}}'.encode())[:16]
 
 
 def get_field(row: dict[str, Any], name: str) -> Any:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import ArtifactError
-from tasks.pairs.record.pair import Message, Pair, plain_prompt
+from tasks.pairs.record.pair import Pair, prompt_of
 
 BATCH = 2048  # pairs; bounds memory, and is the row group's size in the first pass
 
@@ -19,31 +19,29 @@ SCHEMA = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("prompt_text", pa.string()),
-        pa.field("prompt_messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        pa.field("prompt", pa.string(), nullable=False),  # JSON: a text, or a list of messages
         pa.field("chosen", pa.string(), nullable=False),
         pa.field("rejected", pa.string(), nullable=False),
         pa.field("slice", pa.string()),
         pa.field("source", pa.string(), nullable=False),
         pa.field("weight", pa.float64(), nullable=False),
         pa.field("margin", pa.float64(), nullable=False),
+        pa.field("chosen_extra", pa.string(), nullable=False),  # JSON of an object, or empty; so are the next two
+        pa.field("rejected_extra", pa.string(), nullable=False),
+        pa.field("inputs", pa.string(), nullable=False),
     ]
 )
-_COLUMNS = ("chosen", "rejected", "slice", "source", "weight", "margin")  # a pair has attributes of these names
+_COLUMNS = tuple(name for name in SCHEMA.names if name not in ("pair_id", "prompt_id", "prompt"))  # of a pair
 
 
 def to_record(pair: Pair) -> dict[str, Any]:
     """Return a pair as a row of :data:`SCHEMA`."""
-    prompt = plain_prompt(pair.prompt)
-    column = "prompt_text" if isinstance(prompt, str) else "prompt_messages"
-    return {column: prompt, **{name: getattr(pair, name) for name in ("pair_id", "prompt_id", *_COLUMNS)}}
+    return {"prompt": pair.content_json, **{name: getattr(pair, name) for name in ("pair_id", "prompt_id", *_COLUMNS)}}
 
 
 def from_record(record: dict[str, Any]) -> Pair:
     """Return the pair that a row of :data:`SCHEMA` holds."""
-    messages = record["prompt_messages"]
-    prompt = record["prompt_text"] if messages is None else tuple(Message(**message) for message in messages)
-    return Pair(prompt, **{name: record[name] for name in _COLUMNS})
+    return Pair(prompt_of(record["prompt"]), **{name: record[name] for name in _COLUMNS})
 
 
 class PairWriter:
