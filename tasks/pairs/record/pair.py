@@ -164,6 +164,11 @@ class Columns:
     weight: str | None = "weight"
     margin: str | None = "margin"
 
+    def reads(self) -> set[str]:
+        """Return the names of the top-level columns that a row is read from."""
+        names = [name for name in dataclasses.astuple(self) if name]
+        return {*names, *(name.split(".")[0] for name in names), "conversations"}
+
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, Any]]:
     """Return a prompt as JSON values: text, or a list of messages."""
