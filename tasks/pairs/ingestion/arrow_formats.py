@@ -38,12 +38,11 @@ def read_arrow(stream: IO[bytes], name: str) -> Iterator[RawRow]:
 def _ipc_batches(stream: IO[bytes], is_file: bool) -> Iterator[Any]:
     import pyarrow as pa
 
-    if not is_file:
-        yield from pa.ipc.open_stream(stream)
-        return
-    reader = pa.ipc.open_file(stream)
-    for number in range(reader.num_record_batches):
-        yield reader.get_batch(number)
+    reader = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
+    batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+    for batch in batches:
+        batch.validate(full=True)  # Arrow reads damaged offsets as they stand, beyond the memory it has
+        yield batch
 
 
 def _number(batches: Any, name: str, form: str) -> Iterator[RawRow]:

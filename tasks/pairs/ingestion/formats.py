@@ -7,6 +7,7 @@ trusted as a whole (truncated, undecodable, empty) is refused.
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import gzip
 import io
@@ -82,7 +83,7 @@ def read_rows(path: Path, name: str) -> Iterator[RawRow]:
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
         raise _damaged(path, error) from None
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: a damaged zip leads before its own beginning
             raise
         raise _damaged(path, error) from None
     except UnicodeDecodeError as error:
