@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,23 +17,26 @@ from tasks.pairs.ingestion.formats import RawRow, read_rows
 from tests.pairs.samples import text_rows, write_rows
 
 
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, codec="zstd", asbytes=True))
+
+
 def values(path: Path) -> list[object]:
     return [row.value for row in read_rows(path, path.name)]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.csv", "a.csv.gz", "a.parquet"])
-def test_every_form_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.csv", "a.csv.gz", "a.tsv.zst"])
+def test_every_text_form_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     rows = text_rows(3)
     path = tmp_path / name
     text = "\n".join(map(json.dumps, rows))
     if ".json" in name and ".jsonl" not in name:
         text = json.dumps(rows, indent=1)
-    if ".csv" in name:
-        text = "prompt,chosen,rejected\n" + "\n".join(f'{r["prompt"]},"{r["chosen"]}",{r["rejected"]}' for r in rows)
-    if name.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    if separator := {".csv": ",", ".tsv": "\t"}.get(name[1:5]):
+        cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+        text = "\n".join(separator.join(f'"{cell}"' for cell in line) for line in cells)
+    compress = {".gz": gzip.compress, ".zst": zstd}.get(path.suffix, bytes)
+    path.write_bytes(compress(text.encode()))
     assert values(path) == rows
 
 
@@ -132,6 +137,118 @@ def test_a_truncated_json_array_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_an_unknown_form_and_an_absent_file_are_refused_by_name(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
-    (tmp_path / "a.zip").write_bytes(b"PK")
-    assert "no known form" in refusal(tmp_path / "a.zip")
+    (tmp_path / "a.txt").write_bytes(b"PK")
+    assert "no known form" in refusal(tmp_path / "a.txt")
     assert "is missing" in refusal(tmp_path / "b.jsonl")
+
+
+WRAPPED = {"data": text_rows(2), "version": "1.0", "count": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (json.dumps(WRAPPED), text_rows(2)),
+        (json.dumps(WRAPPED, indent=2), text_rows(2)),
+        (json.dumps(text_rows(2), indent=2), text_rows(2)),
+        (json.dumps(text_rows(1)[0], indent=2), text_rows(1)),
+        (json.dumps(text_rows(1)[0]), text_rows(1)),
+        (
+            json.dumps({"answers": [{"role": "user", "content": "x"}]}),
+            [{"answers": [{"role": "user", "content": "x"}]}],
+        ),
+        (json.dumps({"prompt": "x", "ranked": [{"text": "y"}]}), [{"prompt": "x", "ranked": [{"text": "y"}]}]),
+        ('[{"x": 1},\n{"x": 2}]', [{"x": 1}, {"x": 2}]),
+        ('{"x": 1}\n{"x": 2}', [{"x": 1}, {"x": 2}]),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_json_is_read_as_the_lines_or_the_document_that_it_is(
+    tmp_path: Path, text: str, rows: list[object], name: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert values(tmp_path / name) == rows
+
+
+def test_an_object_with_two_lists_of_rows_is_refused_with_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"train": text_rows(2), "test": text_rows(1)}))
+    assert "several lists of rows: `train`, `test`" in refusal(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(json.dumps(text_rows(2)))
+    assert values(tmp_path / "a.json") == text_rows(2)
+
+
+@pytest.mark.parametrize("number", ["123456789012345678901234567890", "NaN", "1e999", "-9223372036854775809"])
+def test_numbers_are_those_of_pythons_json(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"x": {number}, "y": "\\ud800"}}\n')
+    assert repr(values(tmp_path / "a.jsonl")) == repr([json.loads(f'{{"x": {number}, "y": "\\ud800"}}')])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.zst", "a.zip"])
+def test_a_git_lfs_pointer_is_refused_as_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 1234567\n")
+    assert "is a Git LFS pointer" in refusal(tmp_path / name)
+    assert "git lfs pull" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_the_separator_is_found_in_the_header_outside_quotes(tmp_path: Path, separator: str, name: str) -> None:
+    header = separator.join(("prompt", '"a, b; c | d, e; f\t| g|"', "chosen"))
+    (tmp_path / name).write_text(f'{header}\n"1, 2"{separator}"3;4"{separator}5\n')
+    assert values(tmp_path / name) == [{"prompt": "1, 2", "a, b; c | d, e; f\t| g|": "3;4", "chosen": "5"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.zip"])
+def test_a_truncated_zstd_or_zip_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in text_rows(500))
+    path = tmp_path / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.jsonl", lines)
+    else:
+        path.write_bytes(zstd(lines[:9000]) + zstd(lines[9000:]))
+    assert values(path) == text_rows(500)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "damaged or truncated" in refusal(path)
+
+
+def test_a_zip_gives_its_members_in_order_without_what_holds_no_data(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for member in ("d/b.jsonl", "d/a.json", "README.md", "__MACOSX/d/._a.json", "d/.DS_Store"):
+            archive.writestr(member, json.dumps({"x": member}))
+    assert [row.where for row in read_rows(tmp_path / "a.zip", "a.zip")] == ["a.zip/d/a.json:1", "a.zip/d/b.jsonl:1"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("x.exe", b"MZ")
+    assert "holds 'x.exe', which has no known form" in refusal(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("a.xlsx", "CSV UTF-8"),
+        ("a.ods", "CSV UTF-8"),
+        ("a.tar.gz", "unpack"),
+        ("a.pkl", "JSON lines"),
+        ("a.bz2", "gzip"),
+    ],
+)
+def test_a_form_that_is_not_read_is_refused_with_what_to_do(tmp_path: Path, name: str, word: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert word in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["file", "stream", "parquet"])
+def test_a_time_out_of_range_in_a_table_costs_no_row(tmp_path: Path, kind: str) -> None:
+    far = pa.array([2**62, 0], pa.timestamp("us"))
+    nested = pa.StructArray.from_arrays([far], ["at"])
+    table = pa.table({"prompt": ["a", "b"], "when": far, "meta": nested})
+    path = tmp_path / ("a.parquet" if kind == "parquet" else "a.arrow")
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with (pa.ipc.new_file if kind == "file" else pa.ipc.new_stream)(path, table.schema) as writer:
+            writer.write_table(table)
+    assert values(path) == [
+        {"prompt": "a", "when": 2**62, "meta": {"at": 2**62}},
+        {"prompt": "b", "when": datetime(1970, 1, 1), "meta": {"at": datetime(1970, 1, 1)}},
+    ]

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "pinning": ("core", "hub"),
     "pairs/record": ("core",),
     "pairs/tokens": ("core",),
-    "pairs/ingestion": ("core", "hub", "pairs/record"),
+    "pairs/ingestion": ("core", "hub", "object_store", "pairs/record"),
     "pairs/encoding": ("core", "pairs/record", "pairs/tokens", "rowstore"),
     "dpo/model": ("core",),
     "dpo/objective": ("core",),

@@ -1,4 +1,4 @@
-"""Files of rows: JSON lines, JSON arrays, Parquet and CSV, the text forms also gzipped.
+"""Files of rows, by their names: JSON, tables with a separator, Parquet, Arrow, and zip archives of these.
 
 A line that is broken by itself becomes a row with a fault and reading goes on; a file that cannot be
 trusted as a whole (truncated, undecodable, empty) is refused.
@@ -7,26 +7,63 @@ trusted as a whole (truncated, undecodable, empty) is refused.
 from __future__ import annotations
 
 import csv
-import dataclasses
+import errno
+import functools
 import gzip
-import json
+import io
+import lzma
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any, cast
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from tasks.core.errors import DataError
+from tasks.pairs.ingestion.arrow_formats import read_arrow, read_parquet
+from tasks.pairs.ingestion.raw_row import FormatError, RawRow
+from tasks.pairs.ingestion.text_formats import read_json, read_table
 
-_LONGEST_CELL = 1 << 28  # characters; the csv module's own limit of 131,072 is shorter than a long reply
+__all__ = ["RawRow", "check_readable", "has_known_form", "is_no_data", "read_rows"]
 
+_Reader = Callable[[IO[bytes], str], Iterator[RawRow]]
+_json_lines = functools.partial(read_json, lines=True)
+_TEXTS: dict[str, _Reader] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": functools.partial(read_json, lines=False),
+    ".csv": functools.partial(read_table, usual=","),
+    ".tsv": functools.partial(read_table, usual="\t"),
+}
+_TABLES: dict[str, _Reader] = {".parquet": read_parquet, ".arrow": read_arrow, ".feather": read_arrow}
+_COMPRESSED = (".gz", ".zst")
+_ZIP = ".zip"
 
-@dataclasses.dataclass(frozen=True)
-class RawRow:
-    """One row as it was read: where it is, its value, and its fault (None: it has none)."""
+_SPREADSHEET = ("is a spreadsheet", "save it as CSV UTF-8 in the program that made it")
+_ARCHIVE = ("is an archive", "unpack it, and name its files or folder in `ingest.sources`")
+_COMPRESSED_OTHERWISE = ("is compressed in a way that is not read here", "decompress it, or use gzip or zstd")
+_PICKLE = ("holds Python objects, which can run code when they are read", "write the rows as JSON lines or Parquet")
+_DATABASE = ("is a database", "export its rows as JSON lines, CSV or Parquet")
+_UNKNOWN = (
+    "has no known form",
+    "use .jsonl, .json, .csv or .tsv (also with .gz or .zst), .parquet, .arrow, .feather or .zip",
+)
+_REFUSED = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"), _SPREADSHEET),
+    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), _ARCHIVE),
+    **dict.fromkeys((".bz2", ".xz", ".lz4", ".br", ".snappy"), _COMPRESSED_OTHERWISE),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib"), _PICKLE),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".duckdb"), _DATABASE),
+    **dict.fromkeys((".avro", ".orc"), ("is a table of a form that is not read here", "write it as Parquet")),
+}
+_LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 
-    where: str
-    value: Any
-    fault: str | None = None
+# What lies beside data in folders, archives and globs, and holds none.
+_NO_DATA_NAMES = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "manifest.json"}
+_NO_DATA_BEGINNINGS = (
+    *("readme", "license", "licence", "notice", "citation", "changelog", "__macosx", "."),
+    *("_success", "_metadata", "_common_metadata", "_committed", "_started"),  # of Spark and Ray Data
+)
+_NO_DATA_ENDINGS = (".md", ".dvc", ".crc", ".lock")
 
 
 def read_rows(path: Path, name: str) -> Iterator[RawRow]:
@@ -36,25 +73,36 @@ def read_rows(path: Path, name: str) -> Iterator[RawRow]:
         DataError: The file is absent, of an unknown form, empty, truncated or not readable as its form.
     """
     check_readable(path)
-    reader = _READERS[_form(path)]
     count = 0
     try:
-        for row in reader(path, name):
+        for row in _read_archive(path, name) if _form(path.name) == _ZIP else _read_file(path, name):
             count += 1
             yield row
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is a damaged or truncated gzip file ({error})", "fetch it again") from None
+    except FormatError as error:
+        raise DataError(f"{path} {error.what}", error.advice) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL: a damaged zip leads before its own beginning
+            raise
+        raise _damaged(path, error) from None
     except UnicodeDecodeError as error:
         what = f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at row {count + 1}"
         raise DataError(what, "convert it to UTF-8, or name the file by what it is") from None
     except csv.Error as error:
         raise DataError(f"{path} is not a readable CSV file ({error})", "correct or convert it") from None
+
     if count == 0:
         raise DataError(f"{path} is empty: it holds no rows", "take it out of `ingest.sources`, or fetch it again")
 
 
+def _damaged(path: Path, error: Exception) -> DataError:
+    form = {".zip": "zip", ".zst": "zstd"}.get(path.suffix.lower(), "gzip")
+    return DataError(f"{path} is a damaged or truncated {form} file ({error})", "fetch it again")
+
+
 def check_readable(path: Path) -> None:
-    """Refuse a path that is no file, or whose name does not say which form it has.
+    """Refuse a path that is no file, whose name does not say which form it has, or that only points to its content.
 
     Raises:
         DataError: Saying what is there instead.
@@ -62,92 +110,76 @@ def check_readable(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder", f'name its files in `ingest.sources`, such as "{path}/*.jsonl.gz"')
     if not path.is_file():
-        raise DataError(f"{path} is missing", "correct `ingest.sources`, or put the file there")
-    if _form(path) not in _READERS or path.name.endswith(".parquet.gz"):
-        raise DataError(f"{path} has no known form", "use .jsonl, .json or .csv (also with .gz), or .parquet")
+        is_tracked = path.with_name(path.name + ".dvc").is_file()
+        advice = f"fetch it with `dvc pull {path}`" if is_tracked else "correct `ingest.sources`, or put the file there"
+        raise DataError(f"{path} is missing", advice)
+    if not has_known_form(path.name):
+        what, advice = next(
+            (text for ending, text in _REFUSED.items() if ending in PurePosixPath(path.name.lower()).suffixes), _UNKNOWN
+        )
+        raise DataError(f"{path} {what}", advice)
+    with path.open("rb") as stream:
+        is_pointer = stream.read(len(_LFS_MAGIC)) == _LFS_MAGIC
+    if is_pointer:
+        what = f"{path} is a Git LFS pointer: it names the data and does not hold them"
+        raise DataError(what, "fetch them with `git lfs pull` in the repository that the file comes from")
 
 
-def _form(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+def has_known_form(name: str) -> bool:
+    """Tell whether files of this name are read."""
+    form = _form(name)
+    return form in _TEXTS or form == _ZIP or form in _TABLES
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+def is_no_data(name: str) -> bool:
+    """Tell what lies beside data and holds none, such as a README or a `.dvc` file, by its name."""
+    lower = name.lower()
+    return lower in _NO_DATA_NAMES or lower.startswith(_NO_DATA_BEGINNINGS) or lower.endswith(_NO_DATA_ENDINGS)
 
 
-def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
-    """Yield a row a line; only line feeds end a line, for a JSON string may hold other separators."""
-    with _open_bytes(path) as stream:
-        for number, text in enumerate(_text_lines(stream), start=1):
-            if text.strip():
-                yield _parse(text.rstrip(), f"{name}:{number}")
+def _form(name: str) -> str:
+    """Return the ending that says the form: that before `.gz` or `.zst`, which only texts have."""
+    path = PurePosixPath(name.lower())
+    inner = PurePosixPath(path.stem).suffix
+    return inner if path.suffix in _COMPRESSED and inner in _TEXTS else path.suffix
 
 
-def _parse(text: str, where: str) -> RawRow:
-    try:
-        return RawRow(where, json.loads(text))
-    except json.JSONDecodeError as error:
-        return RawRow(where, None, f"{error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:
-        return RawRow(where, None, f"{type(error).__name__} in the JSON")
+def _read_file(path: Path, name: str) -> Iterator[RawRow]:
+    with path.open("rb") as raw:
+        yield from _read_stream(raw, path.name, name)
 
 
-def _json_document(path: Path, name: str) -> Iterator[RawRow]:
-    """Yield the items of a JSON array; a file of JSON lines under this name is taken as such."""
-    with _open_bytes(path) as stream:
-        text = stream.read().decode("utf-8-sig")
-    if not text.lstrip().startswith("["):
-        yield from _json_lines(path, name)
+def _read_stream(raw: IO[bytes], file_name: str, name: str) -> Iterator[RawRow]:
+    """Yield the rows of bytes whose form ``file_name`` says."""
+    form = _form(file_name)
+    if form in _TABLES:
+        yield from _TABLES[form](raw, name)
         return
-    whole = _parse(text, name)
-    if whole.fault:
-        raise DataError(f"{path} is not a whole JSON array ({whole.fault})", "fetch it again, or write JSON lines")
-    yield from (RawRow(f"{name}:{number}", row) for number, row in enumerate(whole.value, start=1))
+    if file_name.lower().endswith(".gz"):
+        raw = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
+    elif file_name.lower().endswith(".zst"):
+        raw = _zstd(raw)
+    yield from _TEXTS[form](raw, name)
 
 
-def _parquet(path: Path, name: str) -> Iterator[RawRow]:
+def _zstd(raw: IO[bytes]) -> IO[bytes]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    number = 0
-    try:
-        with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield RawRow(f"{name}:{number}", row)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is not a readable Parquet file ({reason})", "fetch or write it again") from None
+    return cast("IO[bytes]", io.BufferedReader(pa.CompressedInputStream(raw, "zstd")))
 
 
-def _csv(path: Path, name: str) -> Iterator[RawRow]:
-    """Yield a row of named cells for each record; `where` holds the number of its last line."""
-    csv.field_size_limit(_LONGEST_CELL)
-    with _open_bytes(path) as stream:
-        reader = csv.reader(_text_lines(stream), strict=True)
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise DataError(f"{path} names a column twice in its first line", "rename one of them")
-        for cells in reader:
-            where = f"{name}:{reader.line_num}"
-            if len(cells) == len(header):
-                yield RawRow(where, dict(zip(header, cells, strict=True)))
-            elif cells:
-                yield RawRow(where, None, f"{len(cells)} cells under {len(header)} column names")
-
-
-def _text_lines(stream: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(stream):
-        yield line.decode("utf-8" if number else "utf-8-sig")
-
-
-_READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json_document,
-    ".parquet": _parquet,
-    ".csv": _csv,
-}
+def _read_archive(path: Path, name: str) -> Iterator[RawRow]:
+    """Yield the rows of a zip's members, in the order of their names."""
+    with zipfile.ZipFile(path) as archive:
+        for member in sorted(archive.namelist()):
+            if member.endswith("/") or any(is_no_data(part) for part in member.split("/")):
+                continue
+            if not has_known_form(member) or _form(member) == _ZIP:
+                raise FormatError(f"holds {member!r}, which has no known form", _ARCHIVE[1])
+            try:
+                with archive.open(member) as stream:
+                    yield from _read_stream(stream, member, f"{name}/{member}")
+            except FormatError as error:
+                raise FormatError(f"holds {member!r}, which {error.what}", error.advice) from None
+            except RuntimeError as error:  # zipfile's, for a password
+                raise FormatError(f"cannot be unpacked ({error})", _ARCHIVE[1]) from None

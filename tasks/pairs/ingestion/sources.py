@@ -1,4 +1,4 @@
-"""Where preference data come from: files, globs, data sets of the hub, and rows made in Python."""
+"""Where preference data come from: files, folders, globs, objects in S3, data sets of the hub, rows made in Python."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import sha256_file
-from tasks.pairs.ingestion.formats import RawRow, check_readable, read_rows
+from tasks.object_store.bucket import SCHEME
+from tasks.pairs.ingestion.folders import files_of_folder, has_rows, read_part, say_skipped
+from tasks.pairs.ingestion.formats import RawRow, check_readable, is_no_data
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
+from tasks.pairs.ingestion.s3_source import parse_s3, read_s3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Source:
     path: Path | None = None
 
     def identity(self) -> str:
-        """Return what pins the content: a file's SHA-256, or the name itself (a pinned commit)."""
+        """Return what pins the content: a file's SHA-256, or the name itself (a pinned commit or version)."""
         return sha256_file(self.path) if self.path else self.name
 
 
@@ -38,7 +41,7 @@ def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) ->
     """Return the sources that ``texts`` name, in order; the matches of a glob are sorted.
 
     Args:
-        texts: Paths, globs, `hub:…` data sets, or names of ``made``.
+        texts: Paths of files and folders, globs, `s3://…` objects, `hub:…` data sets, or names of ``made``.
         made: Sources that the caller provides by name (the built-in demo).
 
     Raises:
@@ -52,12 +55,18 @@ def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) ->
         elif text.startswith(PREFIX):
             dataset = parse_hub(text)
             sources.append(Source(text, functools.partial(read_hub, dataset)))
+        elif text.startswith(SCHEME):
+            item = parse_s3(text)
+            sources.append(Source(text, functools.partial(read_s3, item)))
         elif "://" in text:
-            flag = " --version-aware" if text.startswith("s3://") else ""
-            advice = f"import it once with `dvc import-url{flag} {text} data/raw/` and name the file in data/raw"
+            advice = f"import it once with `dvc import-url {text} data/raw/` and name the file in data/raw"
             raise ConfigError(f"`ingest.sources`: {text!r} is not read directly, for it can move", advice)
+        elif Path(text).is_dir():
+            sources.extend(_folder_sources(Path(text)))
+        elif glob.has_magic(text) and not Path(text).exists():
+            sources.extend(_glob_sources(text))
         else:
-            sources.extend(_file_source(path) for path in _match(text))
+            sources.append(_file_source(Path(text)))
     return sources
 
 
@@ -66,18 +75,34 @@ def rows_source(rows: Iterable[Any], name: str = "rows") -> Source:
     return Source(name, lambda: (RawRow(f"{name}:{i}", row) for i, row in enumerate(rows, start=1)))
 
 
-def _match(text: str) -> list[Path]:
-    """Return the one path, or what the glob matches."""
-    if Path(text).exists() or not glob.has_magic(text):
-        return [Path(text)]
-    matches = sorted(path for path in glob.glob(text, recursive=True) if not Path(path).is_dir())  # noqa: PTH207 Path.glob takes no absolute pattern
-    if not matches:
+def _glob_sources(text: str) -> list[Source]:
+    """Return the files that a glob matches; a folder among them gives its files, unless `**` reaches them anyway."""
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 Path.glob takes no absolute pattern
+    data = [path for path in matches if not is_no_data(path.name)]
+    if "**" in text:
+        data = [path for path in data if not path.is_dir()]
+    if not data:
         raise DataError(f"no file matches {text!r}", "correct `ingest.sources`, or put files there")
-    return [Path(match) for match in matches]
+
+    say_skipped(text, (path for path in matches if is_no_data(path.name)), "no data")
+    empty = [path for path in data if path.is_file() and not has_rows(path)]
+    if len(empty) < len(data):  # else each is refused by its name
+        say_skipped(text, empty, "empty")
+        data = [path for path in data if path not in empty]
+
+    sources: list[Source] = []
+    for path in data:
+        sources.extend(_folder_sources(path) if path.is_dir() else [_file_source(path)])
+    return sources
 
 
-def _file_source(path: Path) -> Source:
+def _folder_sources(folder: Path) -> list[Source]:
+    base = folder.parent if folder.is_absolute() else Path()
+    return [_file_source(path, path.relative_to(base).as_posix()) for path in files_of_folder(folder)]
+
+
+def _file_source(path: Path, name: str | None = None) -> Source:
     check_readable(path)
     # an absolute path says where somebody's disk is mounted: only the file's name goes into outputs
-    name = path.name if path.is_absolute() else path.as_posix()
-    return Source(name, lambda: read_rows(path, name), path)
+    label = name or (path.name if path.is_absolute() else path.as_posix())
+    return Source(label, lambda: read_part(path, label), path)
