@@ -22,8 +22,7 @@ from tasks.core.section import Section, filled
 from tasks.demo.model.model import DemoModelConfig, train_demo_model
 from tasks.launch.stage import door
 from tasks.pinning.hub_snapshot import download
-from tasks.pinning.model_check import check_model
-from tasks.pinning.model_folder import describe_model, hash_model, local_folder, model_files
+from tasks.pinning.model_folder import describe_model, hash_model, local_folder
 from tasks.telemetry import log
 
 DEMO = "demo"
@@ -84,14 +83,11 @@ def run(folders: Folders, config: BaseConfig, demo: DemoModelConfig | None = Non
         if config.kind == "demo":
             _log.info("training the demo's base model from scratch; name a model in `base.source` for a real one")
             metrics, model = _train_demo(demo or DemoModelConfig(), draft), draft
-            names = model_files(model)
         else:
             is_local = config.kind == "local"
             model = local_folder(config.source) if is_local else download(config.source, config.revision)
-            names = model_files(model)
-            metrics = describe_model(model, names)
-            check_model(model, names)
-        about.update(_identity(hash_model(model, names), config.quantise))
+            metrics = describe_model(model)
+        about.update(_identity(hash_model(model), config.quantise))
         if config.compute_dtype != "auto":
             about["compute_dtype"] = config.compute_dtype
         write_text(draft / "metrics.json", pretty_json(metrics))
@@ -104,7 +100,7 @@ def _train_demo(config: DemoModelConfig, folder: Path) -> dict[str, Any]:
     trained = train_demo_model(config, folder)
     curve = [f"{step},{loss:.6g}" for step, loss in enumerate(trained.losses, start=1)]
     write_text(folder / "curve.csv", "\n".join(["step,loss", *curve]) + "\n")
-    return {**describe_model(folder, model_files(folder)), "loss": round(trained.loss, 6), "tokens": trained.tokens}
+    return {**describe_model(folder), "loss": round(trained.loss, 6), "tokens": trained.tokens}
 
 
 def _identity(files: dict[str, Any], quantise: str) -> dict[str, Any]:

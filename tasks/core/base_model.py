@@ -67,7 +67,7 @@ class BaseModel:
         """Load the tokenizer of the pinned base (a transformers fast tokenizer)."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.location, revision=self.revision or "main", trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(self.location, revision=self.revision or "main")
 
 
 def _check_local(folder: Path, pinned: dict[str, dict[str, Any]]) -> None:

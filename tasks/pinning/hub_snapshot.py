@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from contextlib import AbstractContextManager
-from fnmatch import fnmatch
 from pathlib import Path
 
-from tasks.core.errors import ConfigError, DataError, NetworkError
+from tasks.core.errors import ConfigError, NetworkError
 from tasks.hub.hub_errors import asking_hub
-from tasks.pinning.model_folder import INDEX, PATTERNS, WEIGHTS, is_weights, model_files, refuse_adapter, shards_of
+from tasks.pinning.model_folder import PATTERNS
 from tasks.telemetry import log
 
-_OTHERS = ["*/*", "*.safetensors"]  # not needed to name the snapshot's folder
+_SUBFOLDERS = "*/*"  # other formats of the same model lie there, as large as the model
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20.0
 _log = log.get_logger(__name__)
@@ -34,45 +33,20 @@ def download(source: str, revision: str | None) -> Path:
         what = f"`base.revision` is {revision!r}, a name that can move, not a commit of {source}"
         raise ConfigError(what, _pin(source, revision))
 
-    snapshot = functools.partial(snapshot_download, source, revision=revision)
+    snapshot = functools.partial(
+        snapshot_download, source, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=[_SUBFOLDERS]
+    )
     try:
-        names = _files_of(source, revision)  # the download itself would retry for half a minute before it raises
+        _commit_of(source, revision)  # the download itself would retry for half a minute before it raises
     except (ConfigError, NetworkError) as fault:  # also an old token, or a proxy that refuses
-        try:  # a commit cannot have changed; of weights the cache has those that were asked for
-            folder = Path(snapshot(local_files_only=True, allow_patterns=list(PATTERNS), ignore_patterns=_OTHERS))
-            model_files(folder)
-        except (errors.LocalEntryNotFoundError, DataError):
+        try:  # a commit cannot have changed
+            folder = snapshot(local_files_only=True)
+        except errors.LocalEntryNotFoundError:
             raise fault from None
         _log.info("%s; using the copy in the hub's cache: %s", fault.what, folder)
-        return folder
+        return Path(folder)
     with _asking(source, revision):
-        return Path(snapshot(allow_patterns=_wanted(source, revision, names)))
-
-
-def _files_of(source: str, revision: str) -> list[str]:
-    """Return the names of the files at the top of a repository."""
-    from huggingface_hub import HfApi
-
-    with _asking(source, revision):
-        listed = HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S).siblings or []
-    return [entry.rfilename for entry in listed if "/" not in entry.rfilename]
-
-
-def _wanted(source: str, revision: str, names: list[str]) -> list[str]:
-    """Return which files to fetch: of weights, only those that transformers loads.
-
-    Raises:
-        DataError: The repository holds an adapter.
-    """
-    from huggingface_hub import hf_hub_download
-
-    refuse_adapter(source, names)
-    wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in PATTERNS) and not is_weights(name)]
-    if WEIGHTS in names:
-        return [*wanted, WEIGHTS]
-    if INDEX in names:
-        return [*wanted, INDEX, *shards_of(Path(hf_hub_download(source, INDEX, revision=revision)))]
-    return wanted  # the folder's check says what is missing
+        return Path(snapshot())
 
 
 def _commit_of(source: str, revision: str) -> str | None:

@@ -50,7 +50,6 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: b
             revision=base.revision or "main",
             dtype="auto" if is_mixed else dtype,  # weights that stay in float32 must not be rounded first
             use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
             **options,
         )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base_model import BaseModel
-from tasks.core.end_ids import end_ids
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_json, read_manifest
 
@@ -27,42 +26,22 @@ def load_tokenizer(base: BaseModel) -> Any:
     """
     try:
         return base.load_tokenizer()
-    except Exception as error:  # noqa: BLE001 what a damaged file raises differs from tokenizer to tokenizer
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise ArtifactError(
             f"the base model {base.source} has no tokenizer that loads ({reason})", "add it there"
         ) from None
 
 
 def generation_eos(base: BaseModel) -> list[int]:
-    """Return the ids at which the base stops, by its generation config and its config; none if neither says.
-
-    Raises:
-        ArtifactError: A value there is no id.
-    """
-    ids: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        config = _read_config(base, name)
-        nested = config.get("text_config")
-        value = config.get("eos_token_id", nested.get("eos_token_id") if isinstance(nested, dict) else None)
-        try:
-            ids += [one for one in end_ids(value) if one not in ids]
-        except ValueError as error:
-            raise ArtifactError(
-                f"`eos_token_id` in {name} of {base.source} is wrong: {error}", "run `dvc repro base`"
-            ) from None
-    return ids
-
-
-def _read_config(base: BaseModel, name: str) -> dict[str, Any]:
-    """Read a JSON object of the base's files; an empty one if there is no such file."""
-    path: str | Path | None = Path(base.location) / name
+    """Return the ids at which the base's generation config stops; none if it has no such file."""
+    path: str | Path | None = Path(base.location) / "generation_config.json"
     if base.kind == "hub":
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(base.location, name, revision=base.revision)
+        cached = try_to_load_from_cache(base.location, "generation_config.json", revision=base.revision)
         path = cached if isinstance(cached, str) else None
     if path is None or not Path(path).is_file():
-        return {}
-    config = read_json(Path(path))
-    return config if isinstance(config, dict) else {}
+        return []
+    ids = read_json(Path(path)).get("eos_token_id")
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
