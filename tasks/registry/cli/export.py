@@ -114,7 +114,8 @@ def merged(args: Namespace) -> Answer:
         what = f"{base} is the base {short(given.digest)}, version {short(digest)} was trained on {short(trained_on)}"
         raise ArtifactError(what, "give the base stage's output of its lineage as --base")
 
-    place = {"pretrained_model_name_or_path": given.location, "revision": given.revision or "main"}
+    place: dict[str, Any] = {"pretrained_model_name_or_path": given.location, "revision": given.revision or "main"}
+    place["trust_remote_code"] = False
     dtype = getattr(AutoConfig.from_pretrained(**place), "dtype", None) or torch.float32
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, use_safetensors=True)
