@@ -116,10 +116,10 @@ def merged(args: Namespace) -> Answer:
 
     place: dict[str, Any] = {"pretrained_model_name_or_path": given.location, "revision": given.revision or "main"}
     place["trust_remote_code"] = False
-    dtype = getattr(AutoConfig.from_pretrained(**place), "dtype", None) or torch.float32
     try:
+        dtype = getattr(AutoConfig.from_pretrained(**place), "dtype", None) or torch.float32
         model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  # the library raises many kinds
         raise ArtifactError(f"the base model {given.source} does not load ({error})", "fetch it again") from None
 
     with tempfile.TemporaryDirectory() as folder:
