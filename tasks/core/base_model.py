@@ -64,14 +64,27 @@ class BaseModel:
         return "bfloat16" if device_type == "cuda" else "float32"
 
     def load_tokenizer(self) -> Any:
-        """Load the tokenizer of the pinned base (a transformers fast tokenizer)."""
+        """Load the tokenizer of the pinned base (a transformers fast tokenizer); code beside it never runs.
+
+        Raises:
+            ArtifactError: It does not load.
+        """
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.location, revision=self.revision or "main")
+        revision = self.revision or "main"
+        try:
+            return AutoTokenizer.from_pretrained(self.location, revision=revision, trust_remote_code=False)
+        except Exception as error:  # noqa: BLE001  # tokenizers raises Exception itself
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            what = f"the base model {self.source} has no tokenizer that loads ({reason})"
+            raise ArtifactError(what, "add it there, or run `dvc repro -f base`") from None
 
 
 def _check_local(folder: Path, pinned: dict[str, dict[str, Any]]) -> None:
     """Refuse a local model folder whose files are no longer those that the base stage hashed."""
+    if (folder / "adapter_config.json").exists():
+        what = f"{folder} has adapter_config.json beside its weights: the base would be loaded with that adapter"
+        raise ArtifactError(what, "move the adapter to another folder")
     for name, entry in pinned.items():
         path = folder / name
         if not path.is_file():

@@ -7,12 +7,12 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tasks.core.errors import ConfigError, NetworkError
+from tasks.core.errors import ConfigError, DataError, NetworkError
 from tasks.hub.hub_errors import asking_hub
-from tasks.pinning.model_folder import PATTERNS
+from tasks.pinning.model_folder import NO_SETTINGS, SETTINGS, index_in, settings_files, weight_files, weights_in
+from tasks.pinning.model_settings import check_settings
 from tasks.telemetry import log
 
-_SUBFOLDERS = "*/*"  # other formats of the same model lie there, as large as the model
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20.0
 _log = log.get_logger(__name__)
@@ -23,6 +23,7 @@ def download(source: str, revision: str | None) -> Path:
 
     Raises:
         ConfigError: The revision is missing or can move; or the hub does not show the model, and its cache lacks it.
+        DataError: The repository is no base, or its config or tokenizer does not load.
         NetworkError: The hub does not answer, and its cache lacks the model.
     """
     from huggingface_hub import errors, snapshot_download
@@ -33,20 +34,37 @@ def download(source: str, revision: str | None) -> Path:
         what = f"`base.revision` is {revision!r}, a name that can move, not a commit of {source}"
         raise ConfigError(what, _pin(source, revision))
 
-    snapshot = functools.partial(
-        snapshot_download, source, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=[_SUBFOLDERS]
-    )
+    snapshot = functools.partial(snapshot_download, source, revision=revision)
     try:
-        _commit_of(source, revision)  # the download itself would retry for half a minute before it raises
+        names = _files_of(source, revision)  # the download itself would retry for half a minute before it raises
     except (ConfigError, NetworkError) as fault:  # also an old token, or a proxy that refuses
         try:  # a commit cannot have changed
-            folder = snapshot(local_files_only=True)
-        except errors.LocalEntryNotFoundError:
+            folder = Path(
+                snapshot(local_files_only=True, allow_patterns=[*SETTINGS], ignore_patterns=[*NO_SETTINGS, "*/*"])
+            )
+            weights_in(folder)  # no list says which weights the repository has
+        except (errors.LocalEntryNotFoundError, DataError):
             raise fault from None
         _log.info("%s; using the copy in the hub's cache: %s", fault.what, folder)
-        return Path(folder)
+        return folder
+
+    # the settings first: a model that they do not suit is refused before its weights are fetched
+    settings = settings_files(names, source)
     with _asking(source, revision):
-        return Path(snapshot())
+        folder = Path(snapshot(allow_patterns=settings))
+    check_settings(folder)
+    weights = weight_files(names, index_in(folder), source)
+    with _asking(source, revision):
+        return Path(snapshot(allow_patterns=[*settings, *weights]))
+
+
+def _files_of(source: str, revision: str) -> list[str]:
+    """Return the names of the files at the top of a repository; other formats of a model lie in its folders."""
+    from huggingface_hub import HfApi
+
+    with _asking(source, revision):
+        siblings = HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S).siblings or []
+    return [sibling.rfilename for sibling in siblings if "/" not in sibling.rfilename]
 
 
 def _commit_of(source: str, revision: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from tasks.core.base_model import BaseModel
@@ -50,10 +49,11 @@ def load_base(base: BaseModel, device: torch.device | str = "cpu", is_sharded: b
             revision=base.revision or "main",
             dtype="auto" if is_mixed else dtype,  # weights that stay in float32 must not be rounded first
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # noqa: BLE001  # AssertionError and ImportError among them
         what = f"the base model {base.source} does not load ({error})"
         raise ArtifactError(what, "check `base.source`, then `dvc repro -f base`") from None
     if missing := sorted(loaded["missing_keys"]):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.base_model import BaseModel
+from tasks.core.end_ids import end_ids
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_json, read_manifest
 
@@ -24,24 +25,33 @@ def load_tokenizer(base: BaseModel) -> Any:
     Raises:
         ArtifactError: It does not load.
     """
-    try:
-        return base.load_tokenizer()
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(
-            f"the base model {base.source} has no tokenizer that loads ({reason})", "add it there"
-        ) from None
+    return base.load_tokenizer()
 
 
 def generation_eos(base: BaseModel) -> list[int]:
-    """Return the ids at which the base's generation config stops; none if it has no such file."""
-    path: str | Path | None = Path(base.location) / "generation_config.json"
+    """Return the ids at which the base stops: its generation config's, or its config's where the former has none.
+
+    Raises:
+        ArtifactError: A file is no JSON object, or a value in it is no id.
+    """
+    try:
+        return end_ids(_settings(base, "generation_config.json"), _settings(base, "config.json"))
+    except ValueError as error:
+        what = f"the base model {base.source} does not say where to stop: {error}"
+        raise ArtifactError(what, "write a token id there, and run `dvc repro -f base`") from None
+
+
+def _settings(base: BaseModel, name: str) -> dict[str, Any]:
+    """Return the object in a JSON file of the base; an empty one if it has no such file."""
+    path: str | Path | None = Path(base.location) / name
     if base.kind == "hub":
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(base.location, "generation_config.json", revision=base.revision)
+        cached = try_to_load_from_cache(base.location, name, revision=base.revision)
         path = cached if isinstance(cached, str) else None
     if path is None or not Path(path).is_file():
-        return []
-    ids = read_json(Path(path)).get("eos_token_id")
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+        return {}
+    value = read_json(Path(path))
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} holds no JSON object", "correct it, and run `dvc repro -f base`")
+    return value
