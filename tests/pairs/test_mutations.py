@@ -119,3 +119,11 @@ def test_mutated_files_give_rows_or_one_clear_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_thousands_of_mutated_files_give_rows_or_one_clear_error(tmp_path: Path, seed: int) -> None:
     try_mutations(tmp_path, 1000, seed)
+
+
+def test_a_separator_character_behind_a_weight_in_csv_is_a_space(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,weight\nA?,yes,no,1.5\x1d\n")
+    (row,) = read_rows(tmp_path / "a.csv", "a.csv")
+    pair = parse_row(row, Columns())
+    assert isinstance(pair, Pair)
+    assert pair.weight == 1.5

@@ -192,7 +192,7 @@ def _number(row: dict[str, Any], column: str | None, usual: str | None, reason: 
     if value is None or value == "":
         return absent
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = float(value)
+        value = float(value.strip())  # float takes fewer spaces than a pattern: not U+001D
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise _Refused(reason, f"`{column}` is {_kind(value)}, and no number")
     try:

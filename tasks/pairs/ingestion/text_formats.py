@@ -15,7 +15,8 @@ from tasks.pairs.ingestion.raw_row import FormatError, RawRow
 from tasks.telemetry.log import get_logger
 
 _LONGEST_CELL = 1 << 28  # characters; the csv module's own limit of 131,072 is shorter than a long reply
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson rounds integers above 64 bits, json keeps them
+# orjson rounds integers above 64 bits, json keeps them; ten times faster than a pattern for 19 digits
+_DIGITS_TO_ZERO, _LONG_NUMBER = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 19
 _BOM = b"\xef\xbb\xbf"
 _UNFINISHED = (b"[", b"{", b",")  # how the first line of a document that runs over several lines ends
 _SEPARATORS = (",", "\t", ";", "|")
@@ -100,7 +101,7 @@ def _is_list_of_rows(value: Any) -> bool:
 def _parse(line: bytes, where: str) -> RawRow:
     """Parse one JSON text; what orjson refuses or would round goes to json, which also says where the fault is."""
     try:
-        if not _LONG_NUMBER.search(line):
+        if _LONG_NUMBER not in line.translate(_DIGITS_TO_ZERO):
             return RawRow(where, orjson.loads(line))
     except orjson.JSONDecodeError:
         pass
