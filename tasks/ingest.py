@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
-from tasks.core.files import atomic_folder, pretty_json, write_text
+from tasks.core.files import atomic_folder, kept_on_error, pretty_json, write_text
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door
@@ -43,6 +43,7 @@ class IngestConfig(Section, path="ingest"):
 
     sources: Annotated[tuple[str, ...], filled("name at least one source, such as demo")]
     columns: Columns = dataclasses.field(default_factory=Columns)
+    ignore: tuple[str, ...] = ()
     where: dict[str, Scalar] = dataclasses.field(default_factory=dict)
     limit: Annotated[int, at_least(2, "or null")] | None = None
     test_share: Annotated[float, between(0, 1, "()")] = 0.1
@@ -58,15 +59,17 @@ class Folders:
     pairs: Path = paths.PAIRS
 
 
-def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
+def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dict[str, Any]:
     """Read all sources into ``folders.pairs`` and return the metrics.
+
+    Where the data are refused, the list of rejected rows stays in the folder ``kept``.
 
     Raises:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
         DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
     """
     sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(config.columns, config.where)
+    intake = Intake(config.columns, config.where, config.ignore)
     drops_contradictions = config.contradictions == "drop"
 
     def goes_to_test(pair: Pair) -> bool:
@@ -74,13 +77,14 @@ def run(folders: Folders, config: IngestConfig) -> dict[str, Any]:
 
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
         spill = draft / _SPILL
-        with (draft / "rejects.jsonl").open("w", encoding="utf-8", newline="\n") as rejects:
+        listed = draft / "rejects.jsonl"
+        with kept_on_error(listed, kept), listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects:
             reject = functools.partial(write_rejection, rejects)
             ids = first_pass(intake, sources, spill, goes_to_test, reject)
             intake.check_share(config.max_rejected_share)
             contradicting = intake.contradicting if drops_contradictions else set()
             result = sort_pairs(spill, draft, ids, contradicting, config.limit, reject)
-        check_sides(result.pairs["train"], result.pairs["test"], config.test_share)
+            check_sides(result.pairs["train"], result.pairs["test"], config.test_share, len(contradicting))
         spill.unlink()
         metrics = account(intake, result, drops_contradictions)
         write_text(draft / "metrics.json", pretty_json(metrics))
@@ -104,7 +108,7 @@ def _identities(sources: list[Source]) -> dict[str, str]:
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("ingest", IngestConfig) as config:
-        run(Folders(), config)
+        run(Folders(), config, kept=paths.RUNS / "ingest")
 
 
 if __name__ == "__main__":

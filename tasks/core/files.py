@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import ArtifactError, StorageError
+from tasks.core.errors import ArtifactError, DataError, StorageError
 
 MANIFEST = "manifest.json"
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy on a full disk, without an errno
@@ -127,6 +127,27 @@ def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Itera
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def kept_on_error(path: Path, folder: Path | None) -> Iterator[None]:
+    """Copy the file ``path`` of a draft into ``folder`` if an expected error ends the block, and say so in its advice.
+
+    None for ``folder`` keeps nothing. A copy that an earlier run left there is removed.
+    """
+    if folder is None:
+        yield
+        return
+    copy = folder / path.name
+    copy.unlink(missing_ok=True)
+    try:
+        yield
+    except DataError as error:
+        if path.is_file() and path.stat().st_size:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            raise type(error)(error.what, f"{error.todo} ({copy} lists the rows)") from None
+        raise
 
 
 def _swap(draft: Path, target: Path) -> None:

@@ -19,6 +19,20 @@ RESPONSES = Path("data/responses")
 WINRATE = Path("results/winrate")
 REPORT = Path("results/report")
 REGISTER = Path("results/register")
+OUTPUTS = (
+    BASE,
+    PAIRS,
+    TOKENS,
+    INIT_ADAPTER,
+    CHAMPION,
+    REFERENCE,
+    ADAPTER,
+    TRAIN_RESULTS,
+    RESPONSES,
+    WINRATE,
+    REPORT,
+    REGISTER,
+)
 
 RUNS = Path("runs")  # never hashed: receipts, checkpoints, logs
 RECEIPTS = RUNS / "receipts"

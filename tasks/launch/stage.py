@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tasks.core import paths, ranks
-from tasks.core.errors import PipelineError
+from tasks.core.errors import ConfigError, PipelineError
 from tasks.core.files import digest_of, explain_os_error
 from tasks.core.params import load_section
 from tasks.telemetry import log, receipts
@@ -37,6 +37,7 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
     receipts.begin(stage)
 
     try:
+        refuse_links()
         config = load_section(paths.PARAMS, stage, owner) if isinstance(owner, type) else owner(paths.PARAMS)
         receipts.note_params(digest_of(repr(config)))
         yield config
@@ -57,6 +58,21 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
     except BaseException as error:
         receipts.close("bug", error)
         raise
+
+
+def refuse_links() -> None:
+    """Refuse a folder of outputs that is a link: DVC takes no output behind one, and says so only after the stage ran.
+
+    Raises:
+        ConfigError: Naming the link, and other ways to a larger disk.
+    """
+    above = {parent for out in paths.OUTPUTS for parent in out.parents if parent != Path()}
+    for folder in sorted(above):
+        if folder.is_symlink():
+            raise ConfigError(
+                f"`{folder}` is a link, and DVC takes no outputs behind links",
+                f"make it a folder; for a larger disk use `dvc cache dir --local FOLDER`, or a bind mount at {folder}",
+            )
 
 
 def refuse_arguments(stage: str) -> None:

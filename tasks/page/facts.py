@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from tasks.core.base_model import BaseModel
 
@@ -75,6 +76,7 @@ class DataFacts:
         splits: Both sides of the split.
         rejected: Rows that ingest rejected, by reason.
         dropped: Pairs that could not be encoded, by reason.
+        unread: Columns that nothing read, by the source that has them.
         spreads: Lengths of prompt, chosen and rejected.
         lengths: Lengths of chosen against rejected.
     """
@@ -85,6 +87,7 @@ class DataFacts:
     splits: tuple[Split, ...]
     rejected: tuple[Reason, ...]
     dropped: tuple[Reason, ...]
+    unread: Mapping[str, tuple[str, ...]]
     spreads: tuple[Spread, ...]
     lengths: Histogram
 

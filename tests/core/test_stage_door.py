@@ -56,6 +56,22 @@ def test_a_good_run_gets_its_section_and_leaves_a_receipt():
     assert found["versions"]["python"].startswith(f"{sys.version_info[0]}.")
 
 
+@pytest.mark.parametrize("folder", ["models", "data", "results", "data/adapters"])
+def test_outputs_behind_a_link_are_refused_before_the_stage_runs_and_a_folder_in_its_place_helps(folder: str) -> None:
+    Path("disk").mkdir()
+    Path(folder).parent.mkdir(exist_ok=True)
+    Path(folder).symlink_to(Path("disk").resolve())
+    with pytest.raises(SystemExit), door("ingest", Owner):
+        pytest.fail("the stage ran")
+    assert receipt()["status"] == "config"
+    assert f"`{folder}` is a link" in receipt()["error"]
+    Path(folder).unlink()
+    Path(folder).mkdir()
+    with door("ingest", Owner):
+        pass
+    assert receipt()["status"] == "ok"
+
+
 EXPECTED = {
     errors.ConfigError: ("config", 1),
     errors.DataError: ("data", 1),

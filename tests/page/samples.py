@@ -106,6 +106,7 @@ def _pairs(folder: Path, ids: list[str], pairs: int, rejects: int, hostile: str)
             "pairs": {"train": pairs, "test": len(ids)},
             "prompts": {"train": -(-pairs // 2), "test": len(ids)},
             "left_out": {"filtered": 30, "over_limit": 10},
+            "columns_not_read": {"pairs.jsonl": ["annotator", f"id{hostile}"]},
         }
         write_text(draft / "metrics.json", pretty_json(counted))
 

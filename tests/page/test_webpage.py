@@ -127,6 +127,7 @@ def test_the_rows_are_accounted_for_on_the_page(page):
     assert "Rows read 337 Rejected 37" in text
     assert "Left out by ingest.where 30" in text
     assert "Beyond ingest.limit 10" in text
+    assert "Columns that nothing read: annotator, id" in text
     assert "no reply at the end first: pairs.jsonl:39, row 3 20" in text
 
 

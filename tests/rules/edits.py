@@ -68,6 +68,6 @@ def downstream(document: Any, stages: tuple[str, ...]) -> tuple[str, ...]:
     """Return the other stages of a dvc.yaml that read an output of ``stages``, or of a stage that does."""
     entries, reached = document["stages"], list(stages)
     for stage in reached:
-        outs = set(entries[stage]["outs"])
+        outs = {out for out in entries[stage]["outs"] if isinstance(out, str)}  # nobody reads the one that persists
         reached += [name for name, entry in entries.items() if outs & set(entry["deps"]) and name not in reached]
     return tuple(stage for stage in entries if stage in set(reached) - set(stages))

@@ -36,6 +36,7 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
         splits=tuple(Split(name, kept.count(name), prompts.count(name)) for name in SPLITS),
         rejected=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
         dropped=_reasons(read_lines(tokens / "dropped.jsonl", "encode"), "pair_id"),
+        unread=_unread(metrics.node("columns_not_read")),
         spreads=tuple(spread(name, values) for name, values in lengths.items()),
         lengths=histogram(("chosen", lengths["chosen"]), ("rejected", lengths["rejected"])),
     )
@@ -45,6 +46,16 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
             f"{pairs} does not account for each of the {facts.read} rows read", "run `dvc repro -f ingest`"
         )
     return facts
+
+
+def _unread(metrics: Node) -> dict[str, tuple[str, ...]]:
+    """Return the columns that nothing read, by source."""
+    unread = {}
+    for source, columns in metrics.values.items():
+        if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+            raise metrics.wrong(source, "is no list of columns")
+        unread[source] = tuple(columns)
+    return unread
 
 
 def _lengths(tokens: Path) -> np.ndarray[Any, Any]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
+from tasks.pairs.ingestion.unread import UnreadColumns
 from tasks.pairs.record.pair import ABSENT, Columns, Pair, Rejection, get_field
 from tasks.telemetry.log import get_logger
 
@@ -33,10 +34,15 @@ class Intake:
         rejected: How many were turned away, by reason; duplicates are one of the reasons.
         rows_by_source: How many rows each source gave.
         contradicting: The ids of pairs that also stand with chosen and rejected swapped, so far.
+        prompts_removed: How many pairs had replies that began with their prompt.
+        unread: The columns of each source that nothing reads.
     """
 
-    def __init__(self, columns: Columns, where: Mapping[str, Scalar] | None = None) -> None:
-        self._columns = columns
+    def __init__(
+        self, columns: Columns, where: Mapping[str, Scalar] | None = None, ignored: Collection[str] = ()
+    ) -> None:
+        self._columns = columns.without(ignored)
+        self._ignored = tuple(ignored)
         self._where = dict(where or {})
         self._seen: set[str] = set()
         self._unusual: dict[str, tuple[float, float]] = {}
@@ -45,6 +51,9 @@ class Intake:
         self.rejected: Counter[str] = Counter()
         self.rows_by_source: Counter[str] = Counter()
         self.contradicting: set[str] = set()
+        self.prompts_removed = 0
+        self.unread: dict[str, list[str]] = {}
+        self._first_rejection: dict[str, Rejection] = {}
 
     def read(self, sources: Iterable[Source]) -> Iterator[Pair | Rejection]:
         """Yield a pair or a rejection for every row that the filter lets through, in order.
@@ -54,24 +63,45 @@ class Intake:
         """
         for source in sources:
             check = _ColumnCheck(source.name)
+            unread = UnreadColumns(
+                source.name,
+                {*self._columns.reads(), *(name.split(".")[0] for name in self._where), *self._where},
+                self._ignored,
+                is_order_assumed=(self._columns.chosen, self._columns.rejected) != (Columns.chosen, Columns.rejected),
+            )
             for row in source.read():
                 self.rows += 1
                 self.rows_by_source[source.name] += 1
-                yield from self._take(row, check)
+                yield from self._take(row, check, unread)
             check.finish()
+            unread.finish()
+            self._note_unread(source.name, unread)
+        if self.prompts_removed:
+            _log.info(
+                "%d pairs had replies that began with their prompt: it was removed from them", self.prompts_removed
+            )
 
-    def _take(self, row: RawRow, check: _ColumnCheck) -> Iterator[Pair | Rejection]:
+    def _note_unread(self, source: str, unread: UnreadColumns) -> None:
+        """Remember and log which columns of a source nothing reads."""
+        if unread.unread:
+            self.unread[source] = sorted(unread.unread)
+            _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
+
+    def _take(self, row: RawRow, check: _ColumnCheck, unread: UnreadColumns) -> Iterator[Pair | Rejection]:
         if isinstance(row.value, dict):
             check.see(row.value, self._where)
             if not _matches(row.value, self._where):
                 self.filtered += 1
                 check.filtered += 1
                 return
+            unread.see(row.value, row.where)
         taken = parse_row(row, self._columns)
         if isinstance(taken, Pair):
+            self.prompts_removed += taken.is_prompt_removed
             taken = self._compare(taken)
         if isinstance(taken, Rejection):
             self.rejected[taken.reason] += 1
+            self._first_rejection.setdefault(taken.reason, taken)
             if taken.column:
                 check.lacking[taken.column] += 1
         yield taken
@@ -107,8 +137,10 @@ class Intake:
             raise DataError("`ingest.where` leaves no row", "correct its field or value")
         reasons = Counter({reason: count for reason, count in self.rejected.items() if reason != "duplicate"})
         top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+        first = self._first_rejection[reasons.most_common(1)[0][0]]
         raise DataError(
-            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}",
+            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}; "
+            f"the first is {first.source}: {first.detail[:200]}",
             f"fix the data or `ingest.columns`; to go on without them, raise `ingest.max_rejected_share` over {limit}",
         )
 
@@ -162,6 +194,7 @@ def read_pairs(
     columns: Columns | None = None,
     where: Mapping[str, Scalar] | None = None,
     max_rejected_share: float = 0.1,
+    ignored: Collection[str] = (),
 ) -> Iterator[Pair]:
     """Yield the pairs of files, globs, pinned hub data sets, or rows at hand, without exact duplicates.
 
@@ -172,11 +205,12 @@ def read_pairs(
         columns: What the columns are called; prompt, chosen, rejected, slice, weight and margin unless said.
         where: Fields and the values that rows must have there.
         max_rejected_share: Above this share (0 to 1) of unusable rows, refuse the data.
+        ignored: Columns that may shape a prompt or a label and are left out on purpose.
 
     Raises:
         DataError: A source cannot be read, or too many rows are unusable.
     """
-    intake = Intake(columns or Columns(), where)
+    intake = Intake(columns or Columns(), where, ignored)
     sources: list[Source] = []
     for given in data:
         sources.extend(find_sources([given]) if isinstance(given, str) else [rows_source(given)])

@@ -32,14 +32,22 @@ def split_pairs(pairs: Iterable[Pair], test_share: float, seed: int = 0) -> tupl
     return sides
 
 
-def check_sides(train: int, test: int, test_share: float) -> None:
+def check_sides(train: int, test: int, test_share: float, contradicting: int = 0) -> None:
     """Refuse a split that leaves no pair to train on, or none to test on.
+
+    ``contradicting`` is the number of pairs that were left out because others say the opposite.
 
     Raises:
         DataError: Saying which side is empty.
     """
     if train and test:
         return
+    if contradicting > train + test:
+        raise DataError(
+            f"{contradicting} pairs also stand with chosen and rejected swapped, which leaves {train} training and "
+            f"{test} test pairs",
+            "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
+        )
     side, advice = ("training", "lower") if not train else ("test", "raise")
     raise DataError(
         f"the {side} set is empty: {train} training and {test} test pairs at a test share of {test_share}",

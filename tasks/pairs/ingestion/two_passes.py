@@ -205,4 +205,5 @@ def account(intake: Intake, result: Sorted, drops_contradictions: bool) -> dict[
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
         "contradictory_pairs": contradictions,
+        "columns_not_read": intake.unread,
     }

@@ -1,0 +1,128 @@
+"""Columns of a source that nobody read: what could shape a prompt or a label is refused, unless it is waived.
+
+A column shapes a prompt by its name (`system`, `tools`, `images`, …) and by holding something. A column that may say
+which of two answers is better (`winner`, `label`, …) counts where the replies were named by `ingest.columns`: then the
+order of the two is an assumption. Ids, sources, and scores beside a chosen and a rejected reply shape neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from tasks.core.errors import DataError
+
+SAMPLE = 1000  # objects after which unread columns are refused, so that a long source is not read in vain
+
+# patterns of the single words of a column's name
+_PROMPT_WORDS = re.compile(
+    r"system|instructions?|inputs?|context|history|tools?|functions?|images?|audios?|videos?|documents?|passages?"
+    r"|knowledge|persona|thinking|reasoning"
+)
+_LABEL_WORDS = re.compile(
+    r"winner|winning|prefer(ence|red)|labels?|better|best|choice|selected|votes?|verdict|scores?|rank(s|ing)?|ratings?"
+)
+# a name with one of these is about the column's subject and is not the subject itself: `input_tokens`, `image_id`
+_ABOUT = re.compile(
+    r"ids?|idx|index|uuid|hash|sha256|md5|fingerprint|tokens?|length|len|count|num|number|size|source|dataset|origin"
+    r"|models?|type|kind|names?|lang|language|version|date|time|timestamp|created|categor(y|ies)|topic|quality"
+    r"|difficulty|reward"
+)
+_PARTS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
+
+
+class UnreadColumns:
+    """Watches the rows of one source for columns that should have been read.
+
+    Args:
+        source: What the source is called.
+        reads: The top-level columns that its form reads.
+        ignored: Columns that the user waives (`ingest.ignore`).
+        is_order_assumed: The two replies were named by the user, so a column may say otherwise which one is better.
+    """
+
+    def __init__(
+        self, source: str, reads: Collection[str], ignored: Collection[str], is_order_assumed: bool = False
+    ) -> None:
+        self._source = source
+        self._reads, self._ignored = frozenset(reads), frozenset(ignored)
+        self._is_order_assumed = is_order_assumed
+        self._watched: dict[tuple[str, ...], tuple[str, ...]] = {}  # by the names of a row's columns
+        self._first: dict[str, str] = {}  # where each unread column first held something
+        self._filled: Counter[str] = Counter()
+        self._objects = 0
+        self.unread: dict[str, None] = {}  # every column that nobody reads, in order
+
+    def see(self, row: dict[str, Any], where: str) -> None:
+        """Look at one row.
+
+        Raises:
+            DataError: An unread column shapes the prompt or the label.
+        """
+        names = tuple(row)
+        watched = self._watched.get(names)
+        if watched is None:
+            watched = self._watch(names)
+        self._objects += 1
+        for name in watched:
+            if _is_filled(row[name], name):
+                self._filled[name] += 1
+                self._first.setdefault(name, where)
+        if self._objects == SAMPLE:
+            self.finish()
+
+    def _watch(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        unread = [name for name in names if isinstance(name, str) and name not in self._reads]
+        self.unread.update(dict.fromkeys(unread))
+        watched = tuple(name for name in unread if name not in self._ignored and self._could_shape(name))
+        if len(self._watched) < SAMPLE:
+            self._watched[names] = watched
+        return watched
+
+    def _could_shape(self, name: str) -> bool:
+        return shapes_prompt(name) or (self._is_order_assumed and shapes_label(name))
+
+    def finish(self) -> None:
+        """Refuse the source if a column that is not read shapes the prompt or the label.
+
+        Raises:
+            DataError: Naming the columns, the first row, and the lines of params that read or waive them.
+        """
+        if not self._filled:
+            return
+        names = list(self._filled)
+        shown = ", ".join(f"`{name}`" for name in names)
+        effect = "the prompt" if any(map(shapes_prompt, names)) else "which answer is better"
+        first = min(self._first.values(), key=list(self._first.values()).index)
+        raise DataError(
+            f"{self._source} has {shown}, which nothing reads, and which may shape {effect} (first in {first})",
+            f"name it under `ingest.columns`, or leave it out on purpose: `ingest.ignore: [{', '.join(names)}]`",
+        )
+
+
+def shapes_prompt(name: str) -> bool:
+    """Tell whether a column of this name may be part of the prompt."""
+    return _is_about(name, _PROMPT_WORDS)
+
+
+def shapes_label(name: str) -> bool:
+    """Tell whether a column of this name may say which answer is better."""
+    return _is_about(name, _LABEL_WORDS)
+
+
+def _is_about(name: str, subjects: re.Pattern[str]) -> bool:
+    words = [part.lower() for part in _PARTS.findall(name)]
+    return any(map(subjects.fullmatch, words)) and not any(map(_ABOUT.fullmatch, words))
+
+
+def _is_filled(value: Any, name: str) -> bool:
+    """Tell whether a value can shape anything: text, a list or an object with content, or the number of a label."""
+    if isinstance(value, str):
+        return value.strip() not in ("", "[]", "{}", "null", "None", "nan")
+    if isinstance(value, list | dict):
+        return any(item not in (None, "", [], {}) for item in (value.values() if isinstance(value, dict) else value))
+    if value is None or (isinstance(value, float) and value != value):
+        return False
+    return not shapes_prompt(name)

@@ -1,0 +1,76 @@
+"""Columns that could shape a prompt or a label are read, refused or waived; others are no reason to refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.errors import DataError
+from tasks.pairs.ingestion.intake import read_pairs
+from tasks.pairs.ingestion.unread import shapes_label, shapes_prompt
+from tasks.pairs.record.pair import Columns
+
+PLAIN = {"prompt": "How is the kettle?", "chosen": "It boils.", "rejected": "No idea."}
+
+
+def rows(**more: Any) -> list[dict[str, Any]]:
+    return [{**PLAIN, "prompt": f"How is kettle {i}?", **more} for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("images", ["kettle.png"]),
+        ("image_url", "kettle.png"),
+        ("functions", [{"name": "boil"}]),
+        ("toolDefinitions", [{"name": "boil"}]),
+        ("retrieved_documents", ["A kettle boils water."]),
+        ("reasoning_content", "Let me see."),
+        ("persona", "a pirate"),
+    ],
+)
+def test_a_column_that_may_shape_the_prompt_is_refused_and_its_advice_helps(column: str, value: Any) -> None:
+    with pytest.raises(DataError, match=rf"`{column}`.*first in rows:1.*ingest.ignore: \[{column}\]"):
+        list(read_pairs(rows(**{column: value})))
+    assert len(list(read_pairs(rows(**{column: value}), ignored=[column]))) == 6
+    assert len(list(read_pairs(rows(**{column: type(value)()})))) == 6  # an empty one shapes nothing
+
+
+def test_all_columns_are_named_at_once() -> None:
+    with pytest.raises(DataError, match=r"ingest.ignore: \[images, persona\]"):
+        list(read_pairs(rows(images=["a.png"], persona="a pirate")))
+
+
+@pytest.mark.parametrize("winner", [1, "B", True])
+def test_two_answers_read_by_map_beside_a_winner_that_nobody_reads_are_refused(winner: Any) -> None:
+    made = [{"prompt": f"Q{i}?", "output_1": "A.", "output_2": "B.", "label": winner} for i in range(6)]
+    columns = Columns(chosen="output_1", rejected="output_2")
+    with pytest.raises(DataError, match=r"`label`.*which answer is better"):
+        list(read_pairs(made, columns=columns))
+    assert len(list(read_pairs(made, columns=columns, ignored=["label"]))) == 6
+
+
+def test_ids_sources_and_scores_beside_a_chosen_and_a_rejected_are_no_reason_to_refuse() -> None:
+    more = {"id": "7", "source": "x", "score_chosen": 9.0, "score_rejected": 2.0, "rating": [5, 1], "label": "good"}
+    about = {"input_tokens": 12, "image_id": "3", "system_fingerprint": "f", "context_length": 9}
+    assert len(list(read_pairs(rows(**more, **about)))) == 6
+
+
+def test_names_are_read_word_by_word() -> None:
+    assert all(map(shapes_prompt, ["system", "System", "custom_system_message", "chatHistory", "tools", "IMAGE"]))
+    assert not any(map(shapes_prompt, ["subsystem", "putin", "num_images", "prompt_source"]))
+    assert shapes_label("better_response_id"[:15])
+    assert not shapes_label("chosen_model")
+
+
+def test_a_refusal_quotes_the_first_row_and_the_list_of_rejected_rows_outlives_it(tmp_path: Path) -> None:
+    from tasks.ingest import Folders, IngestConfig, run
+    from tests.pairs.samples import write_rows
+
+    source = write_rows(tmp_path / "a.jsonl", [{**PLAIN, "slice": ["a", "b"]}] * 4)
+    with pytest.raises(DataError, match=r"not_text 4; the first is .*a.jsonl:1: `slice` is a list.*rejects.jsonl"):
+        run(Folders(tmp_path / "pairs"), IngestConfig(sources=(str(source),)), kept=tmp_path / "kept")
+    assert not (tmp_path / "pairs").exists()
+    assert len((tmp_path / "kept/rejects.jsonl").read_text().splitlines()) == 4
