@@ -26,7 +26,6 @@ SCHEMAS = {schema.name: schema for schemas in GROUPS.values() for schema in sche
 WAITING = frozenset(
     (
         "UltraFeedback binarized (Argilla)",
-        "Replies that begin with the prompt",
         "Magpie DPO",
         "ms-swift",
         "OpenAI preference file",

@@ -251,6 +251,8 @@ SCHEMAS = [
         "Replies that begin with the prompt",
         "reward-model training files",
         lambda x: {"prompt": x.ask, "chosen": f"{x.ask} {x.good}", "rejected": f"{x.ask} {x.bad}"},
+        lambda x: Expected([("user", x.ask)], f" {x.good}", f" {x.bad}"),
+        why="the prompt is taken off; the space behind it stays, for plain text goes on with it",
     ),
     Schema(
         "Weights and margins",
