@@ -101,9 +101,9 @@ def find_prompt(row: dict[str, Any], columns: Columns) -> Any:
     return prompt
 
 
-def _alpaca(row: dict[str, Any], columns: Columns) -> dict[str, str]:
-    """Return the texts of instruction and input, where there are any."""
-    pieces = {}
+def _alpaca(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """Return the values of instruction and input, where there are any."""
+    pieces: dict[str, Any] = {}
     for name, usual in ((columns.instruction, "instruction"), (columns.input, "input")):
         value = optional(row, name, usual) if name else None
         is_opened = any(path.startswith(f"{name}.") for path in (columns.prompt, columns.chosen, columns.rejected))

@@ -77,9 +77,7 @@ class Intake:
             unread.finish()
             self._note_unread(source.name, unread)
         if self.prompts_removed:
-            _log.info(
-                "%d pairs had replies that began with their prompt: it was removed from them", self.prompts_removed
-            )
+            _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
     def _note_unread(self, source: str, unread: UnreadColumns) -> None:
         """Remember and log which columns of a source nothing reads."""

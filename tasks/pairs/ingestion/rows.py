@@ -19,6 +19,7 @@ from tasks.pairs.ingestion.turns import ROLE_NAMES, Turns, check_turns, turns_of
 from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, Rejection, get_field
 
 _NO_CONTEXT = Context()
+_MARK = "\n\nHuman:"
 
 
 def parse_row(row: RawRow, columns: Columns) -> Pair | Rejection:
@@ -30,7 +31,7 @@ def parse_row(row: RawRow, columns: Columns) -> Pair | Rejection:
         if not isinstance(value, dict):
             raise Refused("not_an_object", f"the row is {kind(value)}")
         if columns.is_bare(value):  # most rows: nothing but a prompt and two replies
-            return _read(value, columns, _NO_CONTEXT, row.where)
+            return _plain_pair(value, columns, row.where) or _read(value, columns, _NO_CONTEXT, row.where)
         pair = _read(value, columns, read_context(value, columns), row.where)
         return dataclasses.replace(
             pair,
@@ -42,6 +43,19 @@ def parse_row(row: RawRow, columns: Columns) -> Pair | Rejection:
         return Rejection(row.where, refusal.reason, refusal.detail, refusal.column)
 
 
+def _plain_pair(row: dict[str, Any], columns: Columns, where: str) -> Pair | None:
+    """Return the pair of three texts that are clearly nothing else; None where a closer look is needed."""
+    prompt, chosen, rejected = row.get(columns.prompt), row.get(columns.chosen), row.get(columns.rejected)
+    if type(prompt) is not str or type(chosen) is not str or type(rejected) is not str or chosen == rejected:
+        return None
+    for text in (prompt, chosen, rejected):
+        if not text.isascii() or "<" in text or "[" in text or "{" in text or _MARK in text:
+            return None
+    if not chosen or not rejected or chosen.isspace() or rejected.isspace() or chosen.startswith(prompt.strip()):
+        return None
+    return Pair(prompt, chosen, rejected, None, where)
+
+
 def _read(row: dict[str, Any], columns: Columns, context: Context, where: str) -> Pair:
     """Return the pair of whichever form the row has, without its slice and numbers."""
     chosen, rejected = need(row, columns.chosen), need(row, columns.rejected)
@@ -49,10 +63,8 @@ def _read(row: dict[str, Any], columns: Columns, context: Context, where: str) -
     if prompt is ABSENT and columns.prompt != Columns.prompt:
         need(row, columns.prompt)
 
-    prompt, chosen, rejected = (
-        _unfold(value, name)
-        for value, name in ((prompt, columns.prompt), (chosen, columns.chosen), (rejected, columns.rejected))
-    )
+    prompt, chosen = _unfold(prompt, columns.prompt), _unfold(chosen, columns.chosen)
+    rejected = _unfold(rejected, columns.rejected)
 
     is_removed = False
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -65,11 +77,13 @@ def _read(row: dict[str, Any], columns: Columns, context: Context, where: str) -
         if prompt is ABSENT:
             _check_transcripts(chosen, rejected, columns)
 
-    pair = _join(
-        _conversation(context, prompt, turns_of(chosen, columns.chosen, "assistant"), columns.prompt),
-        _conversation(context, prompt, turns_of(rejected, columns.rejected, "assistant"), columns.prompt),
-    )
-    pair = dataclasses.replace(pair, source=where, inputs=context.inputs, is_prompt_removed=is_removed)
+    question = () if prompt is ABSENT else turns_of(prompt, columns.prompt, "user")
+    branches = (turns_of(chosen, columns.chosen, "assistant"), turns_of(rejected, columns.rejected, "assistant"))
+    is_text = isinstance(prompt, str)
+    first, second = (_conversation(context, question, is_text, branch) for branch in branches)
+    pair = _join(first, second, context.inputs, where)
+    if is_removed:
+        pair = dataclasses.replace(pair, is_prompt_removed=True)
     return _checked(pair, columns)
 
 
@@ -90,17 +104,20 @@ def _check_transcripts(chosen: str, rejected: str, columns: Columns) -> None:
             raise Refused("not_a_transcript", detail, columns.prompt)
 
 
-def _conversation(context: Context, prompt: Any, reply: Turns, name: str) -> Turns:
-    """Return the whole conversation of one branch; the reply's list may repeat the prompt or not."""
-    question = () if prompt is ABSENT else _without_system(turns_of(prompt, name, "user"), context)
-    reply = _without_system(reply, context)
+def _conversation(context: Context, question: Turns, is_text: bool, reply: Turns) -> Turns:
+    """Return the whole conversation of one branch; the reply's list may repeat the prompt or not.
+
+    ``is_text`` says that the prompt was a bare text.
+    """
+    if context.system:
+        question, reply = _without_system(question, context.system), _without_system(reply, context.system)
     before = context.history + question
 
     if before and len(reply) > len(before) and reply[: len(before)] == before:
         turns = reply
     elif question and len(reply) > len(question) and reply[: len(question)] == question:
         turns = context.history + reply
-    elif isinstance(prompt, str) and len(reply) > 1:
+    elif is_text and len(reply) > 1:
         # a text prompt beside whole conversations (UltraFeedback's form) must be one of their questions
         if not any(turn == question[0] for turn in reply[:-1]):
             raise Refused("prompts_differ", "the prompt's text is no turn of the conversation")
@@ -113,13 +130,13 @@ def _conversation(context: Context, prompt: Any, reply: Turns, name: str) -> Tur
     return (Message("system", context.system), *turns) if context.system else turns
 
 
-def _without_system(turns: Turns, context: Context) -> Turns:
+def _without_system(turns: Turns, system: str) -> Turns:
     """Return the turns without a first one that repeats the system column."""
-    is_repeated = context.system and turns and turns[0] == Message("system", turns[0].content)
-    return turns[1:] if is_repeated and turns[0].content.strip() == context.system.strip() else turns
+    is_repeated = turns and turns[0].role == "system" and turns[0].content.strip() == system.strip()
+    return turns[1:] if is_repeated else turns
 
 
-def _join(chosen: Turns, rejected: Turns) -> Pair:
+def _join(chosen: Turns, rejected: Turns, inputs: str, where: str) -> Pair:
     """Split two whole conversations into what they share and their last turns."""
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         check_turns(name, turns)
@@ -130,7 +147,15 @@ def _join(chosen: Turns, rejected: Turns) -> Pair:
         )
     if not any(turn.content.strip() for turn in prompt):
         raise Refused("empty_prompt", f"{len(prompt)} turns before the reply, none with text")
-    return Pair(prompt, reply.content, other.content, chosen_extra=reply.extra, rejected_extra=other.extra)
+    return Pair(
+        prompt,
+        reply.content,
+        other.content,
+        source=where,
+        chosen_extra=reply.extra,
+        rejected_extra=other.extra,
+        inputs=inputs,
+    )
 
 
 def _checked(pair: Pair, columns: Columns) -> Pair:

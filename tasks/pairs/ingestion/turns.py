@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import lru_cache
 from typing import Any
 
@@ -114,11 +113,12 @@ def _tool_calls(value: Any, name: str) -> list[dict[str, Any]]:
 
 def check_turns(name: str, turns: Turns) -> None:
     """Refuse a conversation whose turns are out of order, or that ends with another turn than an assistant's."""
-    for i, (turn, following) in enumerate(itertools.pairwise(turns), start=1):
-        if turn.role == following.role != "tool":
-            raise Refused("two_turns_of_one_role", f"{name}: turns {i} and {i + 1} are both by {turn.role}")
-    for i, (before, turn) in enumerate(itertools.pairwise((None, *turns)), start=1):
-        if turn and turn.role == "tool" and (before is None or before.role not in ("assistant", "tool")):
+    before = ""
+    for i, turn in enumerate(turns, start=1):
+        if turn.role == before != "tool":
+            raise Refused("two_turns_of_one_role", f"{name}: turns {i - 1} and {i} are both by {turn.role}")
+        if turn.role == "tool" and before not in ("assistant", "tool"):
             raise Refused("tool_turn_without_call", f"{name}: turn {i} is by a tool, and no assistant called it")
+        before = turn.role
     if not turns or turns[-1].role != "assistant":
         raise Refused("last_turn_not_assistant", f"{name} ends with {turns[-1].role if turns else 'no turn at all'}")
