@@ -287,9 +287,9 @@ def test_a_wrong_column_is_refused_with_the_columns_found_and_the_key(tmp_path: 
 
 
 def test_texts_beside_a_prompt_of_another_name_are_refused_with_the_columns_found(tmp_path: Path) -> None:
-    rows = [{"question": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    rows = [{"text": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
     message = refusal(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
-    assert "a.jsonl has no column `prompt` (it has: question, chosen, rejected)" in message
+    assert "a.jsonl has no column `prompt` (it has: text, chosen, rejected)" in message
     assert "`ingest.columns`" in message
 
 
