@@ -25,8 +25,6 @@ SCHEMAS = {schema.name: schema for schemas in GROUPS.values() for schema in sche
 # schemas that no reader reads yet: their tests fail, and must; take a name out when its reader is there
 WAITING = frozenset(
     (
-        "UltraFeedback binarized (Argilla)",
-        "Magpie DPO",
         "ms-swift",
         "OpenAI preference file",
         "Together preference file",
