@@ -18,13 +18,13 @@ from typing import Any
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ConfigError
-from tasks.core.files import atomic_folder, digest_of, pretty_json, verify_manifest, write_text
+from tasks.core.files import atomic_folder, digest_of, kept_on_error, pretty_json, verify_manifest, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.launch.stage import door, look, option
-from tasks.pairs.encoding.base_tokenizer import base_settings, generation_eos, load_tokenizer, tokenizer_hashes
+from tasks.pairs.encoding.base_tokenizer import base_settings, generation_eos, tokenizer_hashes
 from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder
-from tasks.pairs.encoding.findings import check_dropped, list_outlives, warn_of_losses
+from tasks.pairs.encoding.findings import check_dropped, warn_of_losses
 from tasks.pairs.encoding.positions import Positions
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
 from tasks.pairs.encoding.show_rows import show_rows
@@ -38,18 +38,20 @@ _log = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """What the stage reads and writes; ``dropped`` is the list that outlives a refusal."""
+    """What the stage reads and writes."""
 
     pairs: Path = paths.PAIRS
     base: Path = paths.BASE
     tokens: Path = paths.TOKENS
-    dropped: Path = paths.RUNS / "encode/dropped.jsonl"
 
 
-def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) -> dict[str, Any]:
+def run(
+    folders: Folders, config: EncodeConfig, rows: RowStore | None = None, kept: Path | None = None
+) -> dict[str, Any]:
     """Encode both splits of the pairs with the base's tokenizer and return the metrics.
 
-    Pairs that the store ``rows`` has are not tokenised again; the output is the same with it and without.
+    Pairs that the store ``rows`` has are not tokenised again; the output is the same with it and without. Where the
+    data are refused, the list of dropped pairs stays in the folder ``kept``.
 
     Raises:
         ArtifactError: The pairs or the base are missing or damaged.
@@ -61,16 +63,16 @@ def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) ->
     eos_ids = generation_eos(base)
     positions = Positions.of(base_settings(base, "config.json"))
     identity = encoding_identity(tokenizer_hashes(folders.base, base), eos_ids, config)
-    encoder = RecallingEncoder(lambda: PairEncoder(load_tokenizer(base), config, eos_ids), identity, rows)
+    encoder = RecallingEncoder(lambda: PairEncoder(base.load_tokenizer(), config, eos_ids), identity, rows)
 
     began = time.monotonic()
-    with atomic_folder(folders.tokens, {"stage": "encode", "inputs": inputs}) as draft:
-        with list_outlives(draft / "dropped.jsonl", folders.dropped):
-            tallies, prompts = encode_splits(folders.pairs, draft, encoder)
-            check_dropped(tallies, config.max_dropped_share)
+    about = {"stage": "encode", "inputs": inputs}
+    with atomic_folder(folders.tokens, about) as draft, kept_on_error(draft / "dropped.jsonl", kept):
+        tallies, prompts = encode_splits(folders.pairs, draft, encoder)
+        check_dropped(tallies, config.max_dropped_share)
+        longest = max(tally.longest() for tally in tallies.values())
         if positions:
-            beyond = sum(tally.longer_than(positions.most) for tally in tallies.values())
-            positions.check(beyond, max(tally.longest() for tally in tallies.values()))
+            positions.check(sum(tally.longer_than(positions.most) for tally in tallies.values()), longest)
 
         facts = encoder.facts
         metrics: dict[str, Any] = {**{split: tally.metrics() for split, tally in tallies.items()}, "prompts": prompts}
@@ -85,8 +87,7 @@ def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) ->
 
     facts.warn()
     warn_of_losses(tallies, facts, config.text_as)
-    longest = max(tally.longest() for tally in tallies.values())
-    if longest > facts.context:
+    if longest > facts.context and not (positions and longest > positions.most):  # else it was warned of
         message = "the longest row has %d tokens, the model was made for %d: lower encode.max_*_tokens"
         _log.warning(message, longest, facts.context)
     return metrics
@@ -101,7 +102,7 @@ def show(folders: Folders, count: str) -> None:
     """
     if not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"`--show {count}` is no number of rows", "write a whole number above 0, such as `--show 3`")
-    tokenizer = load_tokenizer(BaseModel.open(folders.base))
+    tokenizer = BaseModel.open(folders.base).load_tokenizer()
     for line in show_rows(folders.tokens, tokenizer, int(count), sys.stdout.isatty()):
         print(line)
 
@@ -115,7 +116,7 @@ def main() -> None:
     with door("encode", EncodeConfig) as config:
         location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
         rows = RowStore.open(location, "encode") if location else None
-        run(Folders(), config, rows)
+        run(Folders(), config, rows, kept=paths.RUNS / "encode")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def folders(tmp_path: Path, rows: list[dict[str, Any]], model: Path) -> encode.F
     source = str(write_rows(tmp_path / "a.jsonl", rows))
     ingestion.run(ingestion.Folders(tmp_path / "pairs"), IngestConfig((source,), test_share=0.3))
     pinned_base(tmp_path / "base", model)
-    return encode.Folders(tmp_path / "pairs", tmp_path / "base", tmp_path / "tokens", tmp_path / "runs/dropped.jsonl")
+    return encode.Folders(tmp_path / "pairs", tmp_path / "base", tmp_path / "tokens")
 
 
 @pytest.fixture
@@ -56,9 +56,10 @@ def test_too_many_dropped_pairs_stop_the_stage_and_their_list_outlives_it(tmp_pa
     where = folders(tmp_path, rows, model)
     config = EncodeConfig(chat_template=str(tmp_path / "strict.jinja"))
     with pytest.raises(DataError, match=r"20 of 40 .*template_refused 20.*System role not supported") as refusal:
-        encode.run(where, config)
-    assert str(where.dropped) in str(refusal.value)
-    assert len(list(read_lines(where.dropped))) == 20
+        encode.run(where, config, kept=tmp_path / "kept")
+    listed = tmp_path / "kept/dropped.jsonl"
+    assert str(listed) in str(refusal.value)
+    assert len(list(read_lines(listed))) == 20
     assert not where.tokens.exists()
 
     # the advice helps

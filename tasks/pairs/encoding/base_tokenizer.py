@@ -1,4 +1,4 @@
-"""The pinned base's tokenizer: its files' hashes, loading it, and where the base stops generating."""
+"""The pinned base's tokenizer files, its settings, and where it stops generating."""
 
 from __future__ import annotations
 
@@ -17,15 +17,6 @@ def tokenizer_hashes(folder: Path, base: BaseModel) -> dict[str, str]:
     if files is None:
         return {"base": base.digest}
     return {name: entry["sha256"] for name, entry in files.items() if ".safetensors" not in name}
-
-
-def load_tokenizer(base: BaseModel) -> Any:
-    """Load the base's tokenizer.
-
-    Raises:
-        ArtifactError: It does not load.
-    """
-    return base.load_tokenizer()
 
 
 def generation_eos(base: BaseModel) -> list[int]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 
 from tasks.core.errors import DataError
 from tasks.pairs.encoding.encoder import EncoderFacts
@@ -35,21 +32,6 @@ def check_dropped(tallies: Mapping[str, Tally], limit: float) -> None:
         f"{dropped} of {every} pairs are dropped ({dropped / every:.1%}): {top}; the first is {first}",
         f"fix the data or `encode`; to go on without them, raise `encode.max_dropped_share` over {limit}",
     )
-
-
-@contextmanager
-def list_outlives(listed: Path, kept: Path) -> Iterator[None]:
-    """Copy the file ``listed`` to ``kept`` when the data are refused, and say so: the draft that holds it is removed.
-
-    Raises:
-        DataError: As raised inside, with the copy's place.
-    """
-    try:
-        yield
-    except DataError as error:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(listed, kept)
-        raise DataError(f"{error.what}; all dropped pairs are listed in {kept}", error.todo) from None
 
 
 def warn_of_losses(tallies: Mapping[str, Tally], facts: EncoderFacts, text_as: str) -> None:

@@ -189,10 +189,10 @@ def _checked(template: ChatTemplate) -> ChatTemplate:
         raise ConfigError(
             f"the chat template ({template.kind}) is not valid jinja: {error}", "correct that line"
         ) from None
-    given = {"messages", "tools", "documents", "add_generation_prompt", *template.special_tokens}
+    given = {"messages", "tools", "documents", "add_generation_prompt", "strftime_now", *template.special_tokens}
     if reserved := sorted(given & set(template.more)):
         raise ConfigError(
-            f"`encode.template_kwargs` names {', '.join(reserved)}, which the pairs and the tokenizer give",
+            f"`encode.template_kwargs` names {', '.join(reserved)}, which the template gets anyway",
             "remove it there",
         )
     if unread := sorted(set(template.more) - template.variables):

@@ -25,8 +25,8 @@ SIDES = ("train", "test")
 DUPLICATES = ("duplicate", "duplicate_differs")
 PLACES = (*SIDES, *DUPLICATES, "contradiction", "over_limit")
 
-_MEMORY = "512MB"
-_MOST_THREADS = 8  # more of them need more memory than the limit leaves each
+_MEMORY = "256MB"
+_MOST_THREADS = 2  # more of them need more memory than the limit leaves each
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
 
 _KEYS = """

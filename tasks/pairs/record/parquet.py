@@ -90,7 +90,8 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
         ArtifactError: It is not one.
     """
     try:
-        with pq.ParquetFile(path) as table:
+        # pre_buffer would keep the bytes of the whole file in memory until its end
+        with pq.ParquetFile(path, pre_buffer=False) as table:
             missing = [name for name in SCHEMA.names if name not in table.schema_arrow.names]
             if missing:
                 raise ArtifactError(
