@@ -4,24 +4,28 @@ reads:  data/pairs/, data/base/ (its tokenizer)
 writes: data/tokens/ (a cache for train and test, prompts.jsonl, dropped.jsonl, template.json, metrics.json)
 params: `encode` in params.yaml; `runtime.row_store` for speed
 run as: python -m tasks.encode
+        python -m tasks.encode --show N    prints N rows of data/tokens/ as text, and writes nothing
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
+from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, digest_of, pretty_json, verify_manifest, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
-from tasks.launch.stage import door
+from tasks.launch.stage import door, look, option
 from tasks.pairs.encoding.base_tokenizer import generation_eos, load_tokenizer, tokenizer_hashes
 from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
+from tasks.pairs.encoding.show_rows import show_rows
 from tasks.pairs.encoding.token_splits import encode_splits
 from tasks.rowstore.row_store import RowStore
 from tasks.telemetry.log import get_logger
@@ -76,8 +80,26 @@ def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) ->
     return metrics
 
 
+def show(folders: Folders, count: str) -> None:
+    """Print the first rows of the token cache as text, in colour on a terminal.
+
+    Raises:
+        ConfigError: ``count`` is no whole number above 0.
+        ArtifactError: The tokens or the base are missing or damaged.
+    """
+    if not count.isdecimal() or int(count) < 1:
+        raise ConfigError(f"`--show {count}` is no number of rows", "write a whole number above 0, such as `--show 3`")
+    tokenizer = load_tokenizer(BaseModel.open(folders.base))
+    for line in show_rows(folders.tokens, tokenizer, int(count), sys.stdout.isatty()):
+        print(line)
+
+
 def main() -> None:
     """Bind the standard paths and params.yaml."""
+    if count := option("encode", "--show"):
+        with look("encode"):
+            show(Folders(), count)
+        return
     with door("encode", EncodeConfig) as config:
         location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
         rows = RowStore.open(location, "encode") if location else None

@@ -4,6 +4,7 @@ reads:  `ingest.sources` (files, globs, pinned hub data sets, or the built-in de
 writes: data/pairs/ (train.parquet, test.parquet, rejects.jsonl, metrics.json)
 params: `ingest` in params.yaml
 run as: python -m tasks.ingest
+        python -m tasks.ingest --try FILE    shows how a file is read, and writes nothing
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, kept_on_error, pretty_json, write_text
+from tasks.core.params import load_section
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
-from tasks.launch.stage import door
+from tasks.launch.stage import door, look, option
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
+from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
@@ -107,6 +110,12 @@ def _identities(sources: list[Source]) -> dict[str, str]:
 
 def main() -> None:
     """Bind the standard paths and params.yaml."""
+    if source := option("ingest", "--try"):
+        with look("ingest"):
+            config = load_section(paths.PARAMS, "ingest", IngestConfig)
+            for line in try_source(source, config.columns, config.where, config.ignore, config.max_rejected_share):
+                print(line)
+        return
     with door("ingest", IngestConfig) as config:
         run(Folders(), config, kept=paths.RUNS / "ingest")
 

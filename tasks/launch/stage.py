@@ -60,6 +60,29 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         raise
 
 
+def option(stage: str, name: str) -> str | None:
+    """Return VALUE where this process was started as `python -m tasks.<stage> NAME VALUE`; None otherwise."""
+    module = sys.modules["__main__"]
+    if getattr(getattr(module, "__spec__", None), "name", "") != f"tasks.{stage}":
+        return None
+    return sys.argv[2] if len(sys.argv) == 3 and sys.argv[1] == name else None
+
+
+@contextlib.contextmanager
+def look(stage: str) -> Iterator[None]:
+    """Open a stage to look only: no receipt is written; an expected error becomes one line and its exit code."""
+    log.set_up(stage)
+    _quiet_libraries()
+    try:
+        yield
+    except (PipelineError, OSError) as error:
+        expected = error if isinstance(error, PipelineError) else explain_os_error(error)
+        if expected is None:
+            raise
+        log.say(stage, str(expected), "error")
+        sys.exit(expected.exit_code)
+
+
 def refuse_links() -> None:
     """Refuse a folder of outputs that is a link: DVC takes no output behind one, and says so only after the stage ran.
 

@@ -34,13 +34,14 @@ class Intake:
         rejected: How many were turned away, by reason; duplicates are one of the reasons.
         rows_by_source: How many rows each source gave.
         contradicting: The ids of pairs that also stand with chosen and rejected swapped, so far.
+        prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
     """
 
     def __init__(
         self, columns: Columns, where: Mapping[str, Scalar] | None = None, ignored: Collection[str] = ()
     ) -> None:
-        self._columns = columns
+        self._columns = columns.without(ignored)
         self._ignored = tuple(ignored)
         self._where = dict(where or {})
         self._seen: set[str] = set()
@@ -50,6 +51,7 @@ class Intake:
         self.rejected: Counter[str] = Counter()
         self.rows_by_source: Counter[str] = Counter()
         self.contradicting: set[str] = set()
+        self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
         self._first_rejection: dict[str, Rejection] = {}
 
@@ -74,6 +76,8 @@ class Intake:
             check.finish()
             unread.finish()
             self._note_unread(source.name, unread)
+        if self.prompts_removed:
+            _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
     def _note_unread(self, source: str, unread: UnreadColumns) -> None:
         """Remember and log which columns of a source nothing reads."""
@@ -91,6 +95,7 @@ class Intake:
             unread.see(row.value, row.where)
         taken = parse_row(row, self._columns)
         if isinstance(taken, Pair):
+            self.prompts_removed += taken.is_prompt_removed
             taken = self._compare(taken)
         if isinstance(taken, Rejection):
             self.rejected[taken.reason] += 1

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
 from tasks.core.files import canonical_json, sha256_bytes
 
 ABSENT = object()  # the value of a column that a row lacks
+SYSTEM_NAMES = ("system", "system_prompt", "system_message")
+_CONTEXT = ("system", "instruction", "input", "history", "tools", "documents")  # columns that make up a prompt
 ROLES = ("system", "user", "assistant", "tool")
 
 REASONS = {
@@ -21,9 +24,18 @@ REASONS = {
     "not_an_object": "the row is not an object with named columns",
     "missing_column": "a column that the pair needs is absent",
     "not_text": "a prompt, a message or a reply is something else than text",
+    "not_text_part": "a message has a part that is not text, such as an image",
+    "unread_message_key": "a message has a key that may shape the prompt, and that nothing reads",
+    "bad_tool_calls": "a message's tool calls are no list of functions with names and arguments",
+    "bad_context": "the history, tools or documents column does not hold what its name says",
+    "serialised_conversation": "the text is a list of messages in a notation that cannot be read",
+    "rendered_conversation": "a reply contains a chat template's marks of a turn",
+    "two_prompts": "two columns hold different prompts",
+    "two_system_prompts": "two different system prompts are given for one conversation",
     "not_a_transcript": "without a prompt column, the text does not begin with a Human or Assistant turn",
-    "unknown_role": "a turn is by somebody else than system, user or assistant",
+    "unknown_role": "a turn is by somebody else than system, user, assistant or tool",
     "two_turns_of_one_role": "one role speaks twice in a row",
+    "tool_turn_without_call": "a tool's turn follows neither an assistant's turn nor another tool's",
     "last_turn_not_assistant": "the reply is not an assistant's turn",
     "empty_prompt": "no message stands before the reply, or all of them are blank",
     "empty_chosen": "the chosen reply is blank",
@@ -77,6 +89,7 @@ class Pair:
         rejected_extra: The same of the other reply.
         inputs: What a chat template gets besides the messages (`tools`, `documents`), as canonical JSON of an object;
             empty for none.
+        is_prompt_removed: Both replies began with the prompt's text in the source, and it was removed from them.
     """
 
     prompt: Prompt
@@ -89,6 +102,7 @@ class Pair:
     chosen_extra: str = ""
     rejected_extra: str = ""
     inputs: str = ""
+    is_prompt_removed: bool = dataclasses.field(default=False, compare=False)
 
     @cached_property
     def content_json(self) -> str:
@@ -154,7 +168,8 @@ class Rejection:
 class Columns:
     """What the columns of the sources are called; dots reach into nested objects (`meta.paradigm`).
 
-    Slice, weight and margin may be absent, unless they are called differently here; None reads no weight or margin.
+    Prompt, chosen and rejected are needed. Any other column may be absent, unless it is called differently here; None
+    leaves it unread.
     """
 
     prompt: str = "prompt"
@@ -163,11 +178,46 @@ class Columns:
     slice: str = "slice"
     weight: str | None = "weight"
     margin: str | None = "margin"
+    system: str | None = "system"
+    instruction: str | None = "instruction"
+    input: str | None = "input"
+    history: str | None = "history"
+    tools: str | None = "tools"
+    documents: str | None = "documents"
+
+    @cached_property
+    def system_names(self) -> tuple[str, ...]:
+        """The columns that may hold the system prompt."""
+        return SYSTEM_NAMES if self.system == Columns.system else ((self.system,) if self.system else ())
+
+    @cached_property
+    def questions(self) -> tuple[str, ...]:
+        """The columns that may hold the prompt where there is no prompt column."""
+        return ("conversations", "question", "query") if self.prompt == Columns.prompt else ()
+
+    def is_bare(self, row: dict[str, Any]) -> bool:
+        """Tell whether a row has none of the columns beside prompt, chosen and rejected."""
+        return self._beside is not None and self._beside.isdisjoint(row)
+
+    @cached_property
+    def _beside(self) -> frozenset[str] | None:
+        """The columns that may stand beside the three; None where one was renamed, and so must be there."""
+        renamed = [getattr(self, name) not in (None, name) for name in ("slice", "weight", "margin", *_CONTEXT)]
+        return None if any(renamed) else frozenset(self.reads() - _top_level(self.prompt, self.chosen, self.rejected))
 
     def reads(self) -> set[str]:
         """Return the names of the top-level columns that a row is read from."""
-        names = [name for name in dataclasses.astuple(self) if name]
-        return {*names, *(name.split(".")[0] for name in names), "conversations"}
+        named = [name for name in dataclasses.astuple(self) if name]
+        return _top_level(*named, *self.system_names, *self.questions)
+
+    def without(self, ignored: Collection[str]) -> Columns:
+        """Return these columns without those that ``ignored`` names."""
+        waived: dict[str, Any] = {name: None for name in _CONTEXT if getattr(self, name) in ignored}
+        return dataclasses.replace(self, **waived)
+
+
+def _top_level(*names: str) -> set[str]:
+    return {*names, *(name.split(".")[0] for name in names)}
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, Any]]:
@@ -201,12 +251,18 @@ def _digest_of(prompt: str, chosen: str, rejected: str) -> str:
 
 
 def get_field(row: dict[str, Any], name: str) -> Any:
-    """Return a column of a row: the key itself, or else the path that its dots describe; :data:`ABSENT` for neither."""
+    """Return a column of a row: the key itself, or else the path that its dots describe; :data:`ABSENT` for neither.
+
+    In a list the path goes on with the item's place, from 0: `completions.0.text`.
+    """
     if name in row:
         return row[name]
     value: Any = row
     for key in name.split("."):
-        if not isinstance(value, dict) or key not in value:
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
             return ABSENT
-        value = value[key]
     return value

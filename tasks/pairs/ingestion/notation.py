@@ -1,0 +1,95 @@
+"""Texts that are more than text: conversations written in JSON's or Python's notation, and rendered ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tasks.pairs.ingestion.cells import Refused, json_value
+
+# how a text begins that may be a list of messages, a message, or numpy's form of a list
+OPENING = re.compile(r"\s*(?:array\(\s*)?[\[{]")
+_MESSAGE_KEY = re.compile(r"""\s*(?:array\(\s*)?\[?\s*\{\s*["'](?:role|from|content|value|tool_calls)["']\s*:""")
+_NUMPY_ARRAY = re.compile(r"^\s*array\(|,\s*dtype=object\s*\)\s*$")
+_NUMPY_GAP = re.compile(
+    r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\}\s+\{"""
+)  # a text, or what stands between two objects
+# the marks by which chat templates begin a turn
+_TURN_MARKS = re.compile(
+    r"<\|im_start\|>\s?(?:system|user|assistant|tool)\b|<\|start_header_id\|>|<start_of_turn>(?:user|model)\b"
+    r"|<\|(?:system|user|assistant)\|>|<\|(?:START_OF_TURN_TOKEN|start_of_role)\|>|<\|start\|>(?:system|user|assistant)\b"
+    r"|\A\s*(?:<s>)?\s*\[INST\]"
+)
+
+
+def conversation_in(text: str, name: str, roles: dict[str, str]) -> Any:
+    """Return the list of messages or the message that ``text`` spells, None where it is just text.
+
+    Args:
+        text: A prompt or a reply.
+        name: Its column, for the error.
+        roles: The names of roles, in lower case, that a message may have.
+
+    Raises:
+        Refused: It begins like a list of messages and cannot be read as one.
+    """
+    if not OPENING.match(text) or not _MESSAGE_KEY.match(text):
+        return None
+    value = _parse(text)
+    if isinstance(value, dict | list):
+        first = value[0] if isinstance(value, list) and value else value
+        return value if _is_message(first, roles) else None
+    if _is_json_and_prose(text):
+        return None
+    raise Refused(
+        "serialised_conversation", f"`{name}` is a list of messages as text, and neither JSON nor Python can read it"
+    )
+
+
+def _parse(text: str) -> Any:
+    value = json_value(text)
+    if isinstance(value, str):  # numpy writes no commas between the objects of a list
+        value = json_value(_NUMPY_GAP.sub(lambda match: match[1] or "}, {", _NUMPY_ARRAY.sub("", text)))
+    return value
+
+
+def _is_message(value: Any, roles: dict[str, str]) -> bool:
+    if not isinstance(value, dict) or not ({"content", "value", "tool_calls"} & value.keys()):
+        return False
+    role = value.get("role", value.get("from"))
+    return isinstance(role, str) and role.lower() in roles
+
+
+def _is_json_and_prose(text: str) -> bool:
+    """Tell whether ``text`` is a JSON value with words behind it, such as a question about that value."""
+    try:
+        json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def refuse_rendered(text: str, name: str) -> None:
+    """Refuse a reply that contains a whole rendered conversation.
+
+    Raises:
+        Refused: Naming the mark.
+    """
+    if ("<" in text or "[INST]" in text) and (mark := _TURN_MARKS.search(text)):
+        detail = f"`{name}` contains {mark[0].strip()}, by which a chat template begins a turn"
+        raise Refused("rendered_conversation", f"{detail}; give the conversation as a list of messages")
+
+
+def without_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str] | None:
+    """Return both replies without the prompt's text; None where one of them does not begin with it.
+
+    A prompt of one word or of fewer than 8 letters is too short to tell a repetition from a coincidence.
+    """
+    start = prompt if chosen.startswith(prompt) else prompt.strip()
+    if len(start) < 8 or not chosen.startswith(start) or not rejected.startswith(start) or len(start.split()) < 2:
+        return None
+    rests = chosen[len(start) :], rejected[len(start) :]
+    if any(not rest.strip() or (start[-1].isalnum() and rest[0].isalnum()) for rest in rests):
+        return None
+    return rests

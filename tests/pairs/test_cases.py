@@ -1,0 +1,127 @@
+"""Small inputs that went wrong once: each is read to its right value, or refused with the row's own detail."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import ingest
+from tasks.core.errors import DataError
+from tasks.core.params import build
+from tasks.ingest import IngestConfig
+from tasks.pairs.record.pair import Pair
+from tasks.pairs.record.parquet import stored_pairs
+from tests.pairs.samples import chat, write_rows
+
+ROWS = 24
+TEXTS = [
+    (f"How many pears does Ada have on day {i}?", f"She has {i} pears and eats one.", f"No. {i}") for i in range(ROWS)
+]
+
+
+def read(folder: Path, *sources: Path, **section: Any) -> dict[str, list[Pair]]:
+    """Run the stage and return the pairs of each side."""
+    given = {"sources": list(map(str, sources)), "test_share": 0.3, **section}
+    ingest.run(ingest.Folders(folder / "out"), build(IngestConfig, given, "ingest"))
+    return {
+        side: [pair for batch in stored_pairs(folder / "out" / f"{side}.parquet") for pair in batch]
+        for side in ("train", "test")
+    }
+
+
+def texts(pairs: dict[str, list[Pair]]) -> list[tuple[Any, str, str]]:
+    return sorted((_question(pair), pair.chosen, pair.rejected) for side in pairs.values() for pair in side)
+
+
+def _question(pair: Pair) -> str:
+    return pair.prompt if isinstance(pair.prompt, str) else pair.prompt[-1].content
+
+
+def conversation(ask: str, reply: str) -> list[dict[str, str]]:
+    return [{"content": ask, "role": "user"}, {"content": reply, "role": "assistant"}]
+
+
+@pytest.mark.parametrize("notation", [str, json.dumps])
+def test_conversations_that_were_exported_as_text_are_read(tmp_path: Path, notation: Any) -> None:
+    path = tmp_path / "export.csv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["prompt", "chosen", "rejected"])
+        writer.writerows(
+            [ask, notation(conversation(ask, good)), notation(conversation(ask, bad))] for ask, good, bad in TEXTS
+        )
+    assert texts(read(tmp_path, path)) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize("prompt", ["input", "instruction"])
+def test_a_question_in_several_columns_is_read_whole_or_the_columns_are_named(tmp_path: Path, prompt: str) -> None:
+    rows = []
+    for i in range(ROWS):
+        first, second = f"Chats, {i}.", f"Gatos, {i}."
+        asked = {"instruction": "Translate.", "input": f"There are {i} cats."}
+        rows.append({"system": "Answer in French.", **asked, "chosen": first, "rejected": second})
+        rows.append({"system": "Answer in Spanish.", **asked, "chosen": second, "rejected": first})
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match="nothing reads"):
+        read(tmp_path, path, columns={"prompt": prompt, "system": None}, ignore=[])
+    assert len(texts(read(tmp_path, path))) == 2 * ROWS
+
+
+@pytest.mark.parametrize("column", ["images", "documents", "history"])
+def test_a_column_that_shapes_the_prompt_is_never_left_out_in_silence(tmp_path: Path, column: str) -> None:
+    path = write_rows(
+        tmp_path / "rows.jsonl",
+        [{"prompt": ask, "chosen": good, "rejected": bad, column: ["x"]} for ask, good, bad in TEXTS],
+    )
+    with pytest.raises(DataError, match=column):
+        read(tmp_path, path)
+    assert texts(read(tmp_path, path, ignore=[column])) == sorted(TEXTS)
+
+
+def test_replies_that_begin_with_their_prompt_lose_it(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path / "rows.jsonl",
+        [{"prompt": ask, "chosen": f"{ask} {good}", "rejected": f"{ask} {bad}"} for ask, good, bad in TEXTS],
+    )
+    pairs = texts(read(tmp_path, path))
+    assert [(ask, good.strip(), bad.strip()) for ask, good, bad in pairs] == sorted(TEXTS)
+
+
+def test_one_question_as_text_and_as_a_message_is_one_prompt(tmp_path: Path) -> None:
+    plain = [{"prompt": ask, "chosen": good, "rejected": bad} for ask, good, bad in TEXTS]
+    lists = [{**row, "prompt": conversation(row["prompt"], "")[:1]} for row in plain]
+    pairs = read(tmp_path, write_rows(tmp_path / "a.jsonl", plain), write_rows(tmp_path / "b.jsonl", lists))
+    assert len(texts(pairs)) == ROWS
+    assert Pair("Q", "a", "b").prompt_id == Pair(chat("Q"), "a", "b").prompt_id
+
+
+@pytest.mark.parametrize(
+    ("row", "detail"),
+    [
+        ('{"prompt": "Q", "chosen": "a", "rejected": "b", "slice": ["a", "b"]}', "rows.jsonl:1: `slice` is a list"),
+        pytest.param(
+            "version https://git-lfs.github.com/spec/v1",
+            "LFS",
+            marks=pytest.mark.xfail(strict=True, reason="the readers of files do not know such pointers yet"),
+        ),
+        ('{"prompt": [{"role": "nurse", "content": "Q"}], "chosen": "a", "rejected": "b"}', "a turn by 'nurse'"),
+        ("{'prompt': 'Q'}", "Expecting property name"),
+    ],
+)
+def test_a_refusal_quotes_the_first_row(tmp_path: Path, row: str, detail: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{row}\n" * 3, encoding="utf-8")
+    with pytest.raises(DataError) as refusal:
+        read(tmp_path, path)
+    assert detail in str(refusal.value)
+
+
+def test_the_list_of_rejected_rows_outlives_the_refusal(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Q", "chosen": 1, "rejected": 2}] * 3)
+    with pytest.raises(DataError):
+        ingest.run(ingest.Folders(tmp_path / "out"), IngestConfig((str(path),)), tmp_path / "kept")
+    assert len((tmp_path / "kept" / "rejects.jsonl").read_text().splitlines()) == 3
