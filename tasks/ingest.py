@@ -21,6 +21,9 @@ from tasks.core.params import load_section
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
+from tasks.pairs.forms.choose import AUTO, FormSettings
+from tasks.pairs.forms.ranked import Pairing
+from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
@@ -53,6 +56,25 @@ class IngestConfig(Section, path="ingest"):
     split_seed: int = 0
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
+    form: str = AUTO
+    votes: VoteValues = dataclasses.field(default_factory=VoteValues)
+    pairing: Pairing = "best_worst"
+    min_gap: Annotated[float, at_least(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check each value, and the name of the form and the meanings of votes.
+
+        Raises:
+            ConfigError: Naming the key, and what to write instead.
+        """
+        super().__post_init__()
+        self.votes.meanings()
+        _ = self.forms
+
+    @property
+    def forms(self) -> FormSettings:
+        """What is said of forms beyond chosen and rejected columns."""
+        return FormSettings(self.form, self.votes, self.pairing, self.min_gap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +94,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
     """
     sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(config.columns, config.where, config.ignore)
+    intake = Intake(config.columns, config.where, config.ignore, config.forms)
     drops_contradictions = config.contradictions == "drop"
 
     def goes_to_test(pair: Pair) -> bool:
@@ -113,7 +135,8 @@ def main() -> None:
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            for line in try_source(source, config.columns, config.where, config.ignore, config.max_rejected_share):
+            limit = config.max_rejected_share
+            for line in try_source(source, config.columns, config.where, config.ignore, limit, config.forms):
                 print(line)
         return
     with door("ingest", IngestConfig) as config:

@@ -182,8 +182,10 @@ def account(intake: Intake, result: Sorted, drops_contradictions: bool) -> dict[
         "filtered": intake.filtered,
         "over_limit": result.over_limit,
     }
-    if intake.rows != result.pairs.total() + sum(left_out.values()):
-        raise AssertionError(f"{intake.rows} rows read, {result.pairs.total()} pairs kept, left out: {left_out}")
+    if intake.outcomes != result.pairs.total() + sum(left_out.values()):
+        raise AssertionError(
+            f"{intake.outcomes} outcomes of rows, {result.pairs.total()} pairs kept, left out: {left_out}"
+        )
     if result.prompts["train"] & result.prompts["test"]:
         raise AssertionError("a prompt stands on both sides of the split")
 
@@ -206,4 +208,5 @@ def account(intake: Intake, result: Sorted, drops_contradictions: bool) -> dict[
         "rejected": dict(sorted(rejected.items())),
         "contradictory_pairs": contradictions,
         "columns_not_read": intake.unread,
+        "forms": intake.forms,
     }

@@ -25,35 +25,10 @@ SCHEMAS = {schema.name: schema for schemas in GROUPS.values() for schema in sche
 # schemas that no reader reads yet: their tests fail, and must; take a name out when its reader is there
 WAITING = frozenset(
     (
-        "UltraFeedback binarized (Argilla)",
-        "Magpie DPO",
         "ms-swift",
-        "OpenAI preference file",
-        "Together preference file",
-        "Fireworks preference file",
         "Vertex AI preference file",
-        "NeMo RL preference file",
-        "PKU SafeRLHF",
-        "HelpSteer 3",
-        "HelpSteer 2 preference",
         "Arena 55k",
-        "Arena 100k",
-        "Arena 140k",
-        "Chatbot Arena conversations",
-        "MT-Bench human judgments",
-        "LLMBar",
-        "OffsetBias",
-        "AlpacaFarm",
-        "SHP",
-        "WebGPT comparisons",
-        "Summaries from feedback",
-        "Preference Collection",
-        "A table of votes",
         "Label Studio pairwise",
-        "Nectar",
-        "UltraFeedback",
-        "distilabel UltraFeedback task",
-        "Stack Exchange preferences",
         "HelpSteer 2",
         "Scored rows of a table",
         "Open WebUI feedback",
@@ -61,7 +36,6 @@ WAITING = frozenset(
         "Langfuse traces",
         "TRL unpaired",
         "LLaMA-Factory KTO",
-        "Argilla records",
     )
 )
 HEAD = """# Schemas

@@ -1,0 +1,63 @@
+"""The rows of one source, rewritten by the source's form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+
+from tasks.pairs.forms.choose import SAMPLE, STANDARD, FormSettings, choose_form
+from tasks.pairs.ingestion.cells import Refused
+from tasks.pairs.ingestion.raw_row import RawRow
+from tasks.pairs.record.pair import Columns, Rejection
+
+_STANDARD_ABOUT = "the columns of prompt, chosen and rejected"
+
+
+class FormReader:
+    """A source's rows, and the form that its first rows show.
+
+    Args:
+        rows: All rows of the source.
+        settings: What params say of forms.
+        columns: `ingest.columns`.
+        ignored: `ingest.ignore`.
+
+    Attributes:
+        form: The form; None for chosen and rejected columns.
+        columns: What the columns of the rewritten rows are called.
+        rows: All rows, as they were read.
+
+    Raises:
+        ConfigError: The columns that are named make no form.
+        DataError: The source cannot be read.
+    """
+
+    def __init__(
+        self, rows: Iterator[RawRow], settings: FormSettings, columns: Columns, ignored: Collection[str]
+    ) -> None:
+        first = list(itertools.islice(rows, SAMPLE))
+        sample = [row.value for row in first if isinstance(row.value, dict)]
+        self.form = choose_form(sample, settings, columns, ignored)
+        self.columns = self.form.columns(columns) if self.form else columns
+        self.rows = itertools.chain(first, rows)
+
+    @property
+    def about(self) -> str:
+        """The form's name and what it reads from which column."""
+        return f"{self.form.name}: {self.form.about}" if self.form else f"{STANDARD}: {_STANDARD_ABOUT}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The top-level columns that the form takes beside the standard ones."""
+        return self.form.reads if self.form else frozenset()
+
+    def rewrite(self, row: RawRow) -> Iterator[RawRow | Rejection]:
+        """Yield the rows with standard columns that a row holds, or why it holds none."""
+        if self.form is None or row.fault or not isinstance(row.value, dict):
+            yield row
+            return
+        try:
+            for value in self.form.rows(row.value):
+                yield RawRow(row.where, value)
+        except Refused as refusal:
+            yield Rejection(row.where, refusal.reason, refusal.detail, refusal.column)
