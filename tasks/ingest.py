@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -30,6 +31,7 @@ from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
+from tasks.pairs.ingestion.verdicts import DUPLICATES, Verdicts
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -95,7 +97,6 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     """
     sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
     intake = Intake(config.columns, config.where, config.ignore, config.forms)
-    drops_contradictions = config.contradictions == "drop"
 
     def goes_to_test(pair: Pair) -> bool:
         return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
@@ -105,13 +106,22 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         listed = draft / "rejects.jsonl"
         with kept_on_error(listed, kept), listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects:
             reject = functools.partial(write_rejection, rejects)
-            ids = first_pass(intake, sources, spill, goes_to_test, reject)
-            intake.check_share(config.max_rejected_share)
-            contradicting = intake.contradicting if drops_contradictions else set()
-            result = sort_pairs(spill, draft, ids, contradicting, config.limit, reject)
-            check_sides(result.pairs["train"], result.pairs["test"], config.test_share, len(contradicting))
+            first_pass(intake, sources, spill, goes_to_test, reject)
+            with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
+                intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
+                for rejection in verdicts.rejections():
+                    reject(rejection)
+                intake.check_share(config.max_rejected_share)
+                sort_pairs(spill, draft, verdicts)
+                check_sides(
+                    verdicts.counts["train"],
+                    verdicts.counts["test"],
+                    config.test_share,
+                    verdicts.counts["contradiction"],
+                )
+                metrics = account(intake, verdicts, verdicts.statistics(draft))
         spill.unlink()
-        metrics = account(intake, result, drops_contradictions)
+        shutil.rmtree(spill.with_suffix(".tmp"), ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
     return metrics

@@ -38,14 +38,19 @@ class PinnedAdapter:
     def open(cls, folder: Path, base: str) -> PinnedAdapter | None:
         """Read what the stage `adapters` wrote to ``folder``; None where params.yaml names no adapter.
 
+        A folder that was never written counts as none: the stages that read a param which names an adapter refuse
+        that (:func:`refuse_other_source`).
+
         Args:
             folder: A folder of `data/adapters/`.
             base: Digest of the base in `data/base/`, which the adapter will be put on.
 
         Raises:
-            ArtifactError: The folder is missing or damaged, the adapter was trained on another base, or its source
-                changed since it was pinned.
+            ArtifactError: The folder is damaged, the adapter was trained on another base, or its source changed since
+                it was pinned.
         """
+        if not folder.exists():
+            return None
         manifest = verify_manifest(folder, "adapters")
         if manifest.get("source") is None:
             return None

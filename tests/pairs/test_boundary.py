@@ -106,19 +106,20 @@ def test_a_chat_reply_begins_where_generation_would(name: str, request: pytest.F
 
 
 def test_a_template_that_renders_the_prompt_alone_differently_is_counted_and_stays_right(qwen: Any) -> None:
-    # as Qwen3 does: a reply that follows gets a think block, the generation prompt has none
+    # as Qwen3 does: a reply that follows gets a think block, the generation prompt has another
     thinking = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\nOK {% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\nOK:\n{% endif %}"
     )
     tokenizer = type(qwen).from_pretrained(qwen.name_or_path, chat_template=thinking)
     made = PairEncoder(tokenizer, ROOMY).encode([pair(chat("Hi"), "Yes.", "No.")])[0]
     assert made.is_rerendered
     assert made.made is not None
     row = made.made.row
-    assert tokenizer.decode(row.prompt) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.decode(row.chosen) == "<think>\n\n</think>\n\nYes.<|im_end|>"
+    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nOK:\n"
+    assert tokenizer.decode(row.prompt) == tokenizer.decode(made.prompt) == asked
+    assert tokenizer.decode(row.chosen) == "Yes.<|im_end|>"
 
 
 def test_padding_side_and_the_tokenizer_s_own_truncation_change_nothing(minimind: Any) -> None:

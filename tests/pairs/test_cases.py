@@ -103,11 +103,7 @@ def test_one_question_as_text_and_as_a_message_is_one_prompt(tmp_path: Path) -> 
     ("row", "detail"),
     [
         ('{"prompt": "Q", "chosen": "a", "rejected": "b", "slice": ["a", "b"]}', "rows.jsonl:1: `slice` is a list"),
-        pytest.param(
-            "version https://git-lfs.github.com/spec/v1",
-            "LFS",
-            marks=pytest.mark.xfail(strict=True, reason="the readers of files do not know such pointers yet"),
-        ),
+        ("version https://git-lfs.github.com/spec/v1", "LFS"),
         ('{"prompt": [{"role": "nurse", "content": "Q"}], "chosen": "a", "rejected": "b"}', "a turn by 'nurse'"),
         ("{'prompt': 'Q'}", "Expecting property name"),
     ],

@@ -157,6 +157,23 @@ def test_what_is_stored_is_what_was_read(tmp_path: Path) -> None:
     assert not any(prompt.startswith("[") for prompt in table.column("prompt").to_pylist())
 
 
+def test_texts_and_folders_that_a_database_might_misread_are_kept_as_they_are(tmp_path: Path) -> None:
+    rows = [*text_rows(40), {"prompt": "nul \0 and ' quote", "chosen": "a\0b", "rejected": "$limit", "slice": "s\0"}]
+    folder = tmp_path / "a[b]*'?{c}"
+    folder.mkdir()
+    metrics = ingest(folder / "out", write_rows(tmp_path / "a.jsonl", rows))
+    assert {name.rstrip("\0") for name in metrics["slices"]} >= {"s"}
+    assert len(stored(folder / "out")) == 41
+    assert [pair.rejected for pair in stored(folder / "out") if pair.chosen == "a\0b"] == ["$limit"]
+
+
+def test_characters_are_counted_as_python_counts_them(tmp_path: Path) -> None:
+    rows = [{**row, "chosen": "é🙂👨‍👩‍👧", "rejected": f"中{i % 10}"} for i, row in enumerate(text_rows(40))]
+    metrics = ingest(tmp_path / "out", write_rows(tmp_path / "a.jsonl", rows))
+    assert metrics["characters_mean"] == {"chosen": 7.0, "rejected": 2.0}
+    assert metrics["chosen_longer_share"] == 1.0
+
+
 def test_conversations_are_stored_as_messages(tmp_path: Path) -> None:
     row = {"chosen": "\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: D"}
     rows = [
@@ -287,9 +304,9 @@ def test_a_wrong_column_is_refused_with_the_columns_found_and_the_key(tmp_path: 
 
 
 def test_texts_beside_a_prompt_of_another_name_are_refused_with_the_columns_found(tmp_path: Path) -> None:
-    rows = [{"question": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    rows = [{"text": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
     message = refusal(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
-    assert "a.jsonl has no column `prompt` (it has: question, chosen, rejected)" in message
+    assert "a.jsonl has no column `prompt` (it has: text, chosen, rejected)" in message
     assert "`ingest.columns`" in message
 
 

@@ -16,7 +16,8 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import canonical_json
 from tasks.core.section import Section, at_least
 from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
-from tasks.pairs.encoding.template import PLAIN, ChatTemplate, TemplateRefused, load_template
+from tasks.pairs.encoding.rendered import Rendered, render_pair
+from tasks.pairs.encoding.template import PLAIN, ChatTemplate, load_template
 from tasks.pairs.record.pair import Message, Pair
 from tasks.pairs.tokens.token_cache import Ids, TokenPairs
 from tasks.telemetry.log import get_logger
@@ -25,6 +26,8 @@ BATCH = 512  # pairs; three texts each keep every core of the tokenizer busy
 
 DROP_REASONS = {
     "template_refused": "the chat template raises an error for this conversation",
+    "tools_not_rendered": "the chat template reads no tools, documents, tool calls or thoughts, and the pair has some",
+    "reply_not_rendered": "the chat template changes a reply's text, and renders the prompt otherwise before a reply",
     "empty_reply": "a reply is blank",
     "no_prompt_token": "no token stands before the replies",
     "eos_in_reply": "a reply's own text holds a token that stops generation",
@@ -44,6 +47,7 @@ class EncodeConfig(Section, path="encode"):
     max_completion_tokens: Annotated[int, at_least(1)] = 512
     truncation: Literal["cut", "drop"] = "cut"
     chat_template: str = "auto"
+    template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     text_as: Literal["completion", "chat"] = "completion"
 
 
@@ -78,6 +82,7 @@ class EncoderFacts:
         eos_ids: All ids that stop generation, the tokenizer's own first.
         context: The most tokens that the tokenizer says its model was made for.
         lacks_bos: The tokenizer begins plain text with BOS, and the chat template does not.
+        opening: What opens the assistant's turn in place of a template that does not.
     """
 
     kind: str
@@ -85,6 +90,7 @@ class EncoderFacts:
     eos_ids: tuple[int, ...]
     context: int
     lacks_bos: bool
+    opening: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> EncoderFacts:
@@ -100,19 +106,11 @@ class EncoderFacts:
         """Warn of what may be a mistake."""
         if self.lacks_bos:
             _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rendered:
-    """A pair's three texts: the prompt, and the prompt with the chosen and with the rejected reply."""
-
-    texts: tuple[str, str, str]
-    is_chat: bool
-
-    @property
-    def is_rerendered(self) -> bool:
-        prompt, *branches = self.texts
-        return not all(branch.startswith(prompt) for branch in branches)
+        if self.opening:
+            message = (
+                "the chat template does not open the assistant's turn; %r opens it, in training and when answering"
+            )
+            _log.warning(message, self.opening)
 
 
 class PairEncoder:
@@ -130,7 +128,7 @@ class PairEncoder:
     def __init__(self, tokenizer: Any, config: EncodeConfig, more_eos_ids: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._config = config
-        self.template = load_template(tokenizer, config.chat_template)
+        self.template = load_template(tokenizer, config.chat_template, config.template_kwargs)
         self.eos_ids = _eos_ids(tokenizer, more_eos_ids)
         self._raw_rules = self._rules(None)
         self._chat_rules = self._rules(self.template)
@@ -164,6 +162,7 @@ class PairEncoder:
             eos_ids=self.eos_ids,
             context=int(self._tokenizer.model_max_length),
             lacks_bos=lacks_bos,
+            opening=self.template.opening if self.template else "",
         )
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
@@ -173,23 +172,27 @@ class PairEncoder:
             ConfigError: A pair is a conversation and there is no chat template.
         """
         rendered = [self._render(pair) for pair in pairs]
-        texts = [text for each in rendered if isinstance(each, _Rendered) for text in each.texts]
+        texts = [text for each in rendered if isinstance(each, Rendered) for text in each.texts]
         tokens = iter(self._tokenise(texts))
         done = []
         for pair, each in zip(pairs, rendered, strict=True):
-            if isinstance(each, _Rendered):
+            if isinstance(each, Rendered):
                 done.append(self._assemble(pair, each, *islice(tokens, 3)))
             else:
                 done.append(EncodedPair(pair, None, np.zeros(0, dtype=np.int32), each.reason, each.detail))
         return done
 
-    def _render(self, pair: Pair) -> _Rendered | PairDropped:
-        if not (pair.chosen.strip() and pair.rejected.strip()):
+    def _render(self, pair: Pair) -> Rendered | PairDropped:
+        sides = ((pair.chosen, pair.chosen_extra), (pair.rejected, pair.rejected_extra))
+        if not all(text.strip() or '"tool_calls"' in extra for text, extra in sides):
             return PairDropped("empty_reply", "a reply has no text")
         prompt = pair.prompt
         if isinstance(prompt, str):
             if self._config.text_as == "completion":
-                return _Rendered((prompt, prompt + pair.chosen, prompt + pair.rejected), is_chat=False)
+                if pair.inputs or pair.chosen_extra or pair.rejected_extra:
+                    detail = "plain text passes no chat template, and the pair has tools, documents or tool calls"
+                    return PairDropped("tools_not_rendered", detail)
+                return Rendered((prompt, prompt + pair.chosen, prompt + pair.rejected), is_chat=False)
             prompt = (Message("user", prompt),)
 
         if (template := self.template) is None:
@@ -198,10 +201,9 @@ class PairEncoder:
                 "set `encode.chat_template: plain`, or name a jinja file there",
             )
         try:
-            alone, chosen, rejected = (template.render(prompt, reply) for reply in (None, pair.chosen, pair.rejected))
-        except TemplateRefused as refusal:
-            return PairDropped("template_refused", str(refusal))
-        return _Rendered((alone, chosen, rejected), is_chat=True)
+            return render_pair(pair, prompt, template)
+        except PairDropped as dropped:
+            return dropped
 
     def _tokenise(self, texts: list[str]) -> list[Ids]:
         """Return the ids of each text as it stands: nothing added, padded or cut."""
@@ -214,7 +216,7 @@ class PairEncoder:
         known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, encoded["input_ids"], strict=True)}
         return [known[text] for text in texts]
 
-    def _assemble(self, pair: Pair, texts: _Rendered, *tokens: Ids) -> EncodedPair:
+    def _assemble(self, pair: Pair, texts: Rendered, *tokens: Ids) -> EncodedPair:
         rules = self._chat_rules if texts.is_chat else self._raw_rules
         prompt, chosen, rejected = (with_bos(ids, rules) for ids in tokens)
         try:

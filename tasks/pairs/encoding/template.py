@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ PLAIN_TEMPLATE = (
 # stage, so the clock that templates see stands still; the day is the one Llama 3.2's template falls back to.
 _TODAY = datetime.datetime(2024, 7, 26)
 
-_MARK = "QUERYREPLYMARK"
+MARK = "QUERYREPLYMARK"  # stands for a reply, to see what a template writes around one
 
 
 class TemplateRefused(Exception):
@@ -47,11 +48,13 @@ class ChatTemplate:
         kind: `auto` (the tokenizer's own), `plain` (built in) or `file`.
         jinja: The template's text.
         special_tokens: The tokenizer's special tokens by name, such as `bos_token`.
+        more: Further variables that the template reads, such as `enable_thinking`.
     """
 
     kind: str
     jinja: str
     special_tokens: Mapping[str, Any]
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def _compiled(self) -> Any:
@@ -61,25 +64,56 @@ class ChatTemplate:
 
         return _compile_jinja_template(self.jinja)
 
-    def render(self, messages: Sequence[Message], reply: str | None = None) -> str:
+    @cached_property
+    def variables(self) -> set[str]:
+        """The names of all variables that the template reads."""
+        from jinja2 import meta
+
+        environment = self._compiled.environment
+        return set(meta.find_undeclared_variables(environment.parse(self.jinja)))
+
+    def render(self, messages: Sequence[Message], reply: Message | str | None = None, inputs: str = "") -> str:
         """Return the text of a conversation, ending with ``reply`` or, without one, where it would begin.
+
+        Args:
+            messages: The turns before the reply.
+            reply: The reply, or its text alone.
+            inputs: What the template gets besides messages, as :attr:`Pair.inputs`.
 
         Raises:
             TemplateRefused: The template raises an error for this conversation.
         """
+        if reply is None:
+            return self._text(messages, True, inputs) + self.opening
+        last = Message("assistant", reply) if isinstance(reply, str) else reply
+        return self._text([*messages, last], False, inputs)
+
+    @cached_property
+    def opening(self) -> str:
+        """What opens the assistant's turn where the template does not know `add_generation_prompt`; else nothing.
+
+        It is what stands before a reply's own text. Blanks alone open no turn: they belong to the reply.
+        """
+        question = [Message("user", "Question")]
+        try:
+            alone, asked = (self._text(question, is_asked) for is_asked in (False, True))
+            marked = self._text([*question, Message("assistant", MARK)], False)
+        except TemplateRefused:  # `ending` says so
+            return ""
+        head = marked.rpartition(MARK)[0]
+        if alone != asked or not head.startswith(alone):
+            return ""
+        opening = head[len(alone) :]
+        return opening if opening.strip() else ""
+
+    def _text(self, messages: Sequence[Message], is_asked: bool, inputs: str = "") -> str:
         from jinja2.exceptions import TemplateError
 
-        turns = [dataclasses.asdict(message) for message in messages]
-        if reply is not None:
-            turns.append({"role": "assistant", "content": reply})
+        given = {"tools": None, "documents": None} | (json.loads(inputs) if inputs else {})
+        variables = {"strftime_now": _TODAY.strftime, **self.special_tokens, **given, **self.more}
+        turns = [message.fields() for message in messages]
         try:
-            text: str = self._compiled.render(
-                messages=turns,
-                tools=None,
-                documents=None,
-                add_generation_prompt=reply is None,
-                **{**self.special_tokens, "strftime_now": _TODAY.strftime},
-            )
+            text: str = self._compiled.render(messages=turns, add_generation_prompt=is_asked, **variables)
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             raise TemplateRefused(str(error) or type(error).__name__) from None
         return text
@@ -92,31 +126,39 @@ class ChatTemplate:
         """
         advice = "choose another `encode.chat_template`"
         try:
-            text = self.render([Message("user", "Question")], _MARK)
+            text = self.render([Message("user", "Question")], MARK)
         except TemplateRefused as refusal:
             raise ConfigError(
                 f"the chat template ({self.kind}) fails on one question and a reply: {refusal}", advice
             ) from None
-        if _MARK not in text:
+        if MARK not in text:
             raise ConfigError(f"the chat template ({self.kind}) leaves the assistant's reply out", advice)
-        return text.rpartition(_MARK)[2]
+        return text.rpartition(MARK)[2]
 
 
-def load_template(tokenizer: Any, choice: str) -> ChatTemplate | None:
+def load_template(tokenizer: Any, choice: str, more: Mapping[str, Any] | None = None) -> ChatTemplate | None:
     """Return the template that ``choice`` (`auto`, `plain` or a file's path) names; None: the tokenizer has none.
 
+    ``more`` are further variables for it.
+
     Raises:
-        ConfigError: The file is missing, or the template is not valid jinja.
+        ConfigError: The file is missing, the template is not valid jinja, or it reads none of a variable of ``more``.
     """
     special = dict(tokenizer.special_tokens_map)
+    more = more or {}
     if choice == PLAIN:
-        return ChatTemplate(PLAIN, PLAIN_TEMPLATE, special)
+        return _checked(ChatTemplate(PLAIN, PLAIN_TEMPLATE, special, more))
     if choice != AUTO:
-        return _checked(ChatTemplate("file", _read_template(Path(choice)), special))
+        return _checked(ChatTemplate("file", _read_template(Path(choice)), special, more))
     jinja = tokenizer.chat_template
     if isinstance(jinja, dict):
         jinja = jinja.get("default")
-    return _checked(ChatTemplate(AUTO, jinja, special)) if jinja else None
+    if not jinja and more:
+        raise ConfigError(
+            "`encode.template_kwargs` is set, and the tokenizer has no chat template",
+            "remove it, or name a template in `encode.chat_template`",
+        )
+    return _checked(ChatTemplate(AUTO, jinja, special, more)) if jinja else None
 
 
 def template_content(choice: str) -> str:
@@ -147,4 +189,16 @@ def _checked(template: ChatTemplate) -> ChatTemplate:
         raise ConfigError(
             f"the chat template ({template.kind}) is not valid jinja: {error}", "correct that line"
         ) from None
+    given = {"messages", "tools", "documents", "add_generation_prompt", *template.special_tokens}
+    if reserved := sorted(given & set(template.more)):
+        raise ConfigError(
+            f"`encode.template_kwargs` names {', '.join(reserved)}, which the pairs and the tokenizer give",
+            "remove it there",
+        )
+    if unread := sorted(set(template.more) - template.variables):
+        names = ", ".join(unread)
+        raise ConfigError(
+            f"`encode.template_kwargs` names {names}, which the chat template ({template.kind}) does not read",
+            "correct the name, or remove it",
+        )
     return template

@@ -22,13 +22,11 @@ from tasks.telemetry.log import get_logger
 
 Scalar = str | int | float | bool
 
-_USUAL = (1.0, 0.0)  # weight and margin of a row that says neither
-
 _log = get_logger(__name__)
 
 
 class Intake:
-    """Turns the rows of sources into distinct pairs and rejections, and counts them.
+    """Turns the rows of sources into pairs and rejections, and counts them.
 
     Attributes:
         rows: How many rows were read.
@@ -36,7 +34,6 @@ class Intake:
         filtered: How many of them ``where`` left out.
         rejected: How many were turned away, by reason; duplicates are one of the reasons.
         rows_by_source: How many rows each source gave.
-        contradicting: The ids of pairs that also stand with chosen and rejected swapped, so far.
         prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
         forms: How each source is read, in one line.
@@ -53,14 +50,11 @@ class Intake:
         self._ignored = tuple(ignored)
         self._where = dict(where or {})
         self._settings = forms or FormSettings()
-        self._seen: set[str] = set()
-        self._unusual: dict[str, tuple[float, float]] = {}
         self.rows = 0
         self.outcomes = 0
         self.filtered = 0
         self.rejected: Counter[str] = Counter()
         self.rows_by_source: Counter[str] = Counter()
-        self.contradicting: set[str] = set()
         self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
@@ -120,30 +114,12 @@ class Intake:
         taken = parse_row(row, columns) if isinstance(row, RawRow) else row
         if isinstance(taken, Pair):
             self.prompts_removed += taken.is_prompt_removed
-            taken = self._compare(taken)
-        if isinstance(taken, Rejection):
+        else:
             self.rejected[taken.reason] += 1
             self._first_rejection.setdefault(taken.reason, taken)
             if taken.column:
                 check.lacking[taken.column] += 1
         return taken
-
-    def _compare(self, pair: Pair) -> Pair | Rejection:
-        """Reject a pair that was there before; note one that was there the other way round."""
-        numbers = (pair.weight, pair.margin)
-        if pair.pair_id in self._seen:
-            earlier = self._unusual.get(pair.pair_id, _USUAL)
-            detail = f"pair {pair.pair_id} stands in an earlier row"
-            if numbers == earlier:
-                return Rejection(pair.source, "duplicate", detail)
-            detail += " with weight {:g} and margin {:g}; here they are {:g} and {:g}".format(*earlier, *numbers)
-            return Rejection(pair.source, "duplicate_differs", detail)
-        if pair.swapped_id in self._seen:
-            self.contradicting.update((pair.pair_id, pair.swapped_id))
-        self._seen.add(pair.pair_id)
-        if numbers != _USUAL:
-            self._unusual[pair.pair_id] = numbers
-        return pair
 
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
@@ -168,10 +144,10 @@ class Intake:
         if not considered:
             raise DataError("`ingest.where` leaves no row", "correct its field or value")
         top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        first = self._first_rejection[reasons.most_common(1)[0][0]]
+        first = self._first_rejection.get(reasons.most_common(1)[0][0])
+        quoted = f"; the first is {first.source}: {first.detail[:200]}" if first else ""
         raise DataError(
-            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}; "
-            f"the first is {first.source}: {first.detail[:200]}",
+            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}{quoted}",
             f"fix the data or `ingest.columns`; to go on without them, raise `ingest.max_rejected_share` over {limit}",
         )
 
@@ -245,9 +221,15 @@ def read_pairs(
     sources: list[Source] = []
     for given in data:
         sources.extend(find_sources([given]) if isinstance(given, str) else [rows_source(given)])
+    numbers: dict[str, tuple[float, float]] = {}  # weight and margin of each pair's first row, by its id
     for taken in intake.read(sources):
-        if isinstance(taken, Pair):
+        if not isinstance(taken, Pair):
+            continue
+        first = numbers.setdefault(taken.pair_id, here := (taken.weight, taken.margin))
+        if first is here:
             yield taken
+        else:
+            intake.rejected["duplicate" if first == here else "duplicate_differs"] += 1
     intake.check_share(max_rejected_share)
     if intake.rejected:
         _log.warning("of %d rows, turned away: %s", intake.rows, dict(intake.rejected))

@@ -24,11 +24,11 @@ _PROMPT_WORDS = re.compile(
 _LABEL_WORDS = re.compile(
     r"winner|winning|prefer(ence|red)|labels?|better|best|choice|selected|votes?|verdict|scores?|rank(s|ing)?|ratings?"
 )
-# a name with one of these is about the column's subject and is not the subject itself: `input_tokens`, `image_id`
+# a name with one of these is about the column's subject, or about one reply: `input_tokens`, `rating_chosen`
 _ABOUT = re.compile(
     r"ids?|idx|index|uuid|hash|sha256|md5|fingerprint|tokens?|length|len|count|num|number|size|source|dataset|origin"
     r"|models?|type|kind|names?|lang|language|version|date|time|timestamp|created|categor(y|ies)|topic|quality"
-    r"|difficulty|reward"
+    r"|difficulty|reward|configs?|settings?|params|chosen|rejected"
 )
 _PARTS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 

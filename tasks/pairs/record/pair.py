@@ -10,9 +10,12 @@ import dataclasses
 import json
 from collections.abc import Collection
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 from tasks.core.files import canonical_json, sha256_bytes
+
+_text_json = encode_basestring  # a text as canonical JSON, by the encoder itself: several times faster
 
 ABSENT = object()  # the value of a column that a row lacks
 SYSTEM_NAMES = ("system", "system_prompt", "system_message")
@@ -121,7 +124,7 @@ class Pair:
     @cached_property
     def content_json(self) -> str:
         """The prompt in the form that it has, as canonical JSON: text, or a list of messages."""
-        return canonical_json(plain_prompt(self.prompt))
+        return _text_json(self.prompt) if isinstance(self.prompt, str) else canonical_json(plain_prompt(self.prompt))
 
     @cached_property
     def prompt_json(self) -> str:
@@ -131,7 +134,7 @@ class Pair:
         """
         content = self.content_json
         if not isinstance(self.prompt, str) and [turn.role for turn in self.prompt] == ["user"]:
-            content = canonical_json(self.prompt[0].content)
+            content = _text_json(self.prompt[0].content)
         return f'{{"inputs":{self.inputs},"prompt":{content}}}' if self.inputs else content
 
     @cached_property
@@ -265,7 +268,7 @@ def message_of(fields: dict[str, Any]) -> Message:
 
 
 def _reply_json(text: str, extra: str) -> str:
-    content = canonical_json(text)
+    content = _text_json(text)
     return f'{{"content":{content},"extra":{extra}}}' if extra else content
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,11 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 _COLUMNS = tuple(name for name in SCHEMA.names if name not in ("pair_id", "prompt_id", "prompt"))  # of a pair
-
-
-def to_record(pair: Pair) -> dict[str, Any]:
-    """Return a pair as a row of :data:`SCHEMA`."""
-    return {"prompt": pair.content_json, **{name: getattr(pair, name) for name in ("pair_id", "prompt_id", *_COLUMNS)}}
+_VALUES = operator.attrgetter("pair_id", "prompt_id", "content_json", *_COLUMNS)
 
 
 def from_record(record: dict[str, Any]) -> Pair:
@@ -47,17 +46,17 @@ def from_record(record: dict[str, Any]) -> Pair:
 class PairWriter:
     """Writes pairs to one Parquet file in batches; a context manager.
 
-    Extra columns (the first pass marks held-out rows) come as fields behind :data:`SCHEMA`.
+    Extra columns (the first pass adds keys) come as fields behind :data:`SCHEMA`.
     """
 
     def __init__(self, path: Path, extra: Sequence[pa.Field] = ()) -> None:
         self.schema = pa.schema([*SCHEMA, *extra])
         self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[tuple[Any, ...]] = []
 
-    def append(self, pair: Pair, **extra: Any) -> None:
-        """Add a pair; it reaches the disk with its batch."""
-        self._waiting.append(to_record(pair) | extra)
+    def append(self, pair: Pair, *extra: Any) -> None:
+        """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
+        self._waiting.append(_VALUES(pair) + extra)
         if len(self._waiting) >= BATCH:
             self._flush()
 
@@ -68,7 +67,9 @@ class PairWriter:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, schema=self.schema))
+            columns = zip(*self._waiting, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
+            self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
             self._waiting = []
 
     def __enter__(self) -> PairWriter:
@@ -117,7 +118,7 @@ def stored_pairs(path: Path) -> Iterator[list[Pair]]:
         yield [from_record(record) for record in batch.to_pylist()]
 
 
-def keep_rows(batch: pa.RecordBatch, wanted: Sequence[bool]) -> pa.RecordBatch:
+def keep_rows(batch: pa.RecordBatch, wanted: npt.NDArray[np.bool_]) -> pa.RecordBatch:
     """Return the rows of a batch where ``wanted`` is true, in :data:`SCHEMA`'s columns."""
     rows = batch.select(SCHEMA.names).filter(pa.array(wanted, type=pa.bool_()))
     return pa.RecordBatch.from_arrays(rows.columns, schema=SCHEMA)
