@@ -10,7 +10,7 @@ from tasks.core.errors import ConfigError
 from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.guess import guess
 from tasks.pairs.forms.known import KNOWN
-from tasks.pairs.forms.ranked import Pairing, Ranked
+from tasks.pairs.forms.ranked import Pairing, Ranked, ranked_by
 from tasks.pairs.forms.votes import Votes, VoteValues, votes_by_params
 from tasks.pairs.record.pair import Columns
 
@@ -93,8 +93,4 @@ def _ranked_by_params(columns: Columns) -> Form:
         raise ConfigError("`ingest.columns` names answers, and not one of `score` and `rank`", advice)
     if not columns.answers:
         raise ConfigError("`ingest.columns` names no `answers`", "name the list that holds the answers")
-    about = f"`{columns.answers}` by `{value}`, the {'highest' if columns.score else 'lowest'} being the best"
-    kind = "score" if columns.score else "rank"
-    if columns.text or "." in value:
-        return Ranked(name="ranked", about=about, answers=columns.answers, text=columns.text or "", **{kind: value})
-    return Ranked(name="ranked", about=about, answers=columns.answers, **{f"{kind}s": value})
+    return ranked_by(columns.answers, columns.text or "", value, is_rank=bool(columns.rank))

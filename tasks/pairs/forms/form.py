@@ -1,14 +1,14 @@
-"""What a form is: it rewrites a published row into rows with the standard column names (prompt, chosen, rejected, …)."""
+"""What a form is: it rewrites a published row into rows with columns such as prompt, chosen and rejected."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
-from tasks.pairs.ingestion.cells import Refused, is_blank, need
-from tasks.pairs.ingestion.transcripts import is_transcript, parse_transcript
-from tasks.pairs.ingestion.unread import shapes_prompt
+from tasks.pairs.raw.cells import Refused, is_blank, need
+from tasks.pairs.raw.transcripts import is_transcript, parse_transcript
+from tasks.pairs.raw.unread import shapes_prompt
 from tasks.pairs.record.pair import ABSENT, FORM_COLUMNS, Columns, get_field
 
 Paths = str | tuple[str, ...]  # where a value stands: a path, or several of which the first that is filled counts
@@ -53,24 +53,22 @@ class Form:
         """Tell whether a row has what this form needs."""
         return all(get_field(dict(row), path) is not ABSENT for path in self.needs)
 
-    def bind(self, columns: Columns, ignored: Collection[str]) -> Form:
+    def bind(self, columns: Columns, ignored: Collection[str]) -> Self:
         """Return the form beside the user's columns: what they name is read from there, and what they waive is not."""
         usual = {name: getattr(columns, name, name) == name and name not in ignored for name in self.paths}
-        named = {
-            column.split(".")[0] for name, column in dataclasses.asdict(columns).items() if column not in (name, None)
-        }
+        renamed = [column for name, column in dataclasses.asdict(columns).items() if column not in (name, None)]
         return dataclasses.replace(
             self,
             paths={name: path for name, path in self.paths.items() if usual[name]},
-            kept=frozenset(named),
+            kept=frozenset(column.split(".")[0] for column in renamed),
             waived=frozenset(ignored),
             has_margin=columns.margin == Columns.margin,
         )
 
     def columns(self, columns: Columns) -> Columns:
         """Return what the columns of the rewritten rows are called."""
-        standard = {name: name for name in ("chosen", "rejected", *self.paths)}
-        return dataclasses.replace(columns, **standard, **dict.fromkeys(FORM_COLUMNS))
+        names: dict[str, Any] = dict.fromkeys(FORM_COLUMNS)
+        return dataclasses.replace(columns, **names, **{name: name for name in ("chosen", "rejected", *self.paths)})
 
     def rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the rows with standard columns that a row holds.
@@ -86,7 +84,7 @@ class Form:
         return [{**common, **pair} for pair in pairs]
 
     def common(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return what is the same for all pairs of a row: the columns that stay, and the form's under standard names."""
+        """Return what all pairs of a row share: the columns that stay, and the form's under standard names."""
         taken = self.reads - self.kept
         common = {name: value for name, value in row.items() if name not in taken}
         for name, path in self.paths.items():
@@ -134,14 +132,12 @@ def find(row: dict[str, Any], path: Paths) -> Any:
 
 def find_all(row: dict[str, Any], path: str) -> list[Any]:
     """Return all values of a path in which `*` stands for every item of a list; a value that is a list is its items."""
-    head, star, tail = path.partition(".*")
+    head, _, tail = path.partition(".*")
     value = get_field(row, head)
     items = value if isinstance(value, list) else [] if value is ABSENT else [value]
-    if not star:
+    if not tail:
         return items
-    return [
-        found for item in items for found in (find_all(item, tail[1:]) if tail and isinstance(item, dict) else [item])
-    ]
+    return [inner for item in items if isinstance(item, dict) for inner in find_all(item, tail[1:])]
 
 
 def as_turns(prompt: Any) -> Any:

@@ -8,12 +8,13 @@ from itertools import combinations
 from typing import Any
 
 from tasks.pairs.forms.form import Form
-from tasks.pairs.forms.ranked import Ranked
+from tasks.pairs.forms.ranked import ranked_by
 from tasks.pairs.forms.votes import TEXTS, Votes, are_known, numbered, spelling
-from tasks.pairs.ingestion.cells import is_blank
+from tasks.pairs.raw.cells import is_blank
 
 _SIDE = re.compile(
-    r"(?:(?P<before>.+?)[ _-]?)(?P<side>a|b|A|B|0|1|2|left|right)|(?P<side_before>left|right|first|second)[ _-](?P<after>.+)"
+    r"(?:(?P<before>.+?)[ _-]?)(?P<side>a|b|A|B|0|1|2|left|right)"
+    r"|(?P<side_before>left|right|first|second)[ _-](?P<after>.+)"
 )
 _ANSWERS = re.compile(r"(.*[ _-])?(response|answer|output|completion|generation|reply|candidate|conversation|summary)")
 _WINNERS = ("winner", "preference", "preferred", "label", "choice", "vote", "verdict", "better", "selected", "best")
@@ -74,7 +75,5 @@ def _lists(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Form | None:
         keys = {key for item in items for key in item}
         text, score, rank = ([key for key in options if key in keys] for options in (_TEXTS, _SCORES, _RANKS))
         if len(text) == 1 and len(score) + len(rank) == 1:
-            kind, value = ("score", score[0]) if score else ("rank", rank[0])
-            about = f"`{name}` by `{value}`, the {'highest' if score else 'lowest'} being the best"
-            return Ranked(name="ranked", about=about, answers=name, text=text[0], **{kind: value})
+            return ranked_by(name, text[0], (score + rank)[0], is_rank=bool(rank))
     return None

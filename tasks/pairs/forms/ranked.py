@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from tasks.core.files import canonical_json, sha256_bytes
 from tasks.pairs.forms.form import Form, refuse_unread_keys
 from tasks.pairs.forms.votes import number_of
-from tasks.pairs.ingestion.cells import Refused, is_blank, json_value, kind, need
+from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need
 from tasks.pairs.record.pair import ABSENT, Columns, get_field
 
 Pairing = Literal["best_worst", "all_pairs", "random"]
@@ -88,18 +88,22 @@ class Ranked(Form):
     min_gap: float = 0.0
 
     def inner_paths(self) -> Iterator[str]:
+        """Yield every path that the form reads."""
         yield from super().inner_paths()
         yield from filter(None, (self.answers, self.scores, self.ranks))
 
-    def bind(self, columns: Columns, ignored: Collection[str]) -> Form:
+    def bind(self, columns: Columns, ignored: Collection[str]) -> Self:
+        """Return the form beside the user's columns; an item's system prompt may be waived, too."""
         bound = super().bind(columns, ignored)
         return dataclasses.replace(bound, system="") if self.system in ignored else bound
 
     def columns(self, columns: Columns) -> Columns:
+        """Return what the columns of the rewritten rows are called."""
         columns = super().columns(columns)
         return dataclasses.replace(columns, system="system") if self.system else columns
 
     def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the pairs that the rule makes of the row's answers."""
         answers = list(self._scored(row))
         return [self._pair(*pair) for pair in pair_up(answers, self.pairing, self.min_gap)]
 
@@ -108,10 +112,12 @@ class Ranked(Form):
         items = json_value(need(row, self.answers))
         if not isinstance(items, list):
             raise Refused("not_a_list", f"`{self.answers}` is {kind(items)}")
+
         beside = self.scores or self.ranks
         numbers = json_value(need(row, beside)) if beside else [None] * len(items)
         if not isinstance(numbers, list) or len(numbers) != len(items):
             raise Refused("not_a_list", f"`{beside}` is no list with a number for each of `{self.answers}`")
+
         for place, (item, number) in enumerate(zip(items, numbers, strict=True)):
             name = beside or f"{self.answers}.{place}.{self.score or self.rank}"
             value = number if beside else self._field(item, self.score or self.rank, place)
@@ -141,3 +147,18 @@ class Ranked(Form):
                 raise Refused("prompts_differ", detail)
             pair["system"] = better.system
         return pair
+
+
+def ranked_by(answers: str, text: str, value: str, is_rank: bool) -> Ranked:
+    """Return the form of a list of answers with a score or rank in each item, or in a list beside it.
+
+    Args:
+        answers: Where the list stands.
+        text: An item's reply; empty where the items are the replies and ``value`` is a list beside them.
+        value: An item's score or rank.
+        is_rank: The lowest value is the best.
+    """
+    about = f"`{answers}` by `{value}`, the {'lowest' if is_rank else 'highest'} being the best"
+    names = ("rank", "ranks") if is_rank else ("score", "scores")
+    place: dict[str, Any] = {names[0] if text else names[1]: value}
+    return Ranked(name="ranked", about=about, answers=answers, text=text, **place)

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from tasks.pairs.forms.choose import SAMPLE, STANDARD, FormSettings, choose_form
-from tasks.pairs.ingestion.cells import Refused
-from tasks.pairs.ingestion.raw_row import RawRow
+from tasks.pairs.raw.cells import Refused
+from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.record.pair import Columns, Rejection
 
 _STANDARD_ABOUT = "the columns of prompt, chosen and rejected"

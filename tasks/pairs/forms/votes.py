@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.core.errors import ConfigError
 from tasks.pairs.forms.form import Form, find_all
-from tasks.pairs.ingestion.cells import Refused, is_blank, need, short
+from tasks.pairs.raw.cells import Refused, is_blank, need, short
 from tasks.pairs.record.pair import Columns
 
 Scalar = str | int | float | bool
@@ -102,10 +102,12 @@ class Votes(Form):
     min_gap: float = 0.0
 
     def inner_paths(self) -> Iterator[str]:
+        """Yield every path that the form reads."""
         yield from super().inner_paths()
         yield from (self.first, self.second, *self.winner, *(self.scores or ()))
 
     def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the pair that the votes make of the two answers."""
         first, second = need(row, self.first), need(row, self.second)
         meaning, gap = self._verdict(row)
         if meaning not in ("first", "second"):

@@ -13,10 +13,10 @@ from typing import Any
 from tasks.core.errors import DataError
 from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.forms.reader import FormReader
-from tasks.pairs.ingestion.raw_row import RawRow
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
-from tasks.pairs.ingestion.unread import UnreadColumns
+from tasks.pairs.raw.raw_row import RawRow
+from tasks.pairs.raw.unread import UnreadColumns
 from tasks.pairs.record.pair import ABSENT, NO_PREFERENCE, Columns, Pair, Rejection, get_field
 from tasks.telemetry.log import get_logger
 
@@ -78,10 +78,12 @@ class Intake:
                 self._ignored,
                 is_order_assumed=(reader.columns.chosen, reader.columns.rejected) != (Columns.chosen, Columns.rejected),
             )
+
             for row in reader.rows:
                 self.rows += 1
                 self.rows_by_source[source.name] += 1
                 yield from self._take(row, reader, check, unread)
+
             check.finish()
             unread.finish()
             self._note_unread(source.name, unread)
@@ -135,21 +137,23 @@ class Intake:
         if considered and faulty / considered <= limit:
             return
         if not considered and without.total():
-            counts = ", ".join(f"{reason} {count}" for reason, count in without.most_common() if count)
-            first = self._first_rejection[without.most_common(1)[0][0]]
             raise DataError(
-                f"none of {self.rows} rows holds a preference: {counts}; the first is {first.source}: {first.detail}",
-                "add data with votes that differ, or name what the votes mean in `ingest.votes`",
+                f"none of {self.rows} rows holds a preference: {self._most_frequent(without)}",
+                "add rows in which one answer is better, or name what the votes mean in `ingest.votes`",
             )
         if not considered:
             raise DataError("`ingest.where` leaves no row", "correct its field or value")
-        top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        first = self._first_rejection.get(reasons.most_common(1)[0][0])
-        quoted = f"; the first is {first.source}: {first.detail[:200]}" if first else ""
         raise DataError(
-            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}{quoted}",
+            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): "
+            f"{self._most_frequent(reasons)}",
             f"fix the data or `ingest.columns`; to go on without them, raise `ingest.max_rejected_share` over {limit}",
         )
+
+    def _most_frequent(self, reasons: Counter[str]) -> str:
+        """Return the most frequent reasons with their counts, and the detail of the first such row."""
+        top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3) if count)
+        first = self._first_rejection.get(reasons.most_common(1)[0][0])
+        return f"{top}; the first is {first.source}: {first.detail[:200]}" if first else top
 
 
 @dataclasses.dataclass

@@ -48,9 +48,9 @@ def try_source(
 
         unread = intake.unread.get(source.name, [])
         yield f"{source.name}: {intake.rows} rows read, {len(pairs)} pairs; {_form(pairs)}"
-        yield f"read as {intake.forms[source.name]}"
         yield f"columns read: {', '.join(name for name in names if name not in unread) or 'none'}"
         yield f"columns not read: {', '.join(unread) or 'none'}"
+        yield f"read as {intake.forms[source.name]}"
         if intake.rejected:
             yield f"turned away: {', '.join(f'{reason} {count}' for reason, count in intake.rejected.items())}"
         for pair in pairs[:PAIRS]:
