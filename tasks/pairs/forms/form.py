@@ -68,20 +68,23 @@ class Form:
     def columns(self, columns: Columns) -> Columns:
         """Return what the columns of the rewritten rows are called."""
         names: dict[str, Any] = dict.fromkeys(FORM_COLUMNS)
-        return dataclasses.replace(columns, **names, **{name: name for name in ("chosen", "rejected", *self.paths)})
+        return dataclasses.replace(columns, **names, **{name: name for name in self.columns_given()})
 
-    def rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows with standard columns that a row holds.
+    def columns_given(self) -> tuple[str, ...]:
+        """Return the standard columns that the rewritten rows have."""
+        return ("chosen", "rejected", *self.paths)
+
+    def rows(self, row: dict[str, Any]) -> list[dict[str, Any] | Refused]:
+        """Return the rows with standard columns that a row holds, and why parts of it hold none.
 
         Raises:
             Refused: The row holds no pair, with the reason.
         """
         common = self.common(row)
         pairs = self.pairs(row)
-        for pair in pairs:
-            if not self.has_margin or "margin" in common:
-                pair.pop("margin", None)
-        return [{**common, **pair} for pair in pairs]
+        if not self.has_margin or "margin" in common:
+            pairs = [pair if isinstance(pair, Refused) else _without_margin(pair) for pair in pairs]
+        return [pair if isinstance(pair, Refused) else {**common, **pair} for pair in pairs]
 
     def common(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return what all pairs of a row share: the columns that stay, and the form's under standard names."""
@@ -96,7 +99,7 @@ class Form:
         self._refuse_unread(row)
         return common
 
-    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any] | Refused]:
         """Return `chosen`, `rejected` and further standard columns of each pair; here they are among the paths."""
         for name in ("chosen", "rejected"):
             if name in self.paths and find(row, self.paths[name]) is ABSENT:
@@ -109,6 +112,10 @@ class Form:
         for parent in {path.rpartition(".")[0] for path in paths}:
             read = {path.rpartition(".")[2] for path in paths}
             refuse_unread_keys(get_field(row, parent), parent, read | self.waived)
+
+
+def _without_margin(pair: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in pair.items() if name != "margin"}
 
 
 def refuse_unread_keys(value: Any, name: str, read: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.pairs.forms.exports import EXPORTS
 from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.ranked import Ranked
 from tasks.pairs.forms.votes import TEXTS, Votes, numbered
@@ -222,4 +223,4 @@ REPLIES = tuple(
     for chosen, rejected in _NAMED_REPLIES
 )
 
-KNOWN: tuple[Form, ...] = (*FILES, *VOTES, *RANKED, *REPLIES)
+KNOWN: tuple[Form, ...] = (*FILES, *EXPORTS, *VOTES, *RANKED, *REPLIES)

@@ -97,12 +97,11 @@ class Ranked(Form):
         bound = super().bind(columns, ignored)
         return dataclasses.replace(bound, system="") if self.system in ignored else bound
 
-    def columns(self, columns: Columns) -> Columns:
-        """Return what the columns of the rewritten rows are called."""
-        columns = super().columns(columns)
-        return dataclasses.replace(columns, system="system") if self.system else columns
+    def columns_given(self) -> tuple[str, ...]:
+        """Return the standard columns that the rewritten rows have."""
+        return (*super().columns_given(), *(("system",) if self.system else ()))
 
-    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any] | Refused]:
         """Return the pairs that the rule makes of the row's answers."""
         answers = list(self._scored(row))
         return [self._pair(*pair) for pair in pair_up(answers, self.pairing, self.min_gap)]

@@ -57,7 +57,11 @@ class FormReader:
             yield row
             return
         try:
-            for value in self.form.rows(row.value):
-                yield RawRow(row.where, value)
+            values = self.form.rows(row.value)
         except Refused as refusal:
-            yield Rejection(row.where, refusal.reason, refusal.detail, refusal.column)
+            values = [refusal]
+        for value in values:
+            if isinstance(value, Refused):
+                yield Rejection(row.where, value.reason, value.detail, value.column)
+            else:
+                yield RawRow(row.where, value)

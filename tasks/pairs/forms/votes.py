@@ -106,7 +106,7 @@ class Votes(Form):
         yield from super().inner_paths()
         yield from (self.first, self.second, *self.winner, *(self.scores or ()))
 
-    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any] | Refused]:
         """Return the pair that the votes make of the two answers."""
         first, second = need(row, self.first), need(row, self.second)
         meaning, gap = self._verdict(row)
