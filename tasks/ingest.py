@@ -104,8 +104,12 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
         spill = draft / _SPILL
         listed = draft / "rejects.jsonl"
-        with kept_on_error(listed, kept), listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects:
-            reject = functools.partial(write_rejection, rejects)
+        with (
+            kept_on_error(listed, kept),
+            listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects,
+            (draft / "unpaired.jsonl").open("w", encoding="utf-8", newline="\n") as unpaired,
+        ):
+            reject = functools.partial(write_rejection, rejects, unpaired)
             first_pass(intake, sources, spill, goes_to_test, reject)
             with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})

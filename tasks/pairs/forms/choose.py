@@ -11,6 +11,7 @@ from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.guess import guess
 from tasks.pairs.forms.known import KNOWN
 from tasks.pairs.forms.ranked import Pairing, Ranked, ranked_by
+from tasks.pairs.forms.singles import Singles
 from tasks.pairs.forms.votes import Votes, VoteValues, votes_by_params
 from tasks.pairs.record.pair import Columns
 
@@ -52,6 +53,8 @@ def choose_form(
     if isinstance(form, Votes):
         values = {**form.values, **settings.votes.meanings()}
         form = dataclasses.replace(form, values=values, min_gap=settings.min_gap)
+    if isinstance(form, Singles):
+        form = dataclasses.replace(form, values={**form.values, **settings.votes.meanings()})
     if isinstance(form, Ranked):
         form = dataclasses.replace(form, pairing=settings.pairing, min_gap=settings.min_gap)
     return form.bind(columns, ignored)
@@ -64,11 +67,17 @@ def _form_of(sample: Sequence[dict[str, Any]], settings: FormSettings, columns: 
         return next(form for form in KNOWN if form.name == settings.form)
     if columns.first or columns.second or columns.winner:
         return votes_by_params(columns, settings.votes, settings.min_gap)
-    if columns.answers or columns.text or columns.score or columns.rank:
-        return _ranked_by_params(columns)
+    if columns.answers or columns.text or columns.rank:
+        return _ranked_by_params(columns, settings.votes)
     if (columns.chosen, columns.rejected) != (Columns.chosen, Columns.rejected):
         return None
-    return _recognise(sample)
+    form = _recognise(sample)
+    if columns.score:
+        if not isinstance(form, Singles):
+            advice = "name the answers, too: `answers`, a list, or `text`, one answer a row"
+            raise ConfigError("`ingest.columns` names a `score`, and no answers", advice)
+        return dataclasses.replace(form, value=columns.score)
+    return form
 
 
 def _recognise(sample: Sequence[dict[str, Any]]) -> Form | None:
@@ -81,8 +90,10 @@ def _recognise(sample: Sequence[dict[str, Any]]) -> Form | None:
     return None if has_both else guess(sample)
 
 
-def _ranked_by_params(columns: Columns) -> Form:
+def _ranked_by_params(columns: Columns, votes: VoteValues) -> Form:
     """Return the form that `ingest.columns` names by `answers`, `text`, and `score` or `rank`.
+
+    Without `answers` each row is one answer; where `ingest.votes` names thumbs, the score is one.
 
     Raises:
         ConfigError: Neither score nor rank is named, or both.
@@ -92,5 +103,12 @@ def _ranked_by_params(columns: Columns) -> Form:
         advice = "name the column that says which answer is better, as `score` (higher) or `rank` (lower)"
         raise ConfigError("`ingest.columns` names answers, and not one of `score` and `rank`", advice)
     if not columns.answers:
-        raise ConfigError("`ingest.columns` names no `answers`", "name the list that holds the answers")
+        is_thumb = bool(votes.up or votes.down)
+        return Singles(
+            name="singles",
+            about=f"`{columns.text}` with `{value}`; answers to one prompt are compared",
+            text=columns.text or "",
+            value=value,
+            measure="thumb" if is_thumb else "score" if columns.score else "rank",
+        )
     return ranked_by(columns.answers, columns.text or "", value, is_rank=bool(columns.rank))

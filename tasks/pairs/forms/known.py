@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.pairs.forms.exports import EXPORTS
 from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.ranked import Ranked
+from tasks.pairs.forms.singles import SINGLES
 from tasks.pairs.forms.votes import TEXTS, Votes, numbered
 
 # names that say which reply is the better one, whatever the data set
@@ -223,4 +224,4 @@ REPLIES = tuple(
     for chosen, rejected in _NAMED_REPLIES
 )
 
-KNOWN: tuple[Form, ...] = (*FILES, *EXPORTS, *VOTES, *RANKED, *REPLIES)
+KNOWN: tuple[Form, ...] = (*FILES, *EXPORTS, *VOTES, *RANKED, *SINGLES, *REPLIES)

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, Self
 
-from tasks.core.files import canonical_json, sha256_bytes
+from tasks.core.files import sha256_bytes
 from tasks.pairs.forms.form import Form, refuse_unread_keys
 from tasks.pairs.forms.votes import number_of
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need
@@ -18,11 +18,19 @@ Pairing = Literal["best_worst", "all_pairs", "random"]
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer with its score: the higher, the better."""
+    """An answer with its score: the higher, the better.
+
+    Attributes:
+        reply: A text, a message or messages.
+        score: How good it is.
+        system: Its own system prompt.
+        origin: What the caller knows it by.
+    """
 
     reply: Any
     score: float
     system: Any = None
+    origin: Any = None
 
 
 def pair_up(answers: Sequence[Answer], pairing: Pairing, min_gap: float) -> list[tuple[Answer, Answer]]:
@@ -58,7 +66,7 @@ def _score(answer: Answer) -> float:
 
 
 def _shuffled(pair: tuple[Answer, Answer]) -> str:
-    return sha256_bytes(canonical_json([answer.reply for answer in pair]).encode())
+    return sha256_bytes(repr([answer.reply for answer in pair]).encode(errors="replace"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from tasks.pairs.forms.choose import SAMPLE, STANDARD, FormSettings, choose_form
+from tasks.pairs.forms.groups import Groups
+from tasks.pairs.forms.singles import Singles
 from tasks.pairs.raw.cells import Refused
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.record.pair import Columns, Rejection
@@ -21,6 +23,7 @@ class FormReader:
         settings: What params say of forms.
         columns: `ingest.columns`.
         ignored: `ingest.ignore`.
+        groups: Takes the rows that hold a single answer.
 
     Attributes:
         form: The form; None for chosen and rejected columns.
@@ -33,11 +36,17 @@ class FormReader:
     """
 
     def __init__(
-        self, rows: Iterator[RawRow], settings: FormSettings, columns: Columns, ignored: Collection[str]
+        self,
+        rows: Iterator[RawRow],
+        settings: FormSettings,
+        columns: Columns,
+        ignored: Collection[str],
+        groups: Groups,
     ) -> None:
         first = list(itertools.islice(rows, SAMPLE))
         sample = [row.value for row in first if isinstance(row.value, dict)]
         self.form = choose_form(sample, settings, columns, ignored)
+        self._groups = groups
         self.columns = self.form.columns(columns) if self.form else columns
         self.rows = itertools.chain(first, rows)
 
@@ -52,11 +61,14 @@ class FormReader:
         return self.form.reads if self.form else frozenset()
 
     def rewrite(self, row: RawRow) -> Iterator[RawRow | Rejection]:
-        """Yield the rows with standard columns that a row holds, or why it holds none."""
+        """Yield the rows with standard columns that a row holds, or why it holds none; a single answer yields none."""
         if self.form is None or row.fault or not isinstance(row.value, dict):
             yield row
             return
         try:
+            if isinstance(self.form, Singles):
+                yield from self._groups.add(self.form, self.columns, row)
+                return
             values = self.form.rows(row.value)
         except Refused as refusal:
             values = [refusal]

@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.core.errors import DataError
 from tasks.pairs.forms.choose import FormSettings
+from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
@@ -66,8 +67,9 @@ class Intake:
         Raises:
             DataError: A source cannot be read, or none of its rows has a column that is needed.
         """
+        groups = Groups(self._settings.pairing, self._settings.min_gap)
         for source in sources:
-            reader = FormReader(source.read(), self._settings, self._columns, self._ignored)
+            reader = FormReader(source.read(), self._settings, self._columns, self._ignored, groups)
             self.forms[source.name] = reader.about
             if reader.form:
                 _log.info("%s: read as %s", source.name, reader.about)
@@ -87,6 +89,8 @@ class Intake:
             check.finish()
             unread.finish()
             self._note_unread(source.name, unread)
+        for made, columns in groups.finish():
+            yield self._decide(made, columns)
         if self.prompts_removed:
             _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
@@ -110,7 +114,7 @@ class Intake:
         for made in reader.rewrite(row) if reader.form else (row,):
             yield self._decide(made, reader.columns, check)
 
-    def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck) -> Pair | Rejection:
+    def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck | None = None) -> Pair | Rejection:
         """Return the pair of a row with standard columns, or why it is none, and count it."""
         self.outcomes += 1
         taken = parse_row(row, columns) if isinstance(row, RawRow) else row
@@ -119,7 +123,7 @@ class Intake:
         else:
             self.rejected[taken.reason] += 1
             self._first_rejection.setdefault(taken.reason, taken)
-            if taken.column:
+            if taken.column and check:
                 check.lacking[taken.column] += 1
         return taken
 
@@ -186,9 +190,10 @@ class _ColumnCheck:
     def _advice(self, name: str) -> str:
         if name in self.unfiltered:
             return "correct the field under `ingest.where`"
-        if "label" in self.columns:
-            return "single replies with a good or bad label are no pairs; each row needs a chosen and a rejected reply"
-        return "name the file's columns under `ingest.columns` (prompt, chosen, rejected, slice, weight, margin)"
+        return (
+            "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote "
+            "(first, second, winner); or answers and their scores (answers, text, score or rank)"
+        )
 
 
 def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:

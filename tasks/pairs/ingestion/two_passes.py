@@ -49,8 +49,9 @@ def first_pass(
             shown.update()
 
 
-def write_rejection(stream: IO[str], rejection: Rejection) -> None:
-    """Write a rejected row to rejects.jsonl."""
+def write_rejection(stream: IO[str], unpaired: IO[str], rejection: Rejection) -> None:
+    """Write a rejected row to rejects.jsonl, and what it is kept for to unpaired.jsonl."""
+    unpaired.write(rejection.kept)
     line = {"source": rejection.source, "reason": rejection.reason, "detail": rejection.detail[:200]}
     stream.write(json_line(line))
 
