@@ -22,8 +22,10 @@ from tasks.core.files import atomic_folder, digest_of, pretty_json, verify_manif
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
 from tasks.launch.stage import door, look, option
-from tasks.pairs.encoding.base_tokenizer import generation_eos, load_tokenizer, tokenizer_hashes
+from tasks.pairs.encoding.base_tokenizer import base_settings, generation_eos, load_tokenizer, tokenizer_hashes
 from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder
+from tasks.pairs.encoding.findings import check_dropped, list_outlives, warn_of_losses
+from tasks.pairs.encoding.positions import Positions
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
 from tasks.pairs.encoding.show_rows import show_rows
 from tasks.pairs.encoding.token_splits import encode_splits
@@ -36,11 +38,12 @@ _log = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """What the stage reads and writes."""
+    """What the stage reads and writes; ``dropped`` is the list that outlives a refusal."""
 
     pairs: Path = paths.PAIRS
     base: Path = paths.BASE
     tokens: Path = paths.TOKENS
+    dropped: Path = paths.RUNS / "encode/dropped.jsonl"
 
 
 def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) -> dict[str, Any]:
@@ -51,18 +54,26 @@ def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) ->
     Raises:
         ArtifactError: The pairs or the base are missing or damaged.
         ConfigError: The chat template cannot be used with this tokenizer and these pairs.
-        DataError: No pair of a split is left.
+        DataError: No pair of a split is left, too many are dropped, or rows exceed the base's learned positions.
     """
     base = BaseModel.open(folders.base)
     inputs = {"pairs": digest_of(verify_manifest(folders.pairs, "ingest")["files"]), "base": base.digest}
     eos_ids = generation_eos(base)
+    positions = Positions.of(base_settings(base, "config.json"))
     identity = encoding_identity(tokenizer_hashes(folders.base, base), eos_ids, config)
     encoder = RecallingEncoder(lambda: PairEncoder(load_tokenizer(base), config, eos_ids), identity, rows)
 
     began = time.monotonic()
     with atomic_folder(folders.tokens, {"stage": "encode", "inputs": inputs}) as draft:
-        metrics = encode_splits(folders.pairs, draft, encoder)
+        with list_outlives(draft / "dropped.jsonl", folders.dropped):
+            tallies, prompts = encode_splits(folders.pairs, draft, encoder)
+            check_dropped(tallies, config.max_dropped_share)
+        if positions:
+            beyond = sum(tally.longer_than(positions.most) for tally in tallies.values())
+            positions.check(beyond, max(tally.longest() for tally in tallies.values()))
+
         facts = encoder.facts
+        metrics: dict[str, Any] = {**{split: tally.metrics() for split, tally in tallies.items()}, "prompts": prompts}
         template = {"kind": facts.kind, "template": facts.template, "eos_token_ids": list(facts.eos_ids)}
         write_text(draft / "template.json", pretty_json(template))
         write_text(draft / "metrics.json", pretty_json(metrics))
@@ -73,7 +84,8 @@ def run(folders: Folders, config: EncodeConfig, rows: RowStore | None = None) ->
     note(pairs_from_row_store=encoder.known, pairs_tokenised=encoder.new)
 
     facts.warn()
-    longest = max(metrics[split]["longest_branch_tokens"] for split in ("train", "test"))
+    warn_of_losses(tallies, facts, config.text_as)
+    longest = max(tally.longest() for tally in tallies.values())
     if longest > facts.context:
         message = "the longest row has %d tokens, the model was made for %d: lower encode.max_*_tokens"
         _log.warning(message, longest, facts.context)

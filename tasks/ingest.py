@@ -1,7 +1,7 @@
 """Read preference data of any common form into validated pairs, split by prompt into train and test.
 
 reads:  `ingest.sources` (files, globs, pinned hub data sets, or the built-in demo)
-writes: data/pairs/ (train.parquet, test.parquet, rejects.jsonl, metrics.json)
+writes: data/pairs/ (train.parquet, test.parquet, rejects.jsonl, metrics.json, and unpaired.jsonl for lone thumbs)
 params: `ingest` in params.yaml
 run as: python -m tasks.ingest
         python -m tasks.ingest --try FILE    shows how a file is read, and writes nothing
@@ -103,11 +103,11 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
 
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
         spill = draft / _SPILL
-        listed = draft / "rejects.jsonl"
+        listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
         with (
             kept_on_error(listed, kept),
             listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects,
-            (draft / "unpaired.jsonl").open("w", encoding="utf-8", newline="\n") as unpaired,
+            kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)
             first_pass(intake, sources, spill, goes_to_test, reject)
@@ -125,6 +125,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 )
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
         spill.unlink()
+        if not kept_rows.stat().st_size:
+            kept_rows.unlink()
         shutil.rmtree(spill.with_suffix(".tmp"), ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))

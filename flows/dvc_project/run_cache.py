@@ -22,11 +22,13 @@ _WHOLE = re.compile(r"[0-9a-f]{64}")
 def last_run(runs: Any, stage: Any) -> Any:
     """Return the last run of ``stage``, in its present state, from the run cache; None if there was none.
 
+    A stage with an output that persists (`register`) is never in it.
+
     Args:
         runs: DVC's ``StageCache``.
         stage: DVC's stage, with the hashes of its dependencies.
     """
-    key = cache._get_stage_hash(stage)
+    key = cache._can_hash(stage) and cache._get_stage_hash(stage)
     if not key or not (folder := Path(runs._get_cache_dir(key))).is_dir():
         return None
     entries = [entry for entry in folder.iterdir() if _WHOLE.fullmatch(entry.name)]

@@ -60,6 +60,16 @@ def test_a_param_that_was_flipped_and_is_flipped_back_comes_from_the_run_cache(p
     assert [step.forecast for step in forecast(project)] == ["unchanged", "restore", "restore"]
 
 
+def test_a_stage_whose_output_persists_runs_again_where_others_come_from_the_run_cache(project: Path) -> None:
+    text = (project / "dvc.yaml").read_text()
+    assert "outs: [out/last]" in text
+    (project / "dvc.yaml").write_text(text.replace("outs: [out/last]", "outs: [{out/last: {persist: true}}]"))
+    set_param(project, "middle", 2)
+    dvc(project, "repro", "--quiet")
+    set_param(project, "middle", 1)
+    assert [step.forecast for step in forecast(project)] == ["unchanged", "restore", "run"]
+
+
 def test_an_edited_module_makes_every_stage_stale_that_lists_it(clone: Path) -> None:
     (clone / "stage.py").write_text((clone / "stage.py").read_text() + "# edited\n")
     assert [step.forecast for step in forecast(clone)] == ["run"] * 3

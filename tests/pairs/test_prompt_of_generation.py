@@ -55,7 +55,13 @@ def texts(encoded: EncodedPair) -> tuple[str, str, str]:
 def test_a_system_text_that_moves_stays_in_the_prompt_and_the_reply_is_its_own(tmp_path: Path, reply: str) -> None:
     made = encoder(tmp_path, MOVED_SYSTEM).encode([pair(SYSTEM, reply, "No.")])[0]
     assert made.is_rerendered
-    assert texts(made) == ("<s>[INST] Be brief.\n\nWhy?[/INST]", f"{reply}</s>", "No.</s>")
+    assert texts(made) == ("<s>[INST] Be brief.\n\nWhy?[/INST]", f" {reply}</s>", " No.</s>")
+
+
+def test_a_row_reads_alike_with_a_system_text_and_without(tmp_path: Path) -> None:
+    moved, usual = encoder(tmp_path, MOVED_SYSTEM).encode([pair(SYSTEM), pair(chat("Why?"))])
+    assert (moved.is_rerendered, usual.is_rerendered) == (True, False)
+    assert texts(moved)[1:] == texts(usual)[1:]
 
 
 def test_think_marks_of_generation_s_prompt_stay_in_the_prompt(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -28,7 +29,9 @@ from tests.pairs.samples import folder_bytes, pinned_base, read_lines, real_toke
 
 
 def run(pairs: Path, base: Path, out: Path, config: EncodeConfig, rows: RowStore | None = None) -> dict[str, Any]:
-    return encode.run(encode.Folders(pairs, base, out), config, rows)
+    """Run the stage on data of which a quarter may be unusable."""
+    config = dataclasses.replace(config, max_dropped_share=1.0)
+    return encode.run(encode.Folders(pairs, base, out, out.parent / "kept/dropped.jsonl"), config, rows)
 
 
 def ingest(out: Path, config: IngestConfig) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def test_the_rows_lie_where_runtime_says_and_nowhere_when_it_says_nothing(
 ) -> None:
     shutil.copytree(plain, tmp_path / "data/pairs")
     shutil.copytree(bases / "stories260K", tmp_path / "data/base")
-    (tmp_path / "params.yaml").write_text(f"encode: {{}}\nruntime: {{row_store: '{location}'}}\n")
+    (tmp_path / "params.yaml").write_text(f"encode: {{max_dropped_share: 1.0}}\nruntime: {{row_store: '{location}'}}\n")
     monkeypatch.chdir(tmp_path)
     main()
     assert len(list((tmp_path / "runs").glob("rows/encode/*.parquet"))) == segments
@@ -268,7 +271,7 @@ def test_conversations_for_a_base_without_a_template_are_refused(pandalm: Path, 
 def test_a_split_of_which_nothing_is_left_is_refused_with_the_reasons(plain: Path, bases: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no pair of the train set is left; dropped: .*prompt_too_long"):
         run(plain, bases / "stories260K", tmp_path / "tokens", EncodeConfig(max_prompt_tokens=2, truncation="drop"))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_missing_and_damaged_pairs_are_refused(plain: Path, bases: Path, tmp_path: Path) -> None:

@@ -35,14 +35,18 @@ def generation_eos(base: BaseModel) -> list[int]:
         ArtifactError: A file is no JSON object, or a value in it is no id.
     """
     try:
-        return end_ids(_settings(base, "generation_config.json"), _settings(base, "config.json"))
+        return end_ids(base_settings(base, "generation_config.json"), base_settings(base, "config.json"))
     except ValueError as error:
         what = f"the base model {base.source} does not say where to stop: {error}"
         raise ArtifactError(what, "write a token id there, and run `dvc repro -f base`") from None
 
 
-def _settings(base: BaseModel, name: str) -> dict[str, Any]:
-    """Return the object in a JSON file of the base; an empty one if it has no such file."""
+def base_settings(base: BaseModel, name: str) -> dict[str, Any]:
+    """Return the object in a JSON file of the base; an empty one if it has no such file.
+
+    Raises:
+        ArtifactError: It is no JSON object.
+    """
     path: str | Path | None = Path(base.location) / name
     if base.kind == "hub":
         from huggingface_hub import try_to_load_from_cache

@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import canonical_json
-from tasks.core.section import Section, at_least
+from tasks.core.section import Section, at_least, between
 from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
 from tasks.pairs.encoding.rendered import Rendered, render_pair
 from tasks.pairs.encoding.template import PLAIN, ChatTemplate, load_template
@@ -49,6 +49,7 @@ class EncodeConfig(Section, path="encode"):
     chat_template: str = "auto"
     template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     text_as: Literal["completion", "chat"] = "completion"
+    max_dropped_share: Annotated[float, between(0, 1)] = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +84,7 @@ class EncoderFacts:
         context: The most tokens that the tokenizer says its model was made for.
         lacks_bos: The tokenizer begins plain text with BOS, and the chat template does not.
         opening: What opens the assistant's turn in place of a template that does not.
+        unk_id: The unknown token, if the tokenizer has one that serves for nothing else.
     """
 
     kind: str
@@ -91,6 +93,7 @@ class EncoderFacts:
     context: int
     lacks_bos: bool
     opening: str = ""
+    unk_id: int | None = None
 
     @classmethod
     def from_json(cls, text: str) -> EncoderFacts:
@@ -163,6 +166,7 @@ class PairEncoder:
             context=int(self._tokenizer.model_max_length),
             lacks_bos=lacks_bos,
             opening=self.template.opening if self.template else "",
+            unk_id=_unk_id(self._tokenizer),
         )
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
@@ -224,6 +228,13 @@ class PairEncoder:
         except PairDropped as dropped:
             return EncodedPair(pair, None, prompt[:0], dropped.reason, dropped.detail, texts.is_rerendered)
         return EncodedPair(pair, made, cut_prompt(prompt, rules), is_rerendered=texts.is_rerendered)
+
+
+def _unk_id(tokenizer: Any) -> int | None:
+    """Return the unknown token's id; None where there is none or where it also begins, ends or pads texts."""
+    unk_id: int | None = tokenizer.unk_token_id
+    others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return None if unk_id in others else unk_id
 
 
 def _eos_ids(tokenizer: Any, more: Iterable[int]) -> tuple[int, ...]:

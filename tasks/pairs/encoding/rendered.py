@@ -52,7 +52,7 @@ def render_pair(pair: Pair, prompt: Sequence[Message], template: ChatTemplate) -
         if is_rerendered:
             marked = template.render(turns, Message("assistant", MARK), pair.inputs)
             branches = [
-                branch if branch.startswith(alone) else alone + _reply_tail(branch, marked, reply)
+                branch if branch.startswith(alone) else alone + _reply_tail(alone, branch, marked, reply)
                 for branch, reply in zip(branches, replies, strict=True)
             ]
     except TemplateRefused as refusal:
@@ -60,21 +60,26 @@ def render_pair(pair: Pair, prompt: Sequence[Message], template: ChatTemplate) -
     return Rendered((alone, branches[0], branches[1]), is_chat=True, is_rerendered=is_rerendered)
 
 
-def _reply_tail(branch: str, marked: str, reply: Message) -> str:
-    """Return what ``branch`` holds from the reply's own first character on.
+def _reply_tail(alone: str, branch: str, marked: str, reply: Message) -> str:
+    """Return what ``branch`` holds from the reply's own first character on, or from the blanks before it.
+
+    Blanks behind the end of generation's prompt (Mistral's `[/INST] `) belong to the reply, as in templates that render
+    the prompt alike.
 
     Args:
+        alone: The prompt as generation sees it.
         branch: The conversation with the reply.
         marked: The same with :data:`MARK` as its reply, which shows what stands before and behind one.
         reply: The reply.
     """
     head, _, ending = marked.rpartition(MARK)
+    is_same_end = alone.split()[-1:] == head.split()[-1:] and alone == alone.rstrip()
+    blanks = head[len(head.rstrip()) :] if is_same_end else ""
     text = reply.content
     if text.strip() and not reply.extra:
-        for start in (head, head.rstrip()):
-            for form in (text, text.strip()):
-                if branch == start + form + ending:
-                    return form + ending
+        for form in (text, text.strip()):
+            if branch == head + form + ending:
+                return blanks + form + ending
     elif branch.startswith(head.rstrip()):  # tool calls: the template writes them in its own notation
         return branch[len(head.rstrip()) :]
     raise PairDropped("reply_not_rendered", "the template changes the reply, so its beginning cannot be located")

@@ -16,13 +16,29 @@ _NAMES = ("prompt", "chosen", "rejected")
 
 @dataclasses.dataclass
 class Tally:
-    """Counts over the pairs of one split."""
+    """Counts over the pairs of one split.
+
+    Attributes:
+        lengths: Of prompt, chosen and rejected, [kept, 3] a batch.
+        dropped: Dropped pairs by reason.
+        cut: Rows of which prompt, chosen or rejected were cut.
+        shifted: Rows whose prompt ends before generation's, because tokens merge into the reply.
+        rerendered: Rows whose template renders the prompt differently before a reply.
+        unknown: Rows with the tokenizer's unknown token.
+        plain: Rows whose prompt is plain text.
+        first_detail: The first dropped pair of each reason: its place and what was wrong.
+        unk_id: The tokenizer's unknown token, if it has one of its own.
+    """
 
     lengths: list[Ids] = dataclasses.field(default_factory=list)
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     cut: Counter[str] = dataclasses.field(default_factory=Counter)
     shifted: int = 0
     rerendered: int = 0
+    unknown: int = 0
+    plain: int = 0
+    first_detail: dict[str, str] = dataclasses.field(default_factory=dict)
+    unk_id: int | None = None
 
     def add(self, encoded: list[EncodedPair], lengths: Ids) -> None:
         """Count a batch; ``lengths`` [kept, 3] are those of its rows."""
@@ -31,27 +47,48 @@ class Tally:
             self.rerendered += each.is_rerendered
             if each.made is None:
                 self.dropped[each.reason] += 1
+                place = each.pair.source or each.pair.pair_id
+                self.first_detail.setdefault(each.reason, f"{place}: {each.detail[:200]}")
                 continue
+            row = each.made.row
             self.shifted += each.made.is_shifted
+            self.plain += isinstance(each.pair.prompt, str)
+            self.unknown += self.unk_id is not None and any(
+                bool((ids == self.unk_id).any()) for ids in (row.prompt, row.chosen, row.rejected)
+            )
             self.cut.update(name for name, was_cut in zip(_NAMES, each.made.cut, strict=True) if was_cut)
 
     def kept(self) -> int:
         """Return how many pairs have a row."""
         return sum(map(len, self.lengths))
 
+    def longer_than(self, most: int) -> int:
+        """Return how many rows have a branch of more than ``most`` tokens."""
+        return int((self._branches() > most).sum())
+
+    def longest(self) -> int:
+        """Return the number of tokens of the longest branch."""
+        return int(self._branches().max(initial=0))
+
+    def _branches(self) -> Ids:
+        """Return the number of tokens of each row's longer branch, [kept]."""
+        lengths = np.concatenate([np.zeros((0, 3), dtype=np.int32), *self.lengths])
+        longer: Ids = lengths[:, 0] + np.maximum(lengths[:, 1], lengths[:, 2])
+        return longer
+
     def metrics(self) -> dict[str, Any]:
         """Return the counts as `dvc metrics` shows them."""
         lengths = np.concatenate([np.zeros((0, 3), dtype=np.int32), *self.lengths])
-        longest = lengths[:, 0] + np.maximum(lengths[:, 1], lengths[:, 2])
         return {
             "pairs": len(lengths),
             "tokens": int(lengths.sum(dtype=np.int64)),
             **{f"{name}_tokens": _spread(lengths[:, i]) for i, name in enumerate(_NAMES)},
-            "longest_branch_tokens": int(longest.max()) if len(longest) else 0,
+            "longest_branch_tokens": self.longest(),
             "cut": {name: self.cut[name] for name in _NAMES},
             "dropped": dict(sorted(self.dropped.items())),
             "boundary_shifted": self.shifted,
             "template_rerendered": self.rerendered,
+            "unknown_tokens": self.unknown,
         }
 
 

@@ -19,7 +19,7 @@ from tasks.telemetry.log import bar, get_logger
 _log = get_logger(__name__)
 
 
-def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> dict[str, Any]:
+def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple[dict[str, Tally], int]:
     """Write into ``folder`` both splits of the cache, the held-out prompts and the list of what was dropped.
 
     Args:
@@ -28,19 +28,19 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> dict[
         encoder: Makes rows of pairs.
 
     Returns:
-        The metrics of each split, and the number of held-out prompts.
+        What became of each split, and the number of held-out prompts.
 
     Raises:
         DataError: No pair of a split is left.
     """
-    metrics: dict[str, Any] = {}
+    tallies: dict[str, Tally] = {}
     prompt_ids: set[str] = set()  # that stand in prompts.jsonl
     with (
         (folder / "dropped.jsonl").open("w", encoding="utf-8", newline="\n") as dropped,
         (folder / "prompts.jsonl").open("w", encoding="utf-8", newline="\n") as prompts,
     ):
         for split in ("train", "test"):
-            tally = Tally()
+            tally = tallies[split] = Tally(unk_id=encoder.facts.unk_id)
             for each in _encode_split(pairs / f"{split}.parquet", folder, split, encoder, tally):
                 pair = each.pair
                 if each.made is None:
@@ -49,8 +49,7 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> dict[
                 elif split == "test" and pair.prompt_id not in prompt_ids:
                     prompt_ids.add(pair.prompt_id)
                     prompts.write(json_line({**_described(pair), "ids": each.prompt.tolist()}))
-            metrics[split] = tally.metrics()
-    return {**metrics, "prompts": len(prompt_ids)}
+    return tallies, len(prompt_ids)
 
 
 def _encode_split(
@@ -69,7 +68,9 @@ def _encode_split(
 
     if not tally.kept():
         reasons = dict(tally.dropped.most_common(3))
-        raise DataError(f"no pair of the {split} set is left; dropped: {reasons}", "see `encode` in params.yaml")
+        first = tally.first_detail[next(iter(reasons))] if reasons else "none"
+        what = f"no pair of the {split} set is left; dropped: {reasons}; the first is {first}"
+        raise DataError(what, "see `encode` in params.yaml")
     _log.info("%s: %d pairs kept, dropped: %s", split, tally.kept(), dict(tally.dropped))
 
 

@@ -18,7 +18,7 @@ from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import PLACES, SIDES, Verdicts
-from tasks.pairs.record.pair import Pair, Rejection
+from tasks.pairs.record.pair import NO_PREFERENCE, Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
 from tasks.telemetry.log import bar, get_logger
 
@@ -71,7 +71,8 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(rejected.values()) - rejected.get("duplicate", 0),
+        "rejected": sum(n for reason, n in rejected.items() if reason not in NO_PREFERENCE | {"duplicate"}),
+        "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
         "filtered": intake.filtered,
@@ -87,6 +88,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
 
     return {
         "rows_read": intake.rows,
+        "outcomes": intake.outcomes,
         **statistics,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
