@@ -1,7 +1,7 @@
 """Read preference data of any common form into validated pairs, split by prompt into train and test.
 
 reads:  `ingest.sources` (files, globs, pinned hub data sets, or the built-in demo)
-writes: data/pairs/ (train.parquet, test.parquet, rejects.jsonl, metrics.json)
+writes: data/pairs/ (train.parquet, test.parquet, rejects.jsonl, metrics.json, and unpaired.jsonl for lone thumbs)
 params: `ingest` in params.yaml
 run as: python -m tasks.ingest
         python -m tasks.ingest --try FILE    shows how a file is read, and writes nothing
@@ -22,6 +22,9 @@ from tasks.core.params import load_section
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
+from tasks.pairs.forms.choose import AUTO, FormSettings
+from tasks.pairs.forms.ranked import Pairing
+from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
@@ -55,6 +58,25 @@ class IngestConfig(Section, path="ingest"):
     split_seed: int = 0
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
+    form: str = AUTO
+    votes: VoteValues = dataclasses.field(default_factory=VoteValues)
+    pairing: Pairing = "best_worst"
+    min_gap: Annotated[float, at_least(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check each value, and the name of the form and the meanings of votes.
+
+        Raises:
+            ConfigError: Naming the key, and what to write instead.
+        """
+        super().__post_init__()
+        self.votes.meanings()
+        _ = self.forms
+
+    @property
+    def forms(self) -> FormSettings:
+        """What is said of forms beyond chosen and rejected columns."""
+        return FormSettings(self.form, self.votes, self.pairing, self.min_gap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +96,20 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
     """
     sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(config.columns, config.where, config.ignore)
+    intake = Intake(config.columns, config.where, config.ignore, config.forms)
 
     def goes_to_test(pair: Pair) -> bool:
         return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
 
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
         spill = draft / _SPILL
-        listed = draft / "rejects.jsonl"
-        with kept_on_error(listed, kept), listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects:
-            reject = functools.partial(write_rejection, rejects)
+        listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
+        with (
+            kept_on_error(listed, kept),
+            listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects,
+            kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
+        ):
+            reject = functools.partial(write_rejection, rejects, unpaired)
             first_pass(intake, sources, spill, goes_to_test, reject)
             with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
@@ -99,6 +125,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 )
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
         spill.unlink()
+        if not kept_rows.stat().st_size:
+            kept_rows.unlink()
         shutil.rmtree(spill.with_suffix(".tmp"), ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
@@ -123,7 +151,8 @@ def main() -> None:
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            for line in try_source(source, config.columns, config.where, config.ignore, config.max_rejected_share):
+            limit = config.max_rejected_share
+            for line in try_source(source, config.columns, config.where, config.ignore, limit, config.forms):
                 print(line)
         return
     with door("ingest", IngestConfig) as config:

@@ -71,23 +71,27 @@ class DataFacts:
 
     Attributes:
         read: Rows that ingest read.
+        outcomes: Pairs and rejections that these rows gave; a row may give several, and several rows one.
         filtered: Rows that `ingest.where` excludes.
         over_limit: Pairs beyond `ingest.limit`.
         splits: Both sides of the split.
         rejected: Rows that ingest rejected, by reason.
         dropped: Pairs that could not be encoded, by reason.
         unread: Columns that nothing read, by the source that has them.
+        forms: How each source was read, in one line.
         spreads: Lengths of prompt, chosen and rejected.
         lengths: Lengths of chosen against rejected.
     """
 
     read: int
+    outcomes: int
     filtered: int
     over_limit: int
     splits: tuple[Split, ...]
     rejected: tuple[Reason, ...]
     dropped: tuple[Reason, ...]
     unread: Mapping[str, tuple[str, ...]]
+    forms: Mapping[str, str]
     spreads: tuple[Spread, ...]
     lengths: Histogram
 

@@ -103,6 +103,8 @@ def _pairs(folder: Path, ids: list[str], pairs: int, rejects: int, hostile: str)
         write_text(draft / "rejects.jsonl", _lines(rows))
         counted = {
             "rows_read": pairs + len(ids) + rejects + 40,
+            "outcomes": pairs + len(ids) + rejects + 40,
+            "forms": {"pairs.jsonl": "standard: the columns", f"votes{hostile}.csv": f"votes: `winner{hostile}`"},
             "pairs": {"train": pairs, "test": len(ids)},
             "prompts": {"train": -(-pairs // 2), "test": len(ids)},
             "left_out": {"filtered": 30, "over_limit": 10},

@@ -28,7 +28,8 @@ def test_try_says_which_columns_are_read_and_shows_three_pairs(tmp_path: Path) -
     lines = list(try_source(str(path), Columns(), {}, (), 0.1))
     assert lines[0] == "rows.jsonl: 5 rows read, 5 pairs; prompts are plain text"
     assert lines[1:3] == ["columns read: prompt, chosen, rejected", "columns not read: id"]
-    assert lines[4:8] == ["rows.jsonl:1", "  prompt   Question 0?", "  chosen   Yes, 0.", "  rejected No."]
+    assert lines[3] == "read as standard: the columns of prompt, chosen and rejected"
+    assert lines[5:9] == ["rows.jsonl:1", "  prompt   Question 0?", "  chosen   Yes, 0.", "  rejected No."]
     assert sum(line.startswith("  prompt") for line in lines) == 3
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 

@@ -27,7 +27,12 @@ def _turns(prompt: Prompt) -> Turns:
 
 def _read(schema: Schema, folder: Path) -> list[Pair]:
     """Write the schema's rows, run the stage on them and return the pairs of both sides."""
-    section: dict[str, Any] = {"sources": [str(schema.write(folder))], "test_share": 0.5, **schema.params}
+    section: dict[str, Any] = {
+        "sources": [str(schema.write(folder))],
+        "test_share": 0.5,
+        "split_seed": 1,
+        **schema.params,
+    }
     ingest.run(ingest.Folders(folder / "out"), build(IngestConfig, section, "ingest"))
     files = [folder / "out" / f"{side}.parquet" for side in ("train", "test")]
     return [pair for file in files for batch in stored_pairs(file) for pair in batch]

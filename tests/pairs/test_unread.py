@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.intake import read_pairs
-from tasks.pairs.ingestion.unread import shapes_label, shapes_prompt
+from tasks.pairs.raw.unread import shapes_label, shapes_prompt
 from tasks.pairs.record.pair import Columns
 
 PLAIN = {"prompt": "How is the kettle?", "chosen": "It boils.", "rejected": "No idea."}

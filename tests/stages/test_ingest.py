@@ -33,11 +33,11 @@ def run(out: Path, config: IngestConfig) -> dict[str, Any]:
 def ingest(out: Path, *sources: Path | str, **config: Any) -> dict[str, Any]:
     metrics = run(out, IngestConfig(tuple(map(str, sources)), **config))
     assert sorted(path.name for path in out.iterdir()) == OUTPUTS
-    assert metrics["rows_read"] == sum(metrics["pairs"].values()) + sum(metrics["left_out"].values())
+    assert metrics["outcomes"] == sum(metrics["pairs"].values()) + sum(metrics["left_out"].values())
     assert metrics == json.loads((out / "metrics.json").read_text())
     listed = collections.Counter(line["reason"] for line in read_lines(out / "rejects.jsonl"))
     left = metrics["left_out"]
-    assert sum(listed.values()) == left["rejected"] + left["duplicate"] + left["contradiction"]
+    assert sum(listed.values()) == sum(left.values()) - left["filtered"] - left["over_limit"]
     assert {reason: listed[reason] for reason in metrics["rejected"]} == metrics["rejected"]
     return metrics
 
@@ -106,9 +106,27 @@ def test_sharegpt_files_as_published_give_the_pairs_of_the_common_form(shared: P
     assert {p.pair_id for p in stored(tmp_path / "raw")} == {p.pair_id for p in stored(tmp_path / "common")}
 
 
-def test_kto_data_are_refused_because_they_are_no_pairs(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"kto_en_demo.json.gz has no column `chosen` .*messages, label.* are no pairs"):
+def test_thumbs_of_which_one_prompt_has_opposite_ones_are_one_pair(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 training and 0 test pairs"):
         run(tmp_path / "out", IngestConfig((str(shared / "preferences/dpo-demo-en-zh/raw/kto_en_demo.json.gz"),)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "common", "left_out"),
+    [
+        ("pandalm-testset-v1/raw/testset-v1.json.gz", "pandalm-testset-v1", {"rejected": 58, "no_preference": 105}),
+        ("qa-feedback-dev/raw/dev_feedback.json.gz", "qa-feedback-dev", {"rejected": 0, "no_preference": 384}),
+        ("blimp-minimal-pairs/raw/BLiMP.zip", "blimp-minimal-pairs", {"rejected": 7984, "no_preference": 0}),
+    ],
+)
+def test_votes_and_minimal_pairs_as_published_give_the_replies_of_the_common_form(
+    raw: str, common: str, left_out: dict[str, int], shared: Path, tmp_path: Path
+) -> None:
+    metrics = ingest(tmp_path / "raw", shared / "preferences" / raw, max_rejected_share=0.2)
+    assert {name: metrics["left_out"][name] for name in left_out} == left_out
+    ingest(tmp_path / "common", shared / "preferences" / common / "pairs.jsonl.gz", max_rejected_share=0.2)
+    replies = [{(p.chosen, p.rejected) for p in stored(tmp_path / name)} for name in ("raw", "common")]
+    assert replies[0] == replies[1]
 
 
 def test_a_filter_and_a_limit_leave_a_fixed_random_choice(shared: Path, tmp_path: Path) -> None:
@@ -190,7 +208,8 @@ def test_a_duplicate_is_rejected_and_a_contradiction_drops_both_rows(tmp_path: P
     swapped = {"prompt": "P", "chosen": "b", "rejected": "a"}
     source = write_rows(tmp_path / "a.jsonl", [same, *text_rows(60), same, swapped])
     dropped = ingest(tmp_path / "drop", source)
-    assert dropped["left_out"] == {"rejected": 0, "duplicate": 1, "contradiction": 2, "filtered": 0, "over_limit": 0}
+    expected = {"rejected": 0, "no_preference": 0, "duplicate": 1, "contradiction": 2, "filtered": 0, "over_limit": 0}
+    assert dropped["left_out"] == expected
     lines = [(row["source"], row["reason"]) for row in read_lines(tmp_path / "drop/rejects.jsonl")]
     assert lines == [("a.jsonl:62", "duplicate"), ("a.jsonl:1", "contradiction"), ("a.jsonl:63", "contradiction")]
     kept = ingest(tmp_path / "keep", source, contradictions="keep")

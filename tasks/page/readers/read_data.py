@@ -33,15 +33,17 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
     facts = metrics.node("left_out").fill(
         DataFacts,
         read=metrics.count("rows_read"),
+        outcomes=metrics.count("outcomes"),
         splits=tuple(Split(name, kept.count(name), prompts.count(name)) for name in SPLITS),
         rejected=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
         dropped=_reasons(read_lines(tokens / "dropped.jsonl", "encode"), "pair_id"),
         unread=_unread(metrics.node("columns_not_read")),
+        forms=_forms(metrics.node("forms")),
         spreads=tuple(spread(name, values) for name, values in lengths.items()),
         lengths=histogram(("chosen", lengths["chosen"]), ("rejected", lengths["rejected"])),
     )
     accounted = sum(split.pairs for split in facts.splits) + facts.refused + facts.filtered + facts.over_limit
-    if facts.read != accounted:
+    if facts.outcomes != accounted:
         raise ArtifactError(
             f"{pairs} does not account for each of the {facts.read} rows read", "run `dvc repro -f ingest`"
         )
@@ -56,6 +58,12 @@ def _unread(metrics: Node) -> dict[str, tuple[str, ...]]:
             raise metrics.wrong(source, "is no list of columns")
         unread[source] = tuple(columns)
     return unread
+
+
+def _forms(metrics: Node) -> dict[str, str]:
+    """Return how each source was read; the standard columns need no word."""
+    forms = {source: metrics.text(source) for source in metrics.values}
+    return {source: form for source, form in forms.items() if not form.startswith("standard:")}
 
 
 def _lengths(tokens: Path) -> np.ndarray[Any, Any]:

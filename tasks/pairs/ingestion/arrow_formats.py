@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any
 
-from tasks.pairs.ingestion.raw_row import FormatError, RawRow
+from tasks.pairs.raw.raw_row import FormatError, RawRow
 
 _ROWS_AT_ONCE = 1024
 _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from tasks.core.files import canonical_json
-from tasks.pairs.ingestion.cells import Refused, is_blank, json_value, kind, need, optional, text_of
 from tasks.pairs.ingestion.turns import Turns, turns_of
+from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, optional, text_of
 from tasks.pairs.record.pair import Columns, Message, get_field
 
 

@@ -20,8 +20,8 @@ from typing import IO, cast
 
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.arrow_formats import read_arrow, read_parquet
-from tasks.pairs.ingestion.raw_row import FormatError, RawRow
 from tasks.pairs.ingestion.text_formats import read_json, read_table
+from tasks.pairs.raw.raw_row import FormatError, RawRow
 
 __all__ = ["RawRow", "check_readable", "has_known_form", "is_no_data", "read_rows"]
 

@@ -11,11 +11,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks.core.errors import DataError
-from tasks.pairs.ingestion.formats import RawRow
+from tasks.pairs.forms.choose import FormSettings
+from tasks.pairs.forms.groups import Groups
+from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
-from tasks.pairs.ingestion.unread import UnreadColumns
-from tasks.pairs.record.pair import ABSENT, Columns, Pair, Rejection, get_field
+from tasks.pairs.raw.raw_row import RawRow
+from tasks.pairs.raw.unread import UnreadColumns
+from tasks.pairs.record.pair import ABSENT, NO_PREFERENCE, Columns, Pair, Rejection, get_field
 from tasks.telemetry.log import get_logger
 
 Scalar = str | int | float | bool
@@ -28,25 +31,34 @@ class Intake:
 
     Attributes:
         rows: How many rows were read.
+        outcomes: How many pairs and rejections they gave; a row may give several, and several rows one.
         filtered: How many of them ``where`` left out.
         rejected: How many were turned away, by reason; duplicates are one of the reasons.
         rows_by_source: How many rows each source gave.
         prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
+        forms: How each source is read, in one line.
     """
 
     def __init__(
-        self, columns: Columns, where: Mapping[str, Scalar] | None = None, ignored: Collection[str] = ()
+        self,
+        columns: Columns,
+        where: Mapping[str, Scalar] | None = None,
+        ignored: Collection[str] = (),
+        forms: FormSettings | None = None,
     ) -> None:
         self._columns = columns.without(ignored)
         self._ignored = tuple(ignored)
         self._where = dict(where or {})
+        self._settings = forms or FormSettings()
         self.rows = 0
+        self.outcomes = 0
         self.filtered = 0
         self.rejected: Counter[str] = Counter()
         self.rows_by_source: Counter[str] = Counter()
         self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
+        self.forms: dict[str, str] = {}
         self._first_rejection: dict[str, Rejection] = {}
 
     def read(self, sources: Iterable[Source]) -> Iterator[Pair | Rejection]:
@@ -55,21 +67,30 @@ class Intake:
         Raises:
             DataError: A source cannot be read, or none of its rows has a column that is needed.
         """
+        groups = Groups(self._settings.pairing, self._settings.min_gap)
         for source in sources:
+            reader = FormReader(source.read(), self._settings, self._columns, self._ignored, groups)
+            self.forms[source.name] = reader.about
+            if reader.form:
+                _log.info("%s: read as %s", source.name, reader.about)
             check = _ColumnCheck(source.name)
             unread = UnreadColumns(
                 source.name,
-                {*self._columns.reads(), *(name.split(".")[0] for name in self._where), *self._where},
+                {*self._columns.reads(), *(name.split(".")[0] for name in self._where), *self._where, *reader.reads},
                 self._ignored,
-                is_order_assumed=(self._columns.chosen, self._columns.rejected) != (Columns.chosen, Columns.rejected),
+                is_order_assumed=(reader.columns.chosen, reader.columns.rejected) != (Columns.chosen, Columns.rejected),
             )
-            for row in source.read():
+
+            for row in reader.rows:
                 self.rows += 1
                 self.rows_by_source[source.name] += 1
-                yield from self._take(row, check, unread)
+                yield from self._take(row, reader, check, unread)
+
             check.finish()
             unread.finish()
             self._note_unread(source.name, unread)
+        for made, columns in groups.finish():
+            yield self._decide(made, columns)
         if self.prompts_removed:
             _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
@@ -79,44 +100,64 @@ class Intake:
             self.unread[source] = sorted(unread.unread)
             _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
 
-    def _take(self, row: RawRow, check: _ColumnCheck, unread: UnreadColumns) -> Iterator[Pair | Rejection]:
+    def _take(
+        self, row: RawRow, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
+    ) -> Iterator[Pair | Rejection]:
         if isinstance(row.value, dict):
             check.see(row.value, self._where)
             if not _matches(row.value, self._where):
                 self.filtered += 1
+                self.outcomes += 1
                 check.filtered += 1
                 return
             unread.see(row.value, row.where)
-        taken = parse_row(row, self._columns)
+        for made in reader.rewrite(row) if reader.form else (row,):
+            yield self._decide(made, reader.columns, check)
+
+    def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck | None = None) -> Pair | Rejection:
+        """Return the pair of a row with standard columns, or why it is none, and count it."""
+        self.outcomes += 1
+        taken = parse_row(row, columns) if isinstance(row, RawRow) else row
         if isinstance(taken, Pair):
             self.prompts_removed += taken.is_prompt_removed
         else:
             self.rejected[taken.reason] += 1
             self._first_rejection.setdefault(taken.reason, taken)
-            if taken.column:
+            if taken.column and check:
                 check.lacking[taken.column] += 1
-        yield taken
+        return taken
 
     def check_share(self, limit: float) -> None:
-        """Refuse data of which more than ``limit`` (0 to 1) was turned away; duplicates do not count.
+        """Refuse data of which more than ``limit`` (0 to 1) was turned away.
+
+        Duplicates and rows that hold no preference, such as ties, do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        faulty = self.rejected.total() - self.rejected["duplicate"]
-        considered = self.rows - self.filtered
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NO_PREFERENCE | {"duplicate"}})
+        faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
+        considered = self.outcomes - self.filtered - without.total()
         if considered and faulty / considered <= limit:
             return
+        if not considered and without.total():
+            raise DataError(
+                f"none of {self.rows} rows holds a preference: {self._most_frequent(without)}",
+                "add rows in which one answer is better, or name what the votes mean in `ingest.votes`",
+            )
         if not considered:
             raise DataError("`ingest.where` leaves no row", "correct its field or value")
-        reasons = Counter({reason: count for reason, count in self.rejected.items() if reason != "duplicate"})
-        top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        first = self._first_rejection.get(reasons.most_common(1)[0][0])
-        quoted = f"; the first is {first.source}: {first.detail[:200]}" if first else ""
         raise DataError(
-            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): {top}{quoted}",
+            f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): "
+            f"{self._most_frequent(reasons)}",
             f"fix the data or `ingest.columns`; to go on without them, raise `ingest.max_rejected_share` over {limit}",
         )
+
+    def _most_frequent(self, reasons: Counter[str]) -> str:
+        """Return the most frequent reasons with their counts, and the detail of the first such row."""
+        top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3) if count)
+        first = self._first_rejection.get(reasons.most_common(1)[0][0])
+        return f"{top}; the first is {first.source}: {first.detail[:200]}" if first else top
 
 
 @dataclasses.dataclass
@@ -149,9 +190,10 @@ class _ColumnCheck:
     def _advice(self, name: str) -> str:
         if name in self.unfiltered:
             return "correct the field under `ingest.where`"
-        if "label" in self.columns:
-            return "single replies with a good or bad label are no pairs; each row needs a chosen and a rejected reply"
-        return "name the file's columns under `ingest.columns` (prompt, chosen, rejected, slice, weight, margin)"
+        return (
+            "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote "
+            "(first, second, winner); or answers and their scores (answers, text, score or rank)"
+        )
 
 
 def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from tasks.pairs.ingestion.cells import Refused, json_value
+from tasks.pairs.raw.cells import Refused, json_value
 
 # how a text begins that may be a list of messages, a message, or numpy's form of a list
 OPENING = re.compile(r"\s*(?:array\(\s*)?[\[{]")

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import orjson
 
-from tasks.pairs.ingestion.raw_row import FormatError, RawRow
+from tasks.pairs.raw.raw_row import FormatError, RawRow
 from tasks.telemetry.log import get_logger
 
 _LONGEST_CELL = 1 << 28  # characters; the csv module's own limit of 131,072 is shorter than a long reply

@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Collection, Iterator, Mapping
 
+from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.ingestion.intake import Intake, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources
 from tasks.pairs.record.pair import Columns, Pair
@@ -16,7 +17,12 @@ _WIDTH = 100  # characters of a text that are shown
 
 
 def try_source(
-    text: str, columns: Columns, where: Mapping[str, Scalar], ignored: Collection[str], limit: float
+    text: str,
+    columns: Columns,
+    where: Mapping[str, Scalar],
+    ignored: Collection[str],
+    limit: float,
+    forms: FormSettings | None = None,
 ) -> Iterator[str]:
     """Yield the lines that say how a file, glob or hub data set is read; its first 1,000 rows are.
 
@@ -26,13 +32,14 @@ def try_source(
         where: `ingest.where`.
         ignored: `ingest.ignore`.
         limit: `ingest.max_rejected_share`.
+        forms: What params say of forms.
 
     Raises:
         ConfigError: The source is of a kind that is not read here, or is not pinned.
         DataError: It cannot be read, holds an unread column that may shape a pair, or too many rows are unusable.
     """
     for source in find_sources([text]):
-        intake = Intake(columns, where, ignored)
+        intake = Intake(columns, where, ignored, forms)
         first = list(itertools.islice(source.read(), ROWS))
         names = dict.fromkeys(name for row in first if isinstance(row.value, dict) for name in row.value)
         taken = list(intake.read([Source(source.name, functools.partial(iter, first))]))
@@ -43,6 +50,7 @@ def try_source(
         yield f"{source.name}: {intake.rows} rows read, {len(pairs)} pairs; {_form(pairs)}"
         yield f"columns read: {', '.join(name for name in names if name not in unread) or 'none'}"
         yield f"columns not read: {', '.join(unread) or 'none'}"
+        yield f"read as {intake.forms[source.name]}"
         if intake.rejected:
             yield f"turned away: {', '.join(f'{reason} {count}' for reason, count in intake.rejected.items())}"
         for pair in pairs[:PAIRS]:

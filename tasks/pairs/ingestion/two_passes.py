@@ -18,7 +18,7 @@ from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import PLACES, SIDES, Verdicts
-from tasks.pairs.record.pair import Pair, Rejection
+from tasks.pairs.record.pair import NO_PREFERENCE, Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
 from tasks.telemetry.log import bar, get_logger
 
@@ -49,8 +49,9 @@ def first_pass(
             shown.update()
 
 
-def write_rejection(stream: IO[str], rejection: Rejection) -> None:
-    """Write a rejected row to rejects.jsonl."""
+def write_rejection(stream: IO[str], unpaired: IO[str], rejection: Rejection) -> None:
+    """Write a rejected row to rejects.jsonl, and what it is kept for to unpaired.jsonl."""
+    unpaired.write(rejection.kept)
     line = {"source": rejection.source, "reason": rejection.reason, "detail": rejection.detail[:200]}
     stream.write(json_line(line))
 
@@ -70,15 +71,16 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(rejected.values()) - rejected.get("duplicate", 0),
+        "rejected": sum(n for reason, n in rejected.items() if reason not in NO_PREFERENCE | {"duplicate"}),
+        "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
         "filtered": intake.filtered,
         "over_limit": verdicts.counts["over_limit"],
     }
     kept = sum(verdicts.counts[side] for side in SIDES)
-    if intake.rows != kept + sum(left_out.values()):
-        raise AssertionError(f"{intake.rows} rows read, {kept} pairs kept, left out: {left_out}")
+    if intake.outcomes != kept + sum(left_out.values()):
+        raise AssertionError(f"{intake.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
     _say(intake.rows, verdicts, left_out, rejected)
     for name in ("weight", "margin"):
         if name in statistics:
@@ -86,11 +88,13 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
 
     return {
         "rows_read": intake.rows,
+        "outcomes": intake.outcomes,
         **statistics,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
         "contradictory_pairs": verdicts.contradictory,
         "columns_not_read": intake.unread,
+        "forms": intake.forms,
     }
 
 

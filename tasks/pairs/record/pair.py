@@ -20,6 +20,7 @@ _text_json = encode_basestring  # a text as canonical JSON, by the encoder itsel
 ABSENT = object()  # the value of a column that a row lacks
 SYSTEM_NAMES = ("system", "system_prompt", "system_message")
 _CONTEXT = ("system", "instruction", "input", "history", "tools", "documents")  # columns that make up a prompt
+FORM_COLUMNS = ("first", "second", "winner", "answers", "text", "score", "rank")  # of forms without chosen and rejected
 ROLES = ("system", "user", "assistant", "tool")
 
 REASONS = {
@@ -47,10 +48,23 @@ REASONS = {
     "identical_replies": "chosen and rejected are the same text",
     "bad_weight": "the weight is no finite number above 0",
     "bad_margin": "the margin is no finite number",
+    "unread_key": "an object in the row has a key that may shape the prompt, and that nothing reads",
+    "not_a_list": "the answers, or their scores, are no list of the length and kind that the form has",
+    "bad_score": "a score or rank is no finite number",
+    "unknown_vote": "a vote has a value whose meaning nobody named",
+    "nothing_shared": "two whole texts begin with different words, so that nothing of them is a prompt",
+    "tie": "the votes or scores prefer neither answer",
+    "both_bad": "the vote says that neither answer is good",
+    "no_vote": "nobody voted",
+    "unpaired": "the answer has no other one to be compared with",
+    "gap_too_small": "the scores of the answers are closer than the least gap asked for",
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
 }
+
+# of rows that are read as they should be, and hold no preference: they do not count as faulty
+NO_PREFERENCE = frozenset(("tie", "both_bad", "no_vote", "unpaired", "gap_too_small"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +173,14 @@ class Rejection:
         reason: One of :data:`REASONS`.
         detail: What exactly is wrong, without the row's text.
         column: The absent column, where that is the reason.
+        kept: What the row says, as a line of JSON, where it is kept for another use than pairs; empty for nothing.
     """
 
     source: str
     reason: str
     detail: str
     column: str | None = None
+    kept: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +203,13 @@ class Columns:
     history: str | None = "history"
     tools: str | None = "tools"
     documents: str | None = "documents"
+    first: str | None = None
+    second: str | None = None
+    winner: str | None = None
+    answers: str | None = None
+    text: str | None = None
+    score: str | None = None
+    rank: str | None = None
 
     @cached_property
     def system_names(self) -> tuple[str, ...]:

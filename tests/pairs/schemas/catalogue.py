@@ -23,45 +23,7 @@ GROUPS = {
 }
 SCHEMAS = {schema.name: schema for schemas in GROUPS.values() for schema in schemas}
 # schemas that no reader reads yet: their tests fail, and must; take a name out when its reader is there
-WAITING = frozenset(
-    (
-        "ms-swift",
-        "OpenAI preference file",
-        "Together preference file",
-        "Fireworks preference file",
-        "Vertex AI preference file",
-        "NeMo RL preference file",
-        "PKU SafeRLHF",
-        "HelpSteer 3",
-        "HelpSteer 2 preference",
-        "Arena 55k",
-        "Arena 100k",
-        "Arena 140k",
-        "Chatbot Arena conversations",
-        "MT-Bench human judgments",
-        "LLMBar",
-        "OffsetBias",
-        "AlpacaFarm",
-        "SHP",
-        "WebGPT comparisons",
-        "Summaries from feedback",
-        "Preference Collection",
-        "A table of votes",
-        "Label Studio pairwise",
-        "Nectar",
-        "UltraFeedback",
-        "distilabel UltraFeedback task",
-        "Stack Exchange preferences",
-        "HelpSteer 2",
-        "Scored rows of a table",
-        "Open WebUI feedback",
-        "LangSmith runs",
-        "Langfuse traces",
-        "TRL unpaired",
-        "LLaMA-Factory KTO",
-        "Argilla records",
-    )
-)
+WAITING: frozenset[str] = frozenset()
 HEAD = """# Schemas
 
 How each published schema of preference data is read: as it stands, by a line of `ingest` in `params.yaml`, or why

@@ -9,7 +9,7 @@ from tests.pairs.schemas.schema import Expected, Item, Schema, assistant, user
 
 def ranked(**names: Any) -> dict[str, Any]:
     """The line of params that names where answers and their scores or ranks stand."""
-    return {"ranked": names}
+    return {"columns": names}
 
 
 def _three(x: Item) -> list[tuple[str, float]]:
@@ -93,10 +93,6 @@ SCHEMAS = [
             "metadata": ["https://a.example"],
         },
         _by_six,
-        {
-            **ranked(answers="answers", text="text", score="pm_score"),
-            "columns": {"prompt": "question"},
-        },
     ),
     Schema(
         "HelpSteer 2",
@@ -114,7 +110,6 @@ SCHEMAS = [
             for text, score in ((x.first, x.vote(4, 1)), (x.second, x.vote(1, 4)))
         ],
         lambda x: Expected([("user", x.ask)], x.good, x.bad, 3.0),
-        ranked(text="response", score="helpfulness"),
     ),
     Schema(
         "Scored rows of a table",

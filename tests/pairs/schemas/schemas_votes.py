@@ -8,9 +8,9 @@ from typing import Any
 from tests.pairs.schemas.schema import Expected, Item, Schema, asked, assistant, no_tie, talk, user
 
 
-def votes(first: str, second: str, winner: str, **more: Any) -> dict[str, Any]:
-    """The line of params that names two answers and the vote; ``more`` are columns, or the values of the vote."""
-    return {"votes": {"first": first, "second": second, "winner": winner, **more}}
+def votes(first: str, second: str, winner: str, **names: str) -> dict[str, Any]:
+    """The line of params that names two answers and the vote, and further columns."""
+    return {"columns": {"first": first, "second": second, "winner": winner, **names}}
 
 
 def _instruction(x: Item) -> Expected:
@@ -238,10 +238,7 @@ SCHEMAS = [
             "orig_response_B": x.second,
             "orig_reference_answer": x.good,
         },
-        params={
-            **votes("orig_response_A", "orig_response_B", "orig_preference"),
-            "columns": {"prompt": "orig_instruction"},
-        },
+        params=votes("orig_response_A", "orig_response_B", "orig_preference", prompt="orig_instruction"),
     ),
     Schema(
         "A table of votes",
@@ -254,8 +251,8 @@ SCHEMAS = [
         },
         no_tie,
         {
-            **votes("left", "right", "verdict", is_first=["left wins"], is_second=["right wins"], is_tie=["equal"]),
-            "columns": {"prompt": "question"},
+            **votes("left", "right", "verdict"),
+            "votes": {"first": ["left wins"], "second": ["right wins"]},
         },
         file="votes.csv",
     ),

@@ -1,0 +1,148 @@
+"""Answers of several rows, joined to scores by their key, and to each other by their prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.pairs.forms.ranked import Answer, Pairing, pair_up
+from tasks.pairs.forms.singles import Single, Singles
+from tasks.pairs.raw.cells import Refused
+from tasks.pairs.raw.raw_row import RawRow
+from tasks.pairs.record.pair import ABSENT, Columns, Rejection
+
+
+@dataclasses.dataclass
+class _Entry:
+    """An answer, where it was read, and by which form."""
+
+    single: Single
+    where: str
+    form: Singles
+    columns: Columns
+
+
+Outcome = tuple[RawRow | Rejection, Columns]
+
+
+class Groups:
+    """Collects single answers over all sources; they stay in memory until the last row is read.
+
+    Args:
+        pairing: Which answers of one prompt make pairs; of thumbs, every up with every down for `all_pairs`, else each
+            thumb once.
+        min_gap: The least difference of two scores.
+    """
+
+    def __init__(self, pairing: Pairing, min_gap: float) -> None:
+        self._pairing, self._min_gap = pairing, min_gap
+        self._entries: list[_Entry] = []
+
+    def add(self, form: Singles, columns: Columns, row: RawRow) -> Iterator[RawRow]:
+        """Take a row; yield the pairs that it holds by itself.
+
+        Raises:
+            Refused: The row holds no answer with a value.
+        """
+        for single in form.singles(row.value):
+            if isinstance(single, Single):
+                self._entries.append(_Entry(single, row.where, form, columns))
+            else:
+                yield RawRow(row.where, single)
+
+    def finish(self) -> Iterator[Outcome]:
+        """Yield the pairs of all answers, and why the others make none, each with its columns' names."""
+        entries = list(self._joined())
+        groups: dict[str, list[_Entry]] = defaultdict(list)
+        for entry in entries:
+            if isinstance(entry, _Entry):
+                groups[_prompt_key(entry)].append(entry)
+            else:
+                yield entry
+        for group in groups.values():
+            yield from self._by_score(group) if group[0].form.measure != "thumb" else self._by_thumb(group)
+
+    def _joined(self) -> Iterator[_Entry | Outcome]:
+        """Yield the answers with the scores that stand in other rows, and the rows to which none belongs."""
+        scores: dict[str, list[_Entry]] = defaultdict(list)
+        for entry in self._entries:
+            if entry.single.reply is ABSENT:
+                scores[entry.single.key].append(entry)
+
+        keys = {entry.single.key for entry in self._entries if entry.single.reply is not ABSENT}
+        for entry in self._entries:
+            single = entry.single
+            if single.reply is ABSENT:
+                if single.key not in keys:
+                    yield Rejection(entry.where, "unpaired", "no answer has the key of this score"), entry.columns
+                continue
+            values = {other.single.value for other in scores.get(single.key, ())} | {single.value}
+            values.discard(None)
+            if len(values) != 1:
+                reason = "tie" if values else "no_vote"
+                yield Rejection(entry.where, reason, f"the answer has {len(values)} different scores"), entry.columns
+            else:
+                yield dataclasses.replace(entry, single=dataclasses.replace(single, value=values.pop()))
+
+    def _by_score(self, group: list[_Entry]) -> Iterator[Outcome]:
+        answers = [Answer(entry.single.reply, float(entry.single.value or 0.0), origin=entry) for entry in group]
+        try:
+            pairs = pair_up(answers, self._pairing, self._min_gap)
+        except Refused as refusal:
+            for entry in group:
+                yield Rejection(entry.where, refusal.reason, refusal.detail), entry.columns
+            return
+        is_rank = group[0].form.measure == "rank"
+        for better, worse in pairs:
+            margin = {} if is_rank else {"margin": better.score - worse.score}
+            yield _pair(better.origin, worse.origin, margin)
+
+    def _by_thumb(self, group: list[_Entry]) -> Iterator[Outcome]:
+        ups = [entry for entry in group if entry.single.value == "up"]
+        downs = [entry for entry in group if entry.single.value == "down"]
+        pairs = list(itertools.product(ups, downs) if self._pairing == "all_pairs" else zip(ups, downs, strict=False))
+        for up, down in pairs:
+            yield _pair(up, down, {})
+        paired = {id(entry) for pair in pairs for entry in pair}
+        for entry in group:
+            if id(entry) not in paired:
+                yield _unpaired(entry), entry.columns
+
+
+def _pair(better: _Entry, worse: _Entry, margin: dict[str, float]) -> Outcome:
+    common = better.single.common
+    if not better.form.has_margin or "margin" in common:
+        margin = {}
+    row = {**common, **margin, "chosen": better.single.reply, "rejected": worse.single.reply}
+    return RawRow(better.where, row), better.columns
+
+
+def _unpaired(entry: _Entry) -> Rejection:
+    """Return the rejection of a lonely thumb, with its row under TRL's names: prompt, completion, label."""
+    single = entry.single
+    kept = {name: single.common[name] for name in _shaping(entry) if name in single.common}
+    line = json.dumps({**kept, "completion": single.reply, "label": single.value == "up"}, default=str) + "\n"
+    return Rejection(
+        entry.where, "unpaired", f"no other answer to this prompt has the opposite of {single.value}", kept=line
+    )
+
+
+def _prompt_key(entry: _Entry) -> str:
+    """Return what two answers to one prompt have in common."""
+    common = entry.single.common
+    shaping: dict[str, Any] = {name: common[name] for name in sorted(_shaping(entry)) if name in common}
+    match shaping.get(entry.columns.prompt):
+        case [{"role": "user", "content": question, **others}] if not others:  # the same as the question as text
+            shaping[entry.columns.prompt] = question
+    measure = entry.form.value if entry.form.measure != "thumb" else "thumb"
+    return repr((measure, [(name, value) for name, value in shaping.items() if value not in (None, "", [])]))
+
+
+def _shaping(entry: _Entry) -> set[str]:
+    """Return the columns that make up the prompt."""
+    columns = entry.columns
+    return columns.reads() - {columns.slice, columns.weight or "", columns.margin or "", "chosen", "rejected"}
