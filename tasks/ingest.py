@@ -106,7 +106,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
         with (
             kept_on_error(listed, kept),
-            listed.open("w", encoding="utf-8", newline="\n", buffering=1) as rejects,
+            listed.open("w", encoding="utf-8", newline="\n") as rejects,
             kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)

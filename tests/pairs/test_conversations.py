@@ -131,6 +131,13 @@ def test_a_tool_call_is_an_assistant_s_turn_in_the_prompt_and_as_the_reply(turn:
     assert (replied.chosen, json.loads(replied.chosen_extra)) == ("", {"tool_calls": [CALL]})
 
 
+@pytest.mark.parametrize("call", [{**CALL, "result": "90"}, {**CALL, "function": {**CALL["function"], "result": 90}}])
+def test_a_tool_call_with_something_that_nothing_reads_is_refused_by_name(call: dict[str, Any]) -> None:
+    refused = refusal_of({**LISTS, "chosen": [{"role": "assistant", "content": None, "tool_calls": [call]}]})
+    assert (refused.reason, "`result`" in refused.detail or "'result'" in refused.detail) == ("bad_tool_calls", True)
+    assert pair_of({**LISTS, "chosen": [{"role": "assistant", "tool_calls": [{**CALL, "result": None}]}]})
+
+
 def test_reasoning_is_kept_beside_the_reply() -> None:
     replied = pair_of({**LISTS, "chosen": [{**BOT, "reasoning_content": "It hums."}]})
     assert json.loads(replied.chosen_extra) == {"reasoning_content": "It hums."}

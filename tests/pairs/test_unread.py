@@ -74,3 +74,11 @@ def test_a_refusal_quotes_the_first_row_and_the_list_of_rejected_rows_outlives_i
         run(Folders(tmp_path / "pairs"), IngestConfig(sources=(str(source),)), kept=tmp_path / "kept")
     assert not (tmp_path / "pairs").exists()
     assert len((tmp_path / "kept/rejects.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("column", ["question", "query"])
+def test_of_two_questions_the_ignored_one_is_left_out_as_the_message_says(column: str) -> None:
+    made = rows(**{column: "What else is there?"})
+    with pytest.raises(DataError, match=rf"ingest.ignore.*\[{column}\]"):
+        list(read_pairs(made))
+    assert [pair.prompt for pair in read_pairs(made, ignored=[column])] == [row["prompt"] for row in made]

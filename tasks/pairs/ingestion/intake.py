@@ -47,8 +47,8 @@ class Intake:
         ignored: Collection[str] = (),
         forms: FormSettings | None = None,
     ) -> None:
-        self._columns = columns.without(ignored)
-        self._ignored = tuple(ignored)
+        self._columns = columns
+        self._ignored = frozenset(ignored)
         self._where = dict(where or {})
         self._settings = forms or FormSettings()
         self.rows = 0
@@ -111,8 +111,15 @@ class Intake:
                 check.filtered += 1
                 return
             unread.see(row.value, row.where)
+            row = self._without_ignored(row)
         for made in reader.rewrite(row) if reader.form else (row,):
             yield self._decide(made, reader.columns, check)
+
+    def _without_ignored(self, row: RawRow) -> RawRow:
+        """Return the row as if it had none of the columns that `ingest.ignore` names."""
+        if self._ignored.isdisjoint(row.value):
+            return row
+        return RawRow(row.where, {name: value for name, value in row.value.items() if name not in self._ignored})
 
     def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck | None = None) -> Pair | Rejection:
         """Return the pair of a row with standard columns, or why it is none, and count it."""

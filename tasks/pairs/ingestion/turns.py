@@ -25,6 +25,7 @@ ROLE_NAMES = {name: role for role, names in _SYNONYMS.items() for name in names}
 _TEXT_KEYS = ("tool_call_id", "name", "reasoning_content", "reasoning", "thinking")  # texts that templates read
 _CALL_KEYS = ("tool_calls", _CALL)
 _READ = frozenset(("role", "from", "content", "value", *_TEXT_KEYS, *_CALL_KEYS))
+_KEPT_OF_CALLS = ("id", "index")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -107,7 +108,10 @@ def _tool_calls(value: Any, name: str) -> list[dict[str, Any]]:
     arguments = json_value(function.get("arguments", function.get("parameters"))) if called else None
     if not isinstance(called, str) or isinstance(arguments, str | bool | int | float):
         raise Refused("bad_tool_calls", f"`{name}` has a tool call without a function's name and its arguments")
-    beside = {key: value[key] for key in ("id", "index") if value.get(key) is not None}
+    unread = {*value, *function} - {"name", "arguments", "parameters", "function", "type", *_KEPT_OF_CALLS}
+    if others := sorted(key for key in unread if not is_blank(value.get(key)) or not is_blank(function.get(key))):
+        raise Refused("bad_tool_calls", f"`{name}` has a tool call with `{short(others[0])}`, which nothing reads")
+    beside = {key: value[key] for key in _KEPT_OF_CALLS if value.get(key) is not None}
     return [{**beside, "type": "function", "function": {"name": called, "arguments": arguments or {}}}]
 
 

@@ -48,7 +48,7 @@ def text_of(value: Any, name: str) -> str:
 def is_blank(value: Any) -> bool:
     """Tell whether a cell holds nothing: no column, null, NaN, white space, or an empty list or object."""
     if isinstance(value, str):
-        return value.strip() in ("", "[]", "{}", "null", "None")
+        return value.strip() in ("", "[]", "{}", "null", "None", "nan")
     return value is ABSENT or value is None or value in ([], {}, ()) or (isinstance(value, float) and math.isnan(value))
 
 

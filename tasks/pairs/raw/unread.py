@@ -8,11 +8,11 @@ order of the two is an assumption. Ids, sources, and scores beside a chosen and 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
 from tasks.core.errors import DataError
+from tasks.pairs.raw.cells import is_blank
 
 SAMPLE = 1000  # objects after which unread columns are refused, so that a long source is not read in vain
 
@@ -50,8 +50,7 @@ class UnreadColumns:
         self._reads, self._ignored = frozenset(reads), frozenset(ignored)
         self._is_order_assumed = is_order_assumed
         self._watched: dict[tuple[str, ...], tuple[str, ...]] = {}  # by the names of a row's columns
-        self._first: dict[str, str] = {}  # where each unread column first held something
-        self._filled: Counter[str] = Counter()
+        self._first: dict[str, str] = {}  # where each unread column first held something, in order
         self._objects = 0
         self.unread: dict[str, None] = {}  # every column that nobody reads, in order
 
@@ -67,9 +66,8 @@ class UnreadColumns:
             watched = self._watch(names)
         self._objects += 1
         for name in watched:
-            if _is_filled(row[name], name):
-                self._filled[name] += 1
-                self._first.setdefault(name, where)
+            if name not in self._first and _is_filled(row[name], name):
+                self._first[name] = where
         if self._objects == SAMPLE:
             self.finish()
 
@@ -90,12 +88,12 @@ class UnreadColumns:
         Raises:
             DataError: Naming the columns, the first row, and the lines of params that read or waive them.
         """
-        if not self._filled:
+        if not self._first:
             return
-        names = list(self._filled)
+        names = list(self._first)
         shown = ", ".join(f"`{name}`" for name in names)
+        first = self._first[names[0]]
         effect = "the prompt" if any(map(shapes_prompt, names)) else "which answer is better"
-        first = min(self._first.values(), key=list(self._first.values()).index)
         raise DataError(
             f"{self._source} has {shown}, which nothing reads, and which may shape {effect} (first in {first})",
             f"name it under `ingest.columns`, or leave it out on purpose: `ingest.ignore: [{', '.join(names)}]`",
@@ -118,11 +116,7 @@ def _is_about(name: str, subjects: re.Pattern[str]) -> bool:
 
 
 def _is_filled(value: Any, name: str) -> bool:
-    """Tell whether a value can shape anything: text, a list or an object with content, or the number of a label."""
-    if isinstance(value, str):
-        return value.strip() not in ("", "[]", "{}", "null", "None", "nan")
+    """Tell whether a value can shape anything: a text, a list or an object with content, or the number of a label."""
     if isinstance(value, list | dict):
-        return any(item not in (None, "", [], {}) for item in (value.values() if isinstance(value, dict) else value))
-    if value is None or (isinstance(value, float) and value != value):
-        return False
-    return not shapes_prompt(name)
+        return not all(map(is_blank, value.values() if isinstance(value, dict) else value))
+    return not is_blank(value) and (isinstance(value, str) or not shapes_prompt(name))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection
 from functools import cached_property
 from json.encoder import encode_basestring
 from typing import Any
@@ -235,11 +234,6 @@ class Columns:
         """Return the names of the top-level columns that a row is read from."""
         named = [name for name in dataclasses.astuple(self) if name]
         return _top_level(*named, *self.system_names, *self.questions)
-
-    def without(self, ignored: Collection[str]) -> Columns:
-        """Return these columns without those that ``ignored`` names."""
-        waived: dict[str, Any] = {name: None for name in _CONTEXT if getattr(self, name) in ignored}
-        return dataclasses.replace(self, **waived)
 
 
 def _top_level(*names: str) -> set[str]:

@@ -41,7 +41,6 @@ SCHEMAS = [
         "Intel/orca_dpo_pairs",
         lambda x: {"system": x.system, "question": x.ask, "chosen": x.good, "rejected": x.bad},
         asked_with_system,
-        columns(prompt="question"),
     ),
     Schema(
         "Truthy DPO",
@@ -207,7 +206,6 @@ SCHEMAS = [
         "axolotl",
         lambda x: {"system": x.system, "question": x.ask, "chosen": x.good, "rejected": x.bad},
         asked_with_system,
-        columns(prompt="question"),
     ),
     Schema(
         "Axolotl llama3.argilla",
