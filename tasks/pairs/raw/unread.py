@@ -23,6 +23,7 @@ _PROMPT_WORDS = re.compile(
 )
 _LABEL_WORDS = re.compile(
     r"winner|winning|prefer(ence|red)|labels?|better|best|choice|selected|votes?|verdict|scores?|rank(s|ing)?|ratings?"
+    r"|gold|target|truth|correct|judge?ments?|decision|outcome|annotat(ors?|ions?)"
 )
 # a name with one of these is about the column's subject, or about one reply: `input_tokens`, `rating_chosen`
 _ABOUT = re.compile(
