@@ -59,8 +59,10 @@ def test_ids_sources_and_scores_beside_a_chosen_and_a_rejected_are_no_reason_to_
 
 
 def test_names_are_read_word_by_word() -> None:
-    assert all(map(shapes_prompt, ["system", "System", "custom_system_message", "chatHistory", "tools", "IMAGE"]))
-    assert not any(map(shapes_prompt, ["subsystem", "putin", "num_images", "prompt_source"]))
+    assert all(
+        map(shapes_prompt, ["system", "System", "image1", "custom_system_message", "chatHistory", "tools", "IMAGE"])
+    )
+    assert not any(map(shapes_prompt, ["subsystem", "putin", "num_images", "prompt_source", "context_sha256"]))
     assert all(map(shapes_label, ["better_response", "gold", "annotator2", "humanJudgement", "Winner"]))
     assert not shapes_label("chosen_model")
 

@@ -16,7 +16,7 @@ from tasks.pairs.raw.cells import is_blank
 
 SAMPLE = 1000  # objects after which unread columns are refused, so that a long source is not read in vain
 
-# patterns of the single words of a column's name
+# patterns of the single words of a column's name, digits behind them left out
 _PROMPT_WORDS = re.compile(
     r"system|instructions?|inputs?|context|history|tools?|functions?|images?|audios?|videos?|documents?|passages?"
     r"|knowledge|persona|thinking|reasoning"
@@ -27,7 +27,7 @@ _LABEL_WORDS = re.compile(
 )
 # a name with one of these is about the column's subject, or about one reply: `input_tokens`, `rating_chosen`
 _ABOUT = re.compile(
-    r"ids?|idx|index|uuid|hash|sha256|md5|fingerprint|tokens?|length|len|count|num|number|size|source|dataset|origin"
+    r"ids?|idx|index|uuid|hash|sha|md|fingerprint|tokens?|length|len|count|num|number|size|source|dataset|origin"
     r"|models?|type|kind|names?|lang|language|version|date|time|timestamp|created|categor(y|ies)|topic|quality"
     r"|difficulty|reward|configs?|settings?|params|chosen|rejected"
 )
@@ -112,7 +112,7 @@ def shapes_label(name: str) -> bool:
 
 
 def _is_about(name: str, subjects: re.Pattern[str]) -> bool:
-    words = [part.lower() for part in _PARTS.findall(name)]
+    words = [part.lower().rstrip("0123456789") for part in _PARTS.findall(name)]
     return any(map(subjects.fullmatch, words)) and not any(map(_ABOUT.fullmatch, words))
 
 
