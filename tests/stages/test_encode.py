@@ -31,7 +31,7 @@ from tests.pairs.samples import folder_bytes, pinned_base, read_lines, real_toke
 def run(pairs: Path, base: Path, out: Path, config: EncodeConfig, rows: RowStore | None = None) -> dict[str, Any]:
     """Run the stage on data of which a quarter may be unusable."""
     config = dataclasses.replace(config, max_dropped_share=1.0)
-    return encode.run(encode.Folders(pairs, base, out, out.parent / "kept/dropped.jsonl"), config, rows)
+    return encode.run(encode.Folders(pairs, base, out), config, rows, kept=out.parent / "kept")
 
 
 def ingest(out: Path, config: IngestConfig) -> dict[str, Any]:
