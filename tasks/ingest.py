@@ -26,7 +26,8 @@ from tasks.pairs.forms.choose import AUTO, FormSettings
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.ingestion.formats import RawRow
-from tasks.pairs.ingestion.intake import Intake, Scalar
+from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.reading import Reading, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
 from tasks.pairs.ingestion.try_file import try_source
@@ -71,12 +72,13 @@ class IngestConfig(Section, path="ingest"):
         """
         super().__post_init__()
         self.votes.meanings()
-        _ = self.forms
+        _ = self.reading
 
     @property
-    def forms(self) -> FormSettings:
-        """What is said of forms beyond chosen and rejected columns."""
-        return FormSettings(self.form, self.votes, self.pairing, self.min_gap)
+    def reading(self) -> Reading:
+        """How the rows of the sources are read."""
+        forms = FormSettings(self.form, self.votes, self.pairing, self.min_gap)
+        return Reading(self.columns, self.where, frozenset(self.ignore), forms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +97,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
         DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
     """
-    sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(config.columns, config.where, config.ignore, config.forms)
+    sources = find_sources(config.sources, config.reading, {"demo": Source("demo", _demo_rows)})
+    intake = Intake()
 
     def goes_to_test(pair: Pair) -> bool:
         return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
@@ -151,8 +153,7 @@ def main() -> None:
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            limit = config.max_rejected_share
-            for line in try_source(source, config.columns, config.where, config.ignore, limit, config.forms):
+            for line in try_source(source, config.reading, config.max_rejected_share):
                 print(line)
         return
     with door("ingest", IngestConfig) as config:

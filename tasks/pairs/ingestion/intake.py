@@ -11,17 +11,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks.core.errors import DataError
-from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
+from tasks.pairs.ingestion.reading import Reading, Scalar
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.unread import UnreadColumns
 from tasks.pairs.record.pair import ABSENT, NO_PREFERENCE, Columns, Pair, Rejection, get_field
 from tasks.telemetry.log import get_logger
-
-Scalar = str | int | float | bool
 
 _log = get_logger(__name__)
 
@@ -40,17 +38,7 @@ class Intake:
         forms: How each source is read, in one line.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        where: Mapping[str, Scalar] | None = None,
-        ignored: Collection[str] = (),
-        forms: FormSettings | None = None,
-    ) -> None:
-        self._columns = columns
-        self._ignored = frozenset(ignored)
-        self._where = dict(where or {})
-        self._settings = forms or FormSettings()
+    def __init__(self) -> None:
         self.rows = 0
         self.outcomes = 0
         self.filtered = 0
@@ -67,24 +55,30 @@ class Intake:
         Raises:
             DataError: A source cannot be read, or none of its rows has a column that is needed.
         """
-        groups = Groups(self._settings.pairing, self._settings.min_gap)
+        groups = Groups()
         for source in sources:
-            reader = FormReader(source.read(), self._settings, self._columns, self._ignored, groups)
+            reading = source.reading
+            reader = FormReader(source.read(), reading.forms, reading.columns, reading.ignored, groups)
             self.forms[source.name] = reader.about
             if reader.form:
                 _log.info("%s: read as %s", source.name, reader.about)
             check = _ColumnCheck(source.name)
             unread = UnreadColumns(
                 source.name,
-                {*self._columns.reads(), *(name.split(".")[0] for name in self._where), *self._where, *reader.reads},
-                self._ignored,
+                {
+                    *reading.columns.reads(),
+                    *(name.split(".")[0] for name in reading.where),
+                    *reading.where,
+                    *reader.reads,
+                },
+                reading.ignored,
                 is_order_assumed=(reader.columns.chosen, reader.columns.rejected) != (Columns.chosen, Columns.rejected),
             )
 
             for row in reader.rows:
                 self.rows += 1
                 self.rows_by_source[source.name] += 1
-                yield from self._take(row, reader, check, unread)
+                yield from self._take(row, reading, reader, check, unread)
 
             check.finish()
             unread.finish()
@@ -101,25 +95,19 @@ class Intake:
             _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
 
     def _take(
-        self, row: RawRow, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
+        self, row: RawRow, reading: Reading, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
     ) -> Iterator[Pair | Rejection]:
         if isinstance(row.value, dict):
-            check.see(row.value, self._where)
-            if not _matches(row.value, self._where):
+            check.see(row.value, reading.where)
+            if not _matches(row.value, reading.where):
                 self.filtered += 1
                 self.outcomes += 1
                 check.filtered += 1
                 return
             unread.see(row.value, row.where)
-            row = self._without_ignored(row)
+            row = _without_ignored(row, reading.ignored)
         for made in reader.rewrite(row) if reader.form else (row,):
             yield self._decide(made, reader.columns, check)
-
-    def _without_ignored(self, row: RawRow) -> RawRow:
-        """Return the row as if it had none of the columns that `ingest.ignore` names."""
-        if self._ignored.isdisjoint(row.value):
-            return row
-        return RawRow(row.where, {name: value for name, value in row.value.items() if name not in self._ignored})
 
     def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck | None = None) -> Pair | Rejection:
         """Return the pair of a row with standard columns, or why it is none, and count it."""
@@ -203,6 +191,13 @@ class _ColumnCheck:
         )
 
 
+def _without_ignored(row: RawRow, ignored: frozenset[str]) -> RawRow:
+    """Return the row as if it had none of the columns that `ingest.ignore` names."""
+    if ignored.isdisjoint(row.value):
+        return row
+    return RawRow(row.where, {name: value for name, value in row.value.items() if name not in ignored})
+
+
 def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:
     """Tell whether every field named has the value asked for; true is not 1."""
     for name, wanted in where.items():
@@ -233,10 +228,13 @@ def read_pairs(
     Raises:
         DataError: A source cannot be read, or too many rows are unusable.
     """
-    intake = Intake(columns or Columns(), where, ignored)
+    intake, reading = Intake(), Reading(columns or Columns(), where or {}, frozenset(ignored))
     sources: list[Source] = []
     for given in data:
-        sources.extend(find_sources([given]) if isinstance(given, str) else [rows_source(given)])
+        if isinstance(given, str):
+            sources.extend(find_sources([given], reading))
+        else:
+            sources.append(rows_source(given, reading=reading))
     numbers: dict[str, tuple[float, float]] = {}  # weight and margin of each pair's first row, by its id
     for taken in intake.read(sources):
         if not isinstance(taken, Pair):
