@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,12 +112,13 @@ class Verdicts:
             limit: The most pairs to keep; None keeps all.
         """
         self._spill = _pattern(spill)
+        self._temporary = spill.with_suffix(".tmp")
         threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
         self._database = duckdb.connect(
             config={
                 "memory_limit": _MEMORY,
                 "threads": threads,
-                "temp_directory": str(spill.with_suffix(".tmp")),
+                "temp_directory": str(self._temporary),
                 "autoinstall_known_extensions": False,
             }
         )
@@ -188,6 +190,7 @@ class Verdicts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._database.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _row(self, query: str, **values: Any) -> dict[str, Any]:
         """Return the one row that a query gives, by column."""
