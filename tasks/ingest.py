@@ -25,6 +25,7 @@ from tasks.pairs.forms.choose import AUTO, FormSettings
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.hygiene.expectations import Expectations, check_expectations
+from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading, Scalar
@@ -64,6 +65,7 @@ class IngestConfig(Section, path="ingest"):
     pairing: Pairing = "best_worst"
     min_gap: Annotated[float, at_least(0)] = 0.0
     expect: Expectations = dataclasses.field(default_factory=Expectations)
+    personal_data: Literal["off", "report", "mask", "drop"] = "off"
 
     def __post_init__(self) -> None:
         """Check each value, and the name of the form and the meanings of votes.
@@ -100,7 +102,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             an expectation.
     """
     sources = find_sources(config.sources, config.reading, {"demo": Source("demo", _demo_rows)})
-    intake = Intake()
+    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
 
     def goes_to_test(pair: Pair) -> bool:
         return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
