@@ -13,6 +13,7 @@ from typing import Any
 from tasks.core.errors import DataError
 from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
+from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.reading import Reading, Scalar
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
@@ -28,6 +29,7 @@ class Intake:
     """Turns the rows of sources into pairs and rejections, and counts them.
 
     Attributes:
+        personal_data: Looks at each pair; None for no look.
         rows: How many rows were read.
         outcomes: How many pairs and rejections they gave; a row may give several, and several rows one.
         filtered: How many of them ``where`` left out.
@@ -35,10 +37,12 @@ class Intake:
         rows_by_source: How many rows each source gave.
         prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
+        ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, personal_data: PersonalData | None = None) -> None:
+        self.personal_data = personal_data
         self.rows = 0
         self.outcomes = 0
         self.filtered = 0
@@ -46,6 +50,7 @@ class Intake:
         self.rows_by_source: Counter[str] = Counter()
         self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
+        self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
         self._first_rejection: dict[str, Rejection] = {}
 
@@ -89,10 +94,13 @@ class Intake:
             _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
     def _note_unread(self, source: str, unread: UnreadColumns) -> None:
-        """Remember and log which columns of a source nothing reads."""
+        """Remember and log which columns of a source nothing reads, and which are left out on purpose."""
         if unread.unread:
             self.unread[source] = sorted(unread.unread)
             _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
+        if unread.ignored:
+            self.ignored[source] = sorted(unread.ignored)
+            _log.info("%s: left out on purpose: %s", source, ", ".join(self.ignored[source]))
 
     def _take(
         self, row: RawRow, reading: Reading, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
@@ -113,6 +121,8 @@ class Intake:
         """Return the pair of a row with standard columns, or why it is none, and count it."""
         self.outcomes += 1
         taken = parse_row(row, columns) if isinstance(row, RawRow) else row
+        if self.personal_data:
+            taken = self.personal_data.check(taken)
         if isinstance(taken, Pair):
             self.prompts_removed += taken.is_prompt_removed
         else:
@@ -125,12 +135,13 @@ class Intake:
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
 
-        Duplicates and rows that hold no preference, such as ties, do not count.
+        Duplicates, personal data that are to be dropped, and rows without a preference, such as ties, do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NO_PREFERENCE | {"duplicate"}})
+        expected = NO_PREFERENCE | {"duplicate", "personal_data"}
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in expected})
         faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
         considered = self.outcomes - self.filtered - without.total()
         if considered and faulty / considered <= limit:
