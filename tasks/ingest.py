@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,6 +24,7 @@ from tasks.launch.stage import door, look, option
 from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
+from tasks.pairs.hygiene.expectations import Expectations, check_expectations
 from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
@@ -33,7 +33,7 @@ from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
-from tasks.pairs.ingestion.verdicts import DUPLICATES, Verdicts
+from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -64,6 +64,7 @@ class IngestConfig(Section, path="ingest"):
     votes: VoteValues = dataclasses.field(default_factory=VoteValues)
     pairing: Pairing = "best_worst"
     min_gap: Annotated[float, at_least(0)] = 0.0
+    expect: Expectations = dataclasses.field(default_factory=Expectations)
 
     def __post_init__(self) -> None:
         """Check each value, and what the section and each source say of how rows are read.
@@ -99,7 +100,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
 
     Raises:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
-        DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
+        DataError: A source cannot be read, too many rows are unusable, a side of the split is empty, or the data miss
+            an expectation.
     """
     sources = find_entries(config.entries, {"demo": Source("demo", _demo_rows)})
     intake = Intake()
@@ -124,17 +126,13 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(spill, draft, verdicts)
-                check_sides(
-                    verdicts.counts["train"],
-                    verdicts.counts["test"],
-                    config.test_share,
-                    verdicts.counts["contradiction"],
-                )
+                train, test = (verdicts.counts[side] for side in SIDES)
+                check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
+                metrics |= check_expectations(config.expect, metrics, draft)
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()
-        shutil.rmtree(spill.with_suffix(".tmp"), ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
     return metrics

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "pairs/tokens": ("core",),
     "pairs/raw": ("core", "pairs/record"),
     "pairs/forms": ("core", "pairs/record", "pairs/raw"),
+    "pairs/hygiene": ("core", "pairs/record"),
     "pairs/ingestion": ("core", "hub", "object_store", "pairs/record", "pairs/raw", "pairs/forms"),
     "pairs/encoding": ("core", "pairs/record", "pairs/tokens", "rowstore"),
     "dpo/model": ("core",),

@@ -188,7 +188,7 @@ def test_texts_and_folders_that_a_database_might_misread_are_kept_as_they_are(tm
 def test_characters_are_counted_as_python_counts_them(tmp_path: Path) -> None:
     rows = [{**row, "chosen": "é🙂👨‍👩‍👧", "rejected": f"中{i % 10}"} for i, row in enumerate(text_rows(40))]
     metrics = ingest(tmp_path / "out", write_rows(tmp_path / "a.jsonl", rows))
-    assert metrics["characters_mean"] == {"chosen": 7.0, "rejected": 2.0}
+    assert metrics["characters_mean"] == {"prompt": 11.75, "chosen": 7.0, "rejected": 2.0}
     assert metrics["chosen_longer_share"] == 1.0
 
 

@@ -71,6 +71,13 @@ class Node:
             raise self.wrong(key, f"is {value!r:.80}, not text,")
         return value
 
+    def items(self, key: str, *kinds: type) -> tuple[Any, ...]:
+        """Return the items of a list, all of them of these kinds."""
+        value = self.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, kinds) for item in value):
+            raise self.wrong(key, f"is {value!r:.80}, not a list of {kinds[0].__name__},")
+        return tuple(value)
+
     def node(self, key: str) -> Node:
         """Return the object under ``key``."""
         value = self.get(key)

@@ -36,6 +36,7 @@ class Intake:
         rows_by_source: How many rows each source gave.
         prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
+        ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
     """
 
@@ -47,6 +48,7 @@ class Intake:
         self.rows_by_source: Counter[str] = Counter()
         self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
+        self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
         self._first_rejection: dict[str, Rejection] = {}
 
@@ -90,10 +92,13 @@ class Intake:
             _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
     def _note_unread(self, source: str, unread: UnreadColumns) -> None:
-        """Remember and log which columns of a source nothing reads."""
+        """Remember and log which columns of a source nothing reads, and which are left out on purpose."""
         if unread.unread:
             self.unread[source] = sorted(unread.unread)
             _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
+        if unread.ignored:
+            self.ignored[source] = sorted(unread.ignored)
+            _log.info("%s: left out on purpose: %s", source, ", ".join(self.ignored[source]))
 
     def _take(
         self, row: RawRow, reading: Reading, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns

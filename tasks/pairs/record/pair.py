@@ -157,6 +157,13 @@ class Pair:
         """What tokens depend on: the identity of the pair, and whether its prompt is text or messages."""
         return f"{self.pair_id} {'text' if isinstance(self.prompt, str) else 'chat'}"
 
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Characters of the prompt's text or of its messages' texts, of the chosen and of the rejected reply."""
+        turns = self.prompt
+        prompt = len(turns) if isinstance(turns, str) else sum(len(turn.content) for turn in turns)
+        return prompt, len(self.chosen), len(self.rejected)
+
     @cached_property
     def _replies(self) -> tuple[str, str]:
         """Chosen and rejected as canonical JSON: a text, or an object where a reply is more than its text."""
