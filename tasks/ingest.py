@@ -30,7 +30,7 @@ from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
-from tasks.pairs.ingestion.split import check_sides, is_held_out
+from tasks.pairs.ingestion.split import check_sides, is_held_out, split_key, split_text
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
@@ -107,7 +107,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     intake = Intake()
 
     def goes_to_test(pair: Pair) -> bool:
-        return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
+        return is_held_out(split_key(split_text(pair), config.split_seed), config.test_share)
 
     identities = {source.name: source.identity() for source in sources}
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
