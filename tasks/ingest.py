@@ -28,13 +28,15 @@ from tasks.pairs.hygiene.expectations import Expectations, check_expectations
 from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
+from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
-from tasks.pairs.ingestion.split import check_sides, is_held_out, split_key, split_text
+from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
-from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.pair import Columns
 from tasks.telemetry.receipts import note
 
 DEMO_PAIRS = 1400  # that the source `demo` makes
@@ -58,6 +60,7 @@ class IngestConfig(Section, path="ingest"):
     limit: Annotated[int, at_least(2, "or null")] | None = None
     test_share: Annotated[float, between(0, 1, "()")] = 0.1
     split_seed: int = 0
+    keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
     form: str = AUTO
@@ -105,11 +108,11 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     """
     sources = find_entries(config.entries, {"demo": Source("demo", _demo_rows)})
     intake = Intake()
-
-    def goes_to_test(pair: Pair) -> bool:
-        return is_held_out(split_key(split_text(pair), config.split_seed), config.test_share)
+    kept_out = KeptOut(config.keep_out, config.max_rejected_share)
+    placement = Placement(config.test_share, config.split_seed, kept_out)
 
     identities = {source.name: source.identity() for source in sources}
+    identities |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
         spill = draft / _SPILL
         listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
@@ -119,7 +122,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)
-            first_pass(intake, sources, spill, goes_to_test, reject)
+            first_pass(intake, sources, spill, placement, reject)
             with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
@@ -127,7 +130,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(spill, draft, verdicts)
                 train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
+                check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
                 metrics |= check_expectations(config.expect, metrics, draft)
         spill.unlink()

@@ -19,7 +19,7 @@ from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.unread import UnreadColumns
-from tasks.pairs.record.pair import NO_PREFERENCE, Columns, Pair, Rejection
+from tasks.pairs.record.pair import NO_PREFERENCE, NOT_FAULTY, Columns, Pair, Rejection
 from tasks.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -131,12 +131,12 @@ class Intake:
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
 
-        Duplicates and rows that hold no preference, such as ties, do not count.
+        Duplicates, rows that hold no preference, such as ties, and rows that are kept out on purpose do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NO_PREFERENCE | {"duplicate"}})
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NOT_FAULTY})
         faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
         considered = self.outcomes - self.filtered - without.total()
         if considered and faulty / considered <= limit:

@@ -9,12 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tasks.core.errors import DataError
 from tasks.pairs.record.pair import Pair, Prompt
 
 _ASCII = bytes(ord(chr(i).lower()) if chr(i).isascii() and chr(i).isalnum() else 32 for i in range(256))
+
+
+# What left most of the pairs out where a side is empty, and what to do then.
+_EMPTIED = {
+    "contradiction": (
+        "also stand with chosen and rejected swapped",
+        "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
+    ),
+    "kept_out": (
+        "have prompts of evaluation sets",
+        "take sets that share their prompts' wording with the pairs out of `ingest.keep_out`",
+    ),
+}
 
 
 class _Letters(dict[int, str]):
@@ -92,22 +105,20 @@ def split_pairs(pairs: Iterable[Pair], test_share: float, seed: int = 0) -> tupl
     return sides
 
 
-def check_sides(train: int, test: int, test_share: float, contradicting: int = 0) -> None:
+def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str, int] | None = None) -> None:
     """Refuse a split that leaves no pair to train on, or none to test on.
 
-    ``contradicting`` is the number of pairs that were left out because others say the opposite.
+    ``left_out`` is the number of usable pairs on neither side, by reason.
 
     Raises:
         DataError: Saying which side is empty.
     """
     if train and test:
         return
-    if contradicting > train + test:
-        raise DataError(
-            f"{contradicting} pairs also stand with chosen and rejected swapped, which leaves {train} training and "
-            f"{test} test pairs",
-            "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
-        )
+    for reason, (what, advice) in _EMPTIED.items():
+        count = (left_out or {}).get(reason, 0)
+        if count > train + test:
+            raise DataError(f"{count} pairs {what}, which leaves {train} training and {test} test pairs", advice)
     side, advice = ("training", "lower") if not train else ("test", "raise")
     raise DataError(
         f"the {side} set is empty: {train} training and {test} test pairs at a test share of {test_share}",
