@@ -21,20 +21,24 @@ from tasks.core.params import load_section
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
-from tasks.pairs.forms.choose import AUTO, FormSettings
+from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
-from tasks.pairs.hygiene.expectations import Expectations, check_expectations
+from tasks.pairs.hygiene.expectations import LEAKING, Expectations, check_expectations
 from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.intake import Intake
-from tasks.pairs.ingestion.reading import Reading, Scalar
-from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
-from tasks.pairs.ingestion.split import check_sides, is_held_out
+from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
+from tasks.pairs.ingestion.placement import Placement
+from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
+from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
+from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
+from tasks.pairs.ingestion.wording_overlap import leaking_prompt_share
 from tasks.pairs.raw.raw_row import Block
-from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.pair import Columns
 from tasks.telemetry.receipts import note
 
 DEMO_PAIRS = 1400  # that the source `demo` makes
@@ -51,13 +55,14 @@ class IngestConfig(Section, path="ingest"):
         "demo_seed": "delete it: the demo's pairs are always the same",
     }
 
-    sources: Annotated[tuple[str, ...], filled("name at least one source, such as demo")]
+    sources: Annotated[tuple[str | SourceEntry, ...], filled("name at least one source, such as demo")]
     columns: Columns = dataclasses.field(default_factory=Columns)
     ignore: tuple[str, ...] = ()
-    where: dict[str, Scalar] = dataclasses.field(default_factory=dict)
+    where: dict[str, Wanted] = dataclasses.field(default_factory=dict)
     limit: Annotated[int, at_least(2, "or null")] | None = None
     test_share: Annotated[float, between(0, 1, "()")] = 0.1
     split_seed: int = 0
+    keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
     form: str = AUTO
@@ -68,20 +73,23 @@ class IngestConfig(Section, path="ingest"):
     personal_data: Literal["off", "report", "mask", "drop"] = "off"
 
     def __post_init__(self) -> None:
-        """Check each value, and the name of the form and the meanings of votes.
+        """Check each value, and what the section and each source say of how rows are read.
 
         Raises:
             ConfigError: Naming the key, and what to write instead.
         """
         super().__post_init__()
-        self.votes.meanings()
-        _ = self.reading
+        _ = self.reading, self.entries
 
     @property
     def reading(self) -> Reading:
-        """How the rows of the sources are read."""
-        forms = FormSettings(self.form, self.votes, self.pairing, self.min_gap)
-        return Reading(self.columns, self.where, frozenset(self.ignore), forms)
+        """How the rows of a source are read that says nothing of its own."""
+        return read_reading(self, self.PATH)
+
+    @property
+    def entries(self) -> list[tuple[SourceEntry, Reading]]:
+        """The sources, and how the rows of each are read."""
+        return read_entries(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +109,14 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         DataError: A source cannot be read, too many rows are unusable, a side of the split is empty, or the data miss
             an expectation.
     """
-    sources = find_sources(config.sources, config.reading, {"demo": Source("demo", _demo_rows)})
+    sources = find_entries(config.entries, {"demo": Source("demo", _demo_rows)})
     intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
+    kept_out = KeptOut(config.keep_out, config.max_rejected_share)
+    placement = Placement(config.test_share, config.split_seed, kept_out)
 
-    def goes_to_test(pair: Pair) -> bool:
-        return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
-
-    with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
+    identities = {source.name: source.identity() for source in sources}
+    identities |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
+    with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
         spill = draft / _SPILL
         listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
         with (
@@ -116,7 +125,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)
-            first_pass(intake, sources, spill, goes_to_test, reject)
+            first_pass(intake, sources, spill, placement, reject)
             with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
@@ -124,9 +133,10 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(spill, draft, verdicts)
                 train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
+                check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
-                metrics |= check_expectations(config.expect, metrics, draft)
+                leaking = {} if config.expect.max_leaking_share is None else {LEAKING: leaking_prompt_share(draft)}
+                check_expectations(config.expect, metrics := {**metrics, **leaking})
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()
@@ -139,22 +149,15 @@ def _demo_rows() -> Iterator[Block]:
     return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").blocks()
 
 
-def _identities(sources: list[Source]) -> dict[str, str]:
-    """Return what pins each source, under its name (numbered where two are called the same)."""
-    identities: dict[str, str] = {}
-    for source in sources:
-        name = source.name if source.name not in identities else f"{source.name} ({len(identities)})"
-        identities[name] = source.identity()
-    return identities
-
-
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            for line in try_source(source, config.reading, config.max_rejected_share):
-                print(line)
+            readings = [reading for entry, reading in config.entries if entry.path == source] or [config.reading]
+            for reading in readings:
+                for line in try_source(source, reading, config.max_rejected_share):
+                    print(line)
         return
     with door("ingest", IngestConfig) as config:
         run(Folders(), config, kept=paths.RUNS / "ingest")

@@ -88,6 +88,7 @@ _LEFT_OUT = {
     "contradiction": "Contradictions: both orders of one pair",
     "filtered": "Left out by ingest.where",
     "over_limit": "Beyond ingest.limit",
+    "kept_out": "Prompts of evaluation sets (ingest.keep_out)",
 }
 
 

@@ -14,12 +14,13 @@ from tasks.core.errors import DataError
 from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.hygiene.personal_data import PersonalData
-from tasks.pairs.ingestion.reading import Reading, Scalar
+from tasks.pairs.ingestion.filters import Conditions, FieldCheck, Wanted, matches, read_conditions
+from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.unread import UnreadColumns
-from tasks.pairs.record.pair import ABSENT, NO_PREFERENCE, Columns, Pair, Rejection, get_field
+from tasks.pairs.record.pair import NO_PREFERENCE, NOT_FAULTY, Columns, Pair, Rejection
 from tasks.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -107,7 +108,7 @@ class Intake:
     ) -> Iterator[Pair | Rejection]:
         if isinstance(row.value, dict):
             check.see(row.value, reading.where)
-            if not _matches(row.value, reading.where):
+            if not matches(row.value, reading.where):
                 self.filtered += 1
                 self.outcomes += 1
                 check.filtered += 1
@@ -135,13 +136,12 @@ class Intake:
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
 
-        Duplicates, personal data that are to be dropped, and rows without a preference, such as ties, do not count.
+        Duplicates, rows that hold no preference, such as ties, and rows that are left out on purpose do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        expected = NO_PREFERENCE | {"duplicate", "personal_data"}
-        reasons = Counter({why: n for why, n in self.rejected.items() if why not in expected})
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NOT_FAULTY})
         faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
         considered = self.outcomes - self.filtered - without.total()
         if considered and faulty / considered <= limit:
@@ -175,26 +175,27 @@ class _ColumnCheck:
     filtered: int = 0
     columns: dict[str, None] = dataclasses.field(default_factory=dict)
     lacking: Counter[str] = dataclasses.field(default_factory=Counter)
-    unfiltered: Counter[str] = dataclasses.field(default_factory=Counter)
+    fields: FieldCheck = dataclasses.field(default_factory=FieldCheck)
 
-    def see(self, row: dict[str, Any], where: Mapping[str, Scalar]) -> None:
+    def see(self, row: dict[str, Any], where: Conditions) -> None:
         self.objects += 1
         if self.objects <= 100:
             self.columns.update(dict.fromkeys(map(str, row)))
-        for name in where:
-            self.unfiltered[name] += get_field(row, name) is ABSENT
+        self.fields.see(row, where)
 
     def finish(self) -> None:
         """Refuse the source if a column that was asked for is in none of its rows."""
         parsed = self.objects - self.filtered
-        absent = [name for name, count in self.unfiltered.items() if count == self.objects > 0]
+        if self.filtered and not parsed:
+            _log.warning("%s: `where` leaves none of its %d rows", self.source, self.objects)
+        absent = self.fields.absent()
         absent += [name for name, count in self.lacking.items() if count == parsed]
         if absent:
             names = ", ".join(self.columns)
             raise DataError(f"{self.source} has no column `{absent[0]}` (it has: {names})", self._advice(absent[0]))
 
     def _advice(self, name: str) -> str:
-        if name in self.unfiltered:
+        if name in self.fields.lacking:
             return "correct the field under `ingest.where`"
         return (
             "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote "
@@ -209,19 +210,10 @@ def _without_ignored(row: RawRow, ignored: frozenset[str]) -> RawRow:
     return RawRow(row.where, {name: value for name, value in row.value.items() if name not in ignored})
 
 
-def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:
-    """Tell whether every field named has the value asked for; true is not 1."""
-    for name, wanted in where.items():
-        value = get_field(row, name)
-        if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
-            return False
-    return True
-
-
 def read_pairs(
     *data: str | Iterable[Any],
     columns: Columns | None = None,
-    where: Mapping[str, Scalar] | None = None,
+    where: Mapping[str, Wanted] | None = None,
     max_rejected_share: float = 0.1,
     ignored: Collection[str] = (),
 ) -> Iterator[Pair]:
@@ -232,14 +224,14 @@ def read_pairs(
     Args:
         data: Paths, globs or `hub:…` texts; or iterables of dicts, such as a `datasets.Dataset`.
         columns: What the columns are called; prompt, chosen, rejected, slice, weight and margin unless said.
-        where: Fields and the values that rows must have there.
+        where: Fields and the values that rows must have there, as in `ingest.where`.
         max_rejected_share: Above this share (0 to 1) of unusable rows, refuse the data.
         ignored: Columns that may shape a prompt or a label and are left out on purpose.
 
     Raises:
         DataError: A source cannot be read, or too many rows are unusable.
     """
-    intake, reading = Intake(), Reading(columns or Columns(), where or {}, frozenset(ignored))
+    intake, reading = Intake(), Reading(columns or Columns(), read_conditions(where or {}, "where"), frozenset(ignored))
     sources: list[Source] = []
     for given in data:
         if isinstance(given, str):

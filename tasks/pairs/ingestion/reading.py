@@ -3,26 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Annotated, Any
 
+from tasks.core.errors import ConfigError
+from tasks.core.section import at_least, filled
 from tasks.pairs.forms.choose import FormSettings
+from tasks.pairs.forms.ranked import Pairing
+from tasks.pairs.forms.votes import VoteValues
+from tasks.pairs.ingestion.filters import Conditions, Wanted, read_conditions
 from tasks.pairs.record.pair import Columns
 
-Scalar = str | int | float | bool
+_SHARED = ("columns", "form", "votes", "pairing", "min_gap", "where", "ignore")
+_NAMED = Annotated[str, filled("name a file, a folder, a glob, an object in S3 or a data set of the hub")]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceEntry:
+    """An entry of `ingest.sources`; None stands for the key of the section `ingest` that is called the same.
+
+    Attributes:
+        path: What is read.
+    """
+
+    path: _NAMED
+    columns: Columns | None = None
+    form: str | None = None
+    votes: VoteValues | None = None
+    pairing: Pairing | None = None
+    min_gap: Annotated[float, at_least(0)] | None = None
+    where: dict[str, Wanted] | None = None
+    ignore: tuple[str, ...] | None = None
+
+    def over(self, section: Any) -> SourceEntry:
+        """Return the entry with the section's values where it has none."""
+        absent = [name for name in _SHARED if getattr(self, name) is None]
+        return dataclasses.replace(self, **{name: getattr(section, name) for name in absent})
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What params say of one source.
+    """What params say of how one source is read.
 
     Attributes:
         columns: What the columns are called.
-        where: Fields, and the values that rows must have there.
+        where: Fields, and what rows must have there.
         ignored: Columns that may shape a prompt or a label and are left out on purpose.
         forms: What is said of forms beyond chosen and rejected columns.
     """
 
     columns: Columns = dataclasses.field(default_factory=Columns)
-    where: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    where: Conditions = dataclasses.field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     forms: FormSettings = dataclasses.field(default_factory=FormSettings)
+
+
+def read_reading(keys: Any, place: str) -> Reading:
+    """Return what the keys of a section, or of an entry over it, say; ``place`` is what they are called in params.
+
+    Raises:
+        ConfigError: No form has the name, a vote's value has two meanings, or a condition of `where` is none.
+    """
+    try:
+        forms = FormSettings(keys.form, keys.votes, keys.pairing, keys.min_gap)
+        forms.votes.meanings()
+    except ConfigError as error:
+        raise ConfigError(error.what.replace("`ingest.", f"`{place}.", 1), error.todo) from None
+    return Reading(keys.columns, read_conditions(keys.where, f"{place}.where"), frozenset(keys.ignore), forms)
+
+
+def read_entries(section: Any) -> list[tuple[SourceEntry, Reading]]:
+    """Return the entries of `ingest.sources`, each with how its rows are read.
+
+    Raises:
+        ConfigError: As :func:`read_reading`; the place is `ingest.sources[1]`.
+    """
+    entries = [SourceEntry(entry) if isinstance(entry, str) else entry for entry in section.sources]
+    places = [f"{section.PATH}.sources[{number}]" for number in range(len(entries))]
+    return [(entry, read_reading(entry.over(section), place)) for entry, place in zip(entries, places, strict=True)]

@@ -15,7 +15,7 @@ from tasks.object_store.bucket import SCHEME
 from tasks.pairs.ingestion.folders import files_of_folder, has_rows, read_part, say_skipped
 from tasks.pairs.ingestion.formats import check_readable, is_no_data, readable
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
-from tasks.pairs.ingestion.reading import Reading
+from tasks.pairs.ingestion.reading import Reading, SourceEntry
 from tasks.pairs.ingestion.s3_source import parse_s3, read_s3
 from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
 
@@ -85,6 +85,21 @@ def find_sources(
         else:
             sources.append(_file_source(Path(text)))
     return [dataclasses.replace(source, reading=reading) for source in sources] if reading else sources
+
+
+def find_entries(entries: Iterable[tuple[SourceEntry, Reading]], made: dict[str, Source]) -> list[Source]:
+    """Return the sources of all entries of `ingest.sources`, in order; of two with one name the second is numbered.
+
+    Raises:
+        ConfigError: As :func:`find_sources`.
+        DataError: As :func:`find_sources`.
+    """
+    sources: dict[str, Source] = {}
+    for entry, reading in entries:
+        for source in find_sources([entry.path], reading, made):
+            name = source.name if source.name not in sources else f"{source.name} ({len(sources)})"
+            sources[name] = dataclasses.replace(source, name=name)
+    return list(sources.values())
 
 
 def rows_source(rows: Iterable[Any], name: str = "rows", reading: Reading | None = None) -> Source:

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.placement import Place, Placement
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import LENGTHS, PLACES, SIDES, Verdicts
-from tasks.pairs.record.pair import NO_PREFERENCE, Pair, Rejection
+from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
 from tasks.telemetry.log import bar, get_logger
 
@@ -26,6 +27,7 @@ from tasks.telemetry.log import bar, get_logger
 KEYS = (
     pa.field("pair_key", pa.uint64(), nullable=False),
     pa.field("swapped_key", pa.uint64(), nullable=False),
+    pa.field("split_key", pa.uint64(), nullable=False),
     pa.field("is_held_out", pa.bool_(), nullable=False),
     *(pa.field(f"{name}_length", pa.int64(), nullable=False) for name in LENGTHS),
 )
@@ -37,16 +39,18 @@ def first_pass(
     intake: Intake,
     sources: Iterable[Source],
     spill: Path,
-    is_held_out: Callable[[Pair], bool],
+    placement: Placement,
     reject: Callable[[Rejection], None],
 ) -> None:
-    """Write every pair to the file ``spill``, with its keys and its side."""
+    """Write every pair that is not kept out to the file ``spill``, with its keys and its side."""
     with PairWriter(spill, extra=KEYS) as writer, bar("reading", unit=" rows") as shown:
         for row in intake.read(sources):
-            if isinstance(row, Pair):
-                writer.append(row, int(row.pair_id, 16), int(row.swapped_id, 16), is_held_out(row), *row.lengths)
-            else:
-                reject(row)
+            place = placement.place(row) if isinstance(row, Pair) else row
+            if isinstance(row, Pair) and isinstance(place, Place):
+                writer.append(row, int(row.pair_id, 16), int(row.swapped_id, 16), *place, *row.lengths)
+            elif isinstance(place, Rejection):
+                intake.rejected[place.reason] += isinstance(row, Pair)
+                reject(place)
             shown.update()
 
 
@@ -72,13 +76,14 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(n for why, n in rejected.items() if why not in NO_PREFERENCE | {"duplicate", "personal_data"}),
+        "rejected": sum(n for reason, n in rejected.items() if reason not in NOT_FAULTY),
         "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
         "personal_data": rejected.pop("personal_data", 0),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
         "filtered": intake.filtered,
         "over_limit": verdicts.counts["over_limit"],
+        **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)
     if intake.outcomes != kept + sum(left_out.values()):

@@ -35,7 +35,7 @@ _NUMBER_BINS = 20  # of weights and margins, about so many
 
 _KEYS = """
 CREATE TEMP TABLE keys AS
-SELECT file_row_number AS ordinal, pair_key, swapped_key, weight, margin, is_held_out
+SELECT file_row_number AS ordinal, pair_key, swapped_key, weight, margin, split_key, is_held_out
 FROM read_parquet($spill, file_row_number = true)
 """
 _FIRSTS = """
@@ -68,6 +68,10 @@ _REJECTED = """
 SELECT source, place, pair_id, first_weight, first_margin, weight, margin
 FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place BETWEEN 2 AND 4) places
 ON file_row_number = ordinal ORDER BY place = 4, ordinal
+"""
+_PARTED = """
+SELECT split_key FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal)
+GROUP BY split_key HAVING min(place) <> max(place) LIMIT 1
 """
 # The first pass wrote the lengths: long texts read here would not fit into the memory limit.
 # `histogram` counts up to and including each bound, and these bins leave their upper bound out.
@@ -145,7 +149,7 @@ class Verdicts:
         """Return the metrics of `train.parquet` and `test.parquet` in ``folder``.
 
         Raises:
-            AssertionError: A prompt stands on both sides.
+            AssertionError: A prompt stands on both sides, or two whose words are the same do.
         """
         for number, side in enumerate(SIDES):
             rows = self._database.read_parquet(_pattern(folder / f"{side}.parquet"))
@@ -156,7 +160,7 @@ class Verdicts:
             f"SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, "
             f"count(*) FILTER (low <> high) AS both FROM ({sides})"
         )
-        if prompts.pop("both"):
+        if prompts.pop("both") or self._execute(_PARTED).fetchall():
             raise AssertionError("a prompt stands on both sides of the split")
 
         totals = self._row(_STATISTICS)

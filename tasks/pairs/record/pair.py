@@ -61,10 +61,14 @@ REASONS = {
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
+    "kept_out": "an evaluation set of `ingest.keep_out` holds the prompt",
 }
 
 # of rows that are read as they should be, and hold no preference: they do not count as faulty
 NO_PREFERENCE = frozenset(("tie", "both_bad", "no_vote", "unpaired", "gap_too_small"))
+# of usable pairs that stand on neither side of the split: they do not count as faulty, either
+NEITHER_SIDE = ("kept_out",)
+NOT_FAULTY = NO_PREFERENCE | {"duplicate", "personal_data", *NEITHER_SIDE}
 
 
 @dataclasses.dataclass(frozen=True)
