@@ -29,11 +29,12 @@ from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
+from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
-from tasks.pairs.ingestion.split import check_sides, is_held_out, split_key, split_text
+from tasks.pairs.ingestion.split import check_sides, split_key, split_text
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
-from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
+from tasks.pairs.ingestion.verdicts import Verdicts
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -56,7 +57,8 @@ class IngestConfig(Section, path="ingest"):
     ignore: tuple[str, ...] = ()
     where: dict[str, Wanted] = dataclasses.field(default_factory=dict)
     limit: Annotated[int, at_least(2, "or null")] | None = None
-    test_share: Annotated[float, between(0, 1, "()")] = 0.1
+    test_share: Annotated[float, between(0, 1, "[)")] = 0.1
+    stratify: bool = False
     split_seed: int = 0
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
@@ -73,7 +75,10 @@ class IngestConfig(Section, path="ingest"):
             ConfigError: Naming the key, and what to write instead.
         """
         super().__post_init__()
-        _ = self.reading, self.entries
+        _ = self.reading
+        splits = [entry.split for entry, _ in self.entries]
+        advice = "write a number above 0, or name a source of test pairs: {path: FILE, split: test}"
+        self.require(self.test_share > 0 or "test" in splits, "test_share", advice)
 
     @property
     def reading(self) -> Reading:
@@ -106,8 +111,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     sources = find_entries(config.entries, {"demo": Source("demo", _demo_rows)})
     intake = Intake()
 
-    def goes_to_test(pair: Pair) -> bool:
-        return is_held_out(split_key(split_text(pair), config.split_seed), config.test_share)
+    def key_of(pair: Pair) -> int:
+        return split_key(split_text(pair), config.split_seed)
 
     identities = {source.name: source.identity() for source in sources}
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
@@ -119,15 +124,15 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)
-            first_pass(intake, sources, spill, goes_to_test, reject)
-            with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
+            first_pass(intake, sources, spill, key_of, reject)
+            with Verdicts(spill, Selection.of(config)) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(spill, draft, verdicts)
                 train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
+                check_sides(train, test, config.test_share, verdicts.counts)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
                 metrics |= check_expectations(config.expect, metrics, draft)
         spill.unlink()

@@ -86,7 +86,8 @@ _LEFT_OUT = {
     "duplicate": "Duplicates of earlier pairs",
     "contradiction": "Contradictions: both orders of one pair",
     "filtered": "Left out by ingest.where",
-    "over_limit": "Beyond ingest.limit",
+    "over_limit": "Beyond ingest.limit or a source's limit",
+    "in_test_source": "Prompts of test sources",
 }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from tasks.core.errors import DataError
 from tasks.pairs.record.pair import Pair, Prompt
@@ -92,20 +93,24 @@ def split_pairs(pairs: Iterable[Pair], test_share: float, seed: int = 0) -> tupl
     return sides
 
 
-def check_sides(train: int, test: int, test_share: float, contradicting: int = 0) -> None:
-    """Refuse a split that leaves no pair to train on, or none to test on.
-
-    ``contradicting`` is the number of pairs that were left out because others say the opposite.
+def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str, int] | None = None) -> None:
+    """Refuse a split that leaves no pair to train on, or none to test on; ``left_out`` counts the others by reason.
 
     Raises:
         DataError: Saying which side is empty.
     """
     if train and test:
         return
-    if contradicting > train + test:
+    counts = Counter(left_out or {})
+    if not train and counts["in_test_source"]:
         raise DataError(
-            f"{contradicting} pairs also stand with chosen and rejected swapped, which leaves {train} training and "
-            f"{test} test pairs",
+            f"the prompts of all other pairs, {counts['in_test_source']}, stand in sources with `split: test`",
+            "name data with other prompts to train on, or leave `split: test` out",
+        )
+    if counts["contradiction"] > train + test:
+        raise DataError(
+            f"{counts['contradiction']} pairs also stand with chosen and rejected swapped, which leaves "
+            f"{train} training and {test} test pairs",
             "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
         )
     side, advice = ("training", "lower") if not train else ("test", "raise")
