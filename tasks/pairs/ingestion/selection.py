@@ -43,7 +43,7 @@ _CONTRADICTING = """
 CREATE TEMP TABLE contradicting AS
 SELECT DISTINCT pair_key FROM candidates SEMI JOIN (SELECT pair_key AS other FROM candidates) ON other = swapped_key
 """
-# Ids are hashes: the pairs whose ids come first are a fixed random selection.
+# Ids are hashes: the pairs whose ids come first are a fixed random choice.
 _OVER_SOURCE = """
 INSERT INTO over_source SELECT $entry, pair_key FROM candidates
 WHERE entry = $entry AND NOT ($drops AND pair_key IN (FROM contradicting))
