@@ -25,8 +25,8 @@ from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.hygiene.expectations import Expectations, check_expectations
+from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.filters import Wanted
-from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
@@ -35,6 +35,7 @@ from tasks.pairs.ingestion.split import check_sides, split_key, split_text
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.ingestion.verdicts import Verdicts
+from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -67,6 +68,7 @@ class IngestConfig(Section, path="ingest"):
     pairing: Pairing = "best_worst"
     min_gap: Annotated[float, at_least(0)] = 0.0
     expect: Expectations = dataclasses.field(default_factory=Expectations)
+    personal_data: Literal["off", "report", "mask", "drop"] = "off"
 
     def __post_init__(self) -> None:
         """Check each value, and what the section and each source say of how rows are read.
@@ -76,7 +78,7 @@ class IngestConfig(Section, path="ingest"):
         """
         super().__post_init__()
         _ = self.reading
-        splits = [entry.split for entry, _ in self.entries]
+        splits = [entry.split for entry, _ in read_entries(self)]
         advice = "write a number above 0, or name a source of test pairs: {path: FILE, split: test}"
         self.require(self.test_share > 0 or "test" in splits, "test_share", advice)
 
@@ -84,11 +86,6 @@ class IngestConfig(Section, path="ingest"):
     def reading(self) -> Reading:
         """How the rows of a source are read that says nothing of its own."""
         return read_reading(self, self.PATH)
-
-    @property
-    def entries(self) -> list[tuple[SourceEntry, Reading]]:
-        """The sources, and how the rows of each are read."""
-        return read_entries(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +105,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         DataError: A source cannot be read, too many rows are unusable, a side of the split is empty, or the data miss
             an expectation.
     """
-    sources = find_entries(config.entries, {"demo": Source("demo", _demo_rows)})
-    intake = Intake()
+    sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
+    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
 
     def key_of(pair: Pair) -> int:
         return split_key(split_text(pair), config.split_seed)
@@ -143,8 +140,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     return metrics
 
 
-def _demo_rows() -> Iterator[RawRow]:
-    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").read()
+def _demo_rows() -> Iterator[Block]:
+    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").blocks()
 
 
 def main() -> None:
@@ -152,7 +149,7 @@ def main() -> None:
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            readings = [reading for entry, reading in config.entries if entry.path == source] or [config.reading]
+            readings = [reading for entry, reading in read_entries(config) if entry.path == source] or [config.reading]
             for reading in readings:
                 for line in try_source(source, reading, config.max_rejected_share):
                     print(line)

@@ -121,6 +121,7 @@ class DataFacts:
         prompts: Lengths of the prompts in characters.
         answers: Lengths of chosen against rejected in characters.
         numbers: Weight and margin, where some pair has another value than the usual one.
+        personal_data: How many findings of each kind there were, and in how many `pairs`; None if nobody looked.
     """
 
     read: int
@@ -137,6 +138,7 @@ class DataFacts:
     prompts: Histogram
     answers: Histogram
     numbers: tuple[NumberFacts, ...]
+    personal_data: Mapping[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,6 +83,7 @@ def left_out(kind: str) -> str:
 _LEFT_OUT = {
     "rejected": "No usable pair",
     "no_preference": "No preference, such as a tie",
+    "personal_data": "Personal data or secrets",
     "duplicate": "Duplicates of earlier pairs",
     "contradiction": "Contradictions: both orders of one pair",
     "filtered": "Left out by ingest.where",

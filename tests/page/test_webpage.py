@@ -145,6 +145,16 @@ def test_the_data_card_names_sources_forms_columns_slices_and_the_bias_of_length
     assert "chosen, characters 13 to 16: 4" in text
 
 
+def test_the_data_card_says_whether_somebody_looked_for_personal_data(page, facts):
+    def shown(found):
+        text = _render(dataclasses.replace(facts, data=dataclasses.replace(facts.data, personal_data=found)))
+        return Page(text).text.replace("\u00a0", " ")
+
+    assert "Recognised in 3 rows: EMAIL_ADDRESS 4. Names" in Page(page).text.replace("\u00a0", " ")
+    assert "None was recognised." in shown({})
+    assert "Nobody looked for them: ingest.personal_data was off." in shown(None)
+
+
 def test_rows_that_give_several_pairs_are_told_from_the_pairs(facts):
     text = Page(_render(dataclasses.replace(facts, data=dataclasses.replace(facts.data, read=90)))).text
     assert "Rows read 90 Pairs and refusals that they gave" in text.replace("\u00a0", " ")

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "pairs/raw": ("core", "pairs/record"),
     "pairs/forms": ("core", "pairs/record", "pairs/raw"),
     "pairs/hygiene": ("core", "pairs/record"),
-    "pairs/ingestion": ("core", "hub", "object_store", "pairs/record", "pairs/raw", "pairs/forms"),
+    "pairs/ingestion": ("core", "hub", "object_store", "pairs/record", "pairs/raw", "pairs/forms", "pairs/hygiene"),
     "pairs/encoding": ("core", "pairs/record", "pairs/tokens", "rowstore"),
     "dpo/model": ("core",),
     "dpo/objective": ("core",),

@@ -64,6 +64,10 @@ class Node:
             raise self.wrong(key, f"is {value!r}, not a count,")
         return int(value)
 
+    def counts(self) -> dict[str, int]:
+        """Return all values by their keys; each must be a count."""
+        return {key: self.count(key) for key in self.values}
+
     def text(self, key: str) -> str:
         """Return a text."""
         value = self.get(key)

@@ -30,11 +30,11 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
     metrics = read_node(pairs / "metrics.json", "ingest")
     kept, prompts = metrics.node("pairs"), metrics.node("prompts")
 
-    left_out, slices = metrics.node("left_out"), metrics.node("slices").nodes()
+    slices = metrics.node("slices").nodes()
     facts = DataFacts(
         read=metrics.count("rows_read"),
         outcomes=metrics.count("outcomes"),
-        left_out={kind: left_out.count(kind) for kind in left_out.values},
+        left_out=metrics.node("left_out").counts(),
         splits=tuple(Split(name, kept.count(name), prompts.count(name)) for name in SPLITS),
         reasons=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
         dropped=_reasons(read_lines(tokens / "dropped.jsonl", "encode"), "pair_id"),
@@ -43,6 +43,7 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
         all_slices=metrics.count("slices_found"),
         chosen_longer_share=metrics.number("chosen_longer_share"),
         spreads=tuple(spread(name, values) for name, values in lengths.items()),
+        personal_data=metrics.node("personal_data").counts() if "personal_data" in metrics.values else None,
         **_histograms(metrics),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 from tasks.core.errors import DataError
 from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
+from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.filters import Conditions, FieldCheck, Wanted, matches, read_conditions
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.rows import parse_row
@@ -29,6 +30,7 @@ class Intake:
     """Turns the rows of sources into pairs and rejections, and counts them.
 
     Attributes:
+        personal_data: Looks at each pair; None for no look.
         rows: How many rows were read.
         outcomes: How many pairs and rejections they gave; a row may give several, and several rows one.
         filtered: How many of them ``where`` left out.
@@ -41,7 +43,8 @@ class Intake:
         entry: The number in `ingest.sources` of the entry that the last pair comes from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, personal_data: PersonalData | None = None) -> None:
+        self.personal_data = personal_data
         self.rows = 0
         self.outcomes = 0
         self.filtered = 0
@@ -122,6 +125,8 @@ class Intake:
         """Return the pair of a row with standard columns, or why it is none, and count it."""
         self.outcomes += 1
         taken = parse_row(row, columns) if isinstance(row, RawRow) else row
+        if self.personal_data:
+            taken = self.personal_data.check(taken)
         if isinstance(taken, Pair):
             self.prompts_removed += taken.is_prompt_removed
         else:
@@ -134,12 +139,13 @@ class Intake:
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
 
-        Duplicates and rows that hold no preference, such as ties, do not count.
+        Duplicates, personal data that are to be dropped, and rows without a preference, such as ties, do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NO_PREFERENCE | {"duplicate"}})
+        expected = NO_PREFERENCE | {"duplicate", "personal_data"}
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in expected})
         faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
         considered = self.outcomes - self.filtered - without.total()
         if considered and faulty / considered <= limit:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import duckdb
 
 from tasks.core.errors import DataError
-from tasks.pairs.ingestion.reading import SourceEntry
+from tasks.pairs.ingestion.reading import SourceEntry, read_entries
 from tasks.pairs.raw.cells import LARGEST_WEIGHT, SMALLEST_WEIGHT
 
 SIDES = ("train", "test")
@@ -114,7 +114,7 @@ class Selection:
     @classmethod
     def of(cls, section: Any) -> Selection:
         """Return what the section `ingest` says."""
-        entries = [entry for entry, _ in section.entries]
+        entries = [entry for entry, _ in read_entries(section)]
         drops = section.contradictions == "drop"
         return cls(drops, section.limit, section.test_share, section.stratify, entries)
 

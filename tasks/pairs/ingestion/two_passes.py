@@ -86,8 +86,9 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(n for reason, n in rejected.items() if reason not in NO_PREFERENCE | {"duplicate"}),
+        "rejected": sum(n for why, n in rejected.items() if why not in NO_PREFERENCE | {"duplicate", "personal_data"}),
         "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
+        "personal_data": rejected.pop("personal_data", 0),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
         "filtered": intake.filtered,
@@ -113,6 +114,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "columns_not_read": intake.unread,
         "columns_ignored": intake.ignored,
         "forms": intake.forms,
+        **({"personal_data": dict(intake.personal_data.counts)} if intake.personal_data else {}),
     }
 
 

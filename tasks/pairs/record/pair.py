@@ -57,6 +57,7 @@ REASONS = {
     "no_vote": "nobody voted",
     "unpaired": "the answer has no other one to be compared with",
     "gap_too_small": "the scores of the answers are closer than the least gap asked for",
+    "personal_data": "the pair holds personal data or secrets, which are to be dropped",
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",

@@ -75,9 +75,7 @@ def test_longer_replies_than_in_the_version_before_are_a_drift_and_the_advice_he
 
 def test_a_source_that_is_new_or_gone_is_a_drift(tmp_path: Path) -> None:
     accept(tmp_path)
-    with pytest.raises(
-        DataError, match=r"`max_source_drift` is 0.5, and the share of rows of a.jsonl went from 1 to 0"
-    ):
+    with pytest.raises(DataError, match=r"`max_source_drift` is 0.5, and the share .* of a.jsonl went from 1 to 0"):
         ingest(tmp_path, name="b.jsonl", max_source_drift=0.5)
 
 
