@@ -31,11 +31,12 @@ from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
+from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
 from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
-from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
+from tasks.pairs.ingestion.verdicts import Verdicts
 from tasks.pairs.ingestion.wording_overlap import leaking_prompt_share
 from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Columns
@@ -60,7 +61,8 @@ class IngestConfig(Section, path="ingest"):
     ignore: tuple[str, ...] = ()
     where: dict[str, Wanted] = dataclasses.field(default_factory=dict)
     limit: Annotated[int, at_least(2, "or null")] | None = None
-    test_share: Annotated[float, between(0, 1, "()")] = 0.1
+    test_share: Annotated[float, between(0, 1, "[)")] = 0.1
+    stratify: bool = False
     split_seed: int = 0
     keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
@@ -79,17 +81,15 @@ class IngestConfig(Section, path="ingest"):
             ConfigError: Naming the key, and what to write instead.
         """
         super().__post_init__()
-        _ = self.reading, self.entries
+        _ = self.reading
+        splits = [entry.split for entry, _ in read_entries(self)]
+        advice = "write a number above 0, or name a source of test pairs: {path: FILE, split: test}"
+        self.require(self.test_share > 0 or "test" in splits, "test_share", advice)
 
     @property
     def reading(self) -> Reading:
         """How the rows of a source are read that says nothing of its own."""
         return read_reading(self, self.PATH)
-
-    @property
-    def entries(self) -> list[tuple[SourceEntry, Reading]]:
-        """The sources, and how the rows of each are read."""
-        return read_entries(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,9 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         DataError: A source cannot be read, too many rows are unusable, a side of the split is empty, or the data miss
             an expectation.
     """
-    sources = find_entries(config.entries, {"demo": Source("demo", _demo_rows)})
+    sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
     intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
-    kept_out = KeptOut(config.keep_out, config.max_rejected_share)
-    placement = Placement(config.test_share, config.split_seed, kept_out)
+    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
 
     identities = {source.name: source.identity() for source in sources}
     identities |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
@@ -126,7 +125,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)
             first_pass(intake, sources, spill, placement, reject)
-            with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
+            with Verdicts(spill, Selection.of(config)) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
                     reject(rejection)
@@ -154,7 +153,7 @@ def main() -> None:
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            readings = [reading for entry, reading in config.entries if entry.path == source] or [config.reading]
+            readings = [reading for entry, reading in read_entries(config) if entry.path == source] or [config.reading]
             for reading in readings:
                 for line in try_source(source, reading, config.max_rejected_share):
                     print(line)

@@ -87,7 +87,8 @@ _LEFT_OUT = {
     "duplicate": "Duplicates of earlier pairs",
     "contradiction": "Contradictions: both orders of one pair",
     "filtered": "Left out by ingest.where",
-    "over_limit": "Beyond ingest.limit",
+    "over_limit": "Beyond ingest.limit or a source's limit",
+    "in_test_source": "Prompts of test sources",
     "kept_out": "Prompts of evaluation sets (ingest.keep_out)",
 }
 

@@ -131,7 +131,7 @@ def test_the_rows_are_accounted_for_on_the_page(page):
     assert "Rows read 337 Duplicates of earlier pairs 5" in text
     assert "No usable pair 32" in text
     assert "Left out by ingest.where 30" in text
-    assert "Beyond ingest.limit 10" in text
+    assert "Beyond ingest.limit or a source's limit 10" in text
     assert "no reply at the end first: pairs.jsonl:39, row 3 20" in text
 
 

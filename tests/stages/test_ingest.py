@@ -375,6 +375,7 @@ def test_an_empty_side_of_the_split_is_refused(tmp_path: Path) -> None:
     [
         ("sources", []),
         ("test_share", 0),
+        ("stratify", "yes"),
         ("test_share", 1.0),
         ("limit", 1),
         ("max_rejected_share", 2),

@@ -95,7 +95,12 @@ def test_a_filter_that_leaves_nothing_of_one_source_is_warned_of(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"path": "a", "wher": {}}, r"unknown key `ingest.sources\[1\].wher` — did you mean `where`"),
+        ({"path": "a", "limt": 3}, r"unknown key `ingest.sources\[1\].limt` — did you mean `limit`"),
+        ({"path": "a", "limit": 0}, r"`ingest.sources\[1\].limit` is 0 — write 1 or more, or null"),
+        ({"path": "a", "weight": 0}, r"`ingest.sources\[1\].weight` is 0.0 — write a number above 0"),
+        ({"path": "a", "weight": 1e-50}, r"`ingest.sources\[1\].weight` is 1e-50"),
+        ({"path": "a", "weight": "heavy"}, r"`ingest.sources\[1\].weight` is 'heavy' — write a number"),
+        ({"path": "a", "split": "dev"}, r"`ingest.sources\[1\].split` is 'dev' — choose one of: auto, train, test"),
         ({"path": " "}, r"`ingest.sources\[1\].path` is ' ' — name a file"),
         ({}, r"`ingest.sources\[1\].path` is missing"),
         (3, r"`ingest.sources\[1\]` is 3"),
@@ -120,5 +125,5 @@ def test_try_reads_a_file_as_its_entry_in_params_says(tmp_path: Path) -> None:
 
 
 def test_the_report_names_hub_data_of_both_kinds_of_entries() -> None:
-    entries = [f"hub:org/a@{'0' * 40}", {"path": f"hub:org/b@{'1' * 40}#test"}, {"limit": 1}]
+    entries = [f"hub:org/a@{'0' * 40}", {"path": f"hub:org/b@{'1' * 40}#test", "split": "test"}, {"limit": 1}]
     assert _hub_datasets({"sources": entries}) == ("org/a", "org/b")

@@ -18,24 +18,29 @@ from tasks.pairs.record.pair import ABSENT, Columns, Rejection
 
 @dataclasses.dataclass
 class _Entry:
-    """An answer, where it was read, and by which form."""
+    """An answer, where it was read, by which form, and the number of the source."""
 
     single: Single
     where: str
     form: Singles
     columns: Columns
+    number: int
 
 
-Outcome = tuple[RawRow | Rejection, Columns]
+Outcome = tuple[RawRow | Rejection, _Entry]
 
 
 class Groups:
     """Collects single answers over all sources; they stay in memory until the last row is read.
 
     Those of one prompt are paired as the form of the first of them says.
+
+    Attributes:
+        number: The number of the source whose rows are added now.
     """
 
     def __init__(self) -> None:
+        self.number = 0
         self._entries: list[_Entry] = []
 
     def add(self, form: Singles, columns: Columns, row: RawRow) -> Iterator[RawRow]:
@@ -46,12 +51,12 @@ class Groups:
         """
         for single in form.singles(row.value):
             if isinstance(single, Single):
-                self._entries.append(_Entry(single, row.where, form, columns))
+                self._entries.append(_Entry(single, row.where, form, columns, self.number))
             else:
                 yield RawRow(row.where, single)
 
     def finish(self) -> Iterator[Outcome]:
-        """Yield the pairs of all answers, and why the others make none, each with its columns' names."""
+        """Yield the pairs of all answers, and why the others make none, each with the answer that it comes from."""
         entries = list(self._joined())
         groups: dict[str, list[_Entry]] = defaultdict(list)
         for entry in entries:
@@ -74,13 +79,13 @@ class Groups:
             single = entry.single
             if single.reply is ABSENT:
                 if single.key not in keys:
-                    yield Rejection(entry.where, "unpaired", "no answer has the key of this score"), entry.columns
+                    yield Rejection(entry.where, "unpaired", "no answer has the key of this score"), entry
                 continue
             values = {other.single.value for other in scores.get(single.key, ())} | {single.value}
             values.discard(None)
             if len(values) != 1:
                 reason = "tie" if values else "no_vote"
-                yield Rejection(entry.where, reason, f"the answer has {len(values)} different scores"), entry.columns
+                yield Rejection(entry.where, reason, f"the answer has {len(values)} different scores"), entry
             else:
                 yield dataclasses.replace(entry, single=dataclasses.replace(single, value=values.pop()))
 
@@ -90,7 +95,7 @@ class Groups:
             pairs = pair_up(answers, group[0].form.pairing, group[0].form.min_gap)
         except Refused as refusal:
             for entry in group:
-                yield Rejection(entry.where, refusal.reason, refusal.detail), entry.columns
+                yield Rejection(entry.where, refusal.reason, refusal.detail), entry
             return
         is_rank = group[0].form.measure == "rank"
         for better, worse in pairs:
@@ -107,7 +112,7 @@ class Groups:
         paired = {id(entry) for pair in pairs for entry in pair}
         for entry in group:
             if id(entry) not in paired:
-                yield _unpaired(entry), entry.columns
+                yield _unpaired(entry), entry
 
 
 def _pair(better: _Entry, worse: _Entry, margin: dict[str, float]) -> Outcome:
@@ -115,7 +120,7 @@ def _pair(better: _Entry, worse: _Entry, margin: dict[str, float]) -> Outcome:
     if not better.form.has_margin or "margin" in common:
         margin = {}
     row = {**common, **margin, "chosen": better.single.reply, "rejected": worse.single.reply}
-    return RawRow(better.where, row), better.columns
+    return RawRow(better.where, row), better
 
 
 def _unpaired(entry: _Entry) -> Rejection:

@@ -40,6 +40,7 @@ class Intake:
         unread: The columns of each source that nothing reads.
         ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
+        entry: The number in `ingest.sources` of the entry that the last pair comes from.
     """
 
     def __init__(self, personal_data: PersonalData | None = None) -> None:
@@ -53,6 +54,7 @@ class Intake:
         self.unread: dict[str, list[str]] = {}
         self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
+        self.entry = 0
         self._first_rejection: dict[str, Rejection] = {}
 
     def read(self, sources: Iterable[Source]) -> Iterator[Pair | Rejection]:
@@ -63,7 +65,7 @@ class Intake:
         """
         groups = Groups()
         for source in sources:
-            reading = source.reading
+            reading, self.entry, groups.number = source.reading, source.entry, source.entry
             reader = FormReader(source.read(), reading.forms, reading.columns, reading.ignored, groups)
             self.forms[source.name] = reader.about
             if reader.form:
@@ -89,8 +91,9 @@ class Intake:
             check.finish()
             unread.finish()
             self._note_unread(source.name, unread)
-        for made, columns in groups.finish():
-            yield self._decide(made, columns)
+        for made, answer in groups.finish():
+            self.entry = answer.number
+            yield self._decide(made, answer.columns)
         if self.prompts_removed:
             _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 

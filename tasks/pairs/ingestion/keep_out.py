@@ -119,7 +119,7 @@ def _sources(entries: Iterable[str | SourceEntry]) -> Iterator[tuple[str, Source
     for number, given in enumerate(entries):
         place, entry = f"{_PLACE}[{number}]", SourceEntry(given) if isinstance(given, str) else given
         for key, value in vars(entry).items():
-            if value is not None and key not in _READ:
+            if value != getattr(SourceEntry, key, value) and key not in _READ:
                 raise ConfigError(f"`{place}.{key}` has no effect on prompts", "delete it")
         reading = read_reading(entry.over(_USUAL), place)
         with _named(place):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tasks.core.errors import ConfigError
-from tasks.core.section import at_least, filled
+from tasks.core.section import Rule, at_least, filled
 from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.ingestion.filters import Conditions, Wanted, read_conditions
+from tasks.pairs.raw.cells import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from tasks.pairs.record.pair import Columns
 
 _SHARED = ("columns", "form", "votes", "pairing", "min_gap", "where", "ignore")
+Side = Literal["auto", "train", "test"]
+_WEIGHT = Annotated[
+    float, Rule(lambda value: SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT, "write a number above 0 that 32 bits hold")
+]
 _NAMED = Annotated[str, filled("name a file, a folder, a glob, an object in S3 or a data set of the hub")]
 
 
@@ -23,6 +28,9 @@ class SourceEntry:
 
     Attributes:
         path: What is read.
+        weight: A factor on the weights of its pairs.
+        limit: The most pairs of it that are kept; None keeps all.
+        split: Whether a prompt's hash decides the side of its pairs, or all of them are to train or to test on.
     """
 
     path: _NAMED
@@ -33,6 +41,9 @@ class SourceEntry:
     min_gap: Annotated[float, at_least(0)] | None = None
     where: dict[str, Wanted] | None = None
     ignore: tuple[str, ...] | None = None
+    weight: _WEIGHT = 1.0
+    limit: Annotated[int, at_least(1, "or null")] | None = None
+    split: Side = "auto"
 
     def over(self, section: Any) -> SourceEntry:
         """Return the entry with the section's values where it has none."""

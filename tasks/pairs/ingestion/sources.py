@@ -29,12 +29,14 @@ class Source:
         blocks: Yields its rows in blocks, anew on each call.
         path: The file, where it is one.
         reading: How its rows become pairs.
+        entry: The number of its entry in `ingest.sources`.
     """
 
     name: str
     blocks: Callable[[], Iterator[Block]]
     path: Path | None = None
     reading: Reading = dataclasses.field(default_factory=Reading)
+    entry: int = 0
 
     def read(self) -> Iterator[RawRow]:
         """Yield its rows.
@@ -95,10 +97,10 @@ def find_entries(entries: Iterable[tuple[SourceEntry, Reading]], made: dict[str,
         DataError: As :func:`find_sources`.
     """
     sources: dict[str, Source] = {}
-    for entry, reading in entries:
+    for number, (entry, reading) in enumerate(entries):
         for source in find_sources([entry.path], reading, made):
             name = source.name if source.name not in sources else f"{source.name} ({len(sources)})"
-            sources[name] = dataclasses.replace(source, name=name)
+            sources[name] = dataclasses.replace(source, name=name, entry=number)
     return list(sources.values())
 
 

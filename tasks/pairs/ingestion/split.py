@@ -27,6 +27,10 @@ _EMPTIED = {
         "have prompts of evaluation sets",
         "take sets that share their prompts' wording with the pairs out of `ingest.keep_out`",
     ),
+    "in_test_source": (
+        "have prompts that stand in sources with `split: test`",
+        "name data with other prompts to train on, or leave `split: test` out",
+    ),
 }
 
 

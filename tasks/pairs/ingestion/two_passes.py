@@ -12,23 +12,26 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
-from tasks.pairs.ingestion.placement import Place, Placement
+from tasks.pairs.ingestion.placement import Placement
+from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
-from tasks.pairs.ingestion.verdicts import LENGTHS, PLACES, SIDES, Verdicts
+from tasks.pairs.ingestion.verdicts import LENGTHS, Verdicts
 from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Pair, Rejection
-from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
+from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows, read_batches
 from tasks.telemetry.log import bar, get_logger
 
-# What the first pass writes behind the pairs' own columns: the ids as numbers, the side, and lengths in characters.
+# What the first pass writes behind the pairs' own columns: the ids as numbers, the hash that decides on the side, the
+# number of the entry in `ingest.sources`, and lengths in characters.
 KEYS = (
     pa.field("pair_key", pa.uint64(), nullable=False),
     pa.field("swapped_key", pa.uint64(), nullable=False),
     pa.field("split_key", pa.uint64(), nullable=False),
-    pa.field("is_held_out", pa.bool_(), nullable=False),
+    pa.field("entry", pa.uint16(), nullable=False),
     *(pa.field(f"{name}_length", pa.int64(), nullable=False) for name in LENGTHS),
 )
 
@@ -42,15 +45,16 @@ def first_pass(
     placement: Placement,
     reject: Callable[[Rejection], None],
 ) -> None:
-    """Write every pair that is not kept out to the file ``spill``, with its keys and its side."""
+    """Write every pair that is not kept out to the file ``spill``, with its keys."""
     with PairWriter(spill, extra=KEYS) as writer, bar("reading", unit=" rows") as shown:
         for row in intake.read(sources):
-            place = placement.place(row) if isinstance(row, Pair) else row
-            if isinstance(row, Pair) and isinstance(place, Place):
-                writer.append(row, int(row.pair_id, 16), int(row.swapped_id, 16), *place, *row.lengths)
-            elif isinstance(place, Rejection):
-                intake.rejected[place.reason] += isinstance(row, Pair)
-                reject(place)
+            key = placement.place(row) if isinstance(row, Pair) else row
+            if isinstance(row, Pair) and isinstance(key, int):
+                keys = int(row.pair_id, 16), int(row.swapped_id, 16), key, intake.entry
+                writer.append(row, *keys, *row.lengths)
+            elif isinstance(key, Rejection):
+                intake.rejected[key.reason] += isinstance(row, Pair)
+                reject(key)
             shown.update()
 
 
@@ -68,8 +72,17 @@ def sort_pairs(spill: Path, folder: Path, verdicts: Verdicts) -> None:
         for batch in read_batches(spill):
             places = verdicts.places[start : start + batch.num_rows]
             start += batch.num_rows
+            batch = weighed(batch, verdicts.factors)
             for side, writer in (("train", train), ("test", test)):
                 writer.append_batch(keep_rows(batch, np.equal(places, PLACES.index(side))))
+
+
+def weighed(batch: pa.RecordBatch, factors: npt.NDArray[np.float64]) -> pa.RecordBatch:
+    """Return the batch with each weight times the factor of its row's entry; ``factors`` [entries]."""
+    if np.all(factors == 1):
+        return batch
+    weights = np.asarray(batch["weight"]) * factors[np.asarray(batch["entry"])]
+    return batch.set_column(batch.schema.get_field_index("weight"), SCHEMA.field("weight"), pa.array(weights))
 
 
 def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +96,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "contradiction": verdicts.counts["contradiction"],
         "filtered": intake.filtered,
         "over_limit": verdicts.counts["over_limit"],
+        "in_test_source": verdicts.counts["in_test_source"],
         **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)

@@ -20,12 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.errors import StorageError
+from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places
 from tasks.pairs.record.pair import Rejection
 
-SIDES = ("train", "test")
-DUPLICATES = ("duplicate", "duplicate_differs")
 LENGTHS = ("prompt", "chosen", "rejected")
-PLACES = (*SIDES, *DUPLICATES, "contradiction", "over_limit")
 
 _MEMORY = "256MB"
 _MOST_THREADS = 2  # more of them need more memory than the limit leaves each
@@ -33,41 +31,11 @@ _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice
 _LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million
 _NUMBER_BINS = 20  # of weights and margins, about so many
 
-_KEYS = """
-CREATE TEMP TABLE keys AS
-SELECT file_row_number AS ordinal, pair_key, swapped_key, weight, margin, split_key, is_held_out
-FROM read_parquet($spill, file_row_number = true)
-"""
-_FIRSTS = """
-CREATE TEMP TABLE firsts AS
-SELECT pair_key, min(ordinal) AS ordinal, any_value(swapped_key) AS swapped_key,
-       arg_min(weight, ordinal) AS weight, arg_min(margin, ordinal) AS margin
-FROM keys GROUP BY pair_key
-"""
-_CONTRADICTING = """
-CREATE TEMP TABLE contradicting AS
-SELECT pair_key FROM firsts SEMI JOIN (SELECT pair_key AS other FROM firsts) ON other = swapped_key
-"""
-# Ids are hashes: the pairs whose ids come first are a fixed random choice.
-_OVER_LIMIT = """
-CREATE TEMP TABLE over_limit AS
-SELECT pair_key FROM firsts WHERE NOT ($drops AND pair_key IN (FROM contradicting))
-ORDER BY pair_key OFFSET $limit
-"""
-_PLACES = """
-CREATE TEMP TABLE places AS
-SELECT keys.ordinal, firsts.weight AS first_weight, firsts.margin AS first_margin,
-       (CASE WHEN keys.ordinal <> firsts.ordinal THEN
-                  CASE WHEN keys.weight = firsts.weight AND keys.margin = firsts.margin THEN 2 ELSE 3 END
-             WHEN $drops AND pair_key IN (FROM contradicting) THEN 4
-             WHEN pair_key IN (FROM over_limit) THEN 5
-             ELSE is_held_out::INT END)::UTINYINT AS place
-FROM keys JOIN firsts USING (pair_key)
-"""
 _REJECTED = """
-SELECT source, place, pair_id, first_weight, first_margin, weight, margin
-FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place BETWEEN 2 AND 4) places
-ON file_row_number = ordinal ORDER BY place = 4, ordinal
+SELECT source, place, pair_id, first_weight, first_margin, weight * factor, margin
+FROM read_parquet($spill, file_row_number = true) JOIN entries USING (entry)
+JOIN (FROM places WHERE place IN (2, 3, 4, 6)) places ON file_row_number = ordinal
+ORDER BY greatest(place, 3), ordinal
 """
 _PARTED = """
 SELECT split_key FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal)
@@ -104,16 +72,19 @@ class Verdicts:
         places: uint8 [rows], a row's index into :data:`PLACES`.
         counts: How many rows have each place, by its name.
         contradictory: How many distinct pairs also stand with chosen and rejected swapped.
+        factors: float64 [entries], what the weights of each entry's pairs are multiplied by.
     """
 
-    def __init__(self, spill: Path, drops_contradictions: bool, limit: int | None) -> None:
+    def __init__(self, spill: Path, selection: Selection) -> None:
         """Decide about every row of ``spill``.
 
         Args:
             spill: Pairs with the columns of :data:`tasks.pairs.ingestion.two_passes.KEYS`. DuckDB's own temporary files
                 go beside it.
-            drops_contradictions: Whether both of two contradictory pairs are left out.
-            limit: The most pairs to keep; None keeps all.
+            selection: What is kept, and on which side.
+
+        Raises:
+            DataError: A source's weight makes a row's weight no normal number of 32 bits.
         """
         self._spill = _pattern(spill)
         self._temporary = spill.with_suffix(".tmp")
@@ -126,11 +97,8 @@ class Verdicts:
                 "autoinstall_known_extensions": False,
             }
         )
-        self._execute(_KEYS, spill=self._spill)
-        self._execute(_FIRSTS)
-        self._execute(_CONTRADICTING)
-        self._execute(_OVER_LIMIT, drops=drops_contradictions, limit=2**62 if limit is None else limit)
-        self._execute(_PLACES, drops=drops_contradictions)
+        self.factors: npt.NDArray[np.float64] = np.array([entry.weight for entry in selection.entries])
+        make_places(self._execute, self._spill, selection)
 
         column = self._execute("SELECT place FROM places ORDER BY ordinal").fetchnumpy()["place"]
         self.places: npt.NDArray[np.uint8] = np.asarray(column)
@@ -139,7 +107,7 @@ class Verdicts:
         self.contradictory: int = self._row("SELECT count(*) AS pairs FROM contradicting")["pairs"]
 
     def rejections(self) -> Iterator[Rejection]:
-        """Yield the duplicates, then the contradictions, each in the order of the rows."""
+        """Yield the duplicates, the contradictions, then the prompts of test sources, each in the order of the rows."""
         answer = self._execute(_REJECTED, spill=self._spill)
         while rows := answer.fetchmany(1024):
             for source, place, pair_id, *numbers in rows:
@@ -202,9 +170,9 @@ class Verdicts:
         (row,) = answer.fetchall()
         return dict(zip([column[0] for column in answer.description or ()], row, strict=True))
 
-    def _execute(self, query: str, **values: Any) -> duckdb.DuckDBPyConnection:
+    def _execute(self, query: str, *listed: Any, **values: Any) -> duckdb.DuckDBPyConnection:
         try:
-            return self._database.execute(query, values)
+            return self._database.execute(query, listed or values)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             reason = str(error).splitlines()[0]
             raise StorageError(
@@ -218,6 +186,8 @@ def _pattern(path: Path) -> str:
 
 
 def _detail(place: str, pair_id: str, numbers: list[float]) -> str:
+    if place == "in_test_source":
+        return f"the prompt of pair {pair_id} stands in a source with `split: test`"
     if place == "contradiction":
         return f"pair {pair_id} also stands with chosen and rejected swapped"
     detail = f"pair {pair_id} stands in an earlier row"
