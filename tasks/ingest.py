@@ -24,8 +24,8 @@ from tasks.launch.stage import door, look, option
 from tasks.pairs.forms.choose import AUTO, FormSettings
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
-from tasks.pairs.hygiene.expectations import Expectations, check_expectations
-from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.hygiene.checks import Checks
+from tasks.pairs.hygiene.expectations import Expectations
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading, Scalar
@@ -39,7 +39,6 @@ from tasks.telemetry.receipts import note
 
 DEMO_PAIRS = 1400  # that the source `demo` makes
 DEMO_SEED = 0
-_SPILL = "spill.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +65,7 @@ class IngestConfig(Section, path="ingest"):
     min_gap: Annotated[float, at_least(0)] = 0.0
     expect: Expectations = dataclasses.field(default_factory=Expectations)
     personal_data: Literal["off", "report", "mask", "drop"] = "off"
+    languages: bool = False
 
     def __post_init__(self) -> None:
         """Check each value, and the name of the form and the meanings of votes.
@@ -102,13 +102,14 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             an expectation.
     """
     sources = find_sources(config.sources, config.reading, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
+    checks = Checks(config.expect, config.personal_data, config.languages)
+    intake = Intake(checks.personal_data)
 
     def goes_to_test(pair: Pair) -> bool:
         return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
 
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
-        spill = draft / _SPILL
+        spill = draft / "spill.parquet"
         listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
         with (
             kept_on_error(listed, kept),
@@ -126,7 +127,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 train, test = (verdicts.counts[side] for side in SIDES)
                 check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
-                metrics |= check_expectations(config.expect, metrics, draft)
+                metrics |= checks.measure(metrics, draft)
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()
