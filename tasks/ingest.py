@@ -26,7 +26,6 @@ from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.hygiene.checks import Checks
 from tasks.pairs.hygiene.expectations import Expectations
-from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
@@ -34,6 +33,7 @@ from tasks.pairs.ingestion.split import check_sides, is_held_out
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
+from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -136,8 +136,8 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     return metrics
 
 
-def _demo_rows() -> Iterator[RawRow]:
-    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").read()
+def _demo_rows() -> Iterator[Block]:
+    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").blocks()
 
 
 def _identities(sources: list[Source]) -> dict[str, str]:

@@ -13,10 +13,11 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import sha256_file
 from tasks.object_store.bucket import SCHEME
 from tasks.pairs.ingestion.folders import files_of_folder, has_rows, read_part, say_skipped
-from tasks.pairs.ingestion.formats import RawRow, check_readable, is_no_data
+from tasks.pairs.ingestion.formats import check_readable, is_no_data, readable
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.s3_source import parse_s3, read_s3
+from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,15 +26,25 @@ class Source:
 
     Attributes:
         name: What people call it in messages and in each pair's `source`.
-        read: Yields its rows, anew on each call.
+        blocks: Yields its rows in blocks, anew on each call.
         path: The file, where it is one.
         reading: How its rows become pairs.
     """
 
     name: str
-    read: Callable[[], Iterator[RawRow]]
+    blocks: Callable[[], Iterator[Block]]
     path: Path | None = None
     reading: Reading = dataclasses.field(default_factory=Reading)
+
+    def read(self) -> Iterator[RawRow]:
+        """Yield its rows.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        for block in self.blocks():
+            with readable(str(self.path or self.name)):
+                yield from block.rows()
 
     def identity(self) -> str:
         """Return what pins the content: a file's SHA-256, or the name itself (a pinned commit or version)."""
@@ -79,10 +90,10 @@ def find_sources(
 def rows_source(rows: Iterable[Any], name: str = "rows", reading: Reading | None = None) -> Source:
     """Make a source of rows at hand: dicts, or a data set of the `datasets` library."""
 
-    def read() -> Iterator[RawRow]:
-        return (RawRow(f"{name}:{i}", row) for i, row in enumerate(rows, start=1))
+    def blocks() -> Iterator[Block]:
+        return in_blocks(RawRow(f"{name}:{i}", row) for i, row in enumerate(rows, start=1))
 
-    return Source(name, read, reading=reading or Reading())
+    return Source(name, blocks, reading=reading or Reading())
 
 
 def _glob_sources(text: str) -> list[Source]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.sources import Source, find_sources
+from tasks.pairs.raw.raw_row import in_blocks
 from tasks.pairs.record.pair import Pair
 
 ROWS = 1000  # that are read of each file
@@ -32,7 +33,7 @@ def try_source(text: str, reading: Reading, limit: float) -> Iterator[str]:
         intake = Intake()
         first = list(itertools.islice(source.read(), ROWS))
         names = dict.fromkeys(name for row in first if isinstance(row.value, dict) for name in row.value)
-        taken = list(intake.read([Source(source.name, functools.partial(iter, first), reading=reading)]))
+        taken = list(intake.read([Source(source.name, functools.partial(in_blocks, first), reading=reading)]))
         intake.check_share(limit)
         pairs = [pair for pair in taken if isinstance(pair, Pair)]
 
