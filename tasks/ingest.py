@@ -24,8 +24,8 @@ from tasks.launch.stage import door, look, option
 from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
-from tasks.pairs.hygiene.expectations import LEAKING, Expectations, check_expectations
-from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.hygiene.checks import Checks
+from tasks.pairs.hygiene.expectations import Expectations
 from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
@@ -44,7 +44,6 @@ from tasks.telemetry.receipts import note
 
 DEMO_PAIRS = 1400  # that the source `demo` makes
 DEMO_SEED = 0
-_SPILL = "spill.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +72,7 @@ class IngestConfig(Section, path="ingest"):
     min_gap: Annotated[float, at_least(0)] = 0.0
     expect: Expectations = dataclasses.field(default_factory=Expectations)
     personal_data: Literal["off", "report", "mask", "drop"] = "off"
+    languages: bool = False
 
     def __post_init__(self) -> None:
         """Check each value, and what the section and each source say of how rows are read.
@@ -110,13 +110,14 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             an expectation.
     """
     sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
-    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
+    checks = Checks(config.expect, config.personal_data, config.languages)
+    intake = Intake(checks.personal_data)
     placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
 
     identities = {source.name: source.identity() for source in sources}
     identities |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
-        spill = draft / _SPILL
+        spill = draft / "spill.parquet"
         listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
         with (
             kept_on_error(listed, kept),
@@ -134,8 +135,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 train, test = (verdicts.counts[side] for side in SIDES)
                 check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
-                leaking = {} if config.expect.max_leaking_share is None else {LEAKING: leaking_prompt_share(draft)}
-                check_expectations(config.expect, metrics := {**metrics, **leaking})
+                metrics |= checks.measure(metrics, draft, leaking_prompt_share)
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()

@@ -118,7 +118,6 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "columns_not_read": intake.unread,
         "columns_ignored": intake.ignored,
         "forms": intake.forms,
-        **({"personal_data": dict(intake.personal_data.counts)} if intake.personal_data else {}),
     }
 
 
