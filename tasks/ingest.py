@@ -135,7 +135,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 train, test = (verdicts.counts[side] for side in SIDES)
                 check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
-                metrics |= checks.measure(metrics, draft, leaking_prompt_share)
+                metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()

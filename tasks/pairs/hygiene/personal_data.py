@@ -82,6 +82,11 @@ class PersonalData:
         self.counts: Counter[str] = Counter()
         _detectors()
 
+    def take_counts(self) -> Counter[str]:
+        """Return the counts, and begin anew."""
+        counts, self.counts = self.counts, Counter()
+        return counts
+
     def check(self, row: Pair | Rejection) -> Pair | Rejection:
         """Return a pair or a rejection, masked if that is asked for; or a rejection of what is to be dropped.
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ConfigError, DataError
-from tasks.pairs.forms.choose import AUTO
+from tasks.pairs.forms.choose import AUTO, SAMPLE
 from tasks.pairs.forms.form import Form
-from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.forms.votes import VoteValues
@@ -176,10 +176,13 @@ def _named(place: str) -> Iterator[None]:
 def _read(source: Source) -> Iterator[Turns | str]:
     """Yield the prompt of each row that the filter lets through as turns, or why there is none."""
     reading, fields = source.reading, FieldCheck()
-    reader = FormReader(source.read(), reading.forms, reading.columns, reading.ignored, Groups())
+    rows = source.read()
+    first = list(itertools.islice(rows, SAMPLE))
+    objects = [row.value for row in first if isinstance(row.value, dict)]
+    reader = FormReader(objects, reading.forms, reading.columns, reading.ignored)
     if reader.form:
         _log.info("%s: read as %s", source.name, reader.about)
-    for row in reader.rows:
+    for row in itertools.chain(first, rows):
         if isinstance(row.value, dict):
             fields.see(row.value, reading.where)
             if not matches(row.value, reading.where):

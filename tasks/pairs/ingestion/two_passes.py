@@ -94,14 +94,14 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "personal_data": rejected.pop("personal_data", 0),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
-        "filtered": intake.filtered,
+        "filtered": intake.total.filtered,
         "over_limit": verdicts.counts["over_limit"],
         "in_test_source": verdicts.counts["in_test_source"],
         **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)
-    if intake.outcomes != kept + sum(left_out.values()):
-        raise AssertionError(f"{intake.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
+    if intake.total.outcomes != kept + sum(left_out.values()):
+        raise AssertionError(f"{intake.total.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
     _say(intake.rows, verdicts, left_out, rejected)
     for name in ("weight", "margin"):
         if name in statistics:
@@ -110,7 +110,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     return {
         "rows_read": intake.rows,
         "rows_by_source": dict(intake.rows_by_source),
-        "outcomes": intake.outcomes,
+        "outcomes": intake.total.outcomes,
         **statistics,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
