@@ -24,24 +24,26 @@ from tasks.launch.stage import door, look, option
 from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
-from tasks.pairs.hygiene.expectations import Expectations, check_expectations
-from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.hygiene.checks import Checks
+from tasks.pairs.hygiene.expectations import Expectations
 from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
+from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
-from tasks.pairs.ingestion.split import check_sides, split_key, split_text
+from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
 from tasks.pairs.ingestion.verdicts import Verdicts
+from tasks.pairs.ingestion.wording_overlap import leaking_prompt_share
 from tasks.pairs.raw.raw_row import Block
-from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.pair import Columns
 from tasks.telemetry.receipts import note
 
 DEMO_PAIRS = 1400  # that the source `demo` makes
 DEMO_SEED = 0
-_SPILL = "spill.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,7 @@ class IngestConfig(Section, path="ingest"):
     test_share: Annotated[float, between(0, 1, "[)")] = 0.1
     stratify: bool = False
     split_seed: int = 0
+    keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
     form: str = AUTO
@@ -69,6 +72,7 @@ class IngestConfig(Section, path="ingest"):
     min_gap: Annotated[float, at_least(0)] = 0.0
     expect: Expectations = dataclasses.field(default_factory=Expectations)
     personal_data: Literal["off", "report", "mask", "drop"] = "off"
+    languages: bool = False
 
     def __post_init__(self) -> None:
         """Check each value, and what the section and each source say of how rows are read.
@@ -106,14 +110,14 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             an expectation.
     """
     sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
-    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
-
-    def key_of(pair: Pair) -> int:
-        return split_key(split_text(pair), config.split_seed)
+    checks = Checks(config.expect, config.personal_data, config.languages)
+    intake = Intake(checks.personal_data)
+    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
 
     identities = {source.name: source.identity() for source in sources}
+    identities |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
     with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
-        spill = draft / _SPILL
+        spill = draft / "spill.parquet"
         listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
         with (
             kept_on_error(listed, kept),
@@ -121,7 +125,7 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
             kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
         ):
             reject = functools.partial(write_rejection, rejects, unpaired)
-            first_pass(intake, sources, spill, key_of, reject)
+            first_pass(intake, sources, spill, placement, reject)
             with Verdicts(spill, Selection.of(config)) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
@@ -129,9 +133,9 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(spill, draft, verdicts)
                 train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts)
+                check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
-                metrics |= check_expectations(config.expect, metrics, draft)
+                metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()

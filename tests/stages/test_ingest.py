@@ -208,7 +208,7 @@ def test_a_duplicate_is_rejected_and_a_contradiction_drops_both_rows(tmp_path: P
     swapped = {"prompt": "P", "chosen": "b", "rejected": "a"}
     source = write_rows(tmp_path / "a.jsonl", [same, *text_rows(60), same, swapped])
     dropped = ingest(tmp_path / "drop", source)
-    assert {kind: count for kind, count in dropped["left_out"].items() if count} == {"duplicate": 1, "contradiction": 2}
+    assert {name: count for name, count in dropped["left_out"].items() if count} == {"duplicate": 1, "contradiction": 2}
     lines = [(row["source"], row["reason"]) for row in read_lines(tmp_path / "drop/rejects.jsonl")]
     assert lines == [("a.jsonl:62", "duplicate"), ("a.jsonl:1", "contradiction"), ("a.jsonl:63", "contradiction")]
     kept = ingest(tmp_path / "keep", source, contradictions="keep")

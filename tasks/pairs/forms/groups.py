@@ -17,8 +17,8 @@ from tasks.pairs.record.pair import ABSENT, Columns, Rejection
 
 
 @dataclasses.dataclass
-class _Entry:
-    """An answer, where it was read, by which form, and the number of the source."""
+class Entry:
+    """A single answer, where it was read, by which form, and the number of the source."""
 
     single: Single
     where: str
@@ -27,7 +27,7 @@ class _Entry:
     number: int
 
 
-Outcome = tuple[RawRow | Rejection, _Entry]
+Outcome = tuple[RawRow | Rejection, Entry]
 
 
 class Groups:
@@ -37,11 +37,12 @@ class Groups:
 
     Attributes:
         number: The number of the source whose rows are added now.
+        entries: The answers so far.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
-        self._entries: list[_Entry] = []
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.entries: list[Entry] = []
 
     def add(self, form: Singles, columns: Columns, row: RawRow) -> Iterator[RawRow]:
         """Take a row; yield the pairs that it holds by itself.
@@ -51,31 +52,31 @@ class Groups:
         """
         for single in form.singles(row.value):
             if isinstance(single, Single):
-                self._entries.append(_Entry(single, row.where, form, columns, self.number))
+                self.entries.append(Entry(single, row.where, form, columns, self.number))
             else:
                 yield RawRow(row.where, single)
 
     def finish(self) -> Iterator[Outcome]:
         """Yield the pairs of all answers, and why the others make none, each with the answer that it comes from."""
         entries = list(self._joined())
-        groups: dict[str, list[_Entry]] = defaultdict(list)
+        groups: dict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
-            if isinstance(entry, _Entry):
+            if isinstance(entry, Entry):
                 groups[_prompt_key(entry)].append(entry)
             else:
                 yield entry
         for group in groups.values():
             yield from self._by_score(group) if group[0].form.measure != "thumb" else self._by_thumb(group)
 
-    def _joined(self) -> Iterator[_Entry | Outcome]:
+    def _joined(self) -> Iterator[Entry | Outcome]:
         """Yield the answers with the scores that stand in other rows, and the rows to which none belongs."""
-        scores: dict[str, list[_Entry]] = defaultdict(list)
-        for entry in self._entries:
+        scores: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries:
             if entry.single.reply is ABSENT:
                 scores[entry.single.key].append(entry)
 
-        keys = {entry.single.key for entry in self._entries if entry.single.reply is not ABSENT}
-        for entry in self._entries:
+        keys = {entry.single.key for entry in self.entries if entry.single.reply is not ABSENT}
+        for entry in self.entries:
             single = entry.single
             if single.reply is ABSENT:
                 if single.key not in keys:
@@ -89,7 +90,7 @@ class Groups:
             else:
                 yield dataclasses.replace(entry, single=dataclasses.replace(single, value=values.pop()))
 
-    def _by_score(self, group: list[_Entry]) -> Iterator[Outcome]:
+    def _by_score(self, group: list[Entry]) -> Iterator[Outcome]:
         answers = [Answer(entry.single.reply, float(entry.single.value or 0.0), origin=entry) for entry in group]
         try:
             pairs = pair_up(answers, group[0].form.pairing, group[0].form.min_gap)
@@ -102,7 +103,7 @@ class Groups:
             margin = {} if is_rank else {"margin": better.score - worse.score}
             yield _pair(better.origin, worse.origin, margin)
 
-    def _by_thumb(self, group: list[_Entry]) -> Iterator[Outcome]:
+    def _by_thumb(self, group: list[Entry]) -> Iterator[Outcome]:
         ups = [entry for entry in group if entry.single.value == "up"]
         downs = [entry for entry in group if entry.single.value == "down"]
         is_every = group[0].form.pairing == "all_pairs"
@@ -115,7 +116,7 @@ class Groups:
                 yield _unpaired(entry), entry
 
 
-def _pair(better: _Entry, worse: _Entry, margin: dict[str, float]) -> Outcome:
+def _pair(better: Entry, worse: Entry, margin: dict[str, float]) -> Outcome:
     common = better.single.common
     if not better.form.has_margin or "margin" in common:
         margin = {}
@@ -123,7 +124,7 @@ def _pair(better: _Entry, worse: _Entry, margin: dict[str, float]) -> Outcome:
     return RawRow(better.where, row), better
 
 
-def _unpaired(entry: _Entry) -> Rejection:
+def _unpaired(entry: Entry) -> Rejection:
     """Return the rejection of a lonely thumb, with its row under TRL's names: prompt, completion, label."""
     single = entry.single
     kept = {name: single.common[name] for name in _shaping(entry) if name in single.common}
@@ -133,7 +134,7 @@ def _unpaired(entry: _Entry) -> Rejection:
     )
 
 
-def _prompt_key(entry: _Entry) -> str:
+def _prompt_key(entry: Entry) -> str:
     """Return what two answers to one prompt have in common."""
     common = entry.single.common
     shaping: dict[str, Any] = {name: common[name] for name in sorted(_shaping(entry)) if name in common}
@@ -144,7 +145,7 @@ def _prompt_key(entry: _Entry) -> str:
     return repr((measure, [(name, value) for name, value in shaping.items() if value not in (None, "", [])]))
 
 
-def _shaping(entry: _Entry) -> set[str]:
+def _shaping(entry: Entry) -> set[str]:
     """Return the columns that make up the prompt."""
     columns = entry.columns
     return columns.reads() - {columns.slice, columns.weight or "", columns.margin or "", "chosen", "rejected"}

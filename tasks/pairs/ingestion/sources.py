@@ -13,7 +13,7 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import sha256_file
 from tasks.object_store.bucket import SCHEME
 from tasks.pairs.ingestion.folders import files_of_folder, has_rows, read_part, say_skipped
-from tasks.pairs.ingestion.formats import check_readable, is_no_data, readable
+from tasks.pairs.ingestion.formats import check_readable, is_no_data, rows_of
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
 from tasks.pairs.ingestion.reading import Reading, SourceEntry
 from tasks.pairs.ingestion.s3_source import parse_s3, read_s3
@@ -45,8 +45,12 @@ class Source:
             DataError: It cannot be read.
         """
         for block in self.blocks():
-            with readable(str(self.path or self.name)):
-                yield from block.rows()
+            yield from rows_of(block, self.file)
+
+    @property
+    def file(self) -> str:
+        """What an error of reading calls it."""
+        return str(self.path or self.name)
 
     def identity(self) -> str:
         """Return what pins the content: a file's SHA-256, or the name itself (a pinned commit or version)."""

@@ -9,13 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from tasks.core.errors import DataError
 from tasks.pairs.record.pair import Pair, Prompt
 
 _ASCII = bytes(ord(chr(i).lower()) if chr(i).isascii() and chr(i).isalnum() else 32 for i in range(256))
+
+
+# What left most of the pairs out where a side is empty, and what to do then.
+_EMPTIED = {
+    "contradiction": (
+        "also stand with chosen and rejected swapped",
+        "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
+    ),
+    "kept_out": (
+        "have prompts of evaluation sets",
+        "take sets that share their prompts' wording with the pairs out of `ingest.keep_out`",
+    ),
+    "in_test_source": (
+        "have prompts that stand in sources with `split: test`",
+        "name data with other prompts to train on, or leave `split: test` out",
+    ),
+}
 
 
 class _Letters(dict[int, str]):
@@ -94,25 +110,19 @@ def split_pairs(pairs: Iterable[Pair], test_share: float, seed: int = 0) -> tupl
 
 
 def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str, int] | None = None) -> None:
-    """Refuse a split that leaves no pair to train on, or none to test on; ``left_out`` counts the others by reason.
+    """Refuse a split that leaves no pair to train on, or none to test on.
+
+    ``left_out`` is the number of usable pairs on neither side, by reason.
 
     Raises:
         DataError: Saying which side is empty.
     """
     if train and test:
         return
-    counts = Counter(left_out or {})
-    if not train and counts["in_test_source"]:
-        raise DataError(
-            f"the prompts of all other pairs, {counts['in_test_source']}, stand in sources with `split: test`",
-            "name data with other prompts to train on, or leave `split: test` out",
-        )
-    if counts["contradiction"] > train + test:
-        raise DataError(
-            f"{counts['contradiction']} pairs also stand with chosen and rejected swapped, which leaves "
-            f"{train} training and {test} test pairs",
-            "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
-        )
+    for reason, (what, advice) in _EMPTIED.items():
+        count = (left_out or {}).get(reason, 0)
+        if count > train + test:
+            raise DataError(f"{count} pairs {what}, which leaves {train} training and {test} test pairs", advice)
     side, advice = ("training", "lower") if not train else ("test", "raise")
     raise DataError(
         f"the {side} set is empty: {train} training and {test} test pairs at a test share of {test_share}",

@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import LENGTHS, Verdicts
-from tasks.pairs.record.pair import NO_PREFERENCE, Pair, Rejection
+from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Pair, Rejection
 from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows, read_batches
 from tasks.telemetry.log import bar, get_logger
 
@@ -41,17 +42,19 @@ def first_pass(
     intake: Intake,
     sources: Iterable[Source],
     spill: Path,
-    key_of: Callable[[Pair], int],
+    placement: Placement,
     reject: Callable[[Rejection], None],
 ) -> None:
-    """Write every pair to the file ``spill``, with its keys; ``key_of`` gives its :func:`split_key`."""
+    """Write every pair that is not kept out to the file ``spill``, with its keys."""
     with PairWriter(spill, extra=KEYS) as writer, bar("reading", unit=" rows") as shown:
         for row in intake.read(sources):
-            if isinstance(row, Pair):
-                keys = int(row.pair_id, 16), int(row.swapped_id, 16), key_of(row), intake.entry
+            key = placement.place(row) if isinstance(row, Pair) else row
+            if isinstance(row, Pair) and isinstance(key, int):
+                keys = int(row.pair_id, 16), int(row.swapped_id, 16), key, intake.entry
                 writer.append(row, *keys, *row.lengths)
-            else:
-                reject(row)
+            elif isinstance(key, Rejection):
+                intake.rejected[key.reason] += isinstance(row, Pair)
+                reject(key)
             shown.update()
 
 
@@ -86,18 +89,19 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(n for why, n in rejected.items() if why not in NO_PREFERENCE | {"duplicate", "personal_data"}),
+        "rejected": sum(n for reason, n in rejected.items() if reason not in NOT_FAULTY),
         "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
         "personal_data": rejected.pop("personal_data", 0),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
-        "filtered": intake.filtered,
+        "filtered": intake.total.filtered,
         "over_limit": verdicts.counts["over_limit"],
         "in_test_source": verdicts.counts["in_test_source"],
+        **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)
-    if intake.outcomes != kept + sum(left_out.values()):
-        raise AssertionError(f"{intake.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
+    if intake.total.outcomes != kept + sum(left_out.values()):
+        raise AssertionError(f"{intake.total.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
     _say(intake.rows, verdicts, left_out, rejected)
     for name in ("weight", "margin"):
         if name in statistics:
@@ -106,7 +110,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     return {
         "rows_read": intake.rows,
         "rows_by_source": dict(intake.rows_by_source),
-        "outcomes": intake.outcomes,
+        "outcomes": intake.total.outcomes,
         **statistics,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
@@ -114,7 +118,6 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "columns_not_read": intake.unread,
         "columns_ignored": intake.ignored,
         "forms": intake.forms,
-        **({"personal_data": dict(intake.personal_data.counts)} if intake.personal_data else {}),
     }
 
 

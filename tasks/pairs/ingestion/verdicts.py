@@ -37,6 +37,10 @@ FROM read_parquet($spill, file_row_number = true) JOIN entries USING (entry)
 JOIN (FROM places WHERE place IN (2, 3, 4, 6)) places ON file_row_number = ordinal
 ORDER BY greatest(place, 3), ordinal
 """
+_PARTED = """
+SELECT split_key FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal)
+GROUP BY split_key HAVING min(place) <> max(place) LIMIT 1
+"""
 # The first pass wrote the lengths: long texts read here would not fit into the memory limit.
 # `histogram` counts up to and including each bound, and these bins leave their upper bound out.
 _BINS = ", ".join(
@@ -113,7 +117,7 @@ class Verdicts:
         """Return the metrics of `train.parquet` and `test.parquet` in ``folder``.
 
         Raises:
-            AssertionError: A prompt stands on both sides.
+            AssertionError: A prompt stands on both sides, or two whose words are the same do.
         """
         for number, side in enumerate(SIDES):
             rows = self._database.read_parquet(_pattern(folder / f"{side}.parquet"))
@@ -124,7 +128,7 @@ class Verdicts:
             f"SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, "
             f"count(*) FILTER (low <> high) AS both FROM ({sides})"
         )
-        if prompts.pop("both"):
+        if prompts.pop("both") or self._execute(_PARTED).fetchall():
             raise AssertionError("a prompt stands on both sides of the split")
 
         totals = self._row(_STATISTICS)
