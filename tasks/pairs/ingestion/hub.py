@@ -16,8 +16,7 @@ from typing import Any
 from tasks.core.errors import ConfigError, DataError, NetworkError
 from tasks.hub.hub_errors import asking_hub, dataset_commit
 from tasks.pairs.ingestion.arrow_formats import arrow_blocks
-from tasks.pairs.ingestion.formats import readable
-from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
+from tasks.pairs.raw.raw_row import Block, FormatError, RawRow, in_blocks
 
 PREFIX = "hub:"
 _ADVICE = "correct `ingest.sources`"
@@ -97,7 +96,7 @@ def read_hub(dataset: HubDataset) -> Iterator[Block]:
 
     # values of extension types, such as JSON of mixed types, are texts in Arrow's tables, and `datasets` opens them
     is_plain = rows.features is not None and "extension<" not in str(rows.features.arrow_schema)
-    with readable(name):
+    with _asking(dataset):
         yield from arrow_blocks(batches, name, "Arrow") if is_plain else in_blocks(plain_rows())
 
 
@@ -111,6 +110,8 @@ def _asking(dataset: HubDataset) -> Iterator[None]:
     try:
         with asking_hub(label, _ADVICE):
             yield
+    except FormatError as error:
+        raise DataError(f"{label} {error.what}", error.advice) from None
     except (DatasetsError, ValueError, FileNotFoundError, NotImplementedError, pa.ArrowException) as error:
         files = f"`hf download {dataset.name} --repo-type dataset --revision {dataset.revision} --local-dir data/raw`"
         what = f"{label} cannot be read: {error.__cause__ or error}"
