@@ -121,7 +121,7 @@ def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str,
         return
     for reason, (what, advice) in _EMPTIED.items():
         count = (left_out or {}).get(reason, 0)
-        if count > train + test:
+        if count > (train if reason == "in_test_source" else train + test):
             raise DataError(f"{count} pairs {what}, which leaves {train} training and {test} test pairs", advice)
     side, advice = ("training", "lower") if not train else ("test", "raise")
     raise DataError(
