@@ -99,7 +99,8 @@ def test_cold_warm_half_warm_and_storeless_give_the_same(stories: Any, rows: Row
 def test_what_an_encoder_says_of_itself_is_known_too(minimind: Any, rows: RowStore) -> None:
     first = RecallingEncoder(lambda: PairEncoder(minimind, EncodeConfig()), "x", rows)
     facts = first.facts
-    assert facts == EncoderFacts("auto", minimind.chat_template, (2,), minimind.model_max_length, lacks_bos=False)
+    expected = EncoderFacts("auto", minimind.chat_template, (2,), minimind.model_max_length, False, vocabulary=6400)
+    assert facts == expected
     first.flush()
     assert RecallingEncoder(never, "x", rows).facts == facts
 

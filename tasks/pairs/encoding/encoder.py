@@ -86,6 +86,7 @@ class EncoderFacts:
         lacks_bos: The tokenizer begins plain text with BOS, and the chat template does not.
         opening: What opens the assistant's turn in place of a template that does not.
         unk_id: The unknown token, if the tokenizer has one that serves for nothing else.
+        vocabulary: How many ids there are, those that no token has included.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class EncoderFacts:
     lacks_bos: bool
     opening: str = ""
     unk_id: int | None = None
+    vocabulary: int = 1 << 31
 
     @classmethod
     def from_json(cls, text: str) -> EncoderFacts:
@@ -169,6 +171,7 @@ class PairEncoder:
             lacks_bos=lacks_bos,
             opening=self.template.opening if self.template else "",
             unk_id=_unk_id(self._tokenizer),
+            vocabulary=max(len(self._tokenizer), 1 + max(self._tokenizer.get_vocab().values())),
         )
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:

@@ -57,7 +57,10 @@ def _encode_split(
 ) -> Iterator[EncodedPair]:
     """Write one split of the cache, count its pairs in ``tally``, and yield what became of each."""
     every_pair = (pair for batch in stored_pairs(source) for pair in batch)
-    with TokenWriter(folder, split) as writer, bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown:
+    with (
+        TokenWriter(folder, split, encoder.facts.vocabulary) as writer,
+        bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown,
+    ):
         for batch in in_batches(every_pair, LOOKUP):
             encoded = encoder.encode(batch)
             tokens = to_tokens(encoded)
