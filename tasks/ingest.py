@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,13 +24,16 @@ from tasks.launch.stage import door, look, option
 from tasks.pairs.forms.choose import AUTO, FormSettings
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
-from tasks.pairs.ingestion.formats import RawRow
-from tasks.pairs.ingestion.intake import Intake, Scalar
+from tasks.pairs.hygiene.expectations import Expectations, check_expectations
+from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.reading import Reading, Scalar
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.ingestion.split import check_sides, is_held_out
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
-from tasks.pairs.ingestion.verdicts import DUPLICATES, Verdicts
+from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
+from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Columns, Pair
 from tasks.telemetry.receipts import note
 
@@ -62,6 +64,8 @@ class IngestConfig(Section, path="ingest"):
     votes: VoteValues = dataclasses.field(default_factory=VoteValues)
     pairing: Pairing = "best_worst"
     min_gap: Annotated[float, at_least(0)] = 0.0
+    expect: Expectations = dataclasses.field(default_factory=Expectations)
+    personal_data: Literal["off", "report", "mask", "drop"] = "off"
 
     def __post_init__(self) -> None:
         """Check each value, and the name of the form and the meanings of votes.
@@ -71,12 +75,13 @@ class IngestConfig(Section, path="ingest"):
         """
         super().__post_init__()
         self.votes.meanings()
-        _ = self.forms
+        _ = self.reading
 
     @property
-    def forms(self) -> FormSettings:
-        """What is said of forms beyond chosen and rejected columns."""
-        return FormSettings(self.form, self.votes, self.pairing, self.min_gap)
+    def reading(self) -> Reading:
+        """How the rows of the sources are read."""
+        forms = FormSettings(self.form, self.votes, self.pairing, self.min_gap)
+        return Reading(self.columns, self.where, frozenset(self.ignore), forms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +98,11 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
 
     Raises:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
-        DataError: A source cannot be read, too many rows are unusable, or a side of the split is empty.
+        DataError: A source cannot be read, too many rows are unusable, a side of the split is empty, or the data miss
+            an expectation.
     """
-    sources = find_sources(config.sources, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(config.columns, config.where, config.ignore, config.forms)
+    sources = find_sources(config.sources, config.reading, {"demo": Source("demo", _demo_rows)})
+    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
 
     def goes_to_test(pair: Pair) -> bool:
         return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
@@ -117,24 +123,20 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(spill, draft, verdicts)
-                check_sides(
-                    verdicts.counts["train"],
-                    verdicts.counts["test"],
-                    config.test_share,
-                    verdicts.counts["contradiction"],
-                )
+                train, test = (verdicts.counts[side] for side in SIDES)
+                check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
+                metrics |= check_expectations(config.expect, metrics, draft)
         spill.unlink()
         if not kept_rows.stat().st_size:
             kept_rows.unlink()
-        shutil.rmtree(spill.with_suffix(".tmp"), ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
     return metrics
 
 
-def _demo_rows() -> Iterator[RawRow]:
-    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").read()
+def _demo_rows() -> Iterator[Block]:
+    return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").blocks()
 
 
 def _identities(sources: list[Source]) -> dict[str, str]:
@@ -151,8 +153,7 @@ def main() -> None:
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            limit = config.max_rejected_share
-            for line in try_source(source, config.columns, config.where, config.ignore, limit, config.forms):
+            for line in try_source(source, config.reading, config.max_rejected_share):
                 print(line)
         return
     with door("ingest", IngestConfig) as config:

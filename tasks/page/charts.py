@@ -187,25 +187,36 @@ def _share(value: float) -> str:
     return f"{round(100 * min(max(value, 0.0), 1.0), 3)}%"
 
 
-def mirror_histogram(title: str, bins: Histogram, upper_style: str, lower_style: str) -> Markup:
-    """Draw two sets of lengths on one axis: the first as bars upwards, the second downwards.
+def draw_histogram(title: str, bins: Histogram, *styles: str) -> Markup:
+    """Draw one set of numbers as bars upwards, and a second one, where there is one, downwards on the same axis.
 
-    Bars are shares of their set, so that sets of different size can be compared.
+    Bins are drawn equally wide. Bars are shares of their set, so that sets of different size can be compared.
     """
-    shares = [[one / max(sum(counts), 1) for one in counts] for _, counts in (bins.upper, bins.lower)]
-    tallest = max(max(side) for side in shares)
-    parts = _bars(bins, bins.upper, shares[0], tallest, -1, upper_style)
-    parts += _bars(bins, bins.lower, shares[1], tallest, 1, lower_style)
+    sides = [side for side in (bins.upper, bins.lower) if side]
+    shares = [[one / max(sum(counts), 1) for one in counts] for _, counts in sides]
+    tallest = max(max(side) for side in shares) or 1.0
+    height = len(sides) * _BAR_HEIGHT
+
+    parts: list[Markup] = []
+    for side, heights, direction, style in zip(sides, shares, (-1, 1), styles, strict=False):
+        parts += _bars(bins, side, heights, tallest, direction, style)
     parts.append(_tag("line", class_="axis", x1=0, x2="100%", y1=_BAR_HEIGHT, y2=_BAR_HEIGHT))
-    parts += _steps(Axes((0, bins.edges[-1]), (0, 1), 2 * _BAR_HEIGHT), "tokens")
-    return _svg(title, 2 * _BAR_HEIGHT, parts, "bars")
+    label = _edge_format(bins)
+    for index in range(0, len(bins.edges), max(1, len(bins.edges) // 6)):
+        x = f"{round(100 * index / (len(bins.edges) - 1), 3)}%"
+        parts.append(_tag("text", label(bins.edges[index]), class_="tick", x=x, y=height + 18, text_anchor="middle"))
+    return _svg(title, height, parts, "bars")
+
+
+def _edge_format(bins: Histogram) -> Callable[[float], str]:
+    return count if all(edge == int(edge) for edge in bins.edges) else lambda edge: number(edge, 2)
 
 
 def _bars(
     bins: Histogram, side: tuple[str, tuple[int, ...]], shares: list[float], tallest: float, direction: int, style: str
 ) -> list[Markup]:
     """Draw one half of a mirrored histogram; ``direction`` is -1 for upwards and 1 for downwards."""
-    width = 100 / len(shares)
+    width, label = 100 / len(shares), _edge_format(bins)
     bars = []
     for index, (share, rows) in enumerate(zip(shares, side[1], strict=True)):
         if not rows:
@@ -214,7 +225,7 @@ def _bars(
         height = max(1.5, round((_BAR_HEIGHT - 2) * share / tallest, 2))
         y = round(_BAR_HEIGHT - height - 1, 2) if direction < 0 else _BAR_HEIGHT + 1
         across = {"x": f"{round(index * width + width * 0.06, 3)}%", "width": f"{round(width * 0.88, 3)}%"}
-        text = f"{side[0]}, {count(bins.edges[index])} to {count(bins.edges[index + 1] - 1)} tokens: {count(rows)}"
+        text = f"{side[0]}, {bins.unit} {label(bins.edges[index])} to {label(bins.edges[index + 1])}: {count(rows)}"
         bars.append(_tag("rect", _tag("title", text), class_=f"bar {style}", **across, y=y, height=height))
     return bars
 

@@ -50,55 +50,95 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:
-    """Counts of two sets of lengths over the same bins; the last bin also counts longer ones.
+    """Counts of one or two sets of numbers over the same bins.
 
     Attributes:
-        edges: Bin borders in tokens, one more than there are bins.
+        edges: Bin borders, one more than there are bins.
         upper: Name and counts of the set drawn upwards.
-        lower: Name and counts of the set drawn downwards.
-        has_overflow: Whether lengths beyond the last edge were put into the last bin.
+        lower: Name and counts of the set drawn downwards; None for none.
+        has_overflow: Whether numbers beyond the last edge were put into the last bin.
+        unit: What is counted along the bins.
     """
 
     edges: tuple[float, ...]
     upper: tuple[str, tuple[int, ...]]
-    lower: tuple[str, tuple[int, ...]]
-    has_overflow: bool
+    lower: tuple[str, tuple[int, ...]] | None = None
+    has_overflow: bool = False
+    unit: str = "tokens"
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFacts:
+    """One source of rows.
+
+    Attributes:
+        name: What it is called.
+        rows: How many were read.
+        form: How they were read.
+        unread: Columns that nothing read.
+        ignored: Columns that were left out on purpose.
+    """
+
+    name: str
+    rows: int
+    form: str
+    unread: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberFacts:
+    """A number that pairs have, the weight or the margin: its spread, and pairs by its value.
+
+    Attributes:
+        pairs: How many have another value than the usual one (weight 1, margin 0).
+    """
+
+    name: str
+    pairs: int
+    min: float
+    mean: float
+    max: float
+    bins: Histogram
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """The data: rows read, left out and kept, the split, and lengths.
+    """The data card: sources, rows left out and kept, the split, slices, and lengths.
 
     Attributes:
         read: Rows that ingest read.
         outcomes: Pairs and rejections that these rows gave; a row may give several, and several rows one.
-        filtered: Rows that `ingest.where` excludes.
-        over_limit: Pairs beyond `ingest.limit`.
+        left_out: How many of them were left out, by kind.
         splits: Both sides of the split.
-        rejected: Rows that ingest rejected, by reason.
+        reasons: Those that rejects.jsonl lists, by reason.
         dropped: Pairs that could not be encoded, by reason.
-        unread: Columns that nothing read, by the source that has them.
-        forms: How each source was read, in one line.
-        spreads: Lengths of prompt, chosen and rejected.
-        lengths: Lengths of chosen against rejected.
+        sources: The sources, by name.
+        slices: Pairs by slice and side.
+        all_slices: How many slices there are; those beyond a limit are not listed.
+        chosen_longer_share: Share of the pairs whose chosen answer has more characters.
+        spreads: Lengths of prompt, chosen and rejected in tokens.
+        prompts: Lengths of the prompts in characters.
+        answers: Lengths of chosen against rejected in characters.
+        numbers: Weight and margin, where some pair has another value than the usual one.
+        personal_data: How many findings of each kind there were, and in how many `pairs`; None if nobody looked.
     """
 
     read: int
     outcomes: int
-    filtered: int
-    over_limit: int
+    left_out: Mapping[str, int]
     splits: tuple[Split, ...]
-    rejected: tuple[Reason, ...]
+    reasons: tuple[Reason, ...]
     dropped: tuple[Reason, ...]
-    unread: Mapping[str, tuple[str, ...]]
-    forms: Mapping[str, str]
+    sources: tuple[SourceFacts, ...]
+    slices: Mapping[str, tuple[int, int]]
+    all_slices: int
+    chosen_longer_share: float
     spreads: tuple[Spread, ...]
-    lengths: Histogram
-
-    @property
-    def refused(self) -> int:
-        """Rows that ingest rejected."""
-        return sum(reason.rows for reason in self.rejected)
+    prompts: Histogram
+    answers: Histogram
+    numbers: tuple[NumberFacts, ...]
+    personal_data: Mapping[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True)

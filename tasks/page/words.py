@@ -75,6 +75,22 @@ _GUARDS = {
 }
 
 
+def left_out(kind: str) -> str:
+    """Return why rows of this kind were left out; an unknown kind is shown with spaces for underscores."""
+    return _LEFT_OUT.get(kind, kind.replace("_", " "))
+
+
+_LEFT_OUT = {
+    "rejected": "No usable pair",
+    "no_preference": "No preference, such as a tie",
+    "personal_data": "Personal data or secrets",
+    "duplicate": "Duplicates of earlier pairs",
+    "contradiction": "Contradictions: both orders of one pair",
+    "filtered": "Left out by ingest.where",
+    "over_limit": "Beyond ingest.limit",
+}
+
+
 def p_value(value: float) -> str:
     """Return a p-value to three digits, or `< 0.001`."""
     return f"<{_GAP}0.001" if value < 0.001 else f"{value:.3f}"

@@ -107,8 +107,29 @@ def _pairs(folder: Path, ids: list[str], pairs: int, rejects: int, hostile: str)
             "forms": {"pairs.jsonl": "standard: the columns", f"votes{hostile}.csv": f"votes: `winner{hostile}`"},
             "pairs": {"train": pairs, "test": len(ids)},
             "prompts": {"train": -(-pairs // 2), "test": len(ids)},
-            "left_out": {"filtered": 30, "over_limit": 10},
+            "left_out": {
+                "rejected": max(rejects - 5, 0),
+                "duplicate": min(rejects, 5),
+                "filtered": 30,
+                "over_limit": 10,
+            },
             "columns_not_read": {"pairs.jsonl": ["annotator", f"id{hostile}"]},
+            "columns_ignored": {"pairs.jsonl": [f"tools{hostile}"]},
+            "rows_by_source": {"pairs.jsonl": pairs + len(ids) + rejects, f"votes{hostile}.csv": 40},
+            "slices": {name + hostile: {"train": pairs // 4, "test": len(ids) // 4} for name in SLICES},
+            "slices_found": len(SLICES),
+            "chosen_longer_share": 0.625,
+            "personal_data": {"pairs": 3, f"EMAIL_ADDRESS{hostile}": 4},
+            "margin": {"pairs": 7, "min": -1.5, "mean": 0.25, "max": 2.0},
+            "histograms": {
+                "characters": {
+                    "edges": [10, 13, 16, 20, 25],
+                    "prompt": [1, 0, 9, 2],
+                    "chosen": [3, 4, 5, 0],
+                    "rejected": [0, 6, 4, 2],
+                },
+                "margin": {"edges": [-1.5, -1.0, 0.0, 1.0, 2.0], "pairs": [1, 2, 0, 4]},
+            },
         }
         write_text(draft / "metrics.json", pretty_json(counted))
 

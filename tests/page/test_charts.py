@@ -84,7 +84,7 @@ def test_hostile_names_are_escaped_in_charts():
     for drawn in (
         charts.line_chart(name, [charts.Series(name, ((0, 0.0), (1, 1.0)), "policy", has_dots=True)]),
         charts.interval_track(name, Rate(0.5, 0.4, 0.6)),
-        charts.mirror_histogram(name, histogram((name, np.array([3])), (name, np.array([4]))), "policy", "reference"),
+        charts.draw_histogram(name, histogram((name, np.array([3])), (name, np.array([4]))), "policy", "reference"),
     ):
         assert "<script" not in drawn
         _parsed(drawn)
@@ -107,7 +107,7 @@ def test_each_length_is_counted_once_and_far_ones_go_into_the_last_bin():
 def test_no_length_is_lost_from_a_histogram(upper, lower):
     bins = histogram(("a", upper), ("b", lower))
     assert (sum(bins.upper[1]), sum(bins.lower[1])) == (len(upper), len(lower))
-    _parsed(charts.mirror_histogram("x", bins, "policy", "reference"))
+    _parsed(charts.draw_histogram("x", bins, "policy", "reference"))
 
 
 def test_quantiles_of_lengths():

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 
+from tasks.core.errors import ArtifactError
+from tasks.core.files import atomic_folder, write_text
 from tasks.page.facts import Facts
+from tasks.page.readers.read_data import read_data
 from tasks.page.webpage import FOLDER, render
 from tasks.report import collect
 from tests.page.samples import CONFIG, PARAMS, make_folders
@@ -124,11 +128,48 @@ def test_only_a_demo_is_labelled_as_one(facts):
 
 def test_the_rows_are_accounted_for_on_the_page(page):
     text = Page(page).text.replace("\u00a0", " ")
-    assert "Rows read 337 Rejected 37" in text
+    assert "Rows read 337 Duplicates of earlier pairs 5" in text
+    assert "No usable pair 32" in text
     assert "Left out by ingest.where 30" in text
     assert "Beyond ingest.limit 10" in text
-    assert "Columns that nothing read: annotator, id" in text
     assert "no reply at the end first: pairs.jsonl:39, row 3 20" in text
+
+
+def test_the_data_card_names_sources_forms_columns_slices_and_the_bias_of_length(page):
+    text = Page(page).text.replace("\u00a0", " ")
+    assert "pairs.jsonl 297 standard: the columns annotator, id tools" in text
+    assert "votes.csv 40 votes: `winner` none none" in text
+    assert "billing 50 15" in text
+    assert "the longer one in 62.5 % of the pairs" in text
+    assert "Margins From \u22121.50 to 2.00, 0.25 on average; 7 pairs have one of its own." in text
+    assert "chosen, characters 13 to 16: 4" in text
+
+
+def test_the_data_card_says_whether_somebody_looked_for_personal_data(page, facts):
+    def shown(found):
+        text = _render(dataclasses.replace(facts, data=dataclasses.replace(facts.data, personal_data=found)))
+        return Page(text).text.replace("\u00a0", " ")
+
+    assert "Recognised in 3 rows: EMAIL_ADDRESS 4. Names" in Page(page).text.replace("\u00a0", " ")
+    assert "None was recognised." in shown({})
+    assert "Nobody looked for them: ingest.personal_data was off." in shown(None)
+
+
+def test_rows_that_give_several_pairs_are_told_from_the_pairs(facts):
+    text = Page(_render(dataclasses.replace(facts, data=dataclasses.replace(facts.data, read=90)))).text
+    assert "Rows read 90 Pairs and refusals that they gave" in text.replace("\u00a0", " ")
+
+
+def test_a_count_that_differs_from_the_list_of_rejects_is_refused(tmp_path):
+    folders = make_folders(tmp_path, prompts=8, pairs=20)
+    metrics = json.loads((folders.pairs / "metrics.json").read_text())
+    metrics["left_out"] |= {"rejected": 31, "filtered": 31}  # one less, one more
+    rejects = (folders.pairs / "rejects.jsonl").read_text()
+    with atomic_folder(folders.pairs, {"stage": "ingest"}) as draft:
+        write_text(draft / "rejects.jsonl", rejects)
+        write_text(draft / "metrics.json", json.dumps(metrics))
+    with pytest.raises(ArtifactError, match=r"does not account .*dvc repro -f ingest"):
+        read_data(folders.pairs, folders.tokens)
 
 
 def test_a_refused_length_control_says_why(facts):

@@ -22,9 +22,9 @@ from tests.pairs.samples import write_rows
 
 def read(*sources: Iterable[dict[str, Any]], ignored: tuple[str, ...] = (), **section: Any) -> tuple[Intake, list[Any]]:
     """What rows at hand give, with these keys of `ingest`."""
-    config = build(IngestConfig, {"sources": ["-"], **section}, "ingest")
-    intake = Intake(config.columns, config.where, ignored, config.forms)
-    return intake, list(intake.read([rows_source(rows, f"source{i}") for i, rows in enumerate(sources)]))
+    reading = build(IngestConfig, {"sources": ["-"], "ignore": list(ignored), **section}, "ingest").reading
+    intake = Intake()
+    return intake, list(intake.read([rows_source(rows, f"source{i}", reading) for i, rows in enumerate(sources)]))
 
 
 def replies(taken: Iterable[Any]) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from tasks import encode
 from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import atomic_folder
 from tasks.pairs.encoding.show_rows import show_rows
+from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.try_file import try_source
-from tasks.pairs.record.pair import Columns
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenRow, TokenWriter
 from tests.conftest import ROOT
 from tests.core.test_stage_arguments import run
@@ -25,7 +25,7 @@ def ids(text: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 def test_try_says_which_columns_are_read_and_shows_three_pairs(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{**row, "id": i} for i, row in enumerate(text_rows(5))])
-    lines = list(try_source(str(path), Columns(), {}, (), 0.1))
+    lines = list(try_source(str(path), Reading(), 0.1))
     assert lines[0] == "rows.jsonl: 5 rows read, 5 pairs; prompts are plain text"
     assert lines[1:3] == ["columns read: prompt, chosen, rejected", "columns not read: id"]
     assert lines[3] == "read as standard: the columns of prompt, chosen and rejected"
@@ -37,7 +37,7 @@ def test_try_says_which_columns_are_read_and_shows_three_pairs(tmp_path: Path) -
 def test_try_refuses_what_the_stage_refuses(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "?", "output": "!"}])
     with pytest.raises(DataError, match="no column `chosen`"):
-        list(try_source(str(path), Columns(), {}, (), 0.1))
+        list(try_source(str(path), Reading(), 0.1))
 
 
 def test_try_from_the_command_line_writes_nothing(tmp_path: Path) -> None:

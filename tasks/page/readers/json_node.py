@@ -64,12 +64,23 @@ class Node:
             raise self.wrong(key, f"is {value!r}, not a count,")
         return int(value)
 
+    def counts(self) -> dict[str, int]:
+        """Return all values by their keys; each must be a count."""
+        return {key: self.count(key) for key in self.values}
+
     def text(self, key: str) -> str:
         """Return a text."""
         value = self.get(key)
         if not isinstance(value, str):
             raise self.wrong(key, f"is {value!r:.80}, not text,")
         return value
+
+    def items(self, key: str, *kinds: type) -> tuple[Any, ...]:
+        """Return the items of a list, all of them of these kinds."""
+        value = self.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, kinds) for item in value):
+            raise self.wrong(key, f"is {value!r:.80}, not a list of {kinds[0].__name__},")
+        return tuple(value)
 
     def node(self, key: str) -> Node:
         """Return the object under ``key``."""

@@ -1,4 +1,4 @@
-"""Reads the facts about the data: rows read and left out, with reasons, the split and the lengths."""
+"""Reads the facts of the data card: sources, rows left out with reasons, the split, slices and lengths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_manifest
-from tasks.page.bins import histogram, spread
-from tasks.page.facts import DataFacts, Reason, Split
+from tasks.page.bins import spread
+from tasks.page.facts import DataFacts, Histogram, NumberFacts, Reason, SourceFacts, Split
 from tasks.page.readers.json_node import Node, read_lines, read_node
 
 SPLITS = ("train", "test")
@@ -30,40 +30,63 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
     metrics = read_node(pairs / "metrics.json", "ingest")
     kept, prompts = metrics.node("pairs"), metrics.node("prompts")
 
-    facts = metrics.node("left_out").fill(
-        DataFacts,
+    slices = metrics.node("slices").nodes()
+    facts = DataFacts(
         read=metrics.count("rows_read"),
         outcomes=metrics.count("outcomes"),
+        left_out=metrics.node("left_out").counts(),
         splits=tuple(Split(name, kept.count(name), prompts.count(name)) for name in SPLITS),
-        rejected=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
+        reasons=_reasons(read_lines(pairs / "rejects.jsonl", "ingest"), "source"),
         dropped=_reasons(read_lines(tokens / "dropped.jsonl", "encode"), "pair_id"),
-        unread=_unread(metrics.node("columns_not_read")),
-        forms=_forms(metrics.node("forms")),
+        sources=_sources(metrics),
+        slices={name: (counts.count("train"), counts.count("test")) for name, counts in slices.items()},
+        all_slices=metrics.count("slices_found"),
+        chosen_longer_share=metrics.number("chosen_longer_share"),
         spreads=tuple(spread(name, values) for name, values in lengths.items()),
-        lengths=histogram(("chosen", lengths["chosen"]), ("rejected", lengths["rejected"])),
+        personal_data=metrics.node("personal_data").counts() if "personal_data" in metrics.values else None,
+        **_histograms(metrics),
     )
-    accounted = sum(split.pairs for split in facts.splits) + facts.refused + facts.filtered + facts.over_limit
-    if facts.outcomes != accounted:
+
+    listed = sum(rows for kind, rows in facts.left_out.items() if kind not in ("filtered", "over_limit"))
+    accounted = sum(split.pairs for split in facts.splits) + sum(facts.left_out.values())
+    if facts.outcomes != accounted or listed != sum(reason.rows for reason in facts.reasons):
         raise ArtifactError(
             f"{pairs} does not account for each of the {facts.read} rows read", "run `dvc repro -f ingest`"
         )
     return facts
 
 
-def _unread(metrics: Node) -> dict[str, tuple[str, ...]]:
-    """Return the columns that nothing read, by source."""
-    unread = {}
-    for source, columns in metrics.values.items():
-        if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
-            raise metrics.wrong(source, "is no list of columns")
-        unread[source] = tuple(columns)
-    return unread
+def _sources(metrics: Node) -> tuple[SourceFacts, ...]:
+    rows, forms = metrics.node("rows_by_source"), metrics.node("forms")
+    unread, ignored = metrics.node("columns_not_read"), metrics.node("columns_ignored")
+    return tuple(
+        SourceFacts(
+            name,
+            rows.count(name) if name in rows.values else 0,
+            forms.text(name),
+            *(columns.items(name, str) if name in columns.values else () for columns in (unread, ignored)),
+        )
+        for name in forms.values
+    )
 
 
-def _forms(metrics: Node) -> dict[str, str]:
-    """Return how each source was read; the standard columns need no word."""
-    forms = {source: metrics.text(source) for source in metrics.values}
-    return {source: form for source, form in forms.items() if not form.startswith("standard:")}
+def _histograms(metrics: Node) -> dict[str, Any]:
+    """Return the histograms of lengths in characters, and weight and margin where pairs have some."""
+    histograms = metrics.node("histograms")
+    characters = histograms.node("characters")
+    edges = characters.items("edges", int)
+    prompt, chosen, rejected = ((name, characters.items(name, int)) for name in ("prompt", "chosen", "rejected"))
+    numbers = []
+    for name in ("weight", "margin"):
+        if name in histograms.values:
+            bins = histograms.node(name)
+            drawn = Histogram(bins.items("edges", float, int), ("pairs", bins.items("pairs", int)), unit=name)
+            numbers.append(metrics.node(name).fill(NumberFacts, name=name, bins=drawn))
+    return {
+        "prompts": Histogram(edges, prompt, unit="characters"),
+        "answers": Histogram(edges, chosen, rejected, unit="characters"),
+        "numbers": tuple(numbers),
+    }
 
 
 def _lengths(tokens: Path) -> np.ndarray[Any, Any]:

@@ -55,7 +55,7 @@ def choose_form(
         form = dataclasses.replace(form, values=values, min_gap=settings.min_gap)
     if isinstance(form, Singles):
         form = dataclasses.replace(form, values={**form.values, **settings.votes.meanings()})
-    if isinstance(form, Ranked):
+    if isinstance(form, Ranked | Singles):
         form = dataclasses.replace(form, pairing=settings.pairing, min_gap=settings.min_gap)
     return form.bind(columns, ignored)
 

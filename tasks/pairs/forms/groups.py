@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.pairs.forms.ranked import Answer, Pairing, pair_up
+from tasks.pairs.forms.ranked import Answer, pair_up
 from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.raw.cells import Refused
 from tasks.pairs.raw.raw_row import RawRow
@@ -32,14 +32,10 @@ Outcome = tuple[RawRow | Rejection, Columns]
 class Groups:
     """Collects single answers over all sources; they stay in memory until the last row is read.
 
-    Args:
-        pairing: Which answers of one prompt make pairs; of thumbs, every up with every down for `all_pairs`, else each
-            thumb once.
-        min_gap: The least difference of two scores.
+    Those of one prompt are paired as the form of the first of them says.
     """
 
-    def __init__(self, pairing: Pairing, min_gap: float) -> None:
-        self._pairing, self._min_gap = pairing, min_gap
+    def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
     def add(self, form: Singles, columns: Columns, row: RawRow) -> Iterator[RawRow]:
@@ -91,7 +87,7 @@ class Groups:
     def _by_score(self, group: list[_Entry]) -> Iterator[Outcome]:
         answers = [Answer(entry.single.reply, float(entry.single.value or 0.0), origin=entry) for entry in group]
         try:
-            pairs = pair_up(answers, self._pairing, self._min_gap)
+            pairs = pair_up(answers, group[0].form.pairing, group[0].form.min_gap)
         except Refused as refusal:
             for entry in group:
                 yield Rejection(entry.where, refusal.reason, refusal.detail), entry.columns
@@ -104,7 +100,8 @@ class Groups:
     def _by_thumb(self, group: list[_Entry]) -> Iterator[Outcome]:
         ups = [entry for entry in group if entry.single.value == "up"]
         downs = [entry for entry in group if entry.single.value == "down"]
-        pairs = list(itertools.product(ups, downs) if self._pairing == "all_pairs" else zip(ups, downs, strict=False))
+        is_every = group[0].form.pairing == "all_pairs"
+        pairs = list(itertools.product(ups, downs) if is_every else zip(ups, downs, strict=False))
         for up, down in pairs:
             yield _pair(up, down, {})
         paired = {id(entry) for pair in pairs for entry in pair}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from tasks.pairs.forms.form import Form, Paths, each, find, find_all, refuse_unread_keys
+from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import meanings_of, number_of, spelling
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, short
 from tasks.pairs.record.pair import ABSENT
@@ -58,6 +59,9 @@ class Singles(Form):
         measure: What the value is.
         values: What each thumb's spelling means.
         key: What joins an answer to scores in other rows.
+        pairing: Which answers of one prompt make pairs; of thumbs, every up with every down for `all_pairs`, else each
+            thumb once.
+        min_gap: The least difference of two scores.
     """
 
     text: Paths = ""
@@ -65,6 +69,8 @@ class Singles(Form):
     measure: Literal["score", "rank", "thumb"] = "thumb"
     values: Mapping[str, str] = dataclasses.field(default_factory=lambda: THUMBS)
     key: Paths = ""
+    pairing: Pairing = "best_worst"
+    min_gap: float = 0.0
 
     def inner_paths(self) -> Iterator[str]:
         """Yield every path that the form reads."""

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
-from tasks.pairs.raw.raw_row import FormatError, RawRow
+from tasks.pairs.raw.raw_row import BLOCK_BYTES, Block, FormatError, RawRow
 
 _ROWS_AT_ONCE = 1024
 _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"
 
 
-def read_parquet(stream: IO[bytes], name: str) -> Iterator[RawRow]:
+@dataclasses.dataclass(frozen=True)
+class ArrowRows:
+    """Rows of an Arrow table.
+
+    Attributes:
+        name: What `where` calls the file.
+        form: What the file is, for messages.
+        first: The number of the first row.
+        data: The record batches, as an IPC stream.
+    """
+
+    name: str
+    form: str
+    first: int
+    data: bytes
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield the rows; one with a cell that cannot be read is a row with a fault.
+
+        Raises:
+            FormatError: The values are damaged.
+        """
+        import pyarrow as pa
+
+        number = self.first
+        with _readable(self.form):
+            for batch in pa.ipc.open_stream(self.data):
+                for value, fault in _values(batch):
+                    yield RawRow(f"{self.name}:{number}", value, fault)
+                    number += 1
+
+
+def read_parquet(stream: IO[bytes], name: str) -> Iterator[Block]:
     """Yield the rows of a Parquet file.
 
     Raises:
@@ -19,10 +53,10 @@ def read_parquet(stream: IO[bytes], name: str) -> Iterator[RawRow]:
     """
     import pyarrow.parquet as pq
 
-    yield from _number(lambda: pq.ParquetFile(stream).iter_batches(batch_size=_ROWS_AT_ONCE), name, "Parquet")
+    yield from _blocks(lambda: pq.ParquetFile(stream).iter_batches(batch_size=_ROWS_AT_ONCE), name, "Parquet")
 
 
-def read_arrow(stream: IO[bytes], name: str) -> Iterator[RawRow]:
+def read_arrow(stream: IO[bytes], name: str) -> Iterator[Block]:
     """Yield the rows of an Arrow IPC file or stream, which is also Feather's second version.
 
     Raises:
@@ -32,7 +66,7 @@ def read_arrow(stream: IO[bytes], name: str) -> Iterator[RawRow]:
     stream.seek(0)
     if magic.startswith(_FEATHER_1_MAGIC):
         raise FormatError("is of Feather's first version", "write it again as Parquet")
-    yield from _number(lambda: _ipc_batches(stream, magic == _FILE_MAGIC), name, "Arrow")
+    yield from _blocks(lambda: _ipc_batches(stream, magic == _FILE_MAGIC), name, "Arrow")
 
 
 def _ipc_batches(stream: IO[bytes], is_file: bool) -> Iterator[Any]:
@@ -45,19 +79,41 @@ def _ipc_batches(stream: IO[bytes], is_file: bool) -> Iterator[Any]:
         yield batch
 
 
-def _number(batches: Any, name: str, form: str) -> Iterator[RawRow]:
-    """Yield the rows of the batches, numbered from 1; Arrow's errors become one of ours."""
-    import pyarrow as pa
-
-    number = 0
-    try:
-        for batch in batches():
+def _blocks(open_batches: Callable[[], Iterable[Any]], name: str, form: str) -> Iterator[Block]:
+    """Yield the rows of the batches in blocks, numbered from 1."""
+    number, waiting, size = 1, [], 0
+    with _readable(form):
+        for batch in open_batches():
             if len(set(batch.schema.names)) != len(batch.schema.names):
                 raise FormatError("names a column twice", "rename one of them")
             for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                for value, fault in _values(batch.slice(start, _ROWS_AT_ONCE)):
-                    number += 1
-                    yield RawRow(f"{name}:{number}", value, fault)
+                waiting.append(batch.slice(start, _ROWS_AT_ONCE))
+                size += waiting[-1].nbytes
+                if size >= BLOCK_BYTES:
+                    yield ArrowRows(name, form, number, _ipc_stream(waiting))
+                    number += sum(part.num_rows for part in waiting)
+                    waiting, size = [], 0
+        if waiting:
+            yield ArrowRows(name, form, number, _ipc_stream(waiting))
+
+
+def _ipc_stream(batches: list[Any]) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+@contextlib.contextmanager
+def _readable(form: str) -> Iterator[None]:
+    """Turn Arrow's errors into one of ours."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

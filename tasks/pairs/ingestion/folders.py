@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tasks.core.errors import DataError
-from tasks.pairs.ingestion.formats import RawRow, has_known_form, is_no_data, read_rows
+from tasks.pairs.ingestion.formats import has_known_form, is_no_data, read_blocks
+from tasks.pairs.raw.raw_row import Block, RawRow
 from tasks.telemetry.log import get_logger
 
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?=[-_.]|$)")
@@ -50,11 +52,33 @@ def files_of_folder(folder: Path) -> list[Path]:
     return files
 
 
-def read_part(path: Path, name: str) -> Iterator[RawRow]:
-    """Yield a file's rows; folders named `column=value`, as Spark writes partitions, give the column to each row."""
-    parts = {match[1]: match[2] for part in name.split("/")[:-1] if (match := _PARTITION.fullmatch(part))}
-    for row in read_rows(path, name):
-        yield RawRow(row.where, {**parts, **row.value}, row.fault) if parts and isinstance(row.value, dict) else row
+@dataclasses.dataclass(frozen=True)
+class PartitionBlock:
+    """Rows of a partition: they have the columns that its folders' names give."""
+
+    block: Block
+    columns: tuple[tuple[str, str], ...]
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield the rows.
+
+        Raises:
+            FormatError: They are not readable as the file's form.
+        """
+        for row in self.block.rows():
+            is_object = isinstance(row.value, dict)
+            yield row._replace(value={**dict(self.columns), **row.value}) if is_object else row
+
+
+def read_part(path: Path, name: str) -> Iterator[Block]:
+    """Yield a file's rows; folders named `column=value`, as Spark writes partitions, give the column to each row.
+
+    Raises:
+        DataError: The file is not readable as its form.
+    """
+    columns = tuple((match[1], match[2]) for part in name.split("/")[:-1] if (match := _PARTITION.fullmatch(part)))
+    for block in read_blocks(path, name):
+        yield PartitionBlock(block, columns) if columns else block
 
 
 def say_skipped(source: str, paths: Iterable[Path], why: str) -> None:

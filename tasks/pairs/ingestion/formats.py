@@ -6,6 +6,7 @@ trusted as a whole (truncated, undecodable, empty) is refused.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import functools
@@ -21,11 +22,11 @@ from typing import IO, cast
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.arrow_formats import read_arrow, read_parquet
 from tasks.pairs.ingestion.text_formats import read_json, read_table
-from tasks.pairs.raw.raw_row import FormatError, RawRow
+from tasks.pairs.raw.raw_row import Block, FormatError, RawRow
 
-__all__ = ["RawRow", "check_readable", "has_known_form", "is_no_data", "read_rows"]
+__all__ = ["RawRow", "check_readable", "has_known_form", "is_no_data", "read_blocks", "read_rows", "readable"]
 
-_Reader = Callable[[IO[bytes], str], Iterator[RawRow]]
+_Reader = Callable[[IO[bytes], str], Iterator[Block]]
 _json_lines = functools.partial(read_json, lines=True)
 _TEXTS: dict[str, _Reader] = {
     ".jsonl": _json_lines,
@@ -72,12 +73,36 @@ def read_rows(path: Path, name: str) -> Iterator[RawRow]:
     Raises:
         DataError: The file is absent, of an unknown form, empty, truncated or not readable as its form.
     """
+    for block in read_blocks(path, name):
+        with readable(str(path)):
+            yield from block.rows()
+
+
+def read_blocks(path: Path, name: str) -> Iterator[Block]:
+    """Yield the rows of a file in blocks; those of one file are the same each time, and stay so if rows are appended.
+
+    Raises:
+        DataError: The file is absent, of an unknown form, empty, truncated or not readable as its form.
+    """
     check_readable(path)
-    count = 0
+    is_empty = True
+    with readable(str(path)):
+        for block in _read_archive(path, name) if _form(path.name) == _ZIP else _read_file(path, name):
+            is_empty = False
+            yield block
+    if is_empty:
+        raise DataError(f"{path} is empty: it holds no rows", "take it out of `ingest.sources`, or fetch it again")
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turn the errors of reading a file, or a block of it, into one that names the file.
+
+    Raises:
+        DataError: Saying what is wrong with it.
+    """
     try:
-        for row in _read_archive(path, name) if _form(path.name) == _ZIP else _read_file(path, name):
-            count += 1
-            yield row
+        yield
     except FormatError as error:
         raise DataError(f"{path} {error.what}", error.advice) from None
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -86,18 +111,12 @@ def read_rows(path: Path, name: str) -> Iterator[RawRow]:
         if error.errno not in (None, errno.EINVAL):  # EINVAL: a damaged zip leads before its own beginning
             raise
         raise _damaged(path, error) from None
-    except UnicodeDecodeError as error:
-        what = f"{path} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at row {count + 1}"
-        raise DataError(what, "convert it to UTF-8, or name the file by what it is") from None
     except csv.Error as error:
         raise DataError(f"{path} is not a readable CSV file ({error})", "correct or convert it") from None
 
-    if count == 0:
-        raise DataError(f"{path} is empty: it holds no rows", "take it out of `ingest.sources`, or fetch it again")
 
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    form = {".zip": "zip", ".zst": "zstd"}.get(path.suffix.lower(), "gzip")
+def _damaged(path: str, error: Exception) -> DataError:
+    form = {".zip": "zip", ".zst": "zstd"}.get(PurePosixPath(path).suffix.lower(), "gzip")
     return DataError(f"{path} is a damaged or truncated {form} file ({error})", "fetch it again")
 
 
@@ -144,12 +163,12 @@ def _form(name: str) -> str:
     return inner if path.suffix in _COMPRESSED and inner in _TEXTS else path.suffix
 
 
-def _read_file(path: Path, name: str) -> Iterator[RawRow]:
+def _read_file(path: Path, name: str) -> Iterator[Block]:
     with path.open("rb") as raw:
         yield from _read_stream(raw, path.name, name)
 
 
-def _read_stream(raw: IO[bytes], file_name: str, name: str) -> Iterator[RawRow]:
+def _read_stream(raw: IO[bytes], file_name: str, name: str) -> Iterator[Block]:
     """Yield the rows of bytes whose form ``file_name`` says."""
     form = _form(file_name)
     if form in _TABLES:
@@ -168,7 +187,7 @@ def _zstd(raw: IO[bytes]) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(pa.CompressedInputStream(raw, "zstd")))
 
 
-def _read_archive(path: Path, name: str) -> Iterator[RawRow]:
+def _read_archive(path: Path, name: str) -> Iterator[Block]:
     """Yield the rows of a zip's members, in the order of their names."""
     with zipfile.ZipFile(path) as archive:
         for member in sorted(archive.namelist()):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tasks.core.errors import ConfigError, DataError, NetworkError
 from tasks.hub.hub_errors import asking_hub, dataset_commit
-from tasks.pairs.ingestion.formats import RawRow
+from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
 
 PREFIX = "hub:"
 _FORM = re.compile(
@@ -62,7 +62,7 @@ def _pin_advice(name: str, revision: str, text: str) -> str:
     return f"pin the commit that it stands at now: {PREFIX}{name}@{commit}{tail}"
 
 
-def read_hub(dataset: HubDataset) -> Iterator[RawRow]:
+def read_hub(dataset: HubDataset) -> Iterator[Block]:
     """Yield the rows of a data set, downloading it into the hub's cache where it is not there yet.
 
     Raises:
@@ -80,5 +80,5 @@ def read_hub(dataset: HubDataset) -> Iterator[RawRow]:
     except (DatasetNotFoundError, ValueError, FileNotFoundError) as error:
         raise DataError(f"{label} cannot be read: {error}", advice) from None
 
-    for number, row in enumerate(rows, start=1):
-        yield RawRow(f"{PREFIX}{dataset.name}#{dataset.split}:{number}", row)
+    name = f"{PREFIX}{dataset.name}#{dataset.split}"
+    yield from in_blocks(RawRow(f"{name}:{number}", row) for number, row in enumerate(rows, start=1))

@@ -11,17 +11,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks.core.errors import DataError
-from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
+from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.ingestion.reading import Reading, Scalar
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.unread import UnreadColumns
 from tasks.pairs.record.pair import ABSENT, NO_PREFERENCE, Columns, Pair, Rejection, get_field
 from tasks.telemetry.log import get_logger
-
-Scalar = str | int | float | bool
 
 _log = get_logger(__name__)
 
@@ -30,6 +29,7 @@ class Intake:
     """Turns the rows of sources into pairs and rejections, and counts them.
 
     Attributes:
+        personal_data: Looks at each pair; None for no look.
         rows: How many rows were read.
         outcomes: How many pairs and rejections they gave; a row may give several, and several rows one.
         filtered: How many of them ``where`` left out.
@@ -37,20 +37,12 @@ class Intake:
         rows_by_source: How many rows each source gave.
         prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
+        ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        where: Mapping[str, Scalar] | None = None,
-        ignored: Collection[str] = (),
-        forms: FormSettings | None = None,
-    ) -> None:
-        self._columns = columns
-        self._ignored = frozenset(ignored)
-        self._where = dict(where or {})
-        self._settings = forms or FormSettings()
+    def __init__(self, personal_data: PersonalData | None = None) -> None:
+        self.personal_data = personal_data
         self.rows = 0
         self.outcomes = 0
         self.filtered = 0
@@ -58,6 +50,7 @@ class Intake:
         self.rows_by_source: Counter[str] = Counter()
         self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
+        self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
         self._first_rejection: dict[str, Rejection] = {}
 
@@ -67,24 +60,30 @@ class Intake:
         Raises:
             DataError: A source cannot be read, or none of its rows has a column that is needed.
         """
-        groups = Groups(self._settings.pairing, self._settings.min_gap)
+        groups = Groups()
         for source in sources:
-            reader = FormReader(source.read(), self._settings, self._columns, self._ignored, groups)
+            reading = source.reading
+            reader = FormReader(source.read(), reading.forms, reading.columns, reading.ignored, groups)
             self.forms[source.name] = reader.about
             if reader.form:
                 _log.info("%s: read as %s", source.name, reader.about)
             check = _ColumnCheck(source.name)
             unread = UnreadColumns(
                 source.name,
-                {*self._columns.reads(), *(name.split(".")[0] for name in self._where), *self._where, *reader.reads},
-                self._ignored,
+                {
+                    *reading.columns.reads(),
+                    *(name.split(".")[0] for name in reading.where),
+                    *reading.where,
+                    *reader.reads,
+                },
+                reading.ignored,
                 is_order_assumed=(reader.columns.chosen, reader.columns.rejected) != (Columns.chosen, Columns.rejected),
             )
 
             for row in reader.rows:
                 self.rows += 1
                 self.rows_by_source[source.name] += 1
-                yield from self._take(row, reader, check, unread)
+                yield from self._take(row, reading, reader, check, unread)
 
             check.finish()
             unread.finish()
@@ -95,36 +94,35 @@ class Intake:
             _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
 
     def _note_unread(self, source: str, unread: UnreadColumns) -> None:
-        """Remember and log which columns of a source nothing reads."""
+        """Remember and log which columns of a source nothing reads, and which are left out on purpose."""
         if unread.unread:
             self.unread[source] = sorted(unread.unread)
             _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
+        if unread.ignored:
+            self.ignored[source] = sorted(unread.ignored)
+            _log.info("%s: left out on purpose: %s", source, ", ".join(self.ignored[source]))
 
     def _take(
-        self, row: RawRow, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
+        self, row: RawRow, reading: Reading, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
     ) -> Iterator[Pair | Rejection]:
         if isinstance(row.value, dict):
-            check.see(row.value, self._where)
-            if not _matches(row.value, self._where):
+            check.see(row.value, reading.where)
+            if not _matches(row.value, reading.where):
                 self.filtered += 1
                 self.outcomes += 1
                 check.filtered += 1
                 return
             unread.see(row.value, row.where)
-            row = self._without_ignored(row)
+            row = _without_ignored(row, reading.ignored)
         for made in reader.rewrite(row) if reader.form else (row,):
             yield self._decide(made, reader.columns, check)
-
-    def _without_ignored(self, row: RawRow) -> RawRow:
-        """Return the row as if it had none of the columns that `ingest.ignore` names."""
-        if self._ignored.isdisjoint(row.value):
-            return row
-        return RawRow(row.where, {name: value for name, value in row.value.items() if name not in self._ignored})
 
     def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck | None = None) -> Pair | Rejection:
         """Return the pair of a row with standard columns, or why it is none, and count it."""
         self.outcomes += 1
         taken = parse_row(row, columns) if isinstance(row, RawRow) else row
+        if self.personal_data:
+            taken = self.personal_data.check(taken)
         if isinstance(taken, Pair):
             self.prompts_removed += taken.is_prompt_removed
         else:
@@ -137,12 +135,13 @@ class Intake:
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
 
-        Duplicates and rows that hold no preference, such as ties, do not count.
+        Duplicates, personal data that are to be dropped, and rows without a preference, such as ties, do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NO_PREFERENCE | {"duplicate"}})
+        expected = NO_PREFERENCE | {"duplicate", "personal_data"}
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in expected})
         faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
         considered = self.outcomes - self.filtered - without.total()
         if considered and faulty / considered <= limit:
@@ -203,6 +202,13 @@ class _ColumnCheck:
         )
 
 
+def _without_ignored(row: RawRow, ignored: frozenset[str]) -> RawRow:
+    """Return the row as if it had none of the columns that `ingest.ignore` names."""
+    if ignored.isdisjoint(row.value):
+        return row
+    return RawRow(row.where, {name: value for name, value in row.value.items() if name not in ignored})
+
+
 def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:
     """Tell whether every field named has the value asked for; true is not 1."""
     for name, wanted in where.items():
@@ -233,10 +239,13 @@ def read_pairs(
     Raises:
         DataError: A source cannot be read, or too many rows are unusable.
     """
-    intake = Intake(columns or Columns(), where, ignored)
+    intake, reading = Intake(), Reading(columns or Columns(), where or {}, frozenset(ignored))
     sources: list[Source] = []
     for given in data:
-        sources.extend(find_sources([given]) if isinstance(given, str) else [rows_source(given)])
+        if isinstance(given, str):
+            sources.extend(find_sources([given], reading))
+        else:
+            sources.append(rows_source(given, reading=reading))
     numbers: dict[str, tuple[float, float]] = {}  # weight and margin of each pair's first row, by its id
     for taken in intake.read(sources):
         if not isinstance(taken, Pair):

@@ -11,10 +11,10 @@ import dataclasses
 from typing import Any
 
 from tasks.pairs.ingestion.context import Context, find_prompt, read_context
-from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.notation import OPENING, conversation_in, refuse_rendered, without_prompt
 from tasks.pairs.ingestion.turns import ROLE_NAMES, Turns, check_turns, turns_of
 from tasks.pairs.raw.cells import Refused, kind, need, read_number, read_slice, read_weight, text_of
+from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.transcripts import is_transcript
 from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, Rejection, get_field
 

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from tasks.core.errors import ConfigError, DataError, NetworkError, StorageError
 from tasks.object_store.bucket import ABSENT, Bucket, code_of
-from tasks.pairs.ingestion.formats import RawRow, has_known_form, read_rows
+from tasks.pairs.ingestion.formats import has_known_form, read_blocks
+from tasks.pairs.raw.raw_row import Block
 
 _FORM = re.compile(r"(s3://[^/]+)/(.+?)(?:\?versionId=([^?&]*))?")
 _GONE = ABSENT | {"NoSuchVersion", "InvalidArgument", "400"}
@@ -60,7 +61,7 @@ def _pin_advice(bucket: str, key: str) -> str:
     return f"pin the version that it has now: {bucket}/{key}?versionId={version}"
 
 
-def read_s3(item: S3Object) -> Iterator[RawRow]:
+def read_s3(item: S3Object) -> Iterator[Block]:
     """Yield the rows of an object, by way of a temporary file: Parquet is not read from its beginning.
 
     Raises:
@@ -82,4 +83,4 @@ def read_s3(item: S3Object) -> Iterator[RawRow]:
                     raise
                 what = f"{name} has no version {item.version}"
                 raise DataError(what, "correct `ingest.sources`") from None
-        yield from read_rows(target, name)
+        yield from read_blocks(target, name)

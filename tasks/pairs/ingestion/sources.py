@@ -13,9 +13,11 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import sha256_file
 from tasks.object_store.bucket import SCHEME
 from tasks.pairs.ingestion.folders import files_of_folder, has_rows, read_part, say_skipped
-from tasks.pairs.ingestion.formats import RawRow, check_readable, is_no_data
+from tasks.pairs.ingestion.formats import check_readable, is_no_data, readable
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
+from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.s3_source import parse_s3, read_s3
+from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,24 +26,39 @@ class Source:
 
     Attributes:
         name: What people call it in messages and in each pair's `source`.
-        read: Yields its rows, anew on each call.
+        blocks: Yields its rows in blocks, anew on each call.
         path: The file, where it is one.
+        reading: How its rows become pairs.
     """
 
     name: str
-    read: Callable[[], Iterator[RawRow]]
+    blocks: Callable[[], Iterator[Block]]
     path: Path | None = None
+    reading: Reading = dataclasses.field(default_factory=Reading)
+
+    def read(self) -> Iterator[RawRow]:
+        """Yield its rows.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        for block in self.blocks():
+            with readable(str(self.path or self.name)):
+                yield from block.rows()
 
     def identity(self) -> str:
         """Return what pins the content: a file's SHA-256, or the name itself (a pinned commit or version)."""
         return sha256_file(self.path) if self.path else self.name
 
 
-def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) -> list[Source]:
+def find_sources(
+    texts: Iterable[str], reading: Reading | None = None, made: dict[str, Source] | None = None
+) -> list[Source]:
     """Return the sources that ``texts`` name, in order; the matches of a glob are sorted.
 
     Args:
         texts: Paths of files and folders, globs, `s3://…` objects, `hub:…` data sets, or names of ``made``.
+        reading: How the rows of all of them are read.
         made: Sources that the caller provides by name (the built-in demo).
 
     Raises:
@@ -67,12 +84,16 @@ def find_sources(texts: Iterable[str], made: dict[str, Source] | None = None) ->
             sources.extend(_glob_sources(text))
         else:
             sources.append(_file_source(Path(text)))
-    return sources
+    return [dataclasses.replace(source, reading=reading) for source in sources] if reading else sources
 
 
-def rows_source(rows: Iterable[Any], name: str = "rows") -> Source:
+def rows_source(rows: Iterable[Any], name: str = "rows", reading: Reading | None = None) -> Source:
     """Make a source of rows at hand: dicts, or a data set of the `datasets` library."""
-    return Source(name, lambda: (RawRow(f"{name}:{i}", row) for i, row in enumerate(rows, start=1)))
+
+    def blocks() -> Iterator[Block]:
+        return in_blocks(RawRow(f"{name}:{i}", row) for i, row in enumerate(rows, start=1))
+
+    return Source(name, blocks, reading=reading or Reading())
 
 
 def _glob_sources(text: str) -> list[Source]:

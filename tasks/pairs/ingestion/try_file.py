@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 
-from tasks.pairs.forms.choose import FormSettings
-from tasks.pairs.ingestion.intake import Intake, Scalar
+from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.sources import Source, find_sources
-from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.raw.raw_row import in_blocks
+from tasks.pairs.record.pair import Pair
 
 ROWS = 1000  # that are read of each file
 PAIRS = 3  # that are shown
 _WIDTH = 100  # characters of a text that are shown
 
 
-def try_source(
-    text: str,
-    columns: Columns,
-    where: Mapping[str, Scalar],
-    ignored: Collection[str],
-    limit: float,
-    forms: FormSettings | None = None,
-) -> Iterator[str]:
+def try_source(text: str, reading: Reading, limit: float) -> Iterator[str]:
     """Yield the lines that say how a file, glob or hub data set is read; its first 1,000 rows are.
 
     Args:
         text: An entry of `ingest.sources`.
-        columns: `ingest.columns`.
-        where: `ingest.where`.
-        ignored: `ingest.ignore`.
+        reading: How its rows are read.
         limit: `ingest.max_rejected_share`.
-        forms: What params say of forms.
 
     Raises:
         ConfigError: The source is of a kind that is not read here, or is not pinned.
         DataError: It cannot be read, holds an unread column that may shape a pair, or too many rows are unusable.
     """
-    for source in find_sources([text]):
-        intake = Intake(columns, where, ignored, forms)
+    for source in find_sources([text], reading):
+        intake = Intake()
         first = list(itertools.islice(source.read(), ROWS))
         names = dict.fromkeys(name for row in first if isinstance(row.value, dict) for name in row.value)
-        taken = list(intake.read([Source(source.name, functools.partial(iter, first))]))
+        taken = list(intake.read([Source(source.name, functools.partial(in_blocks, first), reading=reading)]))
         intake.check_share(limit)
         pairs = [pair for pair in taken if isinstance(pair, Pair)]
 

@@ -17,16 +17,17 @@ import pyarrow as pa
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.sources import Source
-from tasks.pairs.ingestion.verdicts import PLACES, SIDES, Verdicts
+from tasks.pairs.ingestion.verdicts import LENGTHS, PLACES, SIDES, Verdicts
 from tasks.pairs.record.pair import NO_PREFERENCE, Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
 from tasks.telemetry.log import bar, get_logger
 
-# What the first pass writes behind the pairs' own columns: the ids as numbers, and the side.
+# What the first pass writes behind the pairs' own columns: the ids as numbers, the side, and lengths in characters.
 KEYS = (
     pa.field("pair_key", pa.uint64(), nullable=False),
     pa.field("swapped_key", pa.uint64(), nullable=False),
     pa.field("is_held_out", pa.bool_(), nullable=False),
+    *(pa.field(f"{name}_length", pa.int64(), nullable=False) for name in LENGTHS),
 )
 
 _log = get_logger(__name__)
@@ -43,7 +44,7 @@ def first_pass(
     with PairWriter(spill, extra=KEYS) as writer, bar("reading", unit=" rows") as shown:
         for row in intake.read(sources):
             if isinstance(row, Pair):
-                writer.append(row, int(row.pair_id, 16), int(row.swapped_id, 16), is_held_out(row))
+                writer.append(row, int(row.pair_id, 16), int(row.swapped_id, 16), is_held_out(row), *row.lengths)
             else:
                 reject(row)
             shown.update()
@@ -71,8 +72,9 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(n for reason, n in rejected.items() if reason not in NO_PREFERENCE | {"duplicate"}),
+        "rejected": sum(n for why, n in rejected.items() if why not in NO_PREFERENCE | {"duplicate", "personal_data"}),
         "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
+        "personal_data": rejected.pop("personal_data", 0),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
         "filtered": intake.filtered,
@@ -88,13 +90,16 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
 
     return {
         "rows_read": intake.rows,
+        "rows_by_source": dict(intake.rows_by_source),
         "outcomes": intake.outcomes,
         **statistics,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
         "contradictory_pairs": verdicts.contradictory,
         "columns_not_read": intake.unread,
+        "columns_ignored": intake.ignored,
         "forms": intake.forms,
+        **({"personal_data": dict(intake.personal_data.counts)} if intake.personal_data else {}),
     }
 
 

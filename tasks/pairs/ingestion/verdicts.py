@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,14 @@ from tasks.pairs.record.pair import Rejection
 
 SIDES = ("train", "test")
 DUPLICATES = ("duplicate", "duplicate_differs")
+LENGTHS = ("prompt", "chosen", "rejected")
 PLACES = (*SIDES, *DUPLICATES, "contradiction", "over_limit")
 
 _MEMORY = "256MB"
 _MOST_THREADS = 2  # more of them need more memory than the limit leaves each
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
+_LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million
+_NUMBER_BINS = 20  # of weights and margins, about so many
 
 _KEYS = """
 CREATE TEMP TABLE keys AS
@@ -65,9 +69,18 @@ SELECT source, place, pair_id, first_weight, first_margin, weight, margin
 FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place BETWEEN 2 AND 4) places
 ON file_row_number = ordinal ORDER BY place = 4, ordinal
 """
+# The first pass wrote the lengths: long texts read here would not fit into the memory limit.
+# `histogram` counts up to and including each bound, and these bins leave their upper bound out.
+_BINS = ", ".join(
+    f"sum({name}_length) AS {name}, histogram(least({name}_length, $edges[-1] - 1) + 1, $edges[2:]) AS {name}_bins"
+    for name in LENGTHS
+)
+_LENGTH_STATISTICS = f"""
+SELECT {_BINS}, count(*) FILTER (chosen_length > rejected_length) AS longer
+FROM read_parquet($spill, file_row_number = true) SEMI JOIN (FROM places WHERE place < 2) ON ordinal = file_row_number
+"""
 _STATISTICS = """
-SELECT count(*) AS pairs, sum(length(chosen)) AS chosen, sum(length(rejected)) AS rejected,
-       count(*) FILTER (length(chosen) > length(rejected)) AS longer,
+SELECT count(*) AS pairs,
        count(*) FILTER (weight <> 1) AS weight_pairs, min(weight) AS weight_min, fsum(weight) AS weight_sum,
        max(weight) AS weight_max,
        count(*) FILTER (margin <> 0) AS margin_pairs, min(margin) AS margin_min, fsum(margin) AS margin_sum,
@@ -99,12 +112,13 @@ class Verdicts:
             limit: The most pairs to keep; None keeps all.
         """
         self._spill = _pattern(spill)
+        self._temporary = spill.with_suffix(".tmp")
         threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
         self._database = duckdb.connect(
             config={
                 "memory_limit": _MEMORY,
                 "threads": threads,
-                "temp_directory": str(spill.with_suffix(".tmp")),
+                "temp_directory": str(self._temporary),
                 "autoinstall_known_extensions": False,
             }
         )
@@ -146,24 +160,37 @@ class Verdicts:
             raise AssertionError("a prompt stands on both sides of the split")
 
         totals = self._row(_STATISTICS)
+        lengths = self._row(_LENGTH_STATISTICS, spill=self._spill, edges=_LENGTH_EDGES)
         pairs = max(totals["pairs"], 1)
         slices = self._execute(_SLICES, most=_MOST_SLICES).fetchall()
         return {
             "pairs": {side: self.counts[side] for side in SIDES},
             "prompts": prompts,
-            "characters_mean": {name: round(int(totals[name] or 0) / pairs, 2) for name in ("chosen", "rejected")},
-            "chosen_longer_share": round(totals["longer"] / pairs, 4),
+            "characters_mean": {name: round(int(lengths[name] or 0) / pairs, 2) for name in LENGTHS},
+            "chosen_longer_share": round(lengths["longer"] / pairs, 4),
             **_numbers(totals, "weight"),
             **_numbers(totals, "margin"),
             "slices": {name: {"train": train, "test": test} for name, train, test in slices},
             "slices_found": totals["slices"],
+            "histograms": {
+                "characters": _trimmed(_LENGTH_EDGES, {name: lengths[f"{name}_bins"] for name in LENGTHS}),
+                **{name: self._histogram(totals, name) for name in ("weight", "margin") if totals[f"{name}_pairs"]},
+            },
         }
+
+    def _histogram(self, totals: dict[str, Any], name: str) -> dict[str, list[float]]:
+        """Return the pairs by weight or margin, in bins of one round width; the first begins at the smallest value."""
+        low, high = totals[f"{name}_min"], totals[f"{name}_max"]
+        query = f"SELECT histogram({name}, equi_width_bins($low::DOUBLE, $high::DOUBLE, {_NUMBER_BINS}, true)) AS bins"
+        bins = self._row(f"{query} FROM kept", low=low, high=high)["bins"]
+        return {"edges": [_rounded(edge) for edge in (low, *bins)], "pairs": list(bins.values())}
 
     def __enter__(self) -> Verdicts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._database.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _row(self, query: str, **values: Any) -> dict[str, Any]:
         """Return the one row that a query gives, by column."""
@@ -195,6 +222,17 @@ def _detail(place: str, pair_id: str, numbers: list[float]) -> str:
     return detail
 
 
+def _trimmed(edges: list[int], bins: dict[str, dict[int, int]]) -> dict[str, list[int]]:
+    """Return the edges of the bins that are not empty in all sets, and each set's counts between them."""
+    counts = np.array([list(one.values()) for one in bins.values()])
+    filled = np.flatnonzero(counts.any(axis=0))
+    first, last = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 1)
+    return {
+        "edges": edges[first : last + 1],
+        **{name: row[first:last].tolist() for name, row in zip(bins, counts, strict=True)},
+    }
+
+
 def _numbers(totals: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     """Return how many pairs have another number than the usual one, and the spread; nothing where none has."""
     if not totals[f"{name}_pairs"]:
@@ -204,4 +242,8 @@ def _numbers(totals: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
         "mean": totals[f"{name}_sum"] / totals["pairs"],
         "max": totals[f"{name}_max"],
     }
-    return {name: {"pairs": totals[f"{name}_pairs"], **{key: float(f"{value:.6g}") for key, value in spread.items()}}}
+    return {name: {"pairs": totals[f"{name}_pairs"], **{key: _rounded(value) for key, value in spread.items()}}}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

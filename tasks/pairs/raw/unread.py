@@ -54,6 +54,7 @@ class UnreadColumns:
         self._first: dict[str, str] = {}  # where each unread column first held something, in order
         self._objects = 0
         self.unread: dict[str, None] = {}  # every column that nobody reads, in order
+        self.ignored: dict[str, None] = {}  # every column that the user waives, in order
 
     def see(self, row: dict[str, Any], where: str) -> None:
         """Look at one row.
@@ -73,9 +74,11 @@ class UnreadColumns:
             self.finish()
 
     def _watch(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        unread = [name for name in names if isinstance(name, str) and name not in self._reads]
+        waived = [name for name in names if name in self._ignored]
+        unread = [name for name in names if isinstance(name, str) and name not in {*self._reads, *waived}]
+        self.ignored.update(dict.fromkeys(waived))
         self.unread.update(dict.fromkeys(unread))
-        watched = tuple(name for name in unread if name not in self._ignored and self._could_shape(name))
+        watched = tuple(name for name in unread if self._could_shape(name))
         if len(self._watched) < SAMPLE:
             self._watched[names] = watched
         return watched

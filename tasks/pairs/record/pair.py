@@ -57,6 +57,7 @@ REASONS = {
     "no_vote": "nobody voted",
     "unpaired": "the answer has no other one to be compared with",
     "gap_too_small": "the scores of the answers are closer than the least gap asked for",
+    "personal_data": "the pair holds personal data or secrets, which are to be dropped",
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
@@ -156,6 +157,13 @@ class Pair:
     def text_id(self) -> str:
         """What tokens depend on: the identity of the pair, and whether its prompt is text or messages."""
         return f"{self.pair_id} {'text' if isinstance(self.prompt, str) else 'chat'}"
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Characters of the prompt's text or of its messages' texts, of the chosen and of the rejected reply."""
+        turns = self.prompt
+        prompt = len(turns) if isinstance(turns, str) else sum(len(turn.content) for turn in turns)
+        return prompt, len(self.chosen), len(self.rejected)
 
     @cached_property
     def _replies(self) -> tuple[str, str]:
