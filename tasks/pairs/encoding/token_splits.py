@@ -98,9 +98,9 @@ def _is_new(
 def to_tokens(columns: PairColumns, rows: EncodedRows) -> TokenPairs:
     """Return the tokens of the pairs that were kept."""
     kept = rows.is_kept
-    names = [each[kept] for each in (columns.pair_ids, columns.prompt_ids)]
-    numbers = [each[kept] for each in (columns.weights, columns.margins)]
-    return TokenPairs(*rows.tokens(), *names, *numbers)
+    ids, lengths = rows.tokens()
+    names = (columns.pair_ids[kept], columns.prompt_ids[kept])
+    return TokenPairs(ids, lengths, *names, columns.weights[kept], columns.margins[kept])
 
 
 def _check_left(split: str, tally: Tally) -> None:
