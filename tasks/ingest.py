@@ -10,17 +10,20 @@ run as: python -m tasks.ingest
 from __future__ import annotations
 
 import dataclasses
-import functools
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
-from tasks.core.files import atomic_folder, kept_on_error, pretty_json, write_text
+from tasks.core.files import atomic_folder, pretty_json, write_text
 from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
+from tasks.object_store.bucket import SCHEME
 from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
@@ -29,13 +32,14 @@ from tasks.pairs.hygiene.expectations import Expectations
 from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
+from tasks.pairs.ingestion.parts import PartFolder
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
 from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
-from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
+from tasks.pairs.ingestion.two_passes import account, first_pass, listing, sort_pairs
 from tasks.pairs.ingestion.verdicts import Verdicts
 from tasks.pairs.ingestion.wording_overlap import leaking_prompt_share
 from tasks.pairs.raw.raw_row import Block
@@ -99,10 +103,13 @@ class Folders:
     pairs: Path = paths.PAIRS
 
 
-def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dict[str, Any]:
+def run(
+    folders: Folders, config: IngestConfig, kept: Path | None = None, parts: Path | None = None, processes: int = 1
+) -> dict[str, Any]:
     """Read all sources into ``folders.pairs`` and return the metrics.
 
-    Where the data are refused, the list of rejected rows stays in the folder ``kept``.
+    Where the data are refused, the list of rejected rows stays in the folder ``kept``. What was read of blocks of rows
+    stays in the folder ``parts``, so that the next run reads new rows alone; several ``processes`` read blocks.
 
     Raises:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
@@ -113,32 +120,26 @@ def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dic
     checks = Checks(config.expect, config.personal_data, config.languages)
     intake = Intake(checks.personal_data)
     placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
+    kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
+    settings = {"seed": config.split_seed, "kept_out": kept_out, "personal_data": config.personal_data}
 
-    identities = {source.name: source.identity() for source in sources}
-    identities |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
-    with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": identities}) as draft:
-        spill = draft / "spill.parquet"
-        listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
-        with (
-            kept_on_error(listed, kept),
-            listed.open("w", encoding="utf-8", newline="\n") as rejects,
-            kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
-        ):
-            reject = functools.partial(write_rejection, rejects, unpaired)
-            first_pass(intake, sources, spill, placement, reject)
+    about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
+    with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:
+        spill = draft / "keys.parquet"
+        with PartFolder(parts or draft / "parts", placement, settings, processes) as folder:
+            read = first_pass(intake, sources, folder, spill, reject)
             with Verdicts(spill, Selection.of(config)) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
-                sort_pairs(spill, draft, verdicts)
+                sort_pairs(read, draft, verdicts)
                 train, test = (verdicts.counts[side] for side in SIDES)
                 check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
                 metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()
-        if not kept_rows.stat().st_size:
-            kept_rows.unlink()
+        shutil.rmtree(draft / "parts", ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
     return metrics
@@ -159,7 +160,10 @@ def main() -> None:
                     print(line)
         return
     with door("ingest", IngestConfig) as config:
-        run(Folders(), config, kept=paths.RUNS / "ingest")
+        location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
+        is_folder = not location.startswith(SCHEME)  # parts stay on this machine
+        parts = (Path(location) if is_folder else paths.RUNS / "rows") / "ingest" if location else None
+        run(Folders(), config, kept=paths.RUNS / "ingest", parts=parts, processes=len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":

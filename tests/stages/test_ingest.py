@@ -391,7 +391,7 @@ def test_a_wrong_param_is_refused_by_name(key: str, value: Any) -> None:
 
 def test_a_bad_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "params.yaml").write_text("ingest:\n  sources: [empty.jsonl]\n")
+    (tmp_path / "params.yaml").write_text("ingest:\n  sources: [empty.jsonl]\nruntime: {}\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.ingest"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -73,7 +73,7 @@ class Counts:
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
-        return dataclasses.asdict(self)
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -37,6 +37,12 @@ FROM read_parquet($spill, file_row_number = true) JOIN entries USING (entry)
 JOIN (FROM places WHERE place IN (2, 3, 4, 6)) places ON file_row_number = ordinal
 ORDER BY greatest(place, 3), ordinal
 """
+_PROMPTS = """
+SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, count(*) FILTER (low <> high) AS both
+FROM (SELECT prompt_key, min(place) AS low, max(place) AS high
+      FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place < 2) ON ordinal = file_row_number
+      GROUP BY prompt_key)
+"""
 _PARTED = """
 SELECT split_key FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal)
 GROUP BY split_key HAVING min(place) <> max(place) LIMIT 1
@@ -123,11 +129,7 @@ class Verdicts:
             rows = self._database.read_parquet(_pattern(folder / f"{side}.parquet"))
             rows.project(f"{number} AS side, *").create_view(side, replace=True)
         self._execute("CREATE OR REPLACE TEMP VIEW kept AS FROM train UNION ALL FROM test")
-        sides = "SELECT prompt_id, min(side) AS low, max(side) AS high FROM kept GROUP BY prompt_id"
-        prompts = self._row(
-            f"SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, "
-            f"count(*) FILTER (low <> high) AS both FROM ({sides})"
-        )
+        prompts = self._row(_PROMPTS, spill=self._spill)
         if prompts.pop("both") or self._execute(_PARTED).fetchall():
             raise AssertionError("a prompt stands on both sides of the split")
 

@@ -146,20 +146,21 @@ class Pair:
     @property
     def prompt_id(self) -> str:
         """The identity of the prompt: 16 hex digits of a SHA-256."""
-        return self._ids[0]
+        return self.ids[0]
 
     @property
     def pair_id(self) -> str:
         """The identity of prompt, chosen and rejected together: 16 hex digits of a SHA-256."""
-        return self._ids[1]
+        return self.ids[1]
 
     @property
     def swapped_id(self) -> str:
         """The identity that this pair would have with chosen and rejected swapped."""
-        return self._ids[2]
+        return self.ids[2]
 
     @cached_property
-    def _ids(self) -> tuple[str, str, str]:
+    def ids(self) -> tuple[str, str, str]:
+        """The identities of the prompt, of the pair, and of the pair with its replies swapped."""
         prompt = self.prompt_json
         chosen, rejected = _reply_json(self.chosen, self.chosen_extra), _reply_json(self.rejected, self.rejected_extra)
         return (

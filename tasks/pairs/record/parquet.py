@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from tasks.core.errors import ArtifactError
 from tasks.pairs.record.pair import Pair, prompt_of
 
-BATCH = 2048  # pairs; bounds memory, and is the row group's size in the first pass
+BATCH = 2048  # pairs; bounds memory
 
 SCHEMA = pa.schema(
     [
@@ -46,24 +47,31 @@ def from_record(record: dict[str, Any]) -> Pair:
 class PairWriter:
     """Writes pairs to one Parquet file in batches; a context manager.
 
-    Extra columns (the first pass adds keys) come as fields behind :data:`SCHEMA`.
+    Args:
+        path: The file.
+        extra: Columns behind those of :data:`SCHEMA`.
+        batch: Pairs that become one row group.
     """
 
-    def __init__(self, path: Path, extra: Sequence[pa.Field] = ()) -> None:
-        self.schema = pa.schema([*SCHEMA, *extra])
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+    def __init__(self, path: Path, extra: Sequence[pa.Field] = (), batch: int = BATCH) -> None:
+        self.schema, self._batch = pa.schema([*SCHEMA, *extra]), batch
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
         self._waiting: list[tuple[Any, ...]] = []
 
     def append(self, pair: Pair, *extra: Any) -> None:
         """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
         self._waiting.append(_VALUES(pair) + extra)
-        if len(self._waiting) >= BATCH:
+        if len(self._waiting) >= self._batch:
             self._flush()
 
     def append_batch(self, batch: pa.RecordBatch) -> None:
         """Add rows that have this file's schema already."""
         if batch.num_rows:
             self._writer.write_batch(batch)
+
+    def describe(self, metadata: dict[str, str]) -> None:
+        """Add metadata to the file."""
+        self._writer.add_key_value_metadata(metadata)
 
     def _flush(self) -> None:
         if self._waiting:
@@ -83,8 +91,9 @@ class PairWriter:
             self._writer.close()
 
 
-def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the record batches of a Parquet file of pairs.
+@contextlib.contextmanager
+def open_pairs(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of pairs.
 
     Raises:
         ArtifactError: It is not one.
@@ -97,11 +106,21 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 raise ArtifactError(
                     f"{path} has no column `{missing[0]}`", "delete its folder and run `dvc repro ingest`"
                 )
-            yield from table.iter_batches(batch_size=BATCH)
+            yield table
     except pa.ArrowException as error:
         raise ArtifactError(
             f"{path} is not readable Parquet ({error})", "delete its folder and run `dvc repro ingest`"
         ) from None
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the record batches of a Parquet file of pairs.
+
+    Raises:
+        ArtifactError: It is not one.
+    """
+    with open_pairs(path) as table:
+        yield from table.iter_batches(batch_size=BATCH)
 
 
 def count_pairs(path: Path) -> int:
