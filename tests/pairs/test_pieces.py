@@ -69,12 +69,8 @@ def test_every_pattern_of_words_gives_the_same_ids_by_pieces(pattern: str | None
     tokenizer = trained(pattern, normalizer)
     cuts = Cuts.of(tokenizer)
     assert cuts.words
-    assert cuts.pieces("<|im_start|>Hi you 2<|im_end|>, or  so") == [
-        "<|im_start|>Hi",
-        " you 2",
-        "<|im_end|>,",
-        " or  so",
-    ]
+    text = "<|im_start|>Hi 2\u0301  a\xe9 b<|im_end|>,  (c"
+    assert cuts.pieces(text) == ["<|im_start|>Hi", " 2\u0301  a\xe9 b", "<|im_end|>,", "  (c"]
     check(tokenizer, count=700)
 
 

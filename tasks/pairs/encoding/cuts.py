@@ -4,8 +4,8 @@ A fast tokenizer first splits a text at its added tokens (`<|im_start|>`), then 
 words by a regular expression, and looks every word up alone. So two kinds of places are cuts:
 
     before an added token   the text is split there before anything else happens
-    ` word` behind a sign   between a visible ASCII character and a space with an ASCII letter behind it, where no
-                            match of the expression holds a visible character with a space behind it
+    before a space          behind a visible ASCII character, where no match of the expression holds such a character
+                            with a space behind it
 
 Where a tokenizer does not guarantee this, there is no cut, and texts are tokenised whole.
 """
@@ -19,8 +19,8 @@ from collections.abc import Collection
 from itertools import chain, pairwise
 from typing import Any
 
-# In each of these a space can only begin a match, unless blanks alone follow it. None looks back, and what looks
-# ahead looks at blanks. Each is written as the tokenizers of the family write it.
+# In each of these, what stands before a space in a match is blank. None looks back, and what looks ahead follows blanks.
+# Each is written as the tokenizers of the family write it.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -33,7 +33,7 @@ WORD_PATTERNS = {
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 _NORMALIZERS = (None, "NFC", "NFD", "NFKC", "NFKD")  # a space combines with nothing before it
-_WORD_CUT = re.compile(r"(?<=[!-~])(?= [A-Za-z])")
+_WORD_CUT = re.compile(r"(?<=[!-~])(?= )")
 _CALLS = ("__call__", "_encode_plus", "set_truncation_and_padding")  # what the proof is about
 
 
@@ -85,7 +85,7 @@ def _splits_alone(token: str, tokens: Collection[str]) -> bool:
 
 
 def _cuts_words(pre_tokenizer: Any) -> bool:
-    """Return whether it splits before every space that has a letter behind it and a visible character before it."""
+    """Return whether it splits before every space that has a visible ASCII character before it."""
     state = _state(pre_tokenizer)
     steps = state["pretokenizers"] if state.get("type") == "Sequence" else [state]
     verdicts = [_splits_at_space(step) for step in steps]

@@ -74,12 +74,23 @@ class PieceTokenizer:
         """Put the ids of pieces that were not met before behind the others."""
         if not pieces:
             return
-        encoded = self._tokenizer(pieces, **_AS_IT_STANDS, **_ONLY_IDS)["input_ids"]
+        encoded = self._encode(pieces)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         flat = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
         self._starts = np.concatenate([self._starts, len(self._flat) + np.cumsum(lengths) - lengths])
         self._lengths = np.concatenate([self._lengths, lengths])
         self._flat = np.concatenate([self._flat, flat])
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of texts, past the wrapper of transformers where its proof allows cuts."""
+        if self._cuts == Cuts():
+            ids: list[list[int]] = self._tokenizer(texts, **_AS_IT_STANDS, **_ONLY_IDS)["input_ids"]
+            return ids
+        core = self._tokenizer.backend_tokenizer
+        core.no_truncation()
+        core.no_padding()
+        core.encode_special_tokens = False
+        return [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _forget(self) -> None:
         """Begin again with no pieces."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from tasks.core.errors import DataError
 from tasks.core.json_lines import json_line
@@ -21,6 +22,7 @@ from tasks.pairs.record.parquet import count_pairs
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
 from tasks.telemetry.log import bar, get_logger
 
+_LINE = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _log = get_logger(__name__)
 
 
@@ -42,7 +44,7 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple
     prompt_ids: set[bytes] = set()  # that stand in prompts.jsonl
     with (
         (folder / "dropped.jsonl").open("w", encoding="utf-8", newline="\n") as dropped,
-        (folder / "prompts.jsonl").open("w", encoding="utf-8", newline="\n") as prompts,
+        (folder / "prompts.jsonl").open("wb") as prompts,
     ):
         for split in ("train", "test"):
             tally = tallies[split] = Tally(unk_id=encoder.facts.unk_id)
@@ -52,8 +54,12 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple
                     line = {"pair_id": each.pair.pair_id, "reason": each.reason, "detail": each.detail[:200]}
                     dropped.write(json_line({**line, "split": split}))
                 if split == "test":
-                    for each in _pairs_of(columns, rows, _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)):
-                        prompts.write(json_line({**_described(each.pair), "ids": each.prompt.tolist()}))
+                    is_new = _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)
+                    for prompt_id, each in zip(
+                        columns.prompt_ids[is_new], _pairs_of(columns, rows, is_new), strict=True
+                    ):
+                        described = {"prompt_id": prompt_id.decode(), **_described(each.pair), "ids": each.prompt}
+                        prompts.write(orjson.dumps(described, option=_LINE))
             _check_left(split, tally)
     return tallies, len(prompt_ids)
 
@@ -120,7 +126,6 @@ def _check_left(split: str, tally: Tally) -> None:
 def _described(pair: Pair) -> dict[str, Any]:
     """Return a pair's prompt as people read it, with its two published replies."""
     return {
-        "prompt_id": pair.prompt_id,
         "slice": pair.slice,
         "display": _display(pair.prompt),
         "question": _question(pair.prompt),
