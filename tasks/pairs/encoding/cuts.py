@@ -19,7 +19,7 @@ from collections.abc import Collection
 from itertools import chain, pairwise
 from typing import Any
 
-# In each of these, what stands before a space in a match is blank. None looks back, and what looks ahead follows blanks.
+# In each of these, what stands before a space in a match is blank; none looks back, and a look ahead follows blanks.
 # Each is written as the tokenizers of the family write it.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
