@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tasks.core import paths
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import sha256_bytes, sha256_file
-from tasks.core.ragged import Counts, spans
+from tasks.core.ragged import Counts, put, take
 from tasks.object_store.bucket import SCHEME, Bucket
 from tasks.rowstore import segment as segments
 from tasks.rowstore.segment import KEY_BYTES, Block, Keys, Segment, Values
@@ -133,7 +133,7 @@ class RowStore:
 
         rows = StoredRows(mask, lengths, np.empty(int(lengths.sum()), self.dtype))
         for at, values in parts:
-            rows.flat[spans(rows.starts[at], lengths[at])] = values
+            put(rows.flat, rows.starts[at], lengths[at], values)
         return rows
 
     def append(self, keys: Keys, flat: Values, lengths: Counts) -> None:
@@ -211,7 +211,7 @@ class RowStore:
             is_same = (keys_there == keys[wanted[places]]).all(axis=1)  # eight equal bytes are not yet an equal key
             lengths = segment.lengths[at[places]]
             begins = np.cumsum(lengths) - lengths
-            yield wanted[places][is_same], lengths[is_same], values[spans(begins[is_same], lengths[is_same])]
+            yield wanted[places][is_same], lengths[is_same], take(values, begins[is_same], lengths[is_same])
 
     def _fetch_new(self, bucket: Bucket, tried: frozenset[str] = frozenset()) -> None:
         """Fetch what is new in the bucket and was not ``tried``, and remove here what `compact` removed there."""

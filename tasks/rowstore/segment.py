@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.errors import ArtifactError
-from tasks.core.ragged import Counts, spans
+from tasks.core.ragged import Counts, take
 
 Keys = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
@@ -138,8 +138,8 @@ class Segment:
                     raise damaged(self.path, "its values and its lengths disagree")
 
                 within = rows[places] - starts[group]
-                wanted = spans(offsets[within], self.lengths[rows[places]])
-                yield places, _keys(table)[within], column.values.to_numpy(zero_copy_only=False)[wanted]
+                values = column.values.to_numpy(zero_copy_only=False)
+                yield places, _keys(table)[within], take(values, offsets[within], self.lengths[rows[places]])
 
 
 def heads_of(keys: Keys) -> npt.NDArray[np.uint64]:

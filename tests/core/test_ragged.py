@@ -38,3 +38,24 @@ def test_sums_agree_with_a_loop(seed: int):
     values = draw.normal(size=int(lengths.sum())).astype(np.float32)
     parts = np.split(values, np.cumsum(lengths)[:-1])
     assert ragged.sums(values, lengths) == pytest.approx([float(part.astype(np.float64).sum()) for part in parts])
+
+
+@pytest.mark.parametrize(
+    ("begins", "lengths"),
+    [((5, 9, 0), (2, 0, 3)), ((2, 4, 4), (2, 0, 3)), ((), ()), ((4,), (0,)), ((7, 0), (3, 2)), ((0, 5), (5, 5))],
+)
+def test_rows_are_taken_from_their_places_and_put_there(begins: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+    flat = np.arange(10)
+    rows = [flat[begin : begin + length].tolist() for begin, length in zip(begins, lengths, strict=True)]
+    taken = ragged.take(flat, counts(*begins), counts(*lengths))
+    assert taken.tolist() == [value for row in rows for value in row]
+
+    empty = np.zeros(10, np.int64)
+    ragged.put(empty, counts(*begins), counts(*lengths), taken)
+    assert sorted(empty[empty != 0].tolist()) == sorted(value for row in rows for value in row if value)
+    assert ragged.take(empty, counts(*begins), counts(*lengths)).tolist() == taken.tolist()
+
+
+def test_rows_that_lie_one_after_the_other_are_not_copied() -> None:
+    flat = np.arange(10)
+    assert np.shares_memory(ragged.take(flat, counts(2, 4, 4), counts(2, 0, 3)), flat)

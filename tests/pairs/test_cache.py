@@ -45,6 +45,40 @@ def test_what_was_written_in_batches_is_read_as_one(folder: Path) -> None:
     assert pairs.digest() == PAIRS.digest()
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "kind"),
+    [(10, np.uint8), (256, np.uint8), (257, np.uint16), (65_536, np.uint16), (65_537, np.int32), (151_665, np.int32)],
+)
+def test_ids_have_the_smallest_type_that_holds_the_vocabulary(tmp_path: Path, vocabulary: int, kind: type) -> None:
+    last = vocabulary - 1
+    pairs = TokenPairs.of_rows([row([last, 0], [3] * 500, [4, last])], ["a" * 16], ["d" * 16])
+    folder = tmp_path / "tokens"
+    with atomic_folder(folder, {"stage": "encode"}) as draft, TokenWriter(draft, "train", vocabulary) as writer:
+        writer.append(pairs)
+    stored = open_tokens(folder, "train")
+    assert (stored.ids.dtype, type(stored.ids)) == (kind, np.memmap)
+    assert cache_path(folder, "train", "ids").stat().st_size == 128 + 504 * stored.ids.itemsize
+    assert stored.row(0).prompt.dtype == np.int32  # for whoever computes with it
+    assert stored.row(0).prompt.tolist() == [last, 0]
+    assert stored.row(0).rejected.tolist() == [4, last]
+    assert (stored.digest(), stored.token_digest()) == (pairs.digest(), pairs.token_digest())
+
+
+@pytest.mark.parametrize("wrong", [-1, 256, 257, 70_000])
+def test_an_id_outside_the_vocabulary_is_never_written_as_another(tmp_path: Path, wrong: int) -> None:
+    with (
+        pytest.raises(ValueError, match="do not fit a vocabulary of 256"),
+        TokenWriter(tmp_path, "train", 256) as writer,
+    ):
+        writer.append(TokenPairs.of_rows([row([1], [2], [wrong])], ["a" * 16], ["d" * 16]))
+
+
+def test_a_digest_of_many_ids_does_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = PAIRS.digest()
+    monkeypatch.setattr("tasks.pairs.tokens.token_cache._HASHED_AT_ONCE", 4)
+    assert PAIRS.digest() == before
+
+
 def test_the_ids_are_memory_mapped(folder: Path) -> None:
     assert isinstance(open_tokens(folder, "train").ids, np.memmap)
 

@@ -14,6 +14,7 @@ from tasks.pairs.encoding.encoder import EncodeConfig, EncodedPair, EncoderFacts
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
 from tasks.pairs.encoding.rowcode import pack, unpack
 from tasks.pairs.record.pair import Pair
+from tasks.pairs.record.pair_columns import PairColumns
 from tasks.rowstore.row_store import RowStore
 from tests.pairs.samples import chat, pair
 from tests.pairs.test_boundary import random_pairs
@@ -33,6 +34,14 @@ def facts_of(encoded: EncodedPair) -> tuple[Any, ...]:
     tokens = (made.row.prompt.tolist(), made.row.chosen.tolist(), made.row.rejected.tolist()) if made else ()
     more = (made.cut, made.is_shifted) if made else (encoded.reason, encoded.detail)
     return (encoded.pair, encoded.prompt.tolist(), encoded.is_rerendered, *tokens, *more)
+
+
+def encode(encoder: RecallingEncoder, pairs: list[Pair]) -> list[EncodedPair]:
+    names = (np.array([getattr(pair, name) for pair in pairs], "S16") for name in ("pair_id", "prompt_id"))
+    is_text = np.array([isinstance(pair.prompt, str) for pair in pairs])
+    numbers = np.ones(len(pairs), np.float32)
+    rows = encoder.encode(PairColumns(*names, is_text, numbers, numbers, lambda at: [pairs[i] for i in at]))
+    return [unpack(pair, rows.values(i)) for i, pair in enumerate(pairs)]
 
 
 def never() -> PairEncoder:
@@ -83,23 +92,24 @@ def test_cold_warm_half_warm_and_storeless_give_the_same(stories: Any, rows: Row
 
     expected = [facts_of(each) for each in load().encode(pairs)]
     storeless = RecallingEncoder(load, "x", None)
-    assert [facts_of(each) for each in storeless.encode(pairs)] == expected
+    assert [facts_of(each) for each in encode(storeless, pairs)] == expected
     half = RecallingEncoder(load, "x", rows)
-    half.encode(pairs[::2])
+    encode(half, pairs[::2])
     half.flush()
     rest = RecallingEncoder(load, "x", rows)
-    assert [facts_of(each) for each in rest.encode(pairs)] == expected
+    assert [facts_of(each) for each in encode(rest, pairs)] == expected
     assert (rest.known, rest.new) == (32, 31)
     rest.flush()
     warm = RecallingEncoder(never, "x", rows)
-    assert [facts_of(each) for each in warm.encode(pairs)] == expected
+    assert [facts_of(each) for each in encode(warm, pairs)] == expected
     assert (warm.known, warm.new) == (63, 0)
 
 
 def test_what_an_encoder_says_of_itself_is_known_too(minimind: Any, rows: RowStore) -> None:
     first = RecallingEncoder(lambda: PairEncoder(minimind, EncodeConfig()), "x", rows)
     facts = first.facts
-    assert facts == EncoderFacts("auto", minimind.chat_template, (2,), minimind.model_max_length, lacks_bos=False)
+    expected = EncoderFacts("auto", minimind.chat_template, (2,), minimind.model_max_length, False, vocabulary=6400)
+    assert facts == expected
     first.flush()
     assert RecallingEncoder(never, "x", rows).facts == facts
 
@@ -110,10 +120,10 @@ def test_the_key_is_the_text_and_not_what_else_a_row_says(stories: Any, rows: Ro
 
     asked = pair("Once upon", " a time", " more")
     first = RecallingEncoder(load, "x", rows)
-    first.encode([asked])
+    encode(first, [asked])
     first.flush()
     same = dataclasses.replace(asked, slice="other", source="elsewhere:7", weight=2.0, margin=1.0)
-    (known,) = RecallingEncoder(never, "x", rows).encode([same])
+    (known,) = encode(RecallingEncoder(never, "x", rows), [same])
     assert known.pair is same
     others = [
         dataclasses.replace(asked, prompt="Once"),
@@ -123,10 +133,10 @@ def test_the_key_is_the_text_and_not_what_else_a_row_says(stories: Any, rows: Ro
         dataclasses.replace(asked, chosen=asked.rejected, rejected=asked.chosen),
     ]
     again = RecallingEncoder(lambda: PairEncoder(stories, EncodeConfig(chat_template="plain")), "x", rows)
-    again.encode(others)
+    encode(again, others)
     assert (again.known, again.new) == (0, 5)
     other = RecallingEncoder(load, "y", rows)
-    other.encode([asked])
+    encode(other, [asked])
     assert (other.known, other.new) == (0, 1)
 
 
@@ -174,15 +184,15 @@ def test_a_damaged_store_costs_time_and_no_result(stories: Any, rows: RowStore, 
         return PairEncoder(stories, SHORT)
 
     first = RecallingEncoder(load, "x", rows)
-    expected = [facts_of(each) for each in first.encode(pairs)]
+    expected = [facts_of(each) for each in encode(first, pairs)]
     first.flush()
     (segment,) = rows.folder.iterdir()
     data = bytearray(segment.read_bytes())
     data[len(data) // 2] ^= 0xFF
     segment.write_bytes(data)
     again = RecallingEncoder(load, "x", RowStore.open(rows.folder.parent, "encode"))
-    assert [facts_of(each) for each in again.encode(pairs)] == expected
+    assert [facts_of(each) for each in encode(again, pairs)] == expected
     assert (again.known, again.new) == (0, 63)
     again.flush()
     healed = RecallingEncoder(never, "x", RowStore.open(rows.folder.parent, "encode"))
-    assert [facts_of(each) for each in healed.encode(pairs)] == expected
+    assert [facts_of(each) for each in encode(healed, pairs)] == expected

@@ -73,6 +73,28 @@ def test_each_source_has_its_own_form_and_votes(tmp_path: Path) -> None:
     assert metrics["forms"]["v.jsonl"].startswith("votes")
 
 
+def test_messages_name_the_keys_of_the_entry_that_has_them_and_following_them_helps(tmp_path: Path) -> None:
+    votes = [{"prompt": f"V{i}", "a": "one", "b": "two", "best": "x", "tools": ["t"]} for i in range(30)]
+    columns = {"first": "a", "second": "b", "winner": "best"}
+    entry: dict[str, Any] = {"path": str(write_rows(tmp_path / "v.jsonl", votes)), "columns": {"first": "a"}}
+
+    def refusal() -> str:
+        with pytest.raises((ConfigError, DataError)) as caught:
+            ingest(tmp_path / "out", "demo", entry, max_rejected_share=0.01)
+        return str(caught.value)
+
+    assert "`ingest.sources[1].columns` names no `second`" in refusal()
+    entry["columns"] = {**columns, "tools": None}
+    assert "`ingest.ignore: [tools]`" in refusal(), "a key of the section, for the entry has none"
+    entry["ignore"] = ["other"]
+    assert "`ingest.sources[1].ignore: [tools]`" in refusal()
+    entry["ignore"] = ["tools"]
+    entry["votes"] = {"first": ["y"]}
+    assert "name it in `ingest.sources[1].votes`" in refusal()
+    entry["votes"] = {"first": ["x"]}
+    assert sum(ingest(tmp_path / "out", "demo", entry)["pairs"].values()) == 1430
+
+
 def test_one_file_named_twice_is_reported_twice(tmp_path: Path) -> None:
     path = str(write_rows(tmp_path / "a.jsonl", [*rows(30, lang="en"), *rows(30, 30, lang="de")]))
     entries = [{"path": path, "where": {"lang": lang}} for lang in ("en", "de")]
@@ -88,7 +110,7 @@ def test_a_filter_that_leaves_nothing_of_one_source_is_warned_of(
     path = write_rows(tmp_path / "b.jsonl", rows(40, lang="en"))
     ingest(tmp_path / "out", "demo", {"path": str(path), "where": {"lang": "eng"}})
     assert "b.jsonl: `where` leaves none of its 40 rows" in caplog.messages
-    with pytest.raises(DataError, match=r"b.jsonl has no column `language` .*correct the field under `ingest.where`"):
+    with pytest.raises(DataError, match=r"`language` .*correct the field under `ingest.sources\[1\].where`"):
         ingest(tmp_path / "out", "demo", {"path": str(path), "where": {"language": {"not": "en"}}})
 
 

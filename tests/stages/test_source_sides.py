@@ -163,6 +163,16 @@ def test_thumbs_of_a_test_source_are_test_pairs(tmp_path: Path) -> None:
     assert {pair.weight for pair in stored(tmp_path / "out", "test")} == {0.5}
 
 
+def test_one_file_with_a_column_of_splits_is_two_entries(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [*rows(*range(50), fold="train"), *rows(*range(50, 60), fold="test")])
+    entries = [{"path": str(path), "where": {"fold": side}, "split": side} for side in ("train", "test")]
+    ingest(tmp_path / "out", *entries, test_share=0)
+    assert (prompts(tmp_path / "out", "train"), prompts(tmp_path / "out", "test")) == (
+        set(range(50)),
+        set(range(50, 60)),
+    )
+
+
 def test_without_a_test_source_a_share_of_0_is_refused_and_the_advice_helps(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`ingest.test_share` is 0.0 — .*split: test"):
         config("demo", test_share=0.0)

@@ -16,13 +16,14 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import canonical_json
 from tasks.core.section import Section, at_least, between
 from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
+from tasks.pairs.encoding.pieces import PieceTokenizer
 from tasks.pairs.encoding.rendered import Rendered, render_pair
 from tasks.pairs.encoding.template import PLAIN, ChatTemplate, load_template
 from tasks.pairs.record.pair import Message, Pair
 from tasks.pairs.tokens.token_cache import Ids, TokenPairs
 from tasks.telemetry.log import get_logger
 
-BATCH = 512  # pairs; three texts each keep every core of the tokenizer busy
+BATCH = 512  # pairs that are tokenised at once
 
 DROP_REASONS = {
     "template_refused": "the chat template raises an error for this conversation",
@@ -85,6 +86,7 @@ class EncoderFacts:
         lacks_bos: The tokenizer begins plain text with BOS, and the chat template does not.
         opening: What opens the assistant's turn in place of a template that does not.
         unk_id: The unknown token, if the tokenizer has one that serves for nothing else.
+        vocabulary: How many ids there are, those that no token has included.
     """
 
     kind: str
@@ -94,6 +96,7 @@ class EncoderFacts:
     lacks_bos: bool
     opening: str = ""
     unk_id: int | None = None
+    vocabulary: int = 1 << 31
 
     @classmethod
     def from_json(cls, text: str) -> EncoderFacts:
@@ -130,6 +133,7 @@ class PairEncoder:
 
     def __init__(self, tokenizer: Any, config: EncodeConfig, more_eos_ids: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._pieces = PieceTokenizer(tokenizer)
         self._config = config
         self.template = load_template(tokenizer, config.chat_template, config.template_kwargs)
         self.eos_ids = _eos_ids(tokenizer, more_eos_ids)
@@ -140,7 +144,7 @@ class PairEncoder:
         """Return the rules for rendered conversations, or (None) for plain text."""
         bos_id = self._tokenizer.bos_token_id
         begins = self._tokenizer("a")["input_ids"][:1] == [bos_id]
-        ending = self._tokenise([template.ending()])[0] if template else np.zeros(0, dtype=np.int32)
+        ending = self._pieces.ids(template.ending()) if template else np.zeros(0, dtype=np.int32)
         return TokenRules(
             eos_ids=self.eos_ids,
             bos_id=bos_id,
@@ -158,7 +162,7 @@ class PairEncoder:
         lacks_bos = False
         if self.template and self._raw_rules.adds_bos and not self._chat_rules.adds_bos:
             rendered = self.template.render([Message("user", "Question")])
-            lacks_bos = self._tokenise([rendered])[0][:1].tolist() != [self._raw_rules.bos_id]
+            lacks_bos = self._pieces.ids(rendered)[:1].tolist() != [self._raw_rules.bos_id]
         return EncoderFacts(
             kind=self.template.kind if self.template else "none",
             template=self.template.jinja if self.template else None,
@@ -167,6 +171,7 @@ class PairEncoder:
             lacks_bos=lacks_bos,
             opening=self.template.opening if self.template else "",
             unk_id=_unk_id(self._tokenizer),
+            vocabulary=max(len(self._tokenizer), 1 + max(self._tokenizer.get_vocab().values())),
         )
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
@@ -176,12 +181,11 @@ class PairEncoder:
             ConfigError: A pair is a conversation and there is no chat template.
         """
         rendered = [self._render(pair) for pair in pairs]
-        texts = [text for each in rendered if isinstance(each, Rendered) for text in each.texts]
-        tokens = iter(self._tokenise(texts))
+        tokens = self._pieces.triples([each.texts for each in rendered if isinstance(each, Rendered)])
         done = []
         for pair, each in zip(pairs, rendered, strict=True):
             if isinstance(each, Rendered):
-                done.append(self._assemble(pair, each, *islice(tokens, 3)))
+                done.append(self._assemble(pair, each, *next(tokens)))
             else:
                 done.append(EncodedPair(pair, None, np.zeros(0, dtype=np.int32), each.reason, each.detail))
         return done
@@ -208,17 +212,6 @@ class PairEncoder:
             return render_pair(pair, prompt, template)
         except PairDropped as dropped:
             return dropped
-
-    def _tokenise(self, texts: list[str]) -> list[Ids]:
-        """Return the ids of each text as it stands: nothing added, padded or cut."""
-        if not texts:
-            return []
-        unique = list(dict.fromkeys(texts))  # many pairs can share a prompt
-        as_they_stand = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
-        only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
-        encoded = self._tokenizer(unique, **as_they_stand, **only_ids)
-        known = {text: np.array(ids, dtype=np.int32) for text, ids in zip(unique, encoded["input_ids"], strict=True)}
-        return [known[text] for text in texts]
 
     def _assemble(self, pair: Pair, texts: Rendered, *tokens: Ids) -> EncodedPair:
         rules = self._chat_rules if texts.is_chat else self._raw_rules

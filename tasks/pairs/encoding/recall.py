@@ -1,6 +1,6 @@
 """Encoding that looks rows up in a store first: only pairs that were never encoded this way reach the tokenizer.
 
-A row's key is the hash of the pair's text and of all that makes tokens of it: the tokenizer's files, the
+A row's key names the pair's text and all that makes tokens of it: the tokenizer's files, the
 params, the code and the libraries. So nothing in the store can be stale, and with every row known the
 tokenizer need not even be loaded.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 from tasks.core import base_model
 from tasks.core.files import code_digest, digest_of, sha256_file
+from tasks.core.ragged import Counts
 from tasks.core.versions import versions
-from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncodedPair, EncoderFacts, PairEncoder, in_batches
-from tasks.pairs.encoding.rowcode import pack, pack_text, unpack, unpack_text
+from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncoderFacts, PairEncoder, in_batches
+from tasks.pairs.encoding.rowcode import EncodedRows, joined, pack, pack_text, unpack_text
 from tasks.pairs.encoding.template import template_content
-from tasks.pairs.record.pair import Pair
+from tasks.pairs.record.pair_columns import PairColumns
 from tasks.pairs.tokens.token_cache import Ids
 from tasks.rowstore.row_store import RowStore
 
-LOOKUP = 2048  # pairs whose rows are asked for at once
 _KEEP_VALUES = 1 << 23  # numbers (32 MiB) that wait in memory before they become a segment of the store
 _ROOM = Path(__file__).parent  # its code, and that which loads the tokenizer, makes a row: an edit makes all rows anew
 _LIBRARIES = ("jinja2", "tokenizers", "transformers")
@@ -73,7 +73,7 @@ class RecallingEncoder:
 
     def __init__(self, load: Callable[[], PairEncoder], identity: str, rows: RowStore | None) -> None:
         self._load, self._identity, self._rows = load, identity, rows
-        self._waiting: list[tuple[_Keys, Ids]] = []
+        self._waiting: list[tuple[_Keys, Ids, Counts]] = []
         self.known = self.new = 0
 
     @cached_property
@@ -83,49 +83,66 @@ class RecallingEncoder:
     @cached_property
     def facts(self) -> EncoderFacts:
         """Facts about the encoder, from the store if it has them."""
-        key = self._keys(["facts"])
+        key = self._key("facts")
         if self._rows is not None and (stored := self._rows.get(key)).mask[0]:
             return EncoderFacts.from_json(unpack_text(stored.values(0)))
-        self._keep(key, [pack_text(self._encoder.facts.to_json())])
+        text = pack_text(self._encoder.facts.to_json())
+        self._keep(key, text, np.array([len(text)]))
         return self._encoder.facts
 
-    def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
-        """Encode a batch (:data:`LOOKUP` pairs are a good size); the result has one entry a pair, in order.
+    def encode(self, columns: PairColumns) -> EncodedRows:
+        """Encode pairs (some thousand at once are a good size); the result has one row a pair, in order.
 
         Raises:
             ConfigError: A pair is a conversation and there is no chat template.
         """
-        keys = self._keys([pair.text_id for pair in pairs])
-        known: list[EncodedPair | None] = [None] * len(pairs)
-        if self._rows is not None:
-            stored = self._rows.get(keys)
-            known = [unpack(pair, stored.values(i)) if stored.mask[i] else None for i, pair in enumerate(pairs)]
-        missing = [i for i, each in enumerate(known) if each is None]
-        fresh = [
-            made for batch in in_batches((pairs[i] for i in missing), BATCH) for made in self._encoder.encode(batch)
-        ]
-        self._keep(keys[missing], map(pack, fresh))
-        self.known, self.new = self.known + len(pairs) - len(fresh), self.new + len(fresh)
-        made_anew = iter(fresh)
-        return [next(made_anew) if each is None else each for each in known]
+        keys = self._keys(columns.pair_ids, columns.is_text)
+        if self._rows is None:
+            return self._encode_new(columns, keys, np.arange(len(columns)))
+        stored = self._rows.get(keys)
+        self.known += int(stored.mask.sum())
+        if stored.mask.all():
+            return EncodedRows(stored.flat, stored.starts, stored.lengths)
+
+        missing = np.flatnonzero(~stored.mask)
+        fresh = self._encode_new(columns, keys, missing)
+        begins, lengths = stored.starts.copy(), stored.lengths.copy()
+        begins[missing], lengths[missing] = fresh.begins + len(stored.flat), fresh.lengths
+        return EncodedRows(np.concatenate([stored.flat, fresh.flat]), begins, lengths)
+
+    def _encode_new(self, columns: PairColumns, keys: _Keys, missing: Counts) -> EncodedRows:
+        """Tokenise the pairs of the rows ``missing``, and hold them for the store."""
+        pairs = columns.pairs(missing.tolist())
+        rows = joined([pack(made) for batch in in_batches(pairs, BATCH) for made in self._encoder.encode(batch)])
+        self.new += len(rows)
+        self._keep(keys[missing], rows.flat, rows.lengths)
+        return rows
 
     def flush(self) -> None:
         """Hand what waits in memory to the store."""
         waiting, self._waiting = self._waiting, []
-        if self._rows is None or not waiting:
-            return
-        lengths = np.array([len(row) for _, row in waiting], dtype=np.int64)
-        self._rows.append(np.stack([key for key, _ in waiting]), np.concatenate([row for _, row in waiting]), lengths)
+        if self._rows is not None and waiting:
+            self._rows.append(*(np.concatenate(parts) for parts in zip(*waiting, strict=True)))
 
-    def _keep(self, keys: _Keys, rows: Iterable[Ids]) -> None:
+    def _keep(self, keys: _Keys, flat: Ids, lengths: Counts) -> None:
         """Hold rows for the store; many go there at once."""
-        if self._rows is None:
+        if self._rows is None or not len(keys):
             return
-        self._waiting += zip(keys, rows, strict=True)
-        if sum(len(row) for _, row in self._waiting) >= _KEEP_VALUES:
+        self._waiting.append((keys, flat, lengths))
+        if sum(len(values) for _, values, _ in self._waiting) >= _KEEP_VALUES:
             self.flush()
 
-    def _keys(self, names: Sequence[str]) -> _Keys:
-        """Return the key of each name under this encoder: uint8 [n, 32]."""
-        digests = [hashlib.sha256(f"{self._identity}\n{name}".encode()).digest() for name in names]
-        return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
+    def _keys(self, pair_ids: npt.NDArray[np.bytes_], is_text: npt.NDArray[np.bool_]) -> _Keys:
+        """Return the key of each pair under this encoder: uint8 [n, 32].
+
+        It is the hash of the encoder and of the prompt's form, its first eight bytes combined with the pair's identity.
+        """
+        keys = np.concatenate([self._key("messages"), self._key("text")])[is_text.astype(np.int64)]
+        names = np.frombuffer(bytes.fromhex(pair_ids.tobytes().decode()), dtype=np.uint8)
+        keys[:, :8] ^= names.reshape(-1, 8)
+        return keys
+
+    def _key(self, name: str) -> _Keys:
+        """Return the key of a name under this encoder: uint8 [1, 32]."""
+        digest = hashlib.sha256(f"{self._identity}\n{name}".encode()).digest()
+        return np.frombuffer(digest, dtype=np.uint8).reshape(1, -1)

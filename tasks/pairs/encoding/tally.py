@@ -7,9 +7,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.pairs.encoding.encoder import EncodedPair
-from tasks.pairs.tokens.token_cache import Ids
+from tasks.pairs.encoding.rowcode import CUT, RERENDERED, SHIFTED, EncodedRows
+from tasks.pairs.tokens.token_cache import Ids, TokenPairs
 
 _NAMES = ("prompt", "chosen", "rejected")
 
@@ -40,23 +42,23 @@ class Tally:
     first_detail: dict[str, str] = dataclasses.field(default_factory=dict)
     unk_id: int | None = None
 
-    def add(self, encoded: list[EncodedPair], lengths: Ids) -> None:
-        """Count a batch; ``lengths`` [kept, 3] are those of its rows."""
-        self.lengths.append(lengths)
-        for each in encoded:
-            self.rerendered += each.is_rerendered
-            if each.made is None:
-                self.dropped[each.reason] += 1
-                place = each.pair.source or each.pair.pair_id
-                self.first_detail.setdefault(each.reason, f"{place}: {each.detail[:200]}")
-                continue
-            row = each.made.row
-            self.shifted += each.made.is_shifted
-            self.plain += isinstance(each.pair.prompt, str)
-            self.unknown += self.unk_id is not None and any(
-                bool((ids == self.unk_id).any()) for ids in (row.prompt, row.chosen, row.rejected)
-            )
-            self.cut.update(name for name, was_cut in zip(_NAMES, each.made.cut, strict=True) if was_cut)
+    def add(self, rows: EncodedRows, tokens: TokenPairs, is_text: npt.NDArray[np.bool_]) -> None:
+        """Count a batch that was kept or dropped; ``is_text`` [n] says which prompts are plain text."""
+        self.lengths.append(tokens.lengths)
+        kept = rows.is_kept
+        self.rerendered += int(rows.has(RERENDERED).sum())
+        self.shifted += int((kept & rows.has(SHIFTED)).sum())
+        self.plain += int((kept & is_text).sum())
+        self.cut.update({name: int((kept & rows.has(bit)).sum()) for name, bit in zip(_NAMES, CUT, strict=True)})
+        if self.unk_id is not None:
+            places = np.flatnonzero(tokens.ids == self.unk_id)
+            self.unknown += len(np.unique(np.searchsorted(tokens.starts, places, side="right")))
+
+    def drop(self, encoded: EncodedPair) -> None:
+        """Count a dropped pair."""
+        self.dropped[encoded.reason] += 1
+        place = encoded.pair.source or encoded.pair.pair_id
+        self.first_detail.setdefault(encoded.reason, f"{place}: {encoded.detail[:200]}")
 
     def kept(self) -> int:
         """Return how many pairs have a row."""

@@ -65,6 +65,10 @@ class ChatTemplate:
         return _compile_jinja_template(self.jinja)
 
     @cached_property
+    def _globals(self) -> dict[str, Any]:
+        return dict(self._compiled.globals)
+
+    @cached_property
     def variables(self) -> set[str]:
         """The names of all variables that the template reads."""
         from jinja2 import meta
@@ -109,14 +113,16 @@ class ChatTemplate:
     def _text(self, messages: Sequence[Message], is_asked: bool, inputs: str = "") -> str:
         from jinja2.exceptions import TemplateError
 
-        given = {"tools": None, "documents": None} | (json.loads(inputs) if inputs else {})
-        variables = {"strftime_now": _TODAY.strftime, **self.special_tokens, **given, **self.more}
+        more_inputs = {"tools": None, "documents": None} | (json.loads(inputs) if inputs else {})
+        variables = {"strftime_now": _TODAY.strftime, **self.special_tokens, **more_inputs, **self.more}
         turns = [message.fields() for message in messages]
         try:
-            text: str = self._compiled.render(messages=turns, add_generation_prompt=is_asked, **variables)
+            # what `render` does, without copying the environment's names one by one
+            given = {**self._globals, "messages": turns, "add_generation_prompt": is_asked, **variables}
+            context = self._compiled.new_context(given, shared=True)
+            return "".join(self._compiled.root_render_func(context))
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             raise TemplateRefused(str(error) or type(error).__name__) from None
-        return text
 
     def ending(self) -> str:
         """Return what the template writes behind a last reply, such as `<|im_end|>` and a line feed.

@@ -6,16 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import orjson
+
 from tasks.core.errors import DataError
 from tasks.core.json_lines import json_line
-from tasks.pairs.encoding.encoder import EncodedPair, in_batches, to_tokens
-from tasks.pairs.encoding.recall import LOOKUP, RecallingEncoder
+from tasks.pairs.encoding.encoder import EncodedPair
+from tasks.pairs.encoding.recall import RecallingEncoder
+from tasks.pairs.encoding.rowcode import EncodedRows, unpack
 from tasks.pairs.encoding.tally import Tally
 from tasks.pairs.record.pair import Pair, Prompt
-from tasks.pairs.record.parquet import count_pairs, stored_pairs
-from tasks.pairs.tokens.token_cache import TokenWriter
+from tasks.pairs.record.pair_columns import PairColumns, stored_columns
+from tasks.pairs.record.parquet import count_pairs
+from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
 from tasks.telemetry.log import bar, get_logger
 
+_LINE = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _log = get_logger(__name__)
 
 
@@ -34,38 +41,80 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple
         DataError: No pair of a split is left.
     """
     tallies: dict[str, Tally] = {}
-    prompt_ids: set[str] = set()  # that stand in prompts.jsonl
+    prompt_ids: set[bytes] = set()  # that stand in prompts.jsonl
     with (
         (folder / "dropped.jsonl").open("w", encoding="utf-8", newline="\n") as dropped,
-        (folder / "prompts.jsonl").open("w", encoding="utf-8", newline="\n") as prompts,
+        (folder / "prompts.jsonl").open("wb") as prompts,
     ):
         for split in ("train", "test"):
             tally = tallies[split] = Tally(unk_id=encoder.facts.unk_id)
-            for each in _encode_split(pairs / f"{split}.parquet", folder, split, encoder, tally):
-                pair = each.pair
-                if each.made is None:
-                    line = {"pair_id": pair.pair_id, "split": split, "reason": each.reason, "detail": each.detail[:200]}
-                    dropped.write(json_line(line))
-                elif split == "test" and pair.prompt_id not in prompt_ids:
-                    prompt_ids.add(pair.prompt_id)
-                    prompts.write(json_line({**_described(pair), "ids": each.prompt.tolist()}))
+            for columns, rows in _encode_split(pairs / f"{split}.parquet", folder, split, encoder, tally):
+                for each in _pairs_of(columns, rows, ~rows.is_kept):
+                    tally.drop(each)
+                    line = {"pair_id": each.pair.pair_id, "reason": each.reason, "detail": each.detail[:200]}
+                    dropped.write(json_line({**line, "split": split}))
+                if split == "test":
+                    is_new = _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)
+                    for prompt_id, each in zip(
+                        columns.prompt_ids[is_new], _pairs_of(columns, rows, is_new), strict=True
+                    ):
+                        described = {"prompt_id": prompt_id.decode(), **_described(each.pair), "ids": each.prompt}
+                        prompts.write(orjson.dumps(described, option=_LINE))
+            _check_left(split, tally)
     return tallies, len(prompt_ids)
 
 
 def _encode_split(
     source: Path, folder: Path, split: str, encoder: RecallingEncoder, tally: Tally
-) -> Iterator[EncodedPair]:
-    """Write one split of the cache, count its pairs in ``tally``, and yield what became of each."""
-    every_pair = (pair for batch in stored_pairs(source) for pair in batch)
-    with TokenWriter(folder, split) as writer, bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown:
-        for batch in in_batches(every_pair, LOOKUP):
-            encoded = encoder.encode(batch)
-            tokens = to_tokens(encoded)
+) -> Iterator[tuple[PairColumns, EncodedRows]]:
+    """Write one split of the cache, count its rows in ``tally``, and yield some of them at a time."""
+    with (
+        TokenWriter(folder, split, encoder.facts.vocabulary) as writer,
+        bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown,
+    ):
+        for columns in stored_columns(source):
+            rows = encoder.encode(columns)
+            tokens = to_tokens(columns, rows)
             writer.append(tokens)
-            tally.add(encoded, tokens.lengths)
-            yield from encoded
-            shown.update(len(batch))
+            tally.add(rows, tokens, columns.is_text)
+            yield columns, rows
+            shown.update(len(columns))
 
+
+def _pairs_of(columns: PairColumns, rows: EncodedRows, mask: npt.NDArray[np.bool_]) -> Iterator[EncodedPair]:
+    """Yield the results of the rows where ``mask`` is true, with their pairs."""
+    if mask.any():
+        places = np.flatnonzero(mask).tolist()
+        for pair, i in zip(columns.pairs(places), places, strict=True):
+            yield unpack(pair, rows.values(i))
+
+
+def _is_new(
+    prompt_ids: npt.NDArray[np.bytes_], is_kept: npt.NDArray[np.bool_], seen: set[bytes]
+) -> npt.NDArray[np.bool_]:
+    """Return which rows are the first that was kept of a prompt, bool [n], and add these prompts to ``seen``."""
+    is_new = np.zeros(len(prompt_ids), bool)
+    for i in np.flatnonzero(is_kept):
+        if (prompt_id := prompt_ids[i]) not in seen:
+            seen.add(prompt_id)
+            is_new[i] = True
+    return is_new
+
+
+def to_tokens(columns: PairColumns, rows: EncodedRows) -> TokenPairs:
+    """Return the tokens of the pairs that were kept."""
+    kept = rows.is_kept
+    ids, lengths = rows.tokens()
+    names = (columns.pair_ids[kept], columns.prompt_ids[kept])
+    return TokenPairs(ids, lengths, *names, columns.weights[kept], columns.margins[kept])
+
+
+def _check_left(split: str, tally: Tally) -> None:
+    """Refuse a split of which no pair is left.
+
+    Raises:
+        DataError: With the most frequent reasons and the first detail.
+    """
     if not tally.kept():
         reasons = dict(tally.dropped.most_common(3))
         first = tally.first_detail[next(iter(reasons))] if reasons else "none"
@@ -77,7 +126,6 @@ def _encode_split(
 def _described(pair: Pair) -> dict[str, Any]:
     """Return a pair's prompt as people read it, with its two published replies."""
     return {
-        "prompt_id": pair.prompt_id,
         "slice": pair.slice,
         "display": _display(pair.prompt),
         "question": _question(pair.prompt),

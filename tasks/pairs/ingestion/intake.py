@@ -100,7 +100,8 @@ class Intake:
             if len(sample) >= SAMPLE:
                 break
         objects = [row.value for row in sample if isinstance(row.value, dict)]
-        taker = RowTaker(source.reading, objects, self._personal_data)
+        with source.reading.naming():
+            taker = RowTaker(source.reading, objects, self._personal_data)
 
         self._source, self.entry, self.groups.number = Counts(), source.entry, source.entry
         self.forms[source.name] = taker.reader.about
@@ -115,7 +116,8 @@ class Intake:
             DataError: A column that nothing reads may shape the prompt or the label.
         """
         self._source.add(counts)
-        refuse_unread(source.name, self._source.shaping)
+        with source.reading.naming():
+            refuse_unread(source.name, self._source.shaping)
 
     def close(self, source: Source) -> None:
         """Add the counts of the source, whose rows are all read.
@@ -124,7 +126,8 @@ class Intake:
             DataError: None of its rows has a column that is needed.
         """
         counts = self._source
-        _check_columns(source.name, counts)
+        with source.reading.naming():
+            _check_columns(source.name, counts)
         self.total.add(counts)
         self.rows_by_source[source.name] += counts.rows
         for names, listed, what in (
@@ -165,7 +168,7 @@ class Intake:
                 "add rows in which one answer is better, or name what the votes mean in `ingest.votes`",
             )
         if not considered:
-            raise DataError("`ingest.where` leaves no row", "correct its field or value")
+            raise DataError("`where` leaves no row", "correct its field or value")
         raise DataError(
             f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): "
             f"{self._most_frequent(reasons)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -101,5 +102,6 @@ class RowTaker:
         if isinstance(taken, Pair):
             counts.prompts_removed += taken.is_prompt_removed
         else:
+            taken = dataclasses.replace(taken, detail=self.reading.named(taken.detail))
             counts.reject(taken)
         return taken

@@ -25,7 +25,7 @@ from tasks.pairs.record.pair import Rejection
 
 LENGTHS = ("prompt", "chosen", "rejected")
 
-_MEMORY = "256MB"
+_MEMORY = "96MB"
 _MOST_THREADS = 2  # more of them need more memory than the limit leaves each
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
 _LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million

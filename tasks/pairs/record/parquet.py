@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,8 +91,9 @@ class PairWriter:
             self._writer.close()
 
 
-def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the record batches of a Parquet file of pairs.
+@contextlib.contextmanager
+def open_pairs(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of pairs.
 
     Raises:
         ArtifactError: It is not one.
@@ -104,11 +106,21 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 raise ArtifactError(
                     f"{path} has no column `{missing[0]}`", "delete its folder and run `dvc repro ingest`"
                 )
-            yield from table.iter_batches(batch_size=BATCH)
+            yield table
     except pa.ArrowException as error:
         raise ArtifactError(
             f"{path} is not readable Parquet ({error})", "delete its folder and run `dvc repro ingest`"
         ) from None
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the record batches of a Parquet file of pairs.
+
+    Raises:
+        ArtifactError: It is not one.
+    """
+    with open_pairs(path) as table:
+        yield from table.iter_batches(batch_size=BATCH)
 
 
 def count_pairs(path: Path) -> int:

@@ -1,7 +1,8 @@
 """The token cache: preference pairs as flat token ids with lengths, in memory or memory-mapped.
 
 Every row stands as [prompt | chosen | rejected] in one flat array, so a data set is six arrays of
-numpy whatever its size, and training opens it without reading it. Needs numpy only.
+numpy whatever its size, and training opens it without reading it. On disk ids have the smallest type that holds
+the vocabulary; a row that is read is int32 whatever that type is. Needs numpy only.
 
 P, C and R are the numbers of prompt, chosen and rejected tokens of a row; n the number of rows.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,14 @@ from tasks.core.errors import ArtifactError
 from tasks.core.files import read_manifest, sha256_file
 
 Ids = npt.NDArray[np.int32]
+StoredIds = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | Ids
 Keys = npt.NDArray[np.bytes_]
 Numbers = npt.NDArray[np.float32]
 
 PARTS = ("ids", "lengths", "pair_ids", "prompt_ids", "weights", "margins")
+ID_TYPES = tuple(map(np.dtype, ("<u1", "<u2", "<i4")))  # of ids on disk
 KEY_TYPE = "S16"
+_HASHED_AT_ONCE = 1 << 20  # ids
 _REDO = "delete the folder and run `dvc repro encode`"
 
 
@@ -46,7 +50,7 @@ class TokenPairs:
     """Tokenised preference pairs.
 
     Attributes:
-        ids: int32 [total], each row's prompt, chosen and rejected tokens one after the other.
+        ids: [total], one of :data:`ID_TYPES`, each row's prompt, chosen and rejected tokens one after the other.
         lengths: int32 [n, 3], P, C and R of each row.
         pair_ids: S16 [n], the identity of each pair (16 hex digits).
         prompt_ids: S16 [n], the identity of each pair's prompt.
@@ -54,7 +58,7 @@ class TokenPairs:
         margins: float32 [n], by how much its chosen reply was found better.
     """
 
-    ids: Ids
+    ids: StoredIds
     lengths: Ids
     pair_ids: Keys
     prompt_ids: Keys
@@ -72,7 +76,7 @@ class TokenPairs:
         return starts
 
     def row(self, i: int) -> TokenRow:
-        """Return row ``i`` as views into ``ids``.
+        """Return row ``i``, int32: views into ``ids`` where these are.
 
         Raises:
             IndexError: There is no such row.
@@ -81,11 +85,14 @@ class TokenPairs:
             raise IndexError(f"row {i} of {len(self)}")
         start = int(self.starts[i])
         p, c, r = (int(length) for length in self.lengths[i])
-        first, second = start + p, start + p + c
-        return TokenRow(self.ids[start:first], self.ids[first:second], self.ids[second : second + r])
+        ids = self.ids[start : start + p + c + r].astype(np.int32, copy=False)
+        return TokenRow(ids[:p], ids[p : p + c], ids[p + c :])
 
     def digest(self) -> str:
-        """Return a SHA-256 in hex over all rows: ids, boundaries, identities, weights and margins, in order."""
+        """Return a SHA-256 in hex over all rows: ids, boundaries, identities, weights and margins, in order.
+
+        The type that ids are stored in changes neither this nor the other digest.
+        """
         return self._digest_of(*PARTS)
 
     def token_digest(self) -> str:
@@ -94,9 +101,14 @@ class TokenPairs:
 
     def _digest_of(self, *names: str) -> str:
         digest = hashlib.sha256()
-        for array in (getattr(self, name) for name in names):
+        for name in names:
+            array = getattr(self, name)
             digest.update(str(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).data if array.size else b"")
+            if name == "ids":
+                for begin in range(0, len(array), _HASHED_AT_ONCE):
+                    digest.update(np.ascontiguousarray(array[begin : begin + _HASHED_AT_ONCE], "<i4").data)
+            elif array.size:
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     @classmethod
@@ -131,19 +143,33 @@ class TokenWriter:
     """Writes one split of the cache batch by batch; the ids go straight to disk.
 
     Use as a context manager: the files are complete when it closes without an exception.
+
+    Args:
+        folder: Where the files go.
+        split: `train` or `test`.
+        vocabulary: The number of ids that there are, by which their type is chosen.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, vocabulary: int = 1 << 31) -> None:
         self._folder = folder
         self._split = split
+        self._vocabulary, self._type = vocabulary, id_type(vocabulary)
         self._small: list[TokenPairs] = []
         self._total = 0
         self._ids: IO[bytes] = cache_path(folder, split, "ids").open("wb")
-        _write_header(self._ids, 0)
+        self._write_header()
 
     def append(self, batch: TokenPairs) -> None:
-        """Add the rows of ``batch`` behind those written so far."""
-        self._ids.write(np.ascontiguousarray(batch.ids, dtype="<i4").data if batch.ids.size else b"")
+        """Add the rows of ``batch`` behind those written so far.
+
+        Raises:
+            ValueError: An id lies outside the vocabulary.
+        """
+        if batch.ids.size:
+            lowest, highest = int(batch.ids.min()), int(batch.ids.max())
+            if lowest < 0 or highest >= self._vocabulary:
+                raise ValueError(f"ids from {lowest} to {highest} do not fit a vocabulary of {self._vocabulary}")
+            self._ids.write(np.ascontiguousarray(batch.ids, self._type).data)
         self._total += batch.ids.size
         self._small.append(dataclasses.replace(batch, ids=batch.ids[:0]))
 
@@ -155,18 +181,22 @@ class TokenWriter:
             if kind is not None:
                 return
             self._ids.seek(0)
-            _write_header(self._ids, self._total)
+            self._write_header()
         whole = TokenPairs.concatenate(self._small)
         for name in PARTS[1:]:
             held = io.BytesIO()  # numpy writing to a full disk itself raises an error that does not say so
             np.save(held, getattr(whole, name), allow_pickle=False)
             cache_path(self._folder, self._split, name).write_bytes(held.getvalue())
 
+    def _write_header(self) -> None:
+        """Write the .npy header of the ids; numpy leaves room, so its size does not depend on their number."""
+        header = {"descr": self._type.str, "fortran_order": False, "shape": (self._total,)}
+        np.lib.format.write_array_header_1_0(self._ids, header)
 
-def _write_header(stream: IO[bytes], total: int) -> None:
-    """Write the .npy header of int32 [total]; numpy leaves room, so its size does not depend on ``total``."""
-    header = {"descr": "<i4", "fortran_order": False, "shape": (total,)}
-    np.lib.format.write_array_header_1_0(stream, header)
+
+def id_type(vocabulary: int) -> np.dtype[Any]:
+    """Return the smallest of :data:`ID_TYPES` that holds the ids of a vocabulary of that size."""
+    return next(kind for kind in ID_TYPES if vocabulary - 1 <= np.iinfo(kind).max)
 
 
 def cache_path(folder: Path, split: str, name: str) -> Path:
@@ -206,7 +236,7 @@ def open_tokens(folder: Path, split: str, check_bytes: bool = True) -> TokenPair
 def _fault(pairs: TokenPairs) -> str | None:
     """Say what is inconsistent between the arrays; None when nothing is."""
     n = len(pairs.lengths)
-    if pairs.ids.dtype != np.int32 or pairs.lengths.dtype != np.int32:
+    if pairs.ids.dtype not in ID_TYPES or pairs.lengths.dtype != np.int32:
         return f"ids are {pairs.ids.dtype} and lengths {pairs.lengths.dtype}, not int32"
     if pairs.ids.ndim != 1 or pairs.lengths.shape != (n, 3):
         return f"ids have shape {pairs.ids.shape} and lengths {pairs.lengths.shape}"

@@ -1,0 +1,79 @@
+"""Pairs on disk by columns: the short ones of every row, and whole pairs only of the rows that are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.pairs.record.pair import Pair
+from tasks.pairs.record.parquet import SCHEMA, from_record, open_pairs
+
+ROWS = 8192  # that are read at once
+_SHORT = ("pair_id", "prompt_id", "prompt", "weight", "margin")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairColumns:
+    """Some rows of a file of pairs, n of them.
+
+    Attributes:
+        pair_ids: S16 [n], the identity of each pair.
+        prompt_ids: S16 [n], the identity of each pair's prompt.
+        is_text: bool [n], whether the prompt is plain text, else it is messages.
+        weights: float32 [n].
+        margins: float32 [n].
+        pairs: Returns the pairs of the given rows, which are read when they are first asked for.
+    """
+
+    pair_ids: npt.NDArray[np.bytes_]
+    prompt_ids: npt.NDArray[np.bytes_]
+    is_text: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float32]
+    margins: npt.NDArray[np.float32]
+    pairs: Callable[[Sequence[int]], list[Pair]]
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+
+def stored_columns(path: Path, rows: int = ROWS) -> Iterator[PairColumns]:
+    """Yield the pairs of a Parquet file, about ``rows`` at a time; each is valid until the next.
+
+    Raises:
+        ArtifactError: It is not a file of pairs.
+    """
+    with open_pairs(path) as file:
+        groups: list[int] = []
+        for group in range(file.num_row_groups):
+            groups.append(group)
+            count = sum(file.metadata.row_group(each).num_rows for each in groups)
+            if count >= rows or group == file.num_row_groups - 1:
+                yield _columns(file, groups)
+                groups = []
+
+
+def _columns(file: Any, groups: list[int]) -> PairColumns:
+    """Return the rows of some row groups."""
+    table = file.read_row_groups(groups, columns=list(_SHORT))
+    whole: list[pa.Table] = []
+
+    def pairs(rows: Sequence[int]) -> list[Pair]:
+        if not whole:
+            whole.append(file.read_row_groups(groups, columns=SCHEMA.names))
+        return [from_record(record) for record in whole[0].take(pa.array(rows, pa.int64())).to_pylist()]
+
+    return PairColumns(
+        np.array(table["pair_id"].to_pylist(), "S16"),
+        np.array(table["prompt_id"].to_pylist(), "S16"),
+        pc.starts_with(table["prompt"], '"').to_numpy(),
+        table["weight"].to_numpy().astype(np.float32),
+        table["margin"].to_numpy().astype(np.float32),
+        pairs,
+    )
