@@ -170,3 +170,12 @@ def test_prompts_near_to_those_of_a_test_source_are_left_out(tmp_path: Path) -> 
     metrics = ingest(tmp_path / "out", str(train), entry, near_duplicates="minhash", test_share=0)
     assert metrics["pairs"] == {"train": 40, "test": 20}
     assert metrics["left_out"]["near_both_sides"] == 20
+
+
+@pytest.mark.parametrize("settings", [{"stratify": True}, {"limit": 60}, {"contradictions": "keep", "split_seed": 3}])
+def test_near_copies_stay_together_beside_other_settings(settings: dict[str, Any], tmp_path: Path) -> None:
+    source = str(write_rows(tmp_path / "a.jsonl", rows(60, ("", " now"))))
+    metrics = ingest(tmp_path / "out", source, near_duplicates="minhash", test_share=0.3, **settings)
+    train, test = ({pair.slice for pair in stored(tmp_path / "out", side)} for side in ("train", "test"))
+    assert not train & test
+    assert metrics["near_duplicates"]["minhash"] > 0
