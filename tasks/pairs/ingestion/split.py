@@ -27,6 +27,14 @@ _EMPTIED = {
         "have prompts of evaluation sets",
         "take sets that share their prompts' wording with the pairs out of `ingest.keep_out`",
     ),
+    "near_both_sides": (
+        "have prompts that are near to prompts of train and of test",
+        "set `ingest.near_duplicates: words`, or add data with other prompts",
+    ),
+    "near": (
+        "have prompts that are near to an earlier one",
+        "set `ingest.near_duplicates: words`, or add data with other prompts",
+    ),
     "in_test_source": (
         "have prompts that stand in sources with `split: test`",
         "name data with other prompts to train on, or leave `split: test` out",
@@ -112,7 +120,7 @@ def split_pairs(pairs: Iterable[Pair], test_share: float, seed: int = 0) -> tupl
 def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str, int] | None = None) -> None:
     """Refuse a split that leaves no pair to train on, or none to test on.
 
-    ``left_out`` is the number of usable pairs on neither side, by reason.
+    ``left_out`` is the number of usable pairs on neither side, by reason; `near` is that of near-duplicate prompts.
 
     Raises:
         DataError: Saying which side is empty.
@@ -121,7 +129,7 @@ def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str,
         return
     for reason, (what, advice) in _EMPTIED.items():
         count = (left_out or {}).get(reason, 0)
-        if count > (train if reason == "in_test_source" else train + test):
+        if count > {"in_test_source": train, "near": (train + test) // 2}.get(reason, train + test):
             raise DataError(f"{count} pairs {what}, which leaves {train} training and {test} test pairs", advice)
     side, advice = ("training", "lower") if not train else ("test", "raise")
     raise DataError(

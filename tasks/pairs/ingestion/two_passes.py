@@ -167,6 +167,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "filtered": intake.total.filtered,
         "over_limit": verdicts.counts["over_limit"],
         "in_test_source": verdicts.counts["in_test_source"],
+        "near_both_sides": verdicts.counts["near_both_sides"],
         **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)
