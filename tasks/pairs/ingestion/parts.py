@@ -92,7 +92,8 @@ def write_part(path: Path, taken: Iterable[Pair | Rejection], placement: Placeme
                     counts.reject(place)
                 rejections.append(place)
             elif isinstance(row, Pair):
-                writer.append(row, *(int(digits, 16) for digits in row.ids), *place, *row.lengths)
+                prompt, pair, swapped = row.ids
+                writer.append(row, int(prompt, 16), int(pair, 16), int(swapped, 16), *place, *row.lengths)
         outcome = [counts.to_json(), [dataclasses.astuple(rejection) for rejection in rejections]]
         writer.describe({_OUTCOME: canonical_json(outcome)})
     draft.replace(path)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tasks.pairs.ingestion.keep_out import KeptOut
 from tasks.pairs.ingestion.near import signature
-from tasks.pairs.ingestion.split import split_key, split_text
+from tasks.pairs.ingestion.split import split_key, split_key_of, split_text
 from tasks.pairs.record.pair import Pair, Rejection
 
 
@@ -41,6 +41,8 @@ class Placement:
 
     def place(self, pair: Pair) -> Place | Rejection:
         """Return what decides on a pair's side, or the evaluation set that keeps it out."""
+        if not self.kept_out.prompts and not self.finds_near:
+            return Place(split_key_of(pair, self.seed))
         words = split_text(pair)
         if detail := self.kept_out.match(words):
             return Rejection(pair.source, "kept_out", detail)

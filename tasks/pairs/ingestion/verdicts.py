@@ -1,12 +1,11 @@
 """What becomes of each pair that was read, decided by queries over the keys of all of them.
 
-DuckDB sorts and joins the keys within a fixed amount of memory, and uses the disk beyond it. So memory does not grow
-with the rows, apart from one byte a row for the answer.
+DuckDB sorts and joins the keys within a fixed amount of memory up to ten million rows, and uses the disk beyond it. So
+memory does not grow with the rows until then, apart from one byte a row for the answer.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from tasks.core.errors import StorageError
 from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern
@@ -25,8 +25,8 @@ from tasks.pairs.record.pair import Rejection
 
 LENGTHS = ("prompt", "chosen", "rejected")
 
-_MEMORY = "96MB"
-_MOST_THREADS = 2  # more of them need more memory than the limit leaves each
+# In one thread, for each needs memory of its own: 128 MB are enough for ten million rows, more of them need more.
+_LEAST_MEMORY, _MEMORY_A_ROW = 128 << 20, 14  # bytes
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
 _LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million
 _NUMBER_BINS = 20  # of weights and margins, about so many
@@ -96,11 +96,11 @@ class Verdicts:
         """
         self._spill = pattern(spill)
         self._temporary = spill.with_suffix(".tmp")
-        threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+        memory = max(_LEAST_MEMORY, _MEMORY_A_ROW * pq.read_metadata(spill).num_rows)
         self._database = duckdb.connect(
             config={
-                "memory_limit": _MEMORY,
-                "threads": threads,
+                "memory_limit": f"{memory}B",
+                "threads": 1,
                 "temp_directory": str(self._temporary),
                 "autoinstall_known_extensions": False,
             }
