@@ -10,36 +10,43 @@ run as: python -m tasks.ingest
 from __future__ import annotations
 
 import dataclasses
-import functools
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core import paths
-from tasks.core.files import atomic_folder, kept_on_error, pretty_json, write_text
+from tasks.core.files import atomic_folder, pretty_json, write_text
 from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
-from tasks.pairs.forms.choose import AUTO, FormSettings
+from tasks.object_store.bucket import SCHEME
+from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
-from tasks.pairs.hygiene.expectations import Expectations, check_expectations
-from tasks.pairs.hygiene.personal_data import PersonalData
+from tasks.pairs.hygiene.checks import Checks
+from tasks.pairs.hygiene.expectations import Expectations
+from tasks.pairs.ingestion.filters import Wanted
 from tasks.pairs.ingestion.intake import Intake
-from tasks.pairs.ingestion.reading import Reading, Scalar
-from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
-from tasks.pairs.ingestion.split import check_sides, is_held_out
+from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
+from tasks.pairs.ingestion.parts import PartFolder
+from tasks.pairs.ingestion.placement import Placement
+from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
+from tasks.pairs.ingestion.selection import DUPLICATES, Selection
+from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
 from tasks.pairs.ingestion.try_file import try_source
-from tasks.pairs.ingestion.two_passes import account, first_pass, sort_pairs, write_rejection
-from tasks.pairs.ingestion.verdicts import DUPLICATES, SIDES, Verdicts
+from tasks.pairs.ingestion.two_passes import account, first_pass, listing, sort_pairs
+from tasks.pairs.ingestion.verdicts import Verdicts
+from tasks.pairs.ingestion.wording_overlap import leaking_prompt_share
 from tasks.pairs.raw.raw_row import Block
-from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.pair import Columns
 from tasks.telemetry.receipts import note
 
 DEMO_PAIRS = 1400  # that the source `demo` makes
 DEMO_SEED = 0
-_SPILL = "spill.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +58,16 @@ class IngestConfig(Section, path="ingest"):
         "demo_seed": "delete it: the demo's pairs are always the same",
     }
 
-    sources: Annotated[tuple[str, ...], filled("name at least one source, such as demo")]
+    sources: Annotated[tuple[str | SourceEntry, ...], filled("name at least one source, such as demo")]
     columns: Columns = dataclasses.field(default_factory=Columns)
     ignore: tuple[str, ...] = ()
-    where: dict[str, Scalar] = dataclasses.field(default_factory=dict)
+    where: dict[str, Wanted] = dataclasses.field(default_factory=dict)
     limit: Annotated[int, at_least(2, "or null")] | None = None
-    test_share: Annotated[float, between(0, 1, "()")] = 0.1
+    test_share: Annotated[float, between(0, 1, "[)")] = 0.1
+    stratify: bool = False
     split_seed: int = 0
+    near_duplicates: Literal["words", "minhash"] = "words"
+    keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
     form: str = AUTO
@@ -66,22 +76,24 @@ class IngestConfig(Section, path="ingest"):
     min_gap: Annotated[float, at_least(0)] = 0.0
     expect: Expectations = dataclasses.field(default_factory=Expectations)
     personal_data: Literal["off", "report", "mask", "drop"] = "off"
+    languages: bool = False
 
     def __post_init__(self) -> None:
-        """Check each value, and the name of the form and the meanings of votes.
+        """Check each value, and what the section and each source say of how rows are read.
 
         Raises:
             ConfigError: Naming the key, and what to write instead.
         """
         super().__post_init__()
-        self.votes.meanings()
         _ = self.reading
+        splits = [entry.split for entry, _ in read_entries(self)]
+        advice = "write a number above 0, or name a source of test pairs: {path: FILE, split: test}"
+        self.require(self.test_share > 0 or "test" in splits, "test_share", advice)
 
     @property
     def reading(self) -> Reading:
-        """How the rows of the sources are read."""
-        forms = FormSettings(self.form, self.votes, self.pairing, self.min_gap)
-        return Reading(self.columns, self.where, frozenset(self.ignore), forms)
+        """How the rows of a source are read that says nothing of its own."""
+        return read_reading(self, self.PATH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,45 +103,43 @@ class Folders:
     pairs: Path = paths.PAIRS
 
 
-def run(folders: Folders, config: IngestConfig, kept: Path | None = None) -> dict[str, Any]:
+def run(
+    folders: Folders, config: IngestConfig, kept: Path | None = None, parts: Path | None = None, processes: int = 1
+) -> dict[str, Any]:
     """Read all sources into ``folders.pairs`` and return the metrics.
 
-    Where the data are refused, the list of rejected rows stays in the folder ``kept``.
+    Where the data are refused, the list of rejected rows stays in the folder ``kept``. What was read of blocks of rows
+    stays in the folder ``parts``, so that the next run reads new rows alone; several ``processes`` read blocks.
 
     Raises:
         ConfigError: A source is of a kind that is not read here, or is not pinned to a commit.
         DataError: A source cannot be read, too many rows are unusable, a side of the split is empty, or the data miss
             an expectation.
     """
-    sources = find_sources(config.sources, config.reading, {"demo": Source("demo", _demo_rows)})
-    intake = Intake(None if config.personal_data == "off" else PersonalData(config.personal_data))
+    sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
+    checks = Checks(config.expect, config.personal_data, config.languages)
+    intake = Intake(checks.personal_data)
+    finds_near = config.near_duplicates == "minhash"
+    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share), finds_near)
+    kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
+    settings = {"placement": [config.split_seed, finds_near, kept_out], "personal_data": config.personal_data}
 
-    def goes_to_test(pair: Pair) -> bool:
-        return is_held_out(pair.prompt_json, config.test_share, config.split_seed)
-
-    with atomic_folder(folders.pairs, {"stage": "ingest", "inputs": _identities(sources)}) as draft:
-        spill = draft / _SPILL
-        listed, kept_rows = draft / "rejects.jsonl", draft / "unpaired.jsonl"
-        with (
-            kept_on_error(listed, kept),
-            listed.open("w", encoding="utf-8", newline="\n") as rejects,
-            kept_rows.open("w", encoding="utf-8", newline="\n") as unpaired,
-        ):
-            reject = functools.partial(write_rejection, rejects, unpaired)
-            first_pass(intake, sources, spill, goes_to_test, reject)
-            with Verdicts(spill, config.contradictions == "drop", config.limit) as verdicts:
+    about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
+    with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:
+        spill = draft / "keys.parquet"
+        with PartFolder(parts or draft / "parts", placement, settings, processes) as folder:
+            read = first_pass(intake, sources, folder, spill, reject)
+            with Verdicts(spill, Selection.of(config)) as verdicts:
                 intake.rejected.update({name: verdicts.counts[name] for name in DUPLICATES if verdicts.counts[name]})
                 for rejection in verdicts.rejections():
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
-                sort_pairs(spill, draft, verdicts)
-                train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts["contradiction"])
+                sort_pairs(read, draft, verdicts)
+                verdicts.check_sides(config.test_share, intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
-                metrics |= check_expectations(config.expect, metrics, draft)
+                metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()
-        if not kept_rows.stat().st_size:
-            kept_rows.unlink()
+        shutil.rmtree(draft / "parts", ignore_errors=True)
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
     return metrics
@@ -139,25 +149,21 @@ def _demo_rows() -> Iterator[Block]:
     return rows_source(demo_rows(DEMO_PAIRS, DEMO_SEED), "demo").blocks()
 
 
-def _identities(sources: list[Source]) -> dict[str, str]:
-    """Return what pins each source, under its name (numbered where two are called the same)."""
-    identities: dict[str, str] = {}
-    for source in sources:
-        name = source.name if source.name not in identities else f"{source.name} ({len(identities)})"
-        identities[name] = source.identity()
-    return identities
-
-
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     if source := option("ingest", "--try"):
         with look("ingest"):
             config = load_section(paths.PARAMS, "ingest", IngestConfig)
-            for line in try_source(source, config.reading, config.max_rejected_share):
-                print(line)
+            readings = [reading for entry, reading in read_entries(config) if entry.path == source] or [config.reading]
+            for reading in readings:
+                for line in try_source(source, reading, config.max_rejected_share):
+                    print(line)
         return
     with door("ingest", IngestConfig) as config:
-        run(Folders(), config, kept=paths.RUNS / "ingest")
+        location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
+        is_folder = not location.startswith(SCHEME)  # parts stay on this machine
+        parts = (Path(location) if is_folder else paths.RUNS / "rows") / "ingest" if location else None
+        run(Folders(), config, kept=paths.RUNS / "ingest", parts=parts, processes=len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def update_sources(workspace: Path, log: Callable[[str], None]) -> None:
     file = workspace / paths.PARAMS
     sources = params(workspace).get(INGEST, {}).get("sources") or []
     for source in sources if isinstance(sources, list) else [sources]:
-        if not (pinned := _PINNED.match(str(source))):
+        path = source.get("path") if isinstance(source, dict) else source
+        if not (pinned := _PINNED.match(str(path))):
             continue  # a file; or `ingest` reports what is wrong with it
         commit = dataset_commit(pinned["name"], "main")
         if commit != pinned["commit"]:

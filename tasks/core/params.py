@@ -121,6 +121,8 @@ def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in options:
         return None
     errors: list[ConfigError] = []
+    if isinstance(value, list | dict):
+        options = tuple(option for option in options if _is_shaped(value, option)) or options
     for option in options:
         if option is not type(None):
             try:
@@ -130,6 +132,13 @@ def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if len(errors) == 1 or isinstance(value, list | dict):
         raise errors[-1]
     raise ConfigError(f"`{where}` is {show(value)}", ", or ".join(error.todo for error in errors))
+
+
+def _is_shaped(value: Any, option: Any) -> bool:
+    """Tell whether an option is a list or a mapping as the value is."""
+    if isinstance(value, list):
+        return get_origin(option) is tuple
+    return get_origin(option) is dict or dataclasses.is_dataclass(option)
 
 
 def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:

@@ -118,11 +118,15 @@ def _ruled_hints(owner: type[Any]) -> dict[str, Any]:
 
 
 def _has_rule(hint: Any) -> bool:
-    return get_origin(hint) is Annotated or any(_has_rule(part) for part in get_args(hint))
+    if get_origin(hint) is Annotated:
+        return True
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return not issubclass(hint, Section) and bool(_ruled_hints(hint))
+    return any(_has_rule(part) for part in get_args(hint))
 
 
 def _check(value: Any, hint: Any, key: str) -> None:
-    """Check ``value`` against the rules in ``hint``: of it, of a list's items, of a mapping's values."""
+    """Check ``value`` against the rules in ``hint``: of it, of a list's items, of a mapping's values and fields."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         for rule in parts[1:]:
@@ -139,6 +143,10 @@ def _check(value: Any, hint: Any, key: str) -> None:
     elif origin is dict:
         for name, item in value.items():
             _check(item, parts[1], f"{key}.{name}")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, Section):
+        owner: Any = type(value)
+        for name, inner in _ruled_hints(owner).items():
+            _check(getattr(value, name), inner, f"{key}.{name}")
 
 
 def _is_of(value: object, hint: Any) -> bool:

@@ -122,6 +122,7 @@ class DataFacts:
         answers: Lengths of chosen against rejected in characters.
         numbers: Weight and margin, where some pair has another value than the usual one.
         personal_data: How many findings of each kind there were, and in how many `pairs`; None if nobody looked.
+        languages: Prompts by language, of a sample; None if nobody counted.
     """
 
     read: int
@@ -139,6 +140,7 @@ class DataFacts:
     answers: Histogram
     numbers: tuple[NumberFacts, ...]
     personal_data: Mapping[str, int] | None
+    languages: Mapping[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True)

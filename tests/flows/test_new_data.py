@@ -123,13 +123,15 @@ def update(project: Path, hub: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_hub_data_set_is_moved_to_the_commit_that_main_stands_at(project: Path, hub: str) -> None:
-    text = f"ingest:\n  sources: [demo, 'hub:org/name@{OLD}#train']  # kept\n"
+    text = f"ingest:\n  sources: [demo, {{path: 'hub:org/name@{OLD}#train', weight: 0.5}}]  # kept\n"
     (project / "params.yaml").write_text(text)
     done = update(project, hub)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"org/name: {OLD[:12]} → {NEW[:12]}\n"
     assert (project / "params.yaml").read_text() == text.replace(OLD, NEW)
     assert update(project, hub).stdout == ""
+    (project / "params.yaml").write_text(f"ingest: {{sources: ['hub:org/name@{OLD}']}}\n")
+    assert update(project, hub).stdout == done.stdout
 
 
 def test_a_hub_that_does_not_know_the_data_set_is_one_error(project: Path, hub: str) -> None:

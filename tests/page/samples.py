@@ -119,6 +119,7 @@ def _pairs(folder: Path, ids: list[str], pairs: int, rejects: int, hostile: str)
             "slices": {name + hostile: {"train": pairs // 4, "test": len(ids) // 4} for name in SLICES},
             "slices_found": len(SLICES),
             "chosen_longer_share": 0.625,
+            "languages": {"de": 20, "en": 191, "und": 1},
             "personal_data": {"pairs": 3, f"EMAIL_ADDRESS{hostile}": 4},
             "margin": {"pairs": 7, "min": -1.5, "mean": 0.25, "max": 2.0},
             "histograms": {

@@ -131,7 +131,7 @@ def test_the_rows_are_accounted_for_on_the_page(page):
     assert "Rows read 337 Duplicates of earlier pairs 5" in text
     assert "No usable pair 32" in text
     assert "Left out by ingest.where 30" in text
-    assert "Beyond ingest.limit 10" in text
+    assert "Beyond ingest.limit or a source's limit 10" in text
     assert "no reply at the end first: pairs.jsonl:39, row 3 20" in text
 
 
@@ -143,6 +143,7 @@ def test_the_data_card_names_sources_forms_columns_slices_and_the_bias_of_length
     assert "the longer one in 62.5 % of the pairs" in text
     assert "Margins From \u22121.50 to 2.00, 0.25 on average; 7 pairs have one of its own." in text
     assert "chosen, characters 13 to 16: 4" in text
+    assert "212 sampled prompts: en 191, de 20, und 1." in text
 
 
 def test_the_data_card_says_whether_somebody_looked_for_personal_data(page, facts):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tasks.core.files import atomic_folder, digest_of, read_json, sha256_file, write_text
 from tasks.pairs.record.pair import Message, Pair
@@ -17,7 +19,7 @@ from tasks.pairs.record.pair import Message, Pair
 
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:
     """Write rows as JSON lines, gzipped if the name says so."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    data = json_lines(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
@@ -92,33 +94,61 @@ def metrics_of(folder: Path) -> Any:
     return read_json(folder / "metrics.json")
 
 
+def json_lines(rows: Iterable[Any]) -> bytes:
+    """Return rows as JSON lines."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
 class OneDatasetHub(BaseHTTPRequestHandler):
-    """Serves one data set of one file the way the hub does, at one commit."""
+    """Serves data sets of one file the way the hub does, at one commit.
+
+    Attributes:
+        files: The content of each data set's `train.jsonl`.
+        cut: Data sets of which the connection ends in the middle of each answer.
+        asked: How often each file was asked for.
+    """
 
     commit = "a" * 40
-    rows = b"".join(json.dumps(row).encode() + b"\n" for row in text_rows(20))
+    files: ClassVar[dict[str, bytes]] = {"name": json_lines(text_rows(20))}
+    cut: ClassVar[frozenset[str]] = frozenset()
+    asked: ClassVar[Counter[str]] = Counter()
 
     def log_message(self, *_: Any) -> None:
         """Keep requests out of the test's output."""
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        etag = hashlib.sha1(self.rows).hexdigest()
-        if path.startswith("/api/datasets/org/name/tree/"):
-            self._send(200, [{"type": "file", "path": "train.jsonl", "size": len(self.rows), "oid": etag}])
-        elif path.startswith("/api/datasets/org/name"):
-            self._send(200, {"id": "org/name", "sha": self.commit, "siblings": [{"rfilename": "train.jsonl"}]})
+        name = next((part for part in path.split("/") if part in self.files), "")
+        rows = self.files.get(name, b"")
+        etag = hashlib.sha1(rows).hexdigest()
+        if path.startswith(f"/api/datasets/org/{name}/tree/"):
+            self._send(200, [{"type": "file", "path": "train.jsonl", "size": len(rows), "oid": etag}])
+        elif path.startswith(f"/api/datasets/org/{name}") and name:
+            self._send(200, {"id": f"org/{name}", "sha": self.commit, "siblings": [{"rfilename": "train.jsonl"}]})
         elif path.endswith("/train.jsonl"):
-            self._send(200, self.rows, {"ETag": f'"{etag}"', "X-Repo-Commit": self.commit})
+            self.asked[name] += self.command == "GET"
+            self._send_range(rows, {"ETag": f'"{etag}"', "X-Repo-Commit": self.commit}, is_cut=name in self.cut)
         else:
             self._send(404, {}, {"X-Error-Code": "EntryNotFound"})
 
     do_HEAD = do_GET
 
+    def _send_range(self, rows: bytes, headers: dict[str, str], is_cut: bool) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        first, last = (int(asked[1]), int(asked[2] or len(rows) - 1)) if asked else (0, len(rows) - 1)
+        part = rows[first : last + 1]
+        if asked:
+            headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(rows)}"
+        if is_cut and self.command == "GET":
+            self._send(206 if asked else 200, part[: len(part) // 2], {**headers, "Content-Length": str(len(part))})
+            self.close_connection = True
+        else:
+            self._send(206 if asked else 200, part, headers)
+
     def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

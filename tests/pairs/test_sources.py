@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +15,7 @@ from tasks.pairs.ingestion.intake import read_pairs
 from tasks.pairs.ingestion.sources import find_sources
 from tasks.pairs.record.pair import Columns
 from tests import s3_server
-from tests.conftest import ROOT
-from tests.pairs.samples import OneDatasetHub, text_rows, write_rows
+from tests.pairs.samples import text_rows, write_rows
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
@@ -179,42 +173,6 @@ def test_a_hub_source_that_can_move_is_refused_even_offline(source: str) -> None
 def test_a_malformed_hub_source_is_refused_with_the_form() -> None:
     with pytest.raises(ConfigError, match="hub:ORG/NAME@REVISION"):
         parse_hub("hub:a/b/c@x")
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OneDatasetHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def ask_hub(hub: str, home: Path, code: str) -> str:
-    env = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_pinned_hub_data_set_is_read_and_a_branch_is_refused_with_its_commit(hub: str, tmp_path: Path) -> None:
-    said = ask_hub(
-        hub,
-        tmp_path,
-        f"""
-from tasks.core.errors import PipelineError
-from tasks.pairs.ingestion.intake import read_pairs
-print(len(list(read_pairs("hub:org/name@{OneDatasetHub.commit}"))))
-for source in ("hub:org/name@main#train", "hub:org/name@{OneDatasetHub.commit}#none"):
-    try:
-        list(read_pairs(source))
-    except PipelineError as error:
-        print(error)
-""",
-    ).splitlines()
-    assert said[0] == "20"
-    assert f"hub:org/name@{OneDatasetHub.commit}#train" in said[1]
-    assert 'Unknown split "none"' in said[2]
 
 
 def test_read_pairs_takes_rows_at_hand_and_leaves_duplicates_out(caplog: pytest.LogCaptureFixture) -> None:

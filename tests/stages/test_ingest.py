@@ -208,7 +208,7 @@ def test_a_duplicate_is_rejected_and_a_contradiction_drops_both_rows(tmp_path: P
     swapped = {"prompt": "P", "chosen": "b", "rejected": "a"}
     source = write_rows(tmp_path / "a.jsonl", [same, *text_rows(60), same, swapped])
     dropped = ingest(tmp_path / "drop", source)
-    assert {kind: count for kind, count in dropped["left_out"].items() if count} == {"duplicate": 1, "contradiction": 2}
+    assert {name: count for name, count in dropped["left_out"].items() if count} == {"duplicate": 1, "contradiction": 2}
     lines = [(row["source"], row["reason"]) for row in read_lines(tmp_path / "drop/rejects.jsonl")]
     assert lines == [("a.jsonl:62", "duplicate"), ("a.jsonl:1", "contradiction"), ("a.jsonl:63", "contradiction")]
     kept = ingest(tmp_path / "keep", source, contradictions="keep")
@@ -375,6 +375,7 @@ def test_an_empty_side_of_the_split_is_refused(tmp_path: Path) -> None:
     [
         ("sources", []),
         ("test_share", 0),
+        ("stratify", "yes"),
         ("test_share", 1.0),
         ("limit", 1),
         ("max_rejected_share", 2),
@@ -390,7 +391,7 @@ def test_a_wrong_param_is_refused_by_name(key: str, value: Any) -> None:
 
 def test_a_bad_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "params.yaml").write_text("ingest:\n  sources: [empty.jsonl]\n")
+    (tmp_path / "params.yaml").write_text("ingest:\n  sources: [empty.jsonl]\nruntime: {}\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.ingest"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -43,7 +43,8 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
         all_slices=metrics.count("slices_found"),
         chosen_longer_share=metrics.number("chosen_longer_share"),
         spreads=tuple(spread(name, values) for name, values in lengths.items()),
-        personal_data=metrics.node("personal_data").counts() if "personal_data" in metrics.values else None,
+        personal_data=_counts(metrics, "personal_data"),
+        languages=_counts(metrics, "languages"),
         **_histograms(metrics),
     )
 
@@ -54,6 +55,11 @@ def read_data(pairs: Path, tokens: Path) -> DataFacts:
             f"{pairs} does not account for each of the {facts.read} rows read", "run `dvc repro -f ingest`"
         )
     return facts
+
+
+def _counts(metrics: Node, key: str) -> dict[str, int] | None:
+    """Return counts by their names; None if nothing was counted."""
+    return metrics.node(key).counts() if key in metrics.values else None
 
 
 def _sources(metrics: Node) -> tuple[SourceFacts, ...]:

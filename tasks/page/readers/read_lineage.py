@@ -57,6 +57,7 @@ def _lines(section: Any) -> tuple[tuple[str, str], ...]:
 def _hub_datasets(ingest: Any) -> tuple[str, ...]:
     """Return the ids of the hub data sets in `ingest.sources` (`hub:ORG/NAME@REVISION`)."""
     sources = ingest.get("sources") if isinstance(ingest, dict) else None
-    texts = [sources] if isinstance(sources, str) else sources or []
-    names = [text.removeprefix("hub:").split("@")[0].split("#")[0] for text in texts if str(text).startswith("hub:")]
+    entries = [sources] if isinstance(sources, str) else sources or []
+    texts = [str(entry.get("path") if isinstance(entry, dict) else entry) for entry in entries]
+    names = [text.removeprefix("hub:").split("@")[0].split("#")[0] for text in texts if text.startswith("hub:")]
     return tuple(dict.fromkeys(names))

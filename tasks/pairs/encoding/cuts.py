@@ -19,8 +19,8 @@ from collections.abc import Collection
 from itertools import chain, pairwise
 from typing import Any
 
-# In a match of any of these, what stands before a space is blank. None looks back, and what looks ahead does so behind
-# blanks. Each is written as the tokenizers of the family write it.
+# In each of these, what stands before a space in a match is blank; none looks back, and a look ahead follows blanks.
+# Each is written as the tokenizers of the family write it.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"

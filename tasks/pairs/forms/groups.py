@@ -17,26 +17,32 @@ from tasks.pairs.record.pair import ABSENT, Columns, Rejection
 
 
 @dataclasses.dataclass
-class _Entry:
-    """An answer, where it was read, and by which form."""
+class Entry:
+    """A single answer, where it was read, by which form, and the number of the source."""
 
     single: Single
     where: str
     form: Singles
     columns: Columns
+    number: int
 
 
-Outcome = tuple[RawRow | Rejection, Columns]
+Outcome = tuple[RawRow | Rejection, Entry]
 
 
 class Groups:
     """Collects single answers over all sources; they stay in memory until the last row is read.
 
     Those of one prompt are paired as the form of the first of them says.
+
+    Attributes:
+        number: The number of the source whose rows are added now.
+        entries: The answers so far.
     """
 
-    def __init__(self) -> None:
-        self._entries: list[_Entry] = []
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.entries: list[Entry] = []
 
     def add(self, form: Singles, columns: Columns, row: RawRow) -> Iterator[RawRow]:
         """Take a row; yield the pairs that it holds by itself.
@@ -46,58 +52,58 @@ class Groups:
         """
         for single in form.singles(row.value):
             if isinstance(single, Single):
-                self._entries.append(_Entry(single, row.where, form, columns))
+                self.entries.append(Entry(single, row.where, form, columns, self.number))
             else:
                 yield RawRow(row.where, single)
 
     def finish(self) -> Iterator[Outcome]:
-        """Yield the pairs of all answers, and why the others make none, each with its columns' names."""
+        """Yield the pairs of all answers, and why the others make none, each with the answer that it comes from."""
         entries = list(self._joined())
-        groups: dict[str, list[_Entry]] = defaultdict(list)
+        groups: dict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
-            if isinstance(entry, _Entry):
+            if isinstance(entry, Entry):
                 groups[_prompt_key(entry)].append(entry)
             else:
                 yield entry
         for group in groups.values():
             yield from self._by_score(group) if group[0].form.measure != "thumb" else self._by_thumb(group)
 
-    def _joined(self) -> Iterator[_Entry | Outcome]:
+    def _joined(self) -> Iterator[Entry | Outcome]:
         """Yield the answers with the scores that stand in other rows, and the rows to which none belongs."""
-        scores: dict[str, list[_Entry]] = defaultdict(list)
-        for entry in self._entries:
+        scores: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries:
             if entry.single.reply is ABSENT:
                 scores[entry.single.key].append(entry)
 
-        keys = {entry.single.key for entry in self._entries if entry.single.reply is not ABSENT}
-        for entry in self._entries:
+        keys = {entry.single.key for entry in self.entries if entry.single.reply is not ABSENT}
+        for entry in self.entries:
             single = entry.single
             if single.reply is ABSENT:
                 if single.key not in keys:
-                    yield Rejection(entry.where, "unpaired", "no answer has the key of this score"), entry.columns
+                    yield Rejection(entry.where, "unpaired", "no answer has the key of this score"), entry
                 continue
             values = {other.single.value for other in scores.get(single.key, ())} | {single.value}
             values.discard(None)
             if len(values) != 1:
                 reason = "tie" if values else "no_vote"
-                yield Rejection(entry.where, reason, f"the answer has {len(values)} different scores"), entry.columns
+                yield Rejection(entry.where, reason, f"the answer has {len(values)} different scores"), entry
             else:
                 yield dataclasses.replace(entry, single=dataclasses.replace(single, value=values.pop()))
 
-    def _by_score(self, group: list[_Entry]) -> Iterator[Outcome]:
+    def _by_score(self, group: list[Entry]) -> Iterator[Outcome]:
         answers = [Answer(entry.single.reply, float(entry.single.value or 0.0), origin=entry) for entry in group]
         try:
             pairs = pair_up(answers, group[0].form.pairing, group[0].form.min_gap)
         except Refused as refusal:
             for entry in group:
-                yield Rejection(entry.where, refusal.reason, refusal.detail), entry.columns
+                yield Rejection(entry.where, refusal.reason, refusal.detail), entry
             return
         is_rank = group[0].form.measure == "rank"
         for better, worse in pairs:
             margin = {} if is_rank else {"margin": better.score - worse.score}
             yield _pair(better.origin, worse.origin, margin)
 
-    def _by_thumb(self, group: list[_Entry]) -> Iterator[Outcome]:
+    def _by_thumb(self, group: list[Entry]) -> Iterator[Outcome]:
         ups = [entry for entry in group if entry.single.value == "up"]
         downs = [entry for entry in group if entry.single.value == "down"]
         is_every = group[0].form.pairing == "all_pairs"
@@ -107,18 +113,18 @@ class Groups:
         paired = {id(entry) for pair in pairs for entry in pair}
         for entry in group:
             if id(entry) not in paired:
-                yield _unpaired(entry), entry.columns
+                yield _unpaired(entry), entry
 
 
-def _pair(better: _Entry, worse: _Entry, margin: dict[str, float]) -> Outcome:
+def _pair(better: Entry, worse: Entry, margin: dict[str, float]) -> Outcome:
     common = better.single.common
     if not better.form.has_margin or "margin" in common:
         margin = {}
     row = {**common, **margin, "chosen": better.single.reply, "rejected": worse.single.reply}
-    return RawRow(better.where, row), better.columns
+    return RawRow(better.where, row), better
 
 
-def _unpaired(entry: _Entry) -> Rejection:
+def _unpaired(entry: Entry) -> Rejection:
     """Return the rejection of a lonely thumb, with its row under TRL's names: prompt, completion, label."""
     single = entry.single
     kept = {name: single.common[name] for name in _shaping(entry) if name in single.common}
@@ -128,7 +134,7 @@ def _unpaired(entry: _Entry) -> Rejection:
     )
 
 
-def _prompt_key(entry: _Entry) -> str:
+def _prompt_key(entry: Entry) -> str:
     """Return what two answers to one prompt have in common."""
     common = entry.single.common
     shaping: dict[str, Any] = {name: common[name] for name in sorted(_shaping(entry)) if name in common}
@@ -139,7 +145,7 @@ def _prompt_key(entry: _Entry) -> str:
     return repr((measure, [(name, value) for name, value in shaping.items() if value not in (None, "", [])]))
 
 
-def _shaping(entry: _Entry) -> set[str]:
+def _shaping(entry: Entry) -> set[str]:
     """Return the columns that make up the prompt."""
     columns = entry.columns
     return columns.reads() - {columns.slice, columns.weight or "", columns.margin or "", "chosen", "rejected"}

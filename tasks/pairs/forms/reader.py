@@ -1,11 +1,11 @@
-"""The rows of one source, rewritten by the source's form."""
+"""The form of one source, which rewrites its rows."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
-from tasks.pairs.forms.choose import SAMPLE, STANDARD, FormSettings, choose_form
+from tasks.pairs.forms.choose import STANDARD, FormSettings, choose_form
 from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.singles import Singles
 from tasks.pairs.raw.cells import Refused
@@ -16,39 +16,27 @@ _STANDARD_ABOUT = "the columns of prompt, chosen and rejected"
 
 
 class FormReader:
-    """A source's rows, and the form that its first rows show.
+    """The form that a source's first rows show.
 
     Args:
-        rows: All rows of the source.
+        sample: The objects among the source's first rows.
         settings: What params say of forms.
         columns: `ingest.columns`.
         ignored: `ingest.ignore`.
-        groups: Takes the rows that hold a single answer.
 
     Attributes:
         form: The form; None for chosen and rejected columns.
         columns: What the columns of the rewritten rows are called.
-        rows: All rows, as they were read.
 
     Raises:
         ConfigError: The columns that are named make no form.
-        DataError: The source cannot be read.
     """
 
     def __init__(
-        self,
-        rows: Iterator[RawRow],
-        settings: FormSettings,
-        columns: Columns,
-        ignored: Collection[str],
-        groups: Groups,
+        self, sample: Sequence[dict[str, Any]], settings: FormSettings, columns: Columns, ignored: Collection[str]
     ) -> None:
-        first = list(itertools.islice(rows, SAMPLE))
-        sample = [row.value for row in first if isinstance(row.value, dict)]
         self.form = choose_form(sample, settings, columns, ignored)
-        self._groups = groups
         self.columns = self.form.columns(columns) if self.form else columns
-        self.rows = itertools.chain(first, rows)
 
     @property
     def about(self) -> str:
@@ -60,14 +48,17 @@ class FormReader:
         """The top-level columns that the form takes beside the standard ones."""
         return self.form.reads if self.form else frozenset()
 
-    def rewrite(self, row: RawRow) -> Iterator[RawRow | Rejection]:
-        """Yield the rows with standard columns that a row holds, or why it holds none; a single answer yields none."""
+    def rewrite(self, row: RawRow, groups: Groups) -> Iterator[RawRow | Rejection]:
+        """Yield the rows with standard columns that a row holds, or why it holds none.
+
+        ``groups`` takes single answers.
+        """
         if self.form is None or row.fault or not isinstance(row.value, dict):
             yield row
             return
         try:
             if isinstance(self.form, Singles):
-                yield from self._groups.add(self.form, self.columns, row)
+                yield from groups.add(self.form, self.columns, row)
                 return
             values = self.form.rows(row.value)
         except Refused as refusal:

@@ -53,7 +53,7 @@ def read_parquet(stream: IO[bytes], name: str) -> Iterator[Block]:
     """
     import pyarrow.parquet as pq
 
-    yield from _blocks(lambda: pq.ParquetFile(stream).iter_batches(batch_size=_ROWS_AT_ONCE), name, "Parquet")
+    yield from arrow_blocks(lambda: pq.ParquetFile(stream).iter_batches(batch_size=_ROWS_AT_ONCE), name, "Parquet")
 
 
 def read_arrow(stream: IO[bytes], name: str) -> Iterator[Block]:
@@ -66,7 +66,7 @@ def read_arrow(stream: IO[bytes], name: str) -> Iterator[Block]:
     stream.seek(0)
     if magic.startswith(_FEATHER_1_MAGIC):
         raise FormatError("is of Feather's first version", "write it again as Parquet")
-    yield from _blocks(lambda: _ipc_batches(stream, magic == _FILE_MAGIC), name, "Arrow")
+    yield from arrow_blocks(lambda: _ipc_batches(stream, magic == _FILE_MAGIC), name, "Arrow")
 
 
 def _ipc_batches(stream: IO[bytes], is_file: bool) -> Iterator[Any]:
@@ -79,8 +79,12 @@ def _ipc_batches(stream: IO[bytes], is_file: bool) -> Iterator[Any]:
         yield batch
 
 
-def _blocks(open_batches: Callable[[], Iterable[Any]], name: str, form: str) -> Iterator[Block]:
-    """Yield the rows of the batches in blocks, numbered from 1."""
+def arrow_blocks(open_batches: Callable[[], Iterable[Any]], name: str, form: str) -> Iterator[Block]:
+    """Yield the rows of Arrow's record batches in blocks, numbered from 1; ``form`` is what they are, for messages.
+
+    Raises:
+        FormatError: They are not readable.
+    """
     number, waiting, size = 1, [], 0
     with _readable(form):
         for batch in open_batches():

@@ -136,4 +136,5 @@ def _check_splits(folder: Path, files: list[Path]) -> None:
 
 def _refuse_splits(folder: Path, splits: list[str], entries: list[str]) -> None:
     what = f"{folder} holds the splits {', '.join(splits)}"
-    raise DataError(what, f"name those that are meant in `ingest.sources`, such as {' or '.join(entries)}")
+    advice = f"name those that are meant in `ingest.sources`, such as {' or '.join(entries)}"
+    raise DataError(what, f"{advice}; one to test on alone as {{path: {entries[0]}, split: test}}")

@@ -24,7 +24,7 @@ from tasks.pairs.ingestion.arrow_formats import read_arrow, read_parquet
 from tasks.pairs.ingestion.text_formats import read_json, read_table
 from tasks.pairs.raw.raw_row import Block, FormatError, RawRow
 
-__all__ = ["RawRow", "check_readable", "has_known_form", "is_no_data", "read_blocks", "read_rows", "readable"]
+__all__ = ["RawRow", "check_readable", "has_known_form", "is_no_data", "read_blocks", "read_rows", "rows_of"]
 
 _Reader = Callable[[IO[bytes], str], Iterator[Block]]
 _json_lines = functools.partial(read_json, lines=True)
@@ -74,8 +74,17 @@ def read_rows(path: Path, name: str) -> Iterator[RawRow]:
         DataError: The file is absent, of an unknown form, empty, truncated or not readable as its form.
     """
     for block in read_blocks(path, name):
-        with readable(str(path)):
-            yield from block.rows()
+        yield from rows_of(block, str(path))
+
+
+def rows_of(block: Block, file: str) -> Iterator[RawRow]:
+    """Yield the rows of a block; ``file`` is what an error calls the file.
+
+    Raises:
+        DataError: They are not readable as the file's form.
+    """
+    with _readable(file):
+        yield from block.rows()
 
 
 def read_blocks(path: Path, name: str) -> Iterator[Block]:
@@ -86,7 +95,7 @@ def read_blocks(path: Path, name: str) -> Iterator[Block]:
     """
     check_readable(path)
     is_empty = True
-    with readable(str(path)):
+    with _readable(str(path)):
         for block in _read_archive(path, name) if _form(path.name) == _ZIP else _read_file(path, name):
             is_empty = False
             yield block
@@ -95,7 +104,7 @@ def read_blocks(path: Path, name: str) -> Iterator[Block]:
 
 
 @contextlib.contextmanager
-def readable(path: str) -> Iterator[None]:
+def _readable(path: str) -> Iterator[None]:
     """Turn the errors of reading a file, or a block of it, into one that names the file.
 
     Raises:

@@ -7,15 +7,20 @@ what was trained on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from tasks.core.errors import ConfigError, DataError, NetworkError
 from tasks.hub.hub_errors import asking_hub, dataset_commit
-from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
+from tasks.pairs.ingestion.arrow_formats import arrow_blocks
+from tasks.pairs.raw.raw_row import Block, FormatError, RawRow, in_blocks
 
 PREFIX = "hub:"
+_ADVICE = "correct `ingest.sources`"
+_ROWS_AT_ONCE = 1024
 _FORM = re.compile(
     r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^#]*))?(?:#(?:(?P<config>[^/]+)/)?(?P<split>.+))?"
 )
@@ -63,22 +68,51 @@ def _pin_advice(name: str, revision: str, text: str) -> str:
 
 
 def read_hub(dataset: HubDataset) -> Iterator[Block]:
-    """Yield the rows of a data set, downloading it into the hub's cache where it is not there yet.
+    """Yield the rows of a data set, as they come from the hub; nothing of them is kept on the disk.
+
+    A part of a split (`train[:10%]`, `train+test`) and the switch HF_HUB_OFFLINE go by way of the hub's cache instead.
 
     Raises:
-        DataError: There is no such data set, commit, configuration or split.
+        DataError: There is no such data set, commit, configuration or split, or it is not readable.
         NetworkError: The hub does not answer.
     """
     import datasets
-    from datasets.exceptions import DatasetNotFoundError
-
-    label = f"{PREFIX}{dataset.name}@{dataset.revision[:12]}#{dataset.split}"
-    advice = "correct `ingest.sources`"
-    try:
-        with asking_hub(label, advice):
-            rows = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, revision=dataset.revision)
-    except (DatasetNotFoundError, ValueError, FileNotFoundError) as error:
-        raise DataError(f"{label} cannot be read: {error}", advice) from None
 
     name = f"{PREFIX}{dataset.name}#{dataset.split}"
-    yield from in_blocks(RawRow(f"{name}:{number}", row) for number, row in enumerate(rows, start=1))
+    is_part = bool(set("[+") & set(dataset.split)) or dataset.split == "all"
+    is_streamed = not is_part and not datasets.config.HF_HUB_OFFLINE
+    asked = {"split": dataset.split, "revision": dataset.revision, "streaming": is_streamed}
+    with _asking(dataset):
+        rows: Any = datasets.load_dataset(dataset.name, dataset.config, **asked)
+
+    def batches() -> Iterator[Any]:
+        with _asking(dataset):
+            for table in rows.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+                yield from table.to_batches()
+
+    def plain_rows() -> Iterator[RawRow]:
+        with _asking(dataset):
+            yield from (RawRow(f"{name}:{number}", row) for number, row in enumerate(rows, start=1))
+
+    # values of extension types, such as JSON of mixed types, are texts in Arrow's tables, and `datasets` opens them
+    is_plain = rows.features is not None and "extension<" not in str(rows.features.arrow_schema)
+    with _asking(dataset):
+        yield from arrow_blocks(batches, name, "Arrow") if is_plain else in_blocks(plain_rows())
+
+
+@contextlib.contextmanager
+def _asking(dataset: HubDataset) -> Iterator[None]:
+    """Turn what goes wrong while a data set is opened or read into our errors."""
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
+    label = f"{PREFIX}{dataset.name}@{dataset.revision[:12]}#{dataset.split}"
+    try:
+        with asking_hub(label, _ADVICE):
+            yield
+    except FormatError as error:
+        raise DataError(f"{label} {error.what}", error.advice) from None
+    except (DatasetsError, ValueError, FileNotFoundError, NotImplementedError, pa.ArrowException) as error:
+        files = f"`hf download {dataset.name} --repo-type dataset --revision {dataset.revision} --local-dir data/raw`"
+        what = f"{label} cannot be read: {error.__cause__ or error}"
+        raise DataError(what, f"{_ADVICE}, or fetch its files and name them: {files}") from None

@@ -5,22 +5,30 @@ A row becomes a pair, or a rejection with one reason; rows that a filter leaves 
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tasks.core.errors import DataError
+from tasks.pairs.forms.choose import SAMPLE
 from tasks.pairs.forms.groups import Groups
-from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.hygiene.personal_data import PersonalData
-from tasks.pairs.ingestion.reading import Reading, Scalar
-from tasks.pairs.ingestion.rows import parse_row
+from tasks.pairs.ingestion.counts import Counts
+from tasks.pairs.ingestion.filters import Wanted, read_conditions
+from tasks.pairs.ingestion.formats import rows_of
+from tasks.pairs.ingestion.reading import Reading
+from tasks.pairs.ingestion.row_taker import RowTaker
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
-from tasks.pairs.raw.raw_row import RawRow
-from tasks.pairs.raw.unread import UnreadColumns
-from tasks.pairs.record.pair import ABSENT, NO_PREFERENCE, Columns, Pair, Rejection, get_field
+from tasks.pairs.raw.raw_row import Block, RawRow
+from tasks.pairs.raw.unread import refuse_unread
+from tasks.pairs.record.pair import NO_PREFERENCE, NOT_FAULTY, Columns, Pair, Rejection
 from tasks.telemetry.log import get_logger
+
+_COLUMNS_ADVICE = (
+    "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote (first, "
+    "second, winner); or answers and their scores (answers, text, score or rank)"
+)
 
 _log = get_logger(__name__)
 
@@ -29,30 +37,38 @@ class Intake:
     """Turns the rows of sources into pairs and rejections, and counts them.
 
     Attributes:
-        personal_data: Looks at each pair; None for no look.
-        rows: How many rows were read.
-        outcomes: How many pairs and rejections they gave; a row may give several, and several rows one.
-        filtered: How many of them ``where`` left out.
-        rejected: How many were turned away, by reason; duplicates are one of the reasons.
+        total: The counts of all sources that were read.
         rows_by_source: How many rows each source gave.
-        prompts_removed: How many pairs had replies that began with their prompt.
         unread: The columns of each source that nothing reads.
         ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
+        groups: The single answers, whose pairs come behind those of all sources.
+        entry: The number in `ingest.sources` of the entry that the last pair comes from.
+
+    Args:
+        personal_data: Looks at each pair; None for no look.
     """
 
     def __init__(self, personal_data: PersonalData | None = None) -> None:
-        self.personal_data = personal_data
-        self.rows = 0
-        self.outcomes = 0
-        self.filtered = 0
-        self.rejected: Counter[str] = Counter()
+        self._personal_data = personal_data
+        self._source = Counts()  # of the source that is read now
+        self.total = Counts()
         self.rows_by_source: Counter[str] = Counter()
-        self.prompts_removed = 0
         self.unread: dict[str, list[str]] = {}
         self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
-        self._first_rejection: dict[str, Rejection] = {}
+        self.groups = Groups()
+        self.entry = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read."""
+        return self.total.rows
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """How many rows were turned away, by reason; duplicates are one of the reasons."""
+        return self.total.rejected
 
     def read(self, sources: Iterable[Source]) -> Iterator[Pair | Rejection]:
         """Yield a pair or a rejection for every row that the filter lets through, in order.
@@ -60,90 +76,90 @@ class Intake:
         Raises:
             DataError: A source cannot be read, or none of its rows has a column that is needed.
         """
-        groups = Groups()
         for source in sources:
-            reading = source.reading
-            reader = FormReader(source.read(), reading.forms, reading.columns, reading.ignored, groups)
-            self.forms[source.name] = reader.about
-            if reader.form:
-                _log.info("%s: read as %s", source.name, reader.about)
-            check = _ColumnCheck(source.name)
-            unread = UnreadColumns(
-                source.name,
-                {
-                    *reading.columns.reads(),
-                    *(name.split(".")[0] for name in reading.where),
-                    *reading.where,
-                    *reader.reads,
-                },
-                reading.ignored,
-                is_order_assumed=(reader.columns.chosen, reader.columns.rejected) != (Columns.chosen, Columns.rejected),
-            )
+            taker, blocks = self.open(source)
+            for block in blocks:
+                counts = Counts()
+                yield from taker.take(rows_of(block, source.file), counts, self.groups)
+                self.add(source, counts)
+            self.close(source)
+        yield from self.finish()
 
-            for row in reader.rows:
-                self.rows += 1
-                self.rows_by_source[source.name] += 1
-                yield from self._take(row, reading, reader, check, unread)
+    def open(self, source: Source) -> tuple[RowTaker, Iterator[Block]]:
+        """Return what turns the rows of a source into pairs, and its blocks of rows.
 
-            check.finish()
-            unread.finish()
-            self._note_unread(source.name, unread)
-        for made, columns in groups.finish():
-            yield self._decide(made, columns)
-        if self.prompts_removed:
-            _log.info("%d pairs: the replies began with the prompt, which was removed", self.prompts_removed)
+        Raises:
+            ConfigError: The columns that are named make no form.
+            DataError: The source cannot be read.
+        """
+        blocks, first = source.blocks(), []
+        sample: list[RawRow] = []
+        for block in blocks:
+            first.append(block)
+            sample += itertools.islice(rows_of(block, source.file), SAMPLE - len(sample))
+            if len(sample) >= SAMPLE:
+                break
+        objects = [row.value for row in sample if isinstance(row.value, dict)]
+        with source.reading.naming():
+            taker = RowTaker(source.reading, objects, self._personal_data)
 
-    def _note_unread(self, source: str, unread: UnreadColumns) -> None:
-        """Remember and log which columns of a source nothing reads, and which are left out on purpose."""
-        if unread.unread:
-            self.unread[source] = sorted(unread.unread)
-            _log.info("%s: not read: %s", source, ", ".join(self.unread[source]))
-        if unread.ignored:
-            self.ignored[source] = sorted(unread.ignored)
-            _log.info("%s: left out on purpose: %s", source, ", ".join(self.ignored[source]))
+        self._source, self.entry, self.groups.number = Counts(), source.entry, source.entry
+        self.forms[source.name] = taker.reader.about
+        if taker.reader.form:
+            _log.info("%s: read as %s", source.name, taker.reader.about)
+        return taker, itertools.chain(first, blocks)
 
-    def _take(
-        self, row: RawRow, reading: Reading, reader: FormReader, check: _ColumnCheck, unread: UnreadColumns
-    ) -> Iterator[Pair | Rejection]:
-        if isinstance(row.value, dict):
-            check.see(row.value, reading.where)
-            if not _matches(row.value, reading.where):
-                self.filtered += 1
-                self.outcomes += 1
-                check.filtered += 1
-                return
-            unread.see(row.value, row.where)
-            row = _without_ignored(row, reading.ignored)
-        for made in reader.rewrite(row) if reader.form else (row,):
-            yield self._decide(made, reader.columns, check)
+    def add(self, source: Source, counts: Counts) -> None:
+        """Add the counts of a block of the source that was opened last.
 
-    def _decide(self, row: RawRow | Rejection, columns: Columns, check: _ColumnCheck | None = None) -> Pair | Rejection:
-        """Return the pair of a row with standard columns, or why it is none, and count it."""
-        self.outcomes += 1
-        taken = parse_row(row, columns) if isinstance(row, RawRow) else row
-        if self.personal_data:
-            taken = self.personal_data.check(taken)
-        if isinstance(taken, Pair):
-            self.prompts_removed += taken.is_prompt_removed
-        else:
-            self.rejected[taken.reason] += 1
-            self._first_rejection.setdefault(taken.reason, taken)
-            if taken.column and check:
-                check.lacking[taken.column] += 1
-        return taken
+        Raises:
+            DataError: A column that nothing reads may shape the prompt or the label.
+        """
+        self._source.add(counts)
+        with source.reading.naming():
+            refuse_unread(source.name, self._source.shaping)
+
+    def close(self, source: Source) -> None:
+        """Add the counts of the source, whose rows are all read.
+
+        Raises:
+            DataError: None of its rows has a column that is needed.
+        """
+        counts = self._source
+        with source.reading.naming():
+            _check_columns(source.name, counts)
+        self.total.add(counts)
+        self.rows_by_source[source.name] += counts.rows
+        for names, listed, what in (
+            (counts.unread, self.unread, "not read"),
+            (counts.ignored, self.ignored, "left out on purpose"),
+        ):
+            if names:
+                listed[source.name] = sorted(names)
+                _log.info("%s: %s: %s", source.name, what, ", ".join(listed[source.name]))
+
+    def finish(self) -> Iterator[Pair | Rejection]:
+        """Yield the pairs of single answers, and why the others make none."""
+        taker = RowTaker(Reading(), (), self._personal_data)
+        for made, answer in self.groups.finish():
+            self.entry = answer.number
+            yield taker.decide(made, answer.columns, self.total)
+        if self._personal_data:
+            self.total.personal_data += self._personal_data.take_counts()
+        if self.total.prompts_removed:
+            _log.info("%d pairs: the replies began with the prompt, which was removed", self.total.prompts_removed)
 
     def check_share(self, limit: float) -> None:
         """Refuse data of which more than ``limit`` (0 to 1) was turned away.
 
-        Duplicates, personal data that are to be dropped, and rows without a preference, such as ties, do not count.
+        Duplicates, rows that hold no preference, such as ties, and rows that are left out on purpose do not count.
 
         Raises:
             DataError: With the share and the most frequent reasons.
         """
-        expected = NO_PREFERENCE | {"duplicate", "personal_data"}
-        reasons = Counter({why: n for why, n in self.rejected.items() if why not in expected})
+        reasons = Counter({why: n for why, n in self.rejected.items() if why not in NOT_FAULTY})
         faulty, without = reasons.total(), Counter({why: self.rejected[why] for why in NO_PREFERENCE})
-        considered = self.outcomes - self.filtered - without.total()
+        considered = self.total.outcomes - self.total.filtered - without.total()
         if considered and faulty / considered <= limit:
             return
         if not considered and without.total():
@@ -152,7 +168,7 @@ class Intake:
                 "add rows in which one answer is better, or name what the votes mean in `ingest.votes`",
             )
         if not considered:
-            raise DataError("`ingest.where` leaves no row", "correct its field or value")
+            raise DataError("`where` leaves no row", "correct its field or value")
         raise DataError(
             f"{faulty} of {considered} rows are no usable pairs ({faulty / considered:.1%}): "
             f"{self._most_frequent(reasons)}",
@@ -162,66 +178,27 @@ class Intake:
     def _most_frequent(self, reasons: Counter[str]) -> str:
         """Return the most frequent reasons with their counts, and the detail of the first such row."""
         top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3) if count)
-        first = self._first_rejection.get(reasons.most_common(1)[0][0])
-        return f"{top}; the first is {first.source}: {first.detail[:200]}" if first else top
+        first = self.total.first.get(reasons.most_common(1)[0][0])
+        return f"{top}; the first is {first[0]}: {first[1][:200]}" if first else top
 
 
-@dataclasses.dataclass
-class _ColumnCheck:
-    """Finds out whether a column is absent from *every* row of a source: then its name is wrong."""
-
-    source: str
-    objects: int = 0
-    filtered: int = 0
-    columns: dict[str, None] = dataclasses.field(default_factory=dict)
-    lacking: Counter[str] = dataclasses.field(default_factory=Counter)
-    unfiltered: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def see(self, row: dict[str, Any], where: Mapping[str, Scalar]) -> None:
-        self.objects += 1
-        if self.objects <= 100:
-            self.columns.update(dict.fromkeys(map(str, row)))
-        for name in where:
-            self.unfiltered[name] += get_field(row, name) is ABSENT
-
-    def finish(self) -> None:
-        """Refuse the source if a column that was asked for is in none of its rows."""
-        parsed = self.objects - self.filtered
-        absent = [name for name, count in self.unfiltered.items() if count == self.objects > 0]
-        absent += [name for name, count in self.lacking.items() if count == parsed]
-        if absent:
-            names = ", ".join(self.columns)
-            raise DataError(f"{self.source} has no column `{absent[0]}` (it has: {names})", self._advice(absent[0]))
-
-    def _advice(self, name: str) -> str:
-        if name in self.unfiltered:
-            return "correct the field under `ingest.where`"
-        return (
-            "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote "
-            "(first, second, winner); or answers and their scores (answers, text, score or rank)"
-        )
-
-
-def _without_ignored(row: RawRow, ignored: frozenset[str]) -> RawRow:
-    """Return the row as if it had none of the columns that `ingest.ignore` names."""
-    if ignored.isdisjoint(row.value):
-        return row
-    return RawRow(row.where, {name: value for name, value in row.value.items() if name not in ignored})
-
-
-def _matches(row: dict[str, Any], where: Mapping[str, Scalar]) -> bool:
-    """Tell whether every field named has the value asked for; true is not 1."""
-    for name, wanted in where.items():
-        value = get_field(row, name)
-        if value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
-            return False
-    return True
+def _check_columns(source: str, counts: Counts) -> None:
+    """Refuse a source if a column that was asked for is in none of its rows: then its name is wrong."""
+    parsed = counts.objects - counts.filtered
+    if counts.filtered and not parsed:
+        _log.warning("%s: `where` leaves none of its %d rows", source, counts.objects)
+    fields = [name for name, count in counts.without_field.items() if count == counts.objects > 0]
+    absent = [*fields, *(name for name, count in counts.lacking.items() if count == parsed)]
+    if absent:
+        advice = "correct the field under `ingest.where`" if fields else _COLUMNS_ADVICE
+        names = ", ".join(counts.columns)
+        raise DataError(f"{source} has no column `{absent[0]}` (it has: {names})", advice)
 
 
 def read_pairs(
     *data: str | Iterable[Any],
     columns: Columns | None = None,
-    where: Mapping[str, Scalar] | None = None,
+    where: Mapping[str, Wanted] | None = None,
     max_rejected_share: float = 0.1,
     ignored: Collection[str] = (),
 ) -> Iterator[Pair]:
@@ -232,14 +209,14 @@ def read_pairs(
     Args:
         data: Paths, globs or `hub:…` texts; or iterables of dicts, such as a `datasets.Dataset`.
         columns: What the columns are called; prompt, chosen, rejected, slice, weight and margin unless said.
-        where: Fields and the values that rows must have there.
+        where: Fields and the values that rows must have there, as in `ingest.where`.
         max_rejected_share: Above this share (0 to 1) of unusable rows, refuse the data.
         ignored: Columns that may shape a prompt or a label and are left out on purpose.
 
     Raises:
         DataError: A source cannot be read, or too many rows are unusable.
     """
-    intake, reading = Intake(), Reading(columns or Columns(), where or {}, frozenset(ignored))
+    intake, reading = Intake(), Reading(columns or Columns(), read_conditions(where or {}, "where"), frozenset(ignored))
     sources: list[Source] = []
     for given in data:
         if isinstance(given, str):

@@ -13,9 +13,9 @@ from tasks.core.errors import ConfigError, DataError
 from tasks.core.files import sha256_file
 from tasks.object_store.bucket import SCHEME
 from tasks.pairs.ingestion.folders import files_of_folder, has_rows, read_part, say_skipped
-from tasks.pairs.ingestion.formats import check_readable, is_no_data, readable
+from tasks.pairs.ingestion.formats import check_readable, is_no_data, rows_of
 from tasks.pairs.ingestion.hub import PREFIX, parse_hub, read_hub
-from tasks.pairs.ingestion.reading import Reading
+from tasks.pairs.ingestion.reading import Reading, SourceEntry
 from tasks.pairs.ingestion.s3_source import parse_s3, read_s3
 from tasks.pairs.raw.raw_row import Block, RawRow, in_blocks
 
@@ -29,12 +29,14 @@ class Source:
         blocks: Yields its rows in blocks, anew on each call.
         path: The file, where it is one.
         reading: How its rows become pairs.
+        entry: The number of its entry in `ingest.sources`.
     """
 
     name: str
     blocks: Callable[[], Iterator[Block]]
     path: Path | None = None
     reading: Reading = dataclasses.field(default_factory=Reading)
+    entry: int = 0
 
     def read(self) -> Iterator[RawRow]:
         """Yield its rows.
@@ -43,8 +45,12 @@ class Source:
             DataError: It cannot be read.
         """
         for block in self.blocks():
-            with readable(str(self.path or self.name)):
-                yield from block.rows()
+            yield from rows_of(block, self.file)
+
+    @property
+    def file(self) -> str:
+        """What an error of reading calls it."""
+        return str(self.path or self.name)
 
     def identity(self) -> str:
         """Return what pins the content: a file's SHA-256, or the name itself (a pinned commit or version)."""
@@ -85,6 +91,21 @@ def find_sources(
         else:
             sources.append(_file_source(Path(text)))
     return [dataclasses.replace(source, reading=reading) for source in sources] if reading else sources
+
+
+def find_entries(entries: Iterable[tuple[SourceEntry, Reading]], made: dict[str, Source]) -> list[Source]:
+    """Return the sources of all entries of `ingest.sources`, in order; of two with one name the second is numbered.
+
+    Raises:
+        ConfigError: As :func:`find_sources`.
+        DataError: As :func:`find_sources`.
+    """
+    sources: dict[str, Source] = {}
+    for number, (entry, reading) in enumerate(entries):
+        for source in find_sources([entry.path], reading, made):
+            name = source.name if source.name not in sources else f"{source.name} ({len(sources)})"
+            sources[name] = dataclasses.replace(source, name=name, entry=number)
+    return list(sources.values())
 
 
 def rows_source(rows: Iterable[Any], name: str = "rows", reading: Reading | None = None) -> Source:

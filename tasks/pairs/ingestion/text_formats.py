@@ -5,28 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
-import orjson
-
-from tasks.pairs.raw.raw_row import BLOCK_BYTES, Block, FormatError, RawRow, in_blocks
+from tasks.pairs.ingestion.json_documents import WHOLE_BYTES, not_utf8, parse_json, read_document, rows_of, wraps_rows
+from tasks.pairs.raw.raw_row import BLOCK_BYTES, Block, FormatError, RawRow
 from tasks.telemetry.log import get_logger
 
 _LONGEST_CELL = 1 << 28  # characters; the csv module's own limit of 131,072 is shorter than a long reply
-# orjson rounds integers above 64 bits, json keeps them; ten times faster than a pattern for 19 digits
-_DIGITS_TO_ZERO, _LONG_NUMBER = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 19
 _BOM = b"\xef\xbb\xbf"
 _UNFINISHED = (b"[", b"{", b",")  # how the first line of a document that runs over several lines ends
 _SEPARATORS = (",", "\t", ";", "|")
-
-# An object with one of these is a row itself, whatever lists it holds; else its only list of objects is the rows.
-_ROW_KEYS = {
-    *("prompt", "instruction", "question", "query", "input", "context", "history", "post", "system"),
-    *("chosen", "rejected", "response", "responses", "completion", "completions", "messages", "conversations"),
-}
 
 _log = get_logger(__name__)
 
@@ -55,7 +45,7 @@ class JsonLines:
         for number, line in enumerate(self.data.split(b"\n"), start=self.first):
             if line and not line.isspace():
                 try:
-                    yield _parse(line, f"{self.name}:{number}")
+                    yield parse_json(line, f"{self.name}:{number}")
                 except UnicodeDecodeError as error:
                     raise not_utf8(error, f"line {number}") from None
 
@@ -84,12 +74,6 @@ class Records:
                 yield RawRow(where, None, f"{len(cells)} cells under {len(self.header)} column names")
 
 
-def not_utf8(error: UnicodeDecodeError, where: str) -> FormatError:
-    """Return the refusal of bytes that are no text."""
-    what = f"is not UTF-8 text: byte 0x{error.object[error.start]:02x} in {where}"
-    return FormatError(what, "convert it to UTF-8, or name the file by what it is")
-
-
 def read_json(stream: IO[bytes], name: str, lines: bool) -> Iterator[Block]:
     """Yield the rows of JSON lines, of an array, or of an object that wraps a list of rows.
 
@@ -101,25 +85,41 @@ def read_json(stream: IO[bytes], name: str, lines: bool) -> Iterator[Block]:
     Raises:
         FormatError: The text is one document, and a broken one, or the bytes are no UTF-8.
     """
-    numbered = enumerate(_without_mark(stream), start=1)
-    first = next(((number, line) for number, line in numbered if line.strip()), None)
-    if first is None:
+    first, before = _next_line(stream, mark=_BOM)
+    if not first:
         return
-    second = next(((number, line) for number, line in numbered if line.strip()), None)
+    if not first.endswith(b"\n") and len(first) >= WHOLE_BYTES - len(_BOM):
+        if first.lstrip().startswith(b"[") or wraps_rows(first):
+            yield from read_document(first, stream, name)
+            return
+        first += stream.readline()
+    second, between = _next_line(stream)
 
     try:
-        alone, text = _parse(first[1], ""), first[1].strip()
+        alone, text = parse_json(first, ""), first.strip()
     except UnicodeDecodeError as error:
-        raise not_utf8(error, f"line {first[0]}") from None
+        raise not_utf8(error, f"line {before + 1}") from None
     over_several = text.startswith(b"[") or text.endswith(_UNFINISHED)
     if alone.fault and ((second and over_several) or (not second and not lines)):
-        rest = b"".join(line for _, line in numbered)
-        yield from in_blocks(_document(first[1] + (second[1] if second else b"") + rest, name))
-    elif not second and not alone.fault and _rows_of(alone.value, name) is not None:
-        yield from in_blocks(_document(first[1], name))
+        yield from read_document(first + second, stream, name)
+    elif not second and not alone.fault and rows_of(alone.value, name) is not None:
+        yield from read_document(first, stream, name)
     else:
-        blank = b"\n" * (second[0] - first[0] - 1) if second else b""
-        yield from _line_blocks(stream, name, first[0], first[1] + blank + (second[1] if second else b""))
+        yield from _line_blocks(stream, name, before + 1, first + b"\n" * between + second)
+
+
+def _next_line(stream: IO[bytes], mark: bytes = b"") -> tuple[bytes, int]:
+    """Return the next line that is not blank, without the mark, and how many blank ones stand before.
+
+    Of a longer line it is the first :data:`WHOLE_BYTES`.
+    """
+    blank = 0
+    while line := stream.readline(WHOLE_BYTES):
+        line = line if blank else line.removeprefix(mark)
+        if line.strip():
+            break
+        blank += 1
+    return line, blank
 
 
 def _line_blocks(stream: IO[bytes], name: str, number: int, begun: bytes) -> Iterator[Block]:
@@ -129,64 +129,6 @@ def _line_blocks(stream: IO[bytes], name: str, number: int, begun: bytes) -> Ite
         yield JsonLines(name, number, data)
         number += data.count(b"\n")
         begun = b""
-
-
-def _document(data: bytes, name: str) -> Iterator[RawRow]:
-    """Yield the rows of one JSON document: the items of its list, or the one object that it is."""
-    try:
-        whole = _parse(data, name)
-    except UnicodeDecodeError as error:
-        raise not_utf8(error, "the document") from None
-    if whole.fault:
-        advice = "fetch it again, or write one row a line (`jq -c . FILE`) into a .jsonl file"
-        raise FormatError(f"is not a whole JSON array or object ({whole.fault})", advice)
-    rows = _rows_of(whole.value, name)
-    for number, row in enumerate([whole.value] if rows is None else rows, start=1):
-        yield RawRow(f"{name}:{number}", row)
-
-
-def _rows_of(value: Any, name: str) -> list[Any] | None:
-    """Return the rows of a list or of an object that wraps one; None where the value is a row itself."""
-    if isinstance(value, list):
-        return value
-    if not isinstance(value, dict) or not _ROW_KEYS.isdisjoint(value):
-        return None
-    lists = [key for key, item in value.items() if _is_list_of_rows(item)]
-    if len(lists) > 1:
-        names = ", ".join(f"`{key}`" for key in lists)
-        raise FormatError(f"holds several lists of rows: {names}", "write each of them to a file of its own")
-    if not lists or any(isinstance(item, dict | list) for key, item in value.items() if key != lists[0]):
-        return None
-    _log.info("%s: its rows stand in the list `%s`", name, lists[0])
-    rows: list[Any] = value[lists[0]]
-    return rows
-
-
-def _is_list_of_rows(value: Any) -> bool:
-    """Tell a list of objects that are no messages."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, dict) and not {"role", "from"} & item.keys() for item in value)
-    )
-
-
-def _parse(line: bytes, where: str) -> RawRow:
-    """Parse one JSON text; what orjson refuses or would round goes to json, which also says where the fault is."""
-    try:
-        if _LONG_NUMBER not in line.translate(_DIGITS_TO_ZERO):
-            return RawRow(where, orjson.loads(line))
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return RawRow(where, json.loads(line.decode().rstrip()))
-    except json.JSONDecodeError as error:
-        line_number = f"line {error.lineno}, " if error.lineno > 1 else ""
-        return RawRow(where, None, f"{error.msg} at {line_number}column {error.colno}")
-    except UnicodeDecodeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        return RawRow(where, None, f"{type(error).__name__} in the JSON")
 
 
 def read_table(stream: IO[bytes], name: str, usual: str) -> Iterator[Block]:

@@ -1,88 +1,178 @@
 """The two passes of ingestion over all rows, and their account.
 
 Duplicates, contradictions and a limit depend on every row, and the rows may not fit into memory. So the first pass
-writes all pairs to one file with their keys, queries over the keys decide (:mod:`tasks.pairs.ingestion.verdicts`), and
-the second pass writes train and test.
+writes parts of pairs and one file of the keys of all of them, queries over the keys decide
+(:mod:`tasks.pairs.ingestion.verdicts`), and the second pass writes train and test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from tasks.core.files import kept_on_error
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.parts import KEYS, Part, PartFolder
+from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
-from tasks.pairs.ingestion.verdicts import LENGTHS, PLACES, SIDES, Verdicts
-from tasks.pairs.record.pair import NO_PREFERENCE, Pair, Rejection
-from tasks.pairs.record.parquet import PairWriter, keep_rows, read_batches
+from tasks.pairs.ingestion.verdicts import Verdicts
+from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
+from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows
 from tasks.telemetry.log import bar, get_logger
 
-# What the first pass writes behind the pairs' own columns: the ids as numbers, the side, and lengths in characters.
-KEYS = (
-    pa.field("pair_key", pa.uint64(), nullable=False),
-    pa.field("swapped_key", pa.uint64(), nullable=False),
-    pa.field("is_held_out", pa.bool_(), nullable=False),
-    *(pa.field(f"{name}_length", pa.int64(), nullable=False) for name in LENGTHS),
-)
+_BATCH = 1 << 14  # pairs of single answers in a part
+_ENTRY = pa.field("entry", pa.uint16(), nullable=False)
+_SPILLED = ("pair_id", "source", "weight", "margin", *(field.name for field in KEYS))
 
 _log = get_logger(__name__)
+
+
+@contextlib.contextmanager
+def listing(folder: Path, kept: Path | None) -> Iterator[Callable[[Rejection], None]]:
+    """Yield what lists a rejected row in `rejects.jsonl`, and what it is kept for in `unpaired.jsonl`.
+
+    Args:
+        folder: Where the lists go.
+        kept: Where `rejects.jsonl` stays if an error ends the block; None for nowhere.
+    """
+    rejects, unpaired = folder / "rejects.jsonl", folder / "unpaired.jsonl"
+    with (
+        kept_on_error(rejects, kept),
+        rejects.open("w", encoding="utf-8", newline="\n") as lines,
+        unpaired.open("w", encoding="utf-8", newline="\n") as others,
+    ):
+
+        def reject(rejection: Rejection) -> None:
+            others.write(rejection.kept)
+            line = {"source": rejection.source, "reason": rejection.reason, "detail": rejection.detail[:200]}
+            lines.write(json_line(line))
+
+        yield reject
+    if not unpaired.stat().st_size:
+        unpaired.unlink()
+
+
+class KeyWriter:
+    """Writes the keys of all parts to one file, with the number of their entry in `ingest.sources`; a context manager.
+
+    Attributes:
+        parts: The file and the entry of each part, in order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.parts: list[tuple[Path, int]] = []
+        columns = pa.schema([*SCHEMA, *KEYS])
+        self._schema = pa.schema([*(columns.field(name) for name in _SPILLED), _ENTRY])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def append(self, part: Part, entry: int) -> None:
+        """Add a part's keys."""
+        self.parts.append((part.path, entry))
+        keys = pq.read_table(part.path, columns=list(_SPILLED))
+        entries = pa.array(np.full(len(keys), entry, np.uint16))
+        self._writer.write_table(keys.append_column(_ENTRY, entries))
+
+    def __enter__(self) -> KeyWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._writer.close()
 
 
 def first_pass(
     intake: Intake,
     sources: Iterable[Source],
+    folder: PartFolder,
     spill: Path,
-    is_held_out: Callable[[Pair], bool],
     reject: Callable[[Rejection], None],
-) -> None:
-    """Write every pair to the file ``spill``, with its keys and its side."""
-    with PairWriter(spill, extra=KEYS) as writer, bar("reading", unit=" rows") as shown:
-        for row in intake.read(sources):
-            if isinstance(row, Pair):
-                writer.append(row, int(row.pair_id, 16), int(row.swapped_id, 16), is_held_out(row), *row.lengths)
-            else:
-                reject(row)
-            shown.update()
+) -> list[tuple[Path, int]]:
+    """Write the pairs to parts in ``folder``, and their keys to the file ``spill``.
+
+    Returns:
+        The file and the entry of each part, in order.
+
+    Raises:
+        DataError: A source cannot be read, or none of its rows has a column that is needed.
+        StorageError: A process was killed.
+    """
+    with KeyWriter(spill) as keys, bar("reading", unit=" rows") as shown:
+        for source in sources:
+            taker, blocks = intake.open(source)
+            for part in folder.parts(taker, blocks, source.file):
+                intake.add(source, part.counts)
+                intake.groups.entries += [dataclasses.replace(answer, number=source.entry) for answer in part.answers]
+                keys.append(part, source.entry)
+                for rejection in part.rejections:
+                    reject(rejection)
+                shown.update(part.counts.rows)
+            intake.close(source)
+
+        outcomes = ((taken, intake.entry) for taken in intake.finish())
+        for entry, some in itertools.groupby(outcomes, key=lambda outcome: outcome[1]):
+            while batch := [taken for taken, _ in itertools.islice(some, _BATCH)]:
+                part = folder.add(batch, intake.total)
+                keys.append(part, entry)
+                for rejection in part.rejections:
+                    reject(rejection)
+        return keys.parts
 
 
-def write_rejection(stream: IO[str], unpaired: IO[str], rejection: Rejection) -> None:
-    """Write a rejected row to rejects.jsonl, and what it is kept for to unpaired.jsonl."""
-    unpaired.write(rejection.kept)
-    line = {"source": rejection.source, "reason": rejection.reason, "detail": rejection.detail[:200]}
-    stream.write(json_line(line))
+def sort_pairs(parts: Sequence[tuple[Path, int]], folder: Path, verdicts: Verdicts) -> None:
+    """Write `train.parquet` and `test.parquet` into ``folder`` from the parts, in their order.
 
-
-def sort_pairs(spill: Path, folder: Path, verdicts: Verdicts) -> None:
-    """Write `train.parquet` and `test.parquet` into ``folder`` from the first pass's file, in its order."""
+    Args:
+        parts: The file and the entry of each.
+        folder: Where the files go.
+        verdicts: What becomes of each pair, and the factors of the entries' weights.
+    """
     start = 0
     with PairWriter(folder / "train.parquet") as train, PairWriter(folder / "test.parquet") as test:
-        for batch in read_batches(spill):
-            places = verdicts.places[start : start + batch.num_rows]
-            start += batch.num_rows
-            for side, writer in (("train", train), ("test", test)):
-                writer.append_batch(keep_rows(batch, np.equal(places, PLACES.index(side))))
+        for path, entry in parts:
+            table = pq.read_table(path, columns=SCHEMA.names, page_checksum_verification=True).combine_chunks()
+            places = verdicts.places[start : start + len(table)]
+            start += len(table)
+            for batch in _weighed(table, verdicts.factors[entry]).to_batches():
+                for side, writer in (("train", train), ("test", test)):
+                    writer.append_batch(keep_rows(batch, np.equal(places, PLACES.index(side))))
+
+
+def _weighed(table: pa.Table, factor: float) -> pa.Table:
+    """Return the pairs with each weight times a factor."""
+    if factor == 1:
+        return table
+    place = table.schema.get_field_index("weight")
+    return table.set_column(place, SCHEMA.field("weight"), pc.multiply(table["weight"], factor))
 
 
 def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics, after checking that every row read went to exactly one place."""
     rejected = dict(intake.rejected)
     left_out = {
-        "rejected": sum(n for why, n in rejected.items() if why not in NO_PREFERENCE | {"duplicate", "personal_data"}),
+        "rejected": sum(n for reason, n in rejected.items() if reason not in NOT_FAULTY),
         "no_preference": sum(n for reason, n in rejected.items() if reason in NO_PREFERENCE),
         "personal_data": rejected.pop("personal_data", 0),
         "duplicate": rejected.pop("duplicate", 0),
         "contradiction": verdicts.counts["contradiction"],
-        "filtered": intake.filtered,
+        "filtered": intake.total.filtered,
         "over_limit": verdicts.counts["over_limit"],
+        "in_test_source": verdicts.counts["in_test_source"],
+        "near_both_sides": verdicts.counts["near_both_sides"],
+        **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)
-    if intake.outcomes != kept + sum(left_out.values()):
-        raise AssertionError(f"{intake.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
+    if intake.total.outcomes != kept + sum(left_out.values()):
+        raise AssertionError(f"{intake.total.outcomes} outcomes of rows, {kept} pairs kept, left out: {left_out}")
     _say(intake.rows, verdicts, left_out, rejected)
     for name in ("weight", "margin"):
         if name in statistics:
@@ -91,7 +181,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
     return {
         "rows_read": intake.rows,
         "rows_by_source": dict(intake.rows_by_source),
-        "outcomes": intake.outcomes,
+        "outcomes": intake.total.outcomes,
         **statistics,
         "left_out": left_out,
         "rejected": dict(sorted(rejected.items())),
@@ -99,7 +189,6 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "columns_not_read": intake.unread,
         "columns_ignored": intake.ignored,
         "forms": intake.forms,
-        **({"personal_data": dict(intake.personal_data.counts)} if intake.personal_data else {}),
     }
 
 

@@ -1,13 +1,11 @@
 """What becomes of each pair that was read, decided by queries over the keys of all of them.
 
-DuckDB sorts and joins the keys within a fixed amount of memory, and uses the disk beyond it. So memory does not grow
-with the rows, apart from one byte a row for the answer.
+DuckDB sorts and joins the keys within a fixed amount of memory up to ten million rows, and uses the disk beyond it. So
+memory does not grow with the rows until then, apart from one byte a row for the answer.
 """
 
 from __future__ import annotations
 
-import glob
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -18,56 +16,37 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from tasks.core.errors import StorageError
+from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern
+from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.record.pair import Rejection
 
-SIDES = ("train", "test")
-DUPLICATES = ("duplicate", "duplicate_differs")
 LENGTHS = ("prompt", "chosen", "rejected")
-PLACES = (*SIDES, *DUPLICATES, "contradiction", "over_limit")
 
-_MEMORY = "256MB"
-_MOST_THREADS = 2  # more of them need more memory than the limit leaves each
+# In one thread, for each needs memory of its own: 128 MB are enough for ten million rows, more of them need more.
+_LEAST_MEMORY, _MEMORY_A_ROW = 128 << 20, 14  # bytes
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
 _LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million
 _NUMBER_BINS = 20  # of weights and margins, about so many
 
-_KEYS = """
-CREATE TEMP TABLE keys AS
-SELECT file_row_number AS ordinal, pair_key, swapped_key, weight, margin, is_held_out
-FROM read_parquet($spill, file_row_number = true)
-"""
-_FIRSTS = """
-CREATE TEMP TABLE firsts AS
-SELECT pair_key, min(ordinal) AS ordinal, any_value(swapped_key) AS swapped_key,
-       arg_min(weight, ordinal) AS weight, arg_min(margin, ordinal) AS margin
-FROM keys GROUP BY pair_key
-"""
-_CONTRADICTING = """
-CREATE TEMP TABLE contradicting AS
-SELECT pair_key FROM firsts SEMI JOIN (SELECT pair_key AS other FROM firsts) ON other = swapped_key
-"""
-# Ids are hashes: the pairs whose ids come first are a fixed random choice.
-_OVER_LIMIT = """
-CREATE TEMP TABLE over_limit AS
-SELECT pair_key FROM firsts WHERE NOT ($drops AND pair_key IN (FROM contradicting))
-ORDER BY pair_key OFFSET $limit
-"""
-_PLACES = """
-CREATE TEMP TABLE places AS
-SELECT keys.ordinal, firsts.weight AS first_weight, firsts.margin AS first_margin,
-       (CASE WHEN keys.ordinal <> firsts.ordinal THEN
-                  CASE WHEN keys.weight = firsts.weight AND keys.margin = firsts.margin THEN 2 ELSE 3 END
-             WHEN $drops AND pair_key IN (FROM contradicting) THEN 4
-             WHEN pair_key IN (FROM over_limit) THEN 5
-             ELSE is_held_out::INT END)::UTINYINT AS place
-FROM keys JOIN firsts USING (pair_key)
-"""
 _REJECTED = """
-SELECT source, place, pair_id, first_weight, first_margin, weight, margin
-FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place BETWEEN 2 AND 4) places
-ON file_row_number = ordinal ORDER BY place = 4, ordinal
+SELECT source, place, pair_id, first_weight, first_margin, weight * factor, margin
+FROM read_parquet($spill, file_row_number = true) JOIN entries USING (entry)
+JOIN (FROM places WHERE place IN (2, 3, 4, 6, 7)) places ON file_row_number = ordinal
+ORDER BY greatest(place, 3), ordinal
+"""
+_PROMPTS = """
+SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, count(*) FILTER (low <> high) AS both
+FROM (SELECT prompt_key, min(place) AS low, max(place) AS high
+      FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place < 2) ON ordinal = file_row_number
+      GROUP BY prompt_key)
+"""
+_WORDINGS = """
+SELECT count(*) AS prompts, count(*) FILTER (low <> high) AS both
+FROM (SELECT split_key, min(place) AS low, max(place) AS high
+      FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal) GROUP BY split_key)
 """
 # The first pass wrote the lengths: long texts read here would not fit into the memory limit.
 # `histogram` counts up to and including each bound, and these bins leave their upper bound out.
@@ -100,33 +79,34 @@ class Verdicts:
         places: uint8 [rows], a row's index into :data:`PLACES`.
         counts: How many rows have each place, by its name.
         contradictory: How many distinct pairs also stand with chosen and rejected swapped.
+        near: How many prompts are near-duplicates of earlier ones.
+        factors: float64 [entries], what the weights of each entry's pairs are multiplied by.
     """
 
-    def __init__(self, spill: Path, drops_contradictions: bool, limit: int | None) -> None:
+    def __init__(self, spill: Path, selection: Selection) -> None:
         """Decide about every row of ``spill``.
 
         Args:
             spill: Pairs with the columns of :data:`tasks.pairs.ingestion.two_passes.KEYS`. DuckDB's own temporary files
                 go beside it.
-            drops_contradictions: Whether both of two contradictory pairs are left out.
-            limit: The most pairs to keep; None keeps all.
+            selection: What is kept, and on which side.
+
+        Raises:
+            DataError: A source's weight makes a row's weight no normal number of 32 bits.
         """
-        self._spill = _pattern(spill)
+        self._spill = pattern(spill)
         self._temporary = spill.with_suffix(".tmp")
-        threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+        memory = max(_LEAST_MEMORY, _MEMORY_A_ROW * pq.read_metadata(spill).num_rows)
         self._database = duckdb.connect(
             config={
-                "memory_limit": _MEMORY,
-                "threads": threads,
+                "memory_limit": f"{memory}B",
+                "threads": 1,
                 "temp_directory": str(self._temporary),
                 "autoinstall_known_extensions": False,
             }
         )
-        self._execute(_KEYS, spill=self._spill)
-        self._execute(_FIRSTS)
-        self._execute(_CONTRADICTING)
-        self._execute(_OVER_LIMIT, drops=drops_contradictions, limit=2**62 if limit is None else limit)
-        self._execute(_PLACES, drops=drops_contradictions)
+        self.factors: npt.NDArray[np.float64] = np.array([entry.weight for entry in selection.entries])
+        self.near = make_places(self._execute, spill, selection)
 
         column = self._execute("SELECT place FROM places ORDER BY ordinal").fetchnumpy()["place"]
         self.places: npt.NDArray[np.uint8] = np.asarray(column)
@@ -135,28 +115,34 @@ class Verdicts:
         self.contradictory: int = self._row("SELECT count(*) AS pairs FROM contradicting")["pairs"]
 
     def rejections(self) -> Iterator[Rejection]:
-        """Yield the duplicates, then the contradictions, each in the order of the rows."""
+        """Yield the duplicates, the contradictions, then what stands on neither side, each in the order of the rows."""
         answer = self._execute(_REJECTED, spill=self._spill)
         while rows := answer.fetchmany(1024):
             for source, place, pair_id, *numbers in rows:
                 yield Rejection(source, PLACES[place], _detail(PLACES[place], pair_id, numbers))
 
+    def check_sides(self, test_share: float, rejected: Counter[str]) -> None:
+        """Refuse places that leave no pair to train on, or none to test on.
+
+        Raises:
+            DataError: Saying which side is empty, and by what.
+        """
+        train, test = (self.counts[side] for side in SIDES)
+        check_sides(train, test, test_share, self.counts + rejected + Counter(near=self.near))
+
     def statistics(self, folder: Path) -> dict[str, Any]:
         """Return the metrics of `train.parquet` and `test.parquet` in ``folder``.
 
         Raises:
-            AssertionError: A prompt stands on both sides.
+            AssertionError: A prompt stands on both sides, or two whose words are the same do.
         """
         for number, side in enumerate(SIDES):
-            rows = self._database.read_parquet(_pattern(folder / f"{side}.parquet"))
+            rows = self._database.read_parquet(pattern(folder / f"{side}.parquet"))
             rows.project(f"{number} AS side, *").create_view(side, replace=True)
         self._execute("CREATE OR REPLACE TEMP VIEW kept AS FROM train UNION ALL FROM test")
-        sides = "SELECT prompt_id, min(side) AS low, max(side) AS high FROM kept GROUP BY prompt_id"
-        prompts = self._row(
-            f"SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, "
-            f"count(*) FILTER (low <> high) AS both FROM ({sides})"
-        )
-        if prompts.pop("both"):
+        prompts = self._row(_PROMPTS, spill=self._spill)
+        wordings = self._row(_WORDINGS)
+        if prompts.pop("both") or wordings["both"]:
             raise AssertionError("a prompt stands on both sides of the split")
 
         totals = self._row(_STATISTICS)
@@ -166,6 +152,7 @@ class Verdicts:
         return {
             "pairs": {side: self.counts[side] for side in SIDES},
             "prompts": prompts,
+            "near_duplicates": {"words": sum(prompts.values()) - wordings["prompts"], "minhash": self.near},
             "characters_mean": {name: round(int(lengths[name] or 0) / pairs, 2) for name in LENGTHS},
             "chosen_longer_share": round(lengths["longer"] / pairs, 4),
             **_numbers(totals, "weight"),
@@ -198,9 +185,9 @@ class Verdicts:
         (row,) = answer.fetchall()
         return dict(zip([column[0] for column in answer.description or ()], row, strict=True))
 
-    def _execute(self, query: str, **values: Any) -> duckdb.DuckDBPyConnection:
+    def _execute(self, query: str, *listed: Any, **values: Any) -> duckdb.DuckDBPyConnection:
         try:
-            return self._database.execute(query, values)
+            return self._database.execute(query, listed or values)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             reason = str(error).splitlines()[0]
             raise StorageError(
@@ -208,12 +195,11 @@ class Verdicts:
             ) from None
 
 
-def _pattern(path: Path) -> str:
-    """Return what DuckDB reads as exactly this file: it takes paths for globs."""
-    return glob.escape(str(path))
-
-
 def _detail(place: str, pair_id: str, numbers: list[float]) -> str:
+    if place == "in_test_source":
+        return f"the prompt of pair {pair_id} stands in a source with `split: test`"
+    if place == "near_both_sides":
+        return f"the prompt of pair {pair_id} is nearly the same as prompts of train and of test"
     if place == "contradiction":
         return f"pair {pair_id} also stands with chosen and rejected swapped"
     detail = f"pair {pair_id} stands in an earlier row"

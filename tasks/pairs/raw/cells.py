@@ -13,8 +13,8 @@ from typing import Any
 from tasks.core.files import canonical_json
 from tasks.pairs.record.pair import ABSENT, Columns, get_field
 
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
-_SMALLEST, _LARGEST = 2.0**-126, 2.0**127 * (2 - 2.0**-23)  # normal numbers of float32, which training works with
+NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-126, 2.0**127 * (2 - 2.0**-23)  # normal float32, which training works with
 
 
 class Refused(Exception):
@@ -79,7 +79,7 @@ def read_slice(row: dict[str, Any], columns: Columns) -> str | None:
 def read_weight(row: dict[str, Any], columns: Columns) -> float:
     """Return how much the row counts; 1 where it does not say."""
     value = read_number(row, columns.weight, Columns.weight, "bad_weight", absent=1.0)
-    if value < _SMALLEST:
+    if value < SMALLEST_WEIGHT:
         detail = f"`{columns.weight}` is {value}, and a weight is above 0: a row that should not count is left out"
         raise Refused("bad_weight", detail)
     return value
@@ -90,7 +90,7 @@ def read_number(row: dict[str, Any], column: str | None, usual: str | None, reas
     value = None if column is None else optional(row, column, usual)
     if value is None or value == "":
         return absent
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value.strip())  # float takes fewer spaces than a pattern: not U+001D
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise Refused(reason, f"`{column}` is {kind(value)}, and no number")
@@ -98,7 +98,7 @@ def read_number(row: dict[str, Any], column: str | None, usual: str | None, reas
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not abs(number) <= _LARGEST:  # NaN is refused too
+    if not abs(number) <= LARGEST_WEIGHT:  # NaN is refused too
         raise Refused(reason, f"`{column}` is {short(value)}, and no finite number of 32 bits")
     return number
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-BLOCK_BYTES = 1 << 22  # of text or of Arrow's buffers, after which a block ends
+BLOCK_BYTES = 1 << 20  # of text or of Arrow's buffers, after which a block ends
 BLOCK_ROWS = 4096  # of rows that are no bytes
 
 

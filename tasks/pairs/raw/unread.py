@@ -8,13 +8,13 @@ order of the two is an assumption. Ids, sources, and scores beside a chosen and 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tasks.core.errors import DataError
 from tasks.pairs.raw.cells import is_blank
 
-SAMPLE = 1000  # objects after which unread columns are refused, so that a long source is not read in vain
+_MOST_SHAPES = 1000  # sets of columns that are remembered
 
 # patterns of the single words of a column's name, digits behind them left out
 _PROMPT_WORDS = re.compile(
@@ -35,43 +35,36 @@ _PARTS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
 
 class UnreadColumns:
-    """Watches the rows of one source for columns that should have been read.
+    """Watches rows of one source for columns that should have been read.
 
     Args:
-        source: What the source is called.
         reads: The top-level columns that its form reads.
         ignored: Columns that the user waives (`ingest.ignore`).
         is_order_assumed: The two replies were named by the user, so a column may say otherwise which one is better.
+
+    Attributes:
+        unread: Every column that nobody reads, in order.
+        ignored: Every column that is waived and there, in order.
+        shaping: Where each unread column that may shape the prompt or the label first held something, in order.
     """
 
-    def __init__(
-        self, source: str, reads: Collection[str], ignored: Collection[str], is_order_assumed: bool = False
-    ) -> None:
-        self._source = source
+    def __init__(self, reads: Collection[str], ignored: Collection[str], is_order_assumed: bool = False) -> None:
         self._reads, self._ignored = frozenset(reads), frozenset(ignored)
         self._is_order_assumed = is_order_assumed
         self._watched: dict[tuple[str, ...], tuple[str, ...]] = {}  # by the names of a row's columns
-        self._first: dict[str, str] = {}  # where each unread column first held something, in order
-        self._objects = 0
-        self.unread: dict[str, None] = {}  # every column that nobody reads, in order
-        self.ignored: dict[str, None] = {}  # every column that the user waives, in order
+        self.unread: dict[str, None] = {}
+        self.ignored: dict[str, None] = {}
+        self.shaping: dict[str, str] = {}
 
     def see(self, row: dict[str, Any], where: str) -> None:
-        """Look at one row.
-
-        Raises:
-            DataError: An unread column shapes the prompt or the label.
-        """
+        """Look at one row."""
         names = tuple(row)
         watched = self._watched.get(names)
         if watched is None:
             watched = self._watch(names)
-        self._objects += 1
         for name in watched:
-            if name not in self._first and _is_filled(row[name], name):
-                self._first[name] = where
-        if self._objects == SAMPLE:
-            self.finish()
+            if name not in self.shaping and _is_filled(row[name], name):
+                self.shaping[name] = where
 
     def _watch(self, names: tuple[str, ...]) -> tuple[str, ...]:
         waived = [name for name in names if name in self._ignored]
@@ -79,29 +72,33 @@ class UnreadColumns:
         self.ignored.update(dict.fromkeys(waived))
         self.unread.update(dict.fromkeys(unread))
         watched = tuple(name for name in unread if self._could_shape(name))
-        if len(self._watched) < SAMPLE:
+        if len(self._watched) < _MOST_SHAPES:
             self._watched[names] = watched
         return watched
 
     def _could_shape(self, name: str) -> bool:
         return shapes_prompt(name) or (self._is_order_assumed and shapes_label(name))
 
-    def finish(self) -> None:
-        """Refuse the source if a column that is not read shapes the prompt or the label.
 
-        Raises:
-            DataError: Naming the columns, the first row, and the lines of params that read or waive them.
-        """
-        if not self._first:
-            return
-        names = list(self._first)
-        shown = ", ".join(f"`{name}`" for name in names)
-        first = self._first[names[0]]
-        effect = "the prompt" if any(map(shapes_prompt, names)) else "which answer is better"
-        raise DataError(
-            f"{self._source} has {shown}, which nothing reads, and which may shape {effect} (first in {first})",
-            f"name it under `ingest.columns`, or leave it out on purpose: `ingest.ignore: [{', '.join(names)}]`",
-        )
+def refuse_unread(source: str, shaping: Mapping[str, str]) -> None:
+    """Refuse a source if a column that is not read shapes the prompt or the label.
+
+    Args:
+        source: What the source is called.
+        shaping: As :attr:`UnreadColumns.shaping`.
+
+    Raises:
+        DataError: Naming the columns, the first row, and the lines of params that read or waive them.
+    """
+    if not shaping:
+        return
+    names = list(shaping)
+    shown = ", ".join(f"`{name}`" for name in names)
+    effect = "the prompt" if any(map(shapes_prompt, names)) else "which answer is better"
+    raise DataError(
+        f"{source} has {shown}, which nothing reads, and which may shape {effect} (first in {shaping[names[0]]})",
+        f"name it under `ingest.columns`, or leave it out on purpose: `ingest.ignore: [{', '.join(names)}]`",
+    )
 
 
 def shapes_prompt(name: str) -> bool:

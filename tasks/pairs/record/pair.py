@@ -7,12 +7,13 @@ conversation up to the reply; a reply is one turn: its text, and its tool calls 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from functools import cached_property
 from json.encoder import encode_basestring
 from typing import Any
 
-from tasks.core.files import canonical_json, sha256_bytes
+from tasks.core.files import canonical_json
 
 _text_json = encode_basestring  # a text as canonical JSON, by the encoder itself: several times faster
 
@@ -61,10 +62,16 @@ REASONS = {
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
+    "near_both_sides": "the prompt is nearly the same as prompts of train and of test",
+    "kept_out": "an evaluation set of `ingest.keep_out` holds the prompt",
+    "in_test_source": "the prompt stands in a source whose pairs are all to test on",
 }
 
 # of rows that are read as they should be, and hold no preference: they do not count as faulty
 NO_PREFERENCE = frozenset(("tie", "both_bad", "no_vote", "unpaired", "gap_too_small"))
+# of usable pairs that stand on neither side of the split: they do not count as faulty, either
+NEITHER_SIDE = ("kept_out",)
+NOT_FAULTY = NO_PREFERENCE | {"duplicate", "personal_data", *NEITHER_SIDE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +133,7 @@ class Pair:
         """The prompt in the form that it has, as canonical JSON: text, or a list of messages."""
         return _text_json(self.prompt) if isinstance(self.prompt, str) else canonical_json(plain_prompt(self.prompt))
 
-    @cached_property
+    @property
     def prompt_json(self) -> str:
         """What identifies the prompt, as canonical JSON.
 
@@ -137,23 +144,33 @@ class Pair:
             content = _text_json(self.prompt[0].content)
         return f'{{"inputs":{self.inputs},"prompt":{content}}}' if self.inputs else content
 
-    @cached_property
+    @property
     def prompt_id(self) -> str:
         """The identity of the prompt: 16 hex digits of a SHA-256."""
-        return sha256_bytes(self.prompt_json.encode())[:16]
+        return self.ids[0]
 
-    @cached_property
+    @property
     def pair_id(self) -> str:
         """The identity of prompt, chosen and rejected together: 16 hex digits of a SHA-256."""
-        return _digest_of(self.prompt_json, *self._replies)
+        return self.ids[1]
 
-    @cached_property
+    @property
     def swapped_id(self) -> str:
         """The identity that this pair would have with chosen and rejected swapped."""
-        chosen, rejected = self._replies
-        return _digest_of(self.prompt_json, rejected, chosen)
+        return self.ids[2]
 
     @cached_property
+    def ids(self) -> tuple[str, str, str]:
+        """The identities of the prompt, of the pair, and of the pair with its replies swapped."""
+        prompt = self.prompt_json
+        chosen, rejected = _reply_json(self.chosen, self.chosen_extra), _reply_json(self.rejected, self.rejected_extra)
+        return (
+            _id_of(prompt),
+            _id_of(f'{{"chosen":{chosen},"prompt":{prompt},"rejected":{rejected}}}'),
+            _id_of(f'{{"chosen":{rejected},"prompt":{prompt},"rejected":{chosen}}}'),
+        )
+
+    @property
     def text_id(self) -> str:
         """What tokens depend on: the identity of the pair, and whether its prompt is text or messages."""
         return f"{self.pair_id} {'text' if isinstance(self.prompt, str) else 'chat'}"
@@ -164,11 +181,6 @@ class Pair:
         turns = self.prompt
         prompt = len(turns) if isinstance(turns, str) else sum(len(turn.content) for turn in turns)
         return prompt, len(self.chosen), len(self.rejected)
-
-    @cached_property
-    def _replies(self) -> tuple[str, str]:
-        """Chosen and rejected as canonical JSON: a text, or an object where a reply is more than its text."""
-        return _reply_json(self.chosen, self.chosen_extra), _reply_json(self.rejected, self.rejected_extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,8 +286,8 @@ def _reply_json(text: str, extra: str) -> str:
     return f'{{"content":{content},"extra":{extra}}}' if extra else content
 
 
-def _digest_of(prompt: str, chosen: str, rejected: str) -> str:
-    return sha256_bytes(f'{{"chosen":{chosen},"prompt":{prompt},"rejected":{rejected}}}'.encode())[:16]
+def _id_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def get_field(row: dict[str, Any], name: str) -> Any:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tasks.core.errors import ArtifactError
 from tasks.pairs.record.pair import Pair, prompt_of
 
-BATCH = 2048  # pairs; bounds memory, and is the row group's size in the first pass
+BATCH = 2048  # pairs; bounds memory
 
 SCHEMA = pa.schema(
     [
@@ -47,24 +47,31 @@ def from_record(record: dict[str, Any]) -> Pair:
 class PairWriter:
     """Writes pairs to one Parquet file in batches; a context manager.
 
-    Extra columns (the first pass adds keys) come as fields behind :data:`SCHEMA`.
+    Args:
+        path: The file.
+        extra: Columns behind those of :data:`SCHEMA`.
+        batch: Pairs that become one row group.
     """
 
-    def __init__(self, path: Path, extra: Sequence[pa.Field] = ()) -> None:
-        self.schema = pa.schema([*SCHEMA, *extra])
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+    def __init__(self, path: Path, extra: Sequence[pa.Field] = (), batch: int = BATCH) -> None:
+        self.schema, self._batch = pa.schema([*SCHEMA, *extra]), batch
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
         self._waiting: list[tuple[Any, ...]] = []
 
     def append(self, pair: Pair, *extra: Any) -> None:
         """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
         self._waiting.append(_VALUES(pair) + extra)
-        if len(self._waiting) >= BATCH:
+        if len(self._waiting) >= self._batch:
             self._flush()
 
     def append_batch(self, batch: pa.RecordBatch) -> None:
         """Add rows that have this file's schema already."""
         if batch.num_rows:
             self._writer.write_batch(batch)
+
+    def describe(self, metadata: dict[str, str]) -> None:
+        """Add metadata to the file."""
+        self._writer.add_key_value_metadata(metadata)
 
     def _flush(self) -> None:
         if self._waiting:

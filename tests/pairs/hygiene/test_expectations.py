@@ -55,10 +55,12 @@ def test_nothing_is_written_where_a_limit_is_missed_and_the_rejects_are_kept(tmp
     assert json.loads((tmp_path / "kept/rejects.jsonl").read_text())["reason"] == "empty_chosen"
 
 
-def test_test_prompts_that_training_has_in_other_spelling_are_leaks(tmp_path: Path) -> None:
-    spelled = [{**row, "prompt": [{"role": "user", "content": row["prompt"].upper() + " !"}]} for row in text_rows(40)]
-    with pytest.raises(DataError, match=r"`max_leaking_share` is 0, and 0\.\d+ of the test prompts stand in training"):
-        ingest(tmp_path, more=spelled, max_leaking_share=0)
+def test_test_prompts_with_the_wording_of_training_are_leaks(tmp_path: Path) -> None:
+    frame = "Answer in one short line, with no more than ten words, the question that follows here:"
+    framed = [{**row, "prompt": f"{frame} {row['prompt']}"} for row in text_rows(40)]
+    with pytest.raises(DataError, match=r"`max_leaking_share` is 0, and 0\.\d+ of the test pairs share 13 words"):
+        ingest(tmp_path, more=framed, max_leaking_share=0)
+    assert 0.3 < ingest(tmp_path, more=framed, max_leaking_share=0.7)["leaking_prompt_share"] < 0.7
     signs = [{"prompt": sign * 3, "chosen": "Yes.", "rejected": "No."} for sign in "?!.,;:-+*/&%$#@"]
     assert ingest(tmp_path, more=signs, max_leaking_share=0)["leaking_prompt_share"] == 0
 

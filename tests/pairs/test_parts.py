@@ -1,0 +1,120 @@
+"""Parts of pairs: any process makes the same, a run uses those of the run before, and to lose one costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import ingest
+from tasks.core.errors import DataError
+from tasks.core.files import manifest_digest
+from tasks.core.params import build
+from tasks.ingest import IngestConfig
+from tasks.pairs.forms.choose import FormSettings
+from tasks.pairs.forms.known import KNOWN
+from tasks.pairs.ingestion import text_formats
+from tasks.pairs.ingestion.reading import Reading
+from tasks.pairs.ingestion.row_taker import RowTaker
+from tests.pairs.samples import text_rows, write_rows
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_formats, "BLOCK_BYTES", 500)  # about ten rows
+
+
+def run(folder: Path, source: Path, processes: int = 1, **section: Any) -> tuple[str, dict[str, Any]]:
+    """The digest of the pairs, and the metrics."""
+    config = build(IngestConfig, {"sources": [str(source)], "test_share": 0.3, **section}, "ingest")
+    metrics = ingest.run(ingest.Folders(folder / "pairs"), config, None, folder / "parts", processes)
+    return manifest_digest(folder / "pairs", "ingest"), metrics
+
+
+def parts(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in (folder / "parts").iterdir()}
+
+
+def odd_rows() -> list[dict[str, Any]]:
+    """Pairs, a duplicate, a contradiction, and rows that are rejected, far from each other."""
+    rows = text_rows(120)
+    swapped = {**rows[3], "chosen": rows[3]["rejected"], "rejected": rows[3]["chosen"]}
+    return [*rows, rows[5], swapped, {**rows[0], "chosen": " "}, {**rows[1], "id": 7}]
+
+
+def test_processes_and_known_parts_change_no_byte(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", odd_rows())
+    one, metrics = run(tmp_path / "one", source)
+    assert metrics["left_out"] == run(tmp_path / "two", source, processes=2)[1]["left_out"]
+    assert len(parts(tmp_path / "one")) > 5
+    assert (tmp_path / "one/pairs/rejects.jsonl").read_bytes() == (tmp_path / "two/pairs/rejects.jsonl").read_bytes()
+    before = parts(tmp_path / "one")
+    assert {one, run(tmp_path / "one", source)[0], run(tmp_path / "two", source)[0]} == {one}
+    assert parts(tmp_path / "one") == before
+
+
+def test_rows_that_are_appended_cost_their_own_block_alone(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(120))
+    run(tmp_path, source)
+    before = parts(tmp_path)
+    with source.open("a") as stream:
+        stream.write(json.dumps({"prompt": "A new one", "chosen": "Yes.", "rejected": "No."}) + "\n")
+    grown, metrics = run(tmp_path, source)
+    assert metrics["rows_read"] == 121
+    assert len(parts(tmp_path).items() - before.items()) == 1
+    assert run(tmp_path / "anew", source)[0] == grown
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", None])
+def test_a_damaged_part_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
+    source = write_rows(tmp_path / "a.jsonl", odd_rows())
+    first, _ = run(tmp_path, source)
+    path = sorted((tmp_path / "parts").iterdir())[2]
+    path.write_bytes(path.read_bytes()[:-30] if damage is None else damage)
+    assert run(tmp_path, source)[0] == first
+
+
+@pytest.mark.parametrize("section", [{"columns": {"chosen": "rejected", "rejected": "chosen"}}, {"split_seed": 1}])
+def test_other_settings_use_no_part_of_these(tmp_path: Path, section: dict[str, Any]) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(60))
+    run(tmp_path, source)
+    assert run(tmp_path, source, **section)[0] == run(tmp_path / "anew", source, **section)[0]
+
+
+def test_answers_that_wait_for_other_rows_are_read_in_each_run(tmp_path: Path) -> None:
+    thumbs = [{"prompt": f"Q{i % 40}?", "completion": f"Answer {i}.", "label": i < 40} for i in range(80)]
+    source = write_rows(tmp_path / "a.jsonl", thumbs)
+    first, metrics = run(tmp_path, source, processes=2)
+    assert metrics["pairs"]["train"] + metrics["pairs"]["test"] == 40
+    assert run(tmp_path, source)[0] == first
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_far_behind_names_the_file_and_the_line(tmp_path: Path, processes: int) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(60))
+    source.write_bytes(source.read_bytes() + b'{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"a.jsonl is not UTF-8 text: byte 0xe9 in line 61 — convert it"):
+        run(tmp_path, source, processes)
+
+
+def test_parts_that_no_run_used_for_a_day_are_removed(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(40))
+    run(tmp_path, source)
+    kept = set(parts(tmp_path))
+    old, new = tmp_path / "parts/old.parquet", tmp_path / "parts/new.parquet"
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    run(tmp_path, source)
+    assert set(parts(tmp_path)) == kept | {"new.parquet"}
+
+
+@pytest.mark.parametrize("name", [form.name for form in KNOWN])
+def test_every_form_reaches_another_process(name: str) -> None:
+    taker = RowTaker(Reading(forms=FormSettings(name)), ())
+    assert pickle.loads(pickle.dumps(taker)).reader.about == taker.reader.about
