@@ -5,6 +5,7 @@ A row becomes a pair, or a rejection with one reason; rows that a filter leaves 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -117,7 +118,7 @@ class Intake:
         """
         self._source.add(counts)
         with source.reading.naming():
-            refuse_unread(source.name, self._source.shaping)
+            refuse_unread(source.name, self._source.shaping, _with_question(source.reading.columns, self._source))
 
     def close(self, source: Source) -> None:
         """Add the counts of the source, whose rows are all read.
@@ -180,6 +181,13 @@ class Intake:
         top = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3) if count)
         first = self.total.first.get(reasons.most_common(1)[0][0])
         return f"{top}; the first is {first[0]}: {first[1][:200]}" if first else top
+
+
+def _with_question(columns: Columns, counts: Counts) -> Columns:
+    """Return the columns with the one that holds the rows' question as their prompt."""
+    options = [columns.prompt, *columns.questions, columns.instruction, columns.input]
+    name = next((name for name in options if name and name in counts.columns), columns.prompt)
+    return dataclasses.replace(columns, prompt=name)
 
 
 def _check_columns(source: str, counts: Counts) -> None:
