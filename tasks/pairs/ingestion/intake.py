@@ -30,6 +30,10 @@ _COLUMNS_ADVICE = (
     "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote (first, "
     "second, winner); or answers and their scores (answers, text, score or rank)"
 )
+_PROMPT_ADVICE = (
+    "name the question's column as `ingest.columns.prompt`; without one, chosen and rejected are lists of messages, or "
+    "transcripts whose turns begin with a blank line and `Human:` or `Assistant:`"
+)
 
 _log = get_logger(__name__)
 
@@ -198,7 +202,9 @@ def _check_columns(source: str, counts: Counts) -> None:
     fields = [name for name, count in counts.without_field.items() if count == counts.objects > 0]
     absent = [*fields, *(name for name, count in counts.lacking.items() if count == parsed)]
     if absent:
-        advice = "correct the field under `ingest.where`" if fields else _COLUMNS_ADVICE
+        is_prompt = "not_a_transcript" in counts.rejected
+        advice = _PROMPT_ADVICE if is_prompt else _COLUMNS_ADVICE
+        advice = "correct the field under `ingest.where`" if fields else advice
         names = ", ".join(counts.columns)
         raise DataError(f"{source} has no column `{absent[0]}` (it has: {names})", advice)
 

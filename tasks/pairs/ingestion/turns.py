@@ -39,6 +39,11 @@ def turns_of(value: Any, name: str, role: str) -> Turns:
         value = spelled
     if not isinstance(value, dict | list):
         raise Refused("not_text", f"`{name}` is {kind(value)}")
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):  # an object around the list
+        _refuse_unread(value, name)
+        value = value["messages"]
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        raise Refused("not_text", f"`{name}` is a list of texts; `ingest.columns` can name one of them, as {name}.0")
     turns = [_message(item, name) for item in (value if isinstance(value, list) else [value])]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
@@ -49,7 +54,8 @@ def _message(value: Any, name: str) -> Message:
     said = value["role"] if "role" in value else value.get("from")
     role = ROLE_NAMES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
-        raise Refused("unknown_role", f"`{name}` holds a turn by {short(said)}")
+        who = f"a turn by {short(said)}" if said is not None else "an object without `role`"
+        raise Refused("unknown_role", f"`{name}` holds {who}")
     content = value["content"] if "content" in value else value.get("value")
     if len(value) == 2 and isinstance(content, str) and said != _CALL:
         return Message(role, text_of(content, name))
