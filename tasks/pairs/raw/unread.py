@@ -9,7 +9,7 @@ chosen and a rejected reply shape neither.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tasks.core.errors import DataError
@@ -126,7 +126,7 @@ def refuse_unread(source: str, shaping: Mapping[str, str], columns: Columns) -> 
     shown = ", ".join(f"`{name}`" for name in names)
     of_prompt = [name for name in names if shapes_prompt(name.rpartition(".")[2])]
     effect = "the prompt" if of_prompt else "which answer is better"
-    line = _reading_line(of_prompt[0], columns.prompt) if of_prompt else _winner_line(names[0], columns)
+    line = _reading_line(of_prompt[0], columns.prompt) if of_prompt else _winner_line(names, columns)
     advice = f"leave it out on purpose: `ingest.ignore: [{', '.join(names)}]`"
     raise DataError(
         f"{source} has {shown}, which nothing reads, and which may shape {effect} (first in {shaping[names[0]]})",
@@ -134,8 +134,11 @@ def refuse_unread(source: str, shaping: Mapping[str, str], columns: Columns) -> 
     )
 
 
-def _winner_line(name: str, columns: Columns) -> str:
-    """Return the entry of `ingest.columns` that reads a column as the vote on the two replies."""
+def _winner_line(names: Sequence[str], columns: Columns) -> str:
+    """Return the entry of `ingest.columns` that reads a column as the vote on the two replies; empty for scores."""
+    name = names[0]
+    if len(names) > 1 or _is_about(name, re.compile("scores?|ratings?|rank(s|ing)?")):
+        return ""
     return f"{{first: {columns.chosen}, second: {columns.rejected}, winner: {name}}}"
 
 
