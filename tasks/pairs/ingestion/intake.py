@@ -5,6 +5,7 @@ A row becomes a pair, or a rejection with one reason; rows that a filter leaves 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -28,6 +29,10 @@ from tasks.telemetry.log import get_logger
 _COLUMNS_ADVICE = (
     "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote (first, "
     "second, winner); or answers and their scores (answers, text, score or rank)"
+)
+_PROMPT_ADVICE = (
+    "name the question's column as `ingest.columns.prompt`; without one, chosen and rejected are lists of messages, or "
+    "transcripts whose turns begin with a blank line and `Human:` or `Assistant:`"
 )
 
 _log = get_logger(__name__)
@@ -118,7 +123,7 @@ class Intake:
         """
         self._source.add(counts)
         with source.reading.naming():
-            refuse_unread(source.name, self._source.shaping)
+            refuse_unread(source.name, self._source.shaping, _with_question(source.reading.columns, self._source))
 
     def close(self, source: Source) -> None:
         """Add the counts of the source, whose rows are all read.
@@ -183,6 +188,13 @@ class Intake:
         return f"{top}; the first is {first[0]}: {first[1][:200]}" if first else top
 
 
+def _with_question(columns: Columns, counts: Counts) -> Columns:
+    """Return the columns with the one that holds the rows' question as their prompt."""
+    options = [columns.prompt, *columns.questions, columns.instruction, columns.input]
+    name = next((name for name in options if name and name in counts.columns), columns.prompt)
+    return dataclasses.replace(columns, prompt=name)
+
+
 def _check_columns(source: str, counts: Counts) -> None:
     """Refuse a source if a column that was asked for is in none of its rows: then its name is wrong."""
     parsed = counts.objects - counts.filtered
@@ -191,7 +203,9 @@ def _check_columns(source: str, counts: Counts) -> None:
     fields = [name for name, count in counts.without_field.items() if count == counts.objects > 0]
     absent = [*fields, *(name for name, count in counts.lacking.items() if count == parsed)]
     if absent:
-        advice = "correct the field under `ingest.where`" if fields else _COLUMNS_ADVICE
+        is_prompt = "not_a_transcript" in counts.rejected
+        advice = _PROMPT_ADVICE if is_prompt else _COLUMNS_ADVICE
+        advice = "correct the field under `ingest.where`" if fields else advice
         names = ", ".join(counts.columns)
         raise DataError(f"{source} has no column `{absent[0]}` (it has: {names})", advice)
 
