@@ -120,10 +120,15 @@ def run(
     checks = Checks(config.expect, config.personal_data, config.languages)
     intake = Intake(checks.personal_data)
     placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
-    kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
-    settings = {"seed": config.split_seed, "kept_out": kept_out, "personal_data": config.personal_data}
+    settings = {
+        "seed": config.split_seed,
+        "kept_out": placement.kept_out.digest(),
+        "personal_data": config.personal_data,
+    }
 
-    about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
+    inputs = {source.name: source.identity() for source in sources}
+    inputs |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
+    about = {"stage": "ingest", "inputs": inputs}
     with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:
         spill = draft / "keys.parquet"
         with PartFolder(parts or draft / "parts", placement, settings, processes) as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,24 @@ def test_other_settings_use_no_part_of_these(tmp_path: Path, section: dict[str, 
     source = write_rows(tmp_path / "a.jsonl", text_rows(60))
     run(tmp_path, source)
     assert run(tmp_path, source, **section)[0] == run(tmp_path / "anew", source, **section)[0]
+
+
+def test_an_evaluation_set_that_is_read_otherwise_keeps_out_other_prompts(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(60))
+    sets = write_rows(tmp_path / "bench.jsonl", [{"task": "Question 7?", "note": "Question 8?", "kind": "x"}])
+    for keys in ({"columns": {"prompt": "task"}}, {"columns": {"prompt": "note"}}):
+        keep_out = [{"path": str(sets), **keys}]
+        assert run(tmp_path, source, keep_out=keep_out)[0] == run(tmp_path / "anew", source, keep_out=keep_out)[0]
+        shutil.rmtree(tmp_path / "anew")
+
+
+def test_an_evaluation_set_counts_though_another_one_has_its_name(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", text_rows(60))
+    sets = [write_rows(tmp_path / name / "bench.jsonl", [{"prompt": name}]) for name in ("one", "two")]
+    for question in ("Something else", "Question 7?"):
+        write_rows(sets[0], [{"prompt": question}])
+        _, metrics = run(tmp_path, source, keep_out=[str(path) for path in sets])
+    assert metrics["left_out"]["kept_out"] == 1
 
 
 def test_answers_that_wait_for_other_rows_are_read_in_each_run(tmp_path: Path) -> None:
