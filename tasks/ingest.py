@@ -35,9 +35,8 @@ from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
 from tasks.pairs.ingestion.parts import PartFolder
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
-from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
+from tasks.pairs.ingestion.selection import DUPLICATES, Selection
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
-from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, listing, sort_pairs
 from tasks.pairs.ingestion.verdicts import Verdicts
@@ -67,6 +66,7 @@ class IngestConfig(Section, path="ingest"):
     test_share: Annotated[float, between(0, 1, "[)")] = 0.1
     stratify: bool = False
     split_seed: int = 0
+    near_duplicates: Literal["words", "minhash"] = "words"
     keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
@@ -119,16 +119,12 @@ def run(
     sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
     checks = Checks(config.expect, config.personal_data, config.languages)
     intake = Intake(checks.personal_data)
-    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
-    settings = {
-        "seed": config.split_seed,
-        "kept_out": placement.kept_out.digest(),
-        "personal_data": config.personal_data,
-    }
+    finds_near = config.near_duplicates == "minhash"
+    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share), finds_near)
+    kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
+    settings = {"personal_data": config.personal_data}
 
-    inputs = {source.name: source.identity() for source in sources}
-    inputs |= {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
-    about = {"stage": "ingest", "inputs": inputs}
+    about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
     with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:
         spill = draft / "keys.parquet"
         with PartFolder(parts or draft / "parts", placement, settings, processes) as folder:
@@ -139,8 +135,7 @@ def run(
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(read, draft, verdicts)
-                train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
+                verdicts.check_sides(config.test_share, intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
                 metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()

@@ -39,17 +39,18 @@ from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter
 
-# What stands behind the pairs' own columns: the ids as numbers, the hash that decides on the side, and lengths in
-# characters.
+# What stands behind the pairs' own columns: the ids as numbers, what decides on the side, and lengths in characters.
 KEYS = (
     pa.field("prompt_key", pa.uint64(), nullable=False),
     pa.field("pair_key", pa.uint64(), nullable=False),
     pa.field("swapped_key", pa.uint64(), nullable=False),
     pa.field("split_key", pa.uint64(), nullable=False),
+    pa.field("letters", pa.large_string(), nullable=False),
+    pa.field("signature", pa.binary(), nullable=False),
     *(pa.field(f"{name}_length", pa.int64(), nullable=False) for name in LENGTHS),
 )
 _ROOMS = ("forms", "hygiene", "ingestion", "raw", "record")  # of tasks/pairs: their code makes a part
-_LIBRARIES = ("orjson", "pyarrow", "presidio-analyzer", "phonenumbers", "tldextract", "detect-secrets")
+_LIBRARIES = ("orjson", "pyarrow", "rensa", "presidio-analyzer", "phonenumbers", "tldextract", "detect-secrets")
 _OUTCOME = "outcome"  # the key of the file's metadata that holds counts and rejections
 _LONGEST_OUTCOME = 1 << 24  # bytes; Arrow refuses to read metadata of 100 MB
 _SUFFIX = ".parquet"
@@ -80,7 +81,7 @@ def write_part(path: Path, taken: Iterable[Pair | Rejection], placement: Placeme
     Args:
         path: The file.
         taken: Pairs and rejections.
-        placement: Gives a pair's split key, or keeps it out.
+        placement: Gives what decides on a pair's side, or keeps it out.
         counts: Those of the rows; pairs that are kept out are added.
     """
     rejections: list[Rejection] = []
@@ -88,13 +89,14 @@ def write_part(path: Path, taken: Iterable[Pair | Rejection], placement: Placeme
     try:
         with naming_file(path), PairWriter(draft, KEYS, _MOST_PAIRS) as writer:
             for row in taken:
-                key = placement.place(row) if isinstance(row, Pair) else row
-                if isinstance(key, Rejection):
+                place = placement.place(row) if isinstance(row, Pair) else row
+                if isinstance(place, Rejection):
                     if isinstance(row, Pair):
-                        counts.reject(key)
-                    rejections.append(key)
+                        counts.reject(place)
+                    rejections.append(place)
                 elif isinstance(row, Pair):
-                    writer.append(row, *(int(digits, 16) for digits in row.ids), key, *row.lengths)
+                    prompt, pair, swapped = row.ids
+                    writer.append(row, int(prompt, 16), int(pair, 16), int(swapped, 16), *place, *row.lengths)
             outcome = json.dumps([counts.to_json(), [dataclasses.astuple(rejection) for rejection in rejections]])
             if len(outcome) <= _LONGEST_OUTCOME:  # else the next run makes the part anew
                 writer.describe({_OUTCOME: outcome})
@@ -149,7 +151,7 @@ class PartFolder:
 
     Args:
         folder: The folder.
-        placement: Gives split keys, or keeps pairs out.
+        placement: Gives what decides on a pair's side, or keeps it out.
         settings: What else a part depends on.
         processes: How many of them make parts; with more than one the program's main module must be importable.
     """
@@ -158,7 +160,8 @@ class PartFolder:
         self._folder, self._placement = folder, placement
         room = Path(__file__).parents[1]
         code = [code_digest(room / name) for name in _ROOMS]
-        self._identity = digest_of({"code": code, "libraries": versions(_LIBRARIES), **settings})
+        about = {"code": code, "libraries": versions(_LIBRARIES), "placement": placement.digest()}
+        self._identity = digest_of({**about, **settings})
         self._count = processes
         self._processes = PartProcesses(processes, placement, make_part)
         self._made = 0

@@ -31,7 +31,8 @@ from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rej
 from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows
 from tasks.telemetry.log import bar, get_logger
 
-_BATCH = 1 << 14  # pairs of single answers in a part, and keys that are written at once
+_BATCH = 1 << 14  # pairs of single answers in a part
+_KEYS_AT_ONCE = 1 << 12
 _ENTRY = pa.field("entry", pa.uint16(), nullable=False)
 _SPILLED = ("pair_id", "source", "weight", "margin", *(field.name for field in KEYS))
 
@@ -87,7 +88,7 @@ class KeyWriter:
         keys = read_columns(part.path, _SPILLED)
         entries = pa.array(np.full(len(keys), entry, np.uint16))
         self._waiting.append(keys.append_column(_ENTRY, entries))
-        if sum(map(len, self._waiting)) >= _BATCH:
+        if sum(map(len, self._waiting)) >= _KEYS_AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:
@@ -186,6 +187,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "filtered": intake.total.filtered,
         "over_limit": verdicts.counts["over_limit"],
         "in_test_source": verdicts.counts["in_test_source"],
+        "near_both_sides": verdicts.counts["near_both_sides"],
         **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)

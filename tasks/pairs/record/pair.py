@@ -62,6 +62,7 @@ REASONS = {
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
+    "near_both_sides": "the prompt is nearly the same as prompts of train and of test",
     "kept_out": "an evaluation set of `ingest.keep_out` holds the prompt",
     "in_test_source": "the prompt stands in a source whose pairs are all to test on",
 }
