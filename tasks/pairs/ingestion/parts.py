@@ -134,7 +134,8 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
         StorageError: It is damaged or gone.
     """
     try:
-        return pq.read_table(path, columns=list(names), page_checksum_verification=True)
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+            return file.read(list(names))
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise

@@ -77,6 +77,7 @@ class KeyWriter:
         self._schema = pa.schema([*(columns.field(name) for name in _SPILLED), _ENTRY])
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._waiting: list[pa.Table] = []
+        self._rows = 0  # that wait
 
     def append(self, part: Part, entry: int) -> None:
         """Add a part's keys; they reach the disk with those of others.
@@ -88,13 +89,14 @@ class KeyWriter:
         keys = read_columns(part.path, _SPILLED)
         entries = pa.array(np.full(len(keys), entry, np.uint16))
         self._waiting.append(keys.append_column(_ENTRY, entries))
-        if sum(map(len, self._waiting)) >= _KEYS_AT_ONCE:
+        self._rows += len(keys)
+        if self._rows >= _KEYS_AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
-            self._waiting = []
+            self._waiting, self._rows = [], 0
 
     def __enter__(self) -> KeyWriter:
         return self

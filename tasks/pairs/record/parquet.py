@@ -58,6 +58,7 @@ class PairWriter:
         self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
         self._waiting: list[tuple[Any, ...]] = []
         self._batches: list[pa.RecordBatch] = []
+        self._rows = 0  # of the batches
 
     def append(self, pair: Pair, *extra: Any) -> None:
         """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
@@ -68,7 +69,8 @@ class PairWriter:
     def append_batch(self, batch: pa.RecordBatch) -> None:
         """Add rows that have this file's schema already; they reach the disk with those of other batches."""
         self._batches.append(batch)
-        if sum(waiting.num_rows for waiting in self._batches) >= self._batch:
+        self._rows += batch.num_rows
+        if self._rows >= self._batch:
             self._flush()
 
     def describe(self, metadata: dict[str, str]) -> None:
@@ -83,7 +85,7 @@ class PairWriter:
             self._waiting = []
         if self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches))
-            self._batches = []
+            self._batches, self._rows = [], 0
 
     def __enter__(self) -> PairWriter:
         return self
