@@ -122,7 +122,7 @@ def run(
     finds_near = config.near_duplicates == "minhash"
     placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share), finds_near)
     kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
-    settings = {"placement": [config.split_seed, finds_near, kept_out], "personal_data": config.personal_data}
+    settings = {"personal_data": config.personal_data}
 
     about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
     with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:

@@ -119,6 +119,7 @@ class AnswerStore:
         self._execute("CREATE INDEX keys ON answers (key, is_score)")
         self._execute("CREATE TABLE answered (key PRIMARY KEY) WITHOUT ROWID")
         self._execute("INSERT INTO answered SELECT DISTINCT key FROM answers WHERE is_score = 0")
+
         for _, some in itertools.groupby(self._execute(_WITH_SCORES), key=operator.itemgetter(0)):
             rows = list(some)
             _, form, place, is_score, single, _, is_answered = rows[0]

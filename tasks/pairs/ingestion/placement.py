@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from tasks.core.files import digest_of
 from tasks.pairs.ingestion.keep_out import KeptOut
 from tasks.pairs.ingestion.near import signature
 from tasks.pairs.ingestion.split import split_key, split_key_of, split_text
@@ -38,6 +39,10 @@ class Placement:
     seed: int = 0
     kept_out: KeptOut = dataclasses.field(default_factory=KeptOut)
     finds_near: bool = False
+
+    def digest(self) -> str:
+        """Return a SHA-256 in hex over all that decides where a pair goes."""
+        return digest_of([self.seed, self.finds_near, self.kept_out.digest()])
 
     def place(self, pair: Pair) -> Place | Rejection:
         """Return what decides on a pair's side, or the evaluation set that keeps it out."""
