@@ -47,6 +47,7 @@ def render_pair(pair: Pair, prompt: Sequence[Message], template: ChatTemplate) -
     _check_reads(pair, [*turns, *replies], template)
     try:
         alone = template.render(turns, inputs=pair.inputs)
+        _check_holds(alone, turns)
         branches = [template.render(turns, reply, pair.inputs) for reply in replies]
         is_rerendered = not all(branch.startswith(alone) for branch in branches)
         if is_rerendered:
@@ -55,9 +56,25 @@ def render_pair(pair: Pair, prompt: Sequence[Message], template: ChatTemplate) -
                 branch if branch.startswith(alone) else alone + _reply_tail(alone, branch, marked, reply)
                 for branch, reply in zip(branches, replies, strict=True)
             ]
+        for branch, reply in zip(branches, replies, strict=True):
+            _check_holds_reply(branch[len(alone) :], reply.content)
     except TemplateRefused as refusal:
         raise PairDropped("template_refused", str(refusal)) from None
     return Rendered((alone, branches[0], branches[1]), is_chat=True, is_rerendered=is_rerendered)
+
+
+def _check_holds(prompt: str, turns: Sequence[Message]) -> None:
+    """Refuse a rendered prompt without the text of a system's or a user's turn; of earlier replies, thoughts may go."""
+    for number, turn in enumerate(turns, start=1):
+        if turn.role in ("system", "user") and turn.content.strip() not in prompt:
+            detail = f"the chat template leaves out or changes the text of turn {number}, which is by {turn.role}"
+            raise PairDropped("prompt_not_rendered", detail)
+
+
+def _check_holds_reply(rendered: str, text: str) -> None:
+    """Refuse a rendered reply that lacks a part of its text, such as its thoughts; other blanks are no loss."""
+    if text not in rendered and "".join(text.split()) not in "".join(rendered.split()):
+        raise PairDropped("reply_not_rendered", "the chat template leaves out or changes a part of the reply")
 
 
 def _reply_tail(alone: str, branch: str, marked: str, reply: Message) -> str:
@@ -93,4 +110,7 @@ def _check_reads(pair: Pair, turns: Sequence[Message], template: ChatTemplate) -
     unread = {name for name in inputs if name not in template.variables}
     unread |= {name for name in calls + thoughts if name not in template.jinja}
     if unread:
-        raise PairDropped("tools_not_rendered", f"the chat template does not read {', '.join(sorted(unread))}")
+        detail = (
+            f"the chat template does not read {', '.join(sorted(unread))}; name one in `encode.chat_template` that does"
+        )
+        raise PairDropped("tools_not_rendered", detail)
