@@ -325,7 +325,7 @@ def test_texts_beside_a_prompt_of_another_name_are_refused_with_the_columns_foun
     rows = [{"text": f"Q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
     message = refusal(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
     assert "a.jsonl has no column `prompt` (it has: text, chosen, rejected)" in message
-    assert "`ingest.columns.prompt`" in message
+    assert "`ingest.columns`" in message
 
 
 def test_a_column_that_only_one_of_two_files_lacks_is_refused_by_that_file(tmp_path: Path) -> None:
