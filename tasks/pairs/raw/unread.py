@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, printable
 from tasks.pairs.raw.cells import is_blank
 
 _MOST_SHAPES = 1000  # sets of columns that are remembered
@@ -70,7 +70,7 @@ class UnreadColumns:
         waived = [name for name in names if name in self._ignored]
         unread = [name for name in names if isinstance(name, str) and name not in {*self._reads, *waived}]
         self.ignored.update(dict.fromkeys(waived))
-        self.unread.update(dict.fromkeys(unread))
+        self.unread.update(dict.fromkeys(map(printable, unread)))
         watched = tuple(name for name in unread if self._could_shape(name))
         if len(self._watched) < _MOST_SHAPES:
             self._watched[names] = watched
