@@ -121,3 +121,71 @@ def test_the_list_of_rejected_rows_outlives_the_refusal(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         ingest.run(ingest.Folders(tmp_path / "out"), IngestConfig((str(path),)), tmp_path / "kept")
     assert len((tmp_path / "kept" / "rejects.jsonl").read_text().splitlines()) == 3
+
+
+def _spelled(form: str, messages: list[dict[str, Any]]) -> Any:
+    """Return messages as some export writes them."""
+    keyed = [{"id": place, "type": "message", **message} for place, message in enumerate(messages)]
+    return {
+        "keys before the role": json.dumps(keyed),
+        "tuple": str(tuple(messages)),
+        "object around the list": {"messages": messages},
+        "object around the list, as text": json.dumps({"messages": messages}),
+        "JSON text of JSON text": json.dumps(json.dumps(messages)),
+    }[form]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "keys before the role",
+        "tuple",
+        "object around the list",
+        "object around the list, as text",
+        "JSON text of JSON text",
+    ],
+)
+def test_conversations_are_read_in_every_notation(tmp_path: Path, form: str) -> None:
+    rows = [
+        {
+            "prompt": _spelled(form, conversation(ask, "")[:1]),
+            "chosen": _spelled(form, conversation(ask, good)),
+            "rejected": _spelled(form, conversation(ask, bad)),
+        }
+        for ask, good, bad in TEXTS
+    ]
+    assert texts(read(tmp_path, write_rows(tmp_path / "rows.jsonl", rows))) == sorted(TEXTS)
+
+
+def test_lists_of_texts_that_were_written_as_text_are_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": str([ask]), "chosen": str([good]), "rejected": str([bad])} for ask, good, bad in TEXTS]
+    with pytest.raises(DataError, match="are lists of texts, written as text"):
+        read(tmp_path, write_rows(tmp_path / "rows.jsonl", rows))
+    rows = [{**row, "prompt": ask} for row, (ask, _, _) in zip(rows, TEXTS, strict=True)]
+    assert len(texts(read(tmp_path, write_rows(tmp_path / "b.jsonl", rows)))) == ROWS  # a question asks for lists
+
+
+def test_the_place_in_a_list_of_texts_is_named_as_the_message_says(tmp_path: Path) -> None:
+    rows = [{"prompt": ask, "chosen": good, "rejected": [bad, "Never."]} for ask, good, bad in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=r"`rejected` is a list of texts; .* as rejected.0"):
+        read(tmp_path, path)
+    assert texts(read(tmp_path, path, columns={"rejected": "rejected.0"})) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize(("user", "bot"), [("User:", "Assistant:"), ("### Human:", "### Assistant:"), ("Q:", "A:")])
+def test_transcripts_with_other_marks_beside_their_prompt_are_refused(tmp_path: Path, user: str, bot: str) -> None:
+    rows = [
+        {"prompt": ask, "chosen": f"{user} {ask}\n{bot} {good}", "rejected": f"{user} {ask}\n{bot} {bad}"}
+        for ask, good, bad in TEXTS
+    ]
+    with pytest.raises(DataError, match=f"begin with a turn of the user, {user}"):
+        read(tmp_path, write_rows(tmp_path / "rows.jsonl", rows))
+
+
+def test_a_transcript_without_its_first_blank_line_is_read(tmp_path: Path) -> None:
+    rows = [
+        {"chosen": f"Human: {ask}\n\nAssistant: {good}", "rejected": f"Human: {ask}\n\nAssistant: {bad}"}
+        for ask, good, bad in TEXTS
+    ]
+    assert texts(read(tmp_path, write_rows(tmp_path / "rows.jsonl", rows))) == sorted(TEXTS)

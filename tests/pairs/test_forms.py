@@ -194,6 +194,14 @@ def test_scores_in_one_file_are_joined_to_traces_in_another() -> None:
     assert sorted(reasons(taken)) == ["no_vote", "unpaired"]  # the third trace, and the score of no trace
 
 
+def test_a_score_without_a_key_joins_no_answer_without_one() -> None:
+    answers = thumbs(("Q?", True), ("Q?", False))
+    scores = [{"traceId": key, "name": "user", "value": 0} for key in ("", "\ud83d", "t1")]
+    _, taken = read(answers, scores)
+    assert len(replies(taken)) == 1
+    assert reasons(taken) == ["unpaired"] * 3
+
+
 def _chat(rating: int, siblings: list[str] | None, system: str = "") -> dict[str, Any]:
     turns = {"q": {"role": "user", "content": "Q?", "parentId": None}}
     turns |= {name: {"role": "assistant", "content": name, "parentId": "q"} for name in ("m0", "m1")}
@@ -233,3 +241,63 @@ def test_the_users_own_names_of_columns_hold_beside_a_form() -> None:
 
 def test_reasons_without_a_preference_are_reasons() -> None:
     assert set(REASONS) >= NO_PREFERENCE
+
+
+KETTLES = [(f"How is kettle {i}?", f"It boils {i} times.", f"No idea, {i}.") for i in range(12)]
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def texts(taken: Iterable[Any]) -> list[tuple[str, str, str]]:
+    """Return each pair's question and replies."""
+    pairs = [pair for pair in taken if isinstance(pair, Pair)]
+    asked = [pair.prompt if isinstance(pair.prompt, str) else pair.prompt[-1].content for pair in pairs]
+    return [(ask, pair.chosen, pair.rejected) for ask, pair in zip(asked, pairs, strict=True)]
+
+
+@pytest.mark.parametrize("columns", [{}, {"prompt": "messages"}])
+@pytest.mark.parametrize("reply", ["rejected", "rejected_response"])
+def test_a_conversation_beside_another_reply_is_a_pair(columns: dict[str, str], reply: str) -> None:
+    rows = [{"messages": [said("user", ask), said("assistant", good)], reply: bad} for ask, good, bad in KETTLES]
+    _, taken = read(rows, columns=columns)
+    assert texts(taken) == KETTLES
+    assert all(len(pair.prompt) == 1 for pair in taken)
+
+
+@pytest.mark.parametrize("name", ["messages", "conversation"])
+def test_messages_without_a_prompt_column_are_the_prompt(name: str) -> None:
+    plain = [
+        {name: [said("System", "Be brief."), said("User", ask)], "chosen": good, "rejected": bad}
+        for ask, good, bad in KETTLES
+    ]
+    turns = [
+        {**row, "chosen": said("Chatbot", row["chosen"]), "rejected": [said("model", row["rejected"])]} for row in plain
+    ]
+    for rows in (plain, turns):
+        _, taken = read(rows)
+        assert texts(taken) == KETTLES
+        assert {pair.prompt[0].content for pair in taken} == {"Be brief."}
+
+
+def test_two_answers_with_a_score_each_are_compared_by_it() -> None:
+    rows = [
+        {"prompt": ask, "response_a": good if i % 2 else bad, "response_b": bad if i % 2 else good}
+        | {"score_a": i % 2, "score_b": 1 - i % 2}
+        for i, (ask, good, bad) in enumerate(KETTLES)
+    ]
+    assert texts(read(rows)[1]) == KETTLES
+
+
+def test_thumbs_read_as_scores_are_refused_and_the_advice_helps() -> None:
+    rows = [
+        {"prompt": ask, "response": reply, "thumb": thumb}
+        for ask, good, bad in KETTLES
+        for reply, thumb in ((good, "thumbs_up"), (bad, "thumbs_down"))
+    ]
+    columns = {"text": "response", "score": "thumb"}
+    _, taken = read(rows, columns=columns)
+    assert "name both thumbs in `ingest.votes`, as `up` and `down`" in taken[0].detail
+    _, taken = read(rows, columns=columns, votes={"up": ["thumbs_up"], "down": ["thumbs_down"]})
+    assert sorted(texts(taken)) == sorted(KETTLES)

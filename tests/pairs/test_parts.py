@@ -23,7 +23,9 @@ from tasks.core.files import explain_os_error, manifest_digest
 from tasks.core.params import build
 from tasks.ingest import IngestConfig
 from tasks.pairs.forms.choose import FormSettings
+from tasks.pairs.forms.groups import AnswerStore, Entry
 from tasks.pairs.forms.known import KNOWN
+from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.ingestion import text_formats
 from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.part_processes import PartProcesses
@@ -31,7 +33,7 @@ from tasks.pairs.ingestion.parts import PartFolder, read_columns, read_part, wri
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.row_taker import RowTaker
-from tasks.pairs.record.pair import Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair, Rejection
 from tests.pairs.samples import text_rows, write_rows
 from tests.small_disk import small_disk
 
@@ -255,3 +257,21 @@ def test_parts_that_no_run_used_for_a_day_are_removed(tmp_path: Path) -> None:
 def test_every_form_reaches_another_process(name: str) -> None:
     taker = RowTaker(Reading(forms=FormSettings(name)), ())
     assert pickle.loads(pickle.dumps(taker)).reader.about == taker.reader.about
+
+
+def test_scores_and_traces_that_different_processes_read_are_joined(tmp_path: Path) -> None:
+    traces = [{"id": f"t{i}", "timestamp": "2026", "input": f"{i % 30}?", "output": f"{i}."} for i in range(60)]
+    scores = [{"traceId": f"t{i}", "name": "user", "value": int(i < 30)} for i in range(60)]
+    source = write_rows(tmp_path / "traces.jsonl", traces)
+    other = str(write_rows(tmp_path / "scores.jsonl", scores))
+    first, metrics = run(tmp_path / "two", source, 2, sources=[str(source), other])
+    assert metrics["pairs"]["train"] + metrics["pairs"]["test"] == 30
+    assert run(tmp_path / "one", source, sources=[str(source), other])[0] == first
+
+
+def test_a_full_disk_of_temporary_files_is_one_error() -> None:
+    store = AnswerStore()
+    store._execute("PRAGMA max_page_count = 10")
+    entry = Entry(Single({"prompt": "Q?"}, "word " * 1000, "up"), "a:1", Singles(name="thumbs"), Columns(), 0)
+    with pytest.raises(StorageError, match="free some space in the folder for temporary files"):
+        store.extend([entry] * 100)

@@ -84,3 +84,44 @@ def test_of_two_questions_the_ignored_one_is_left_out_as_the_message_says(column
     with pytest.raises(DataError, match=rf"ingest.ignore.*\[{column}\]"):
         list(read_pairs(made))
     assert [pair.prompt for pair in read_pairs(made, ignored=[column])] == [row["prompt"] for row in made]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "line", "prompt"),
+    [
+        ("persona", "a pirate", {"system": "persona"}, ["a pirate", "How is kettle 0?"]),
+        ("developer_prompt", "Be brief.", {"system": "developer_prompt"}, ["Be brief.", "How is kettle 0?"]),
+        ("chat_history", [["Hi", "Hello"]], {"history": "chat_history"}, ["Hi", "Hello", "How is kettle 0?"]),
+        ("meta", {"system": "Be brief."}, {"system": "meta.system"}, ["Be brief.", "How is kettle 0?"]),
+        (
+            "context",
+            "It is old.",
+            {"instruction": "context", "input": "prompt", "prompt": "prompt"},
+            "It is old.\nHow is kettle 0?",
+        ),
+    ],
+)
+def test_the_line_that_a_refusal_names_reads_the_column(
+    column: str, value: Any, line: dict[str, str], prompt: Any
+) -> None:
+    made = rows(**{column: value})
+    with pytest.raises(DataError) as refusal:
+        list(read_pairs(made))
+    assert f"{{{', '.join(f'{key}: {name}' for key, name in line.items())}}}" in str(refusal.value)
+    read = next(iter(read_pairs(made, columns=Columns(**line)))).prompt
+    assert (read if isinstance(read, str) else [turn.content for turn in read]) == prompt
+
+
+def test_a_key_of_an_object_beside_those_that_are_read_counts_as_a_column() -> None:
+    made = [{"data": {**row, "images": ["a.png"], "lang": "en"}} for row in rows()]
+    columns = Columns(prompt="data.prompt", chosen="data.chosen", rejected="data.rejected")
+    with pytest.raises(DataError, match=r"ingest.ignore: \[data.images\]"):
+        list(read_pairs(made, columns=columns))
+    assert len(list(read_pairs(made, columns=columns, ignored=["data.images"]))) == 6
+
+
+@pytest.mark.parametrize("column", ["better_idx", "chosen_index", "winner_model", "preferred_side", "swapped"])
+def test_a_place_or_a_model_that_won_says_which_answer_is_better(column: str) -> None:
+    made = [{"prompt": f"Q{i}?", "x": f"A {i}.", "y": f"B {i}.", column: i % 2} for i in range(6)]
+    with pytest.raises(DataError, match=rf"{{first: x, second: y, winner: {column}}}"):
+        list(read_pairs(made, columns=Columns(chosen="x", rejected="y")))

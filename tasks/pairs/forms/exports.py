@@ -11,7 +11,7 @@ from typing import Any
 from tasks.pairs.forms.form import Form, find
 from tasks.pairs.forms.ranked import Ranked
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, short, text_of
-from tasks.pairs.record.pair import ABSENT, get_field
+from tasks.pairs.record.pair import ABSENT, Columns, get_field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +134,11 @@ class OtherReply(Form):
     messages: str
     reply: str
 
+    def columns(self, columns: Columns) -> Columns:
+        """Return what the columns of the rewritten rows are called; the prompt is a part of the conversation."""
+        renamed = super().columns(columns)
+        return dataclasses.replace(renamed, prompt=Columns.prompt) if columns.prompt == self.messages else renamed
+
     def inner_paths(self) -> Iterator[str]:
         """Yield every path that the form reads."""
         yield from super().inner_paths()
@@ -146,6 +151,17 @@ class OtherReply(Form):
             raise Refused("not_a_list", f"`{self.messages}` is {kind(turns)}, and no list of messages")
         other = [{"role": "assistant", "content": reply}] if isinstance(reply, str) else reply
         return [{"chosen": turns, "rejected": [*turns[:-1], *(other if isinstance(other, list) else [other])]}]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskedInMessages(Form):
+    """A chosen and a rejected reply, and the conversation before them in a column of messages."""
+
+    def is_of(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a row has such a column in place of a prompt, and replies that are no whole conversations."""
+        chosen = json_value(row.get("chosen"))
+        is_whole = isinstance(chosen, list) and len(chosen) > 1
+        return super().is_of(row) and "prompt" not in row and not is_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,6 +279,25 @@ EXPORTS: tuple[Form, ...] = (
         needs=("messages", "rejected_response"),
         messages="messages",
         reply="rejected_response",
+    ),
+    *(
+        OtherReply(
+            name=f"{turns}/rejected",
+            about=f"the conversation in {turns} over the same one with the reply in rejected",
+            needs=(turns, "rejected"),
+            messages=turns,
+            reply="rejected",
+        )
+        for turns in ("messages", "conversations")
+    ),
+    *(
+        AskedInMessages(
+            name=f"{turns}-chosen-rejected",
+            about=f"chosen over rejected, as replies to the conversation in {turns}",
+            needs=(turns, "chosen", "rejected"),
+            paths={"prompt": turns, "chosen": "chosen", "rejected": "rejected"},
+        )
+        for turns in ("messages", "conversation")
     ),
     Form(
         name="ms-swift-messages",

@@ -122,7 +122,8 @@ def refuse_unread_keys(value: Any, name: str, read: Collection[str]) -> None:
     """Refuse an object with a filled key that may shape the prompt and is not among those that are ``read``."""
     for key in value if isinstance(value, dict) else ():
         if key not in read and shapes_prompt(str(key)) and not is_blank(value[key]):
-            raise Refused("unread_key", f"`{name}` has `{key}`, which may shape the prompt, and which nothing reads")
+            detail = f"`{name}` has `{key}`, which may shape the prompt, and which nothing reads"
+            raise Refused("unread_key", f"{detail}: `ingest.ignore: [{key}]` leaves it out on purpose")
 
 
 def each(path: Paths) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def guess(sample: Sequence[dict[str, Any]]) -> Form | None:
     rows = [row for row in sample if row]
     names = [str(name) for name in dict.fromkeys(name for row in rows for name in row)]
     common = [name for name in names if sum(name in row for row in rows) * 2 > len(rows)]
-    return _votes(rows, common) or _lists(rows, common)
+    return _votes(rows, common) or _scores(common) or _lists(rows, common)
 
 
 def _votes(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Form | None:
@@ -53,6 +53,22 @@ def _votes(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Form | None:
         winner=(winners[0],),
         values=values,
     )
+
+
+def _scores(names: Sequence[str]) -> Form | None:
+    """Return the form of two answers with a score each, such as `response_a` with `score_a`."""
+    answers = [(first, second, order) for first, second in combinations(names, 2) if (order := _order(first, second))]
+    scores = [
+        (one, other)
+        for word in _SCORES
+        for _, _, order in answers
+        if (one := f"{word}_{order[0]}") in names and (other := f"{word}_{order[1]}") in names
+    ]
+    if len(answers) != 1 or len(scores) != 1 or any(name in _WINNERS for name in names):
+        return None
+    first, second, _ = answers[0]
+    about = f"the higher of `{scores[0][0]}` and `{scores[0][1]}` says which of `{first}` and `{second}` is chosen"
+    return Votes(name="votes", about=about, first=first, second=second, scores=scores[0])
 
 
 def _order(first: str, second: str) -> tuple[str, str] | None:

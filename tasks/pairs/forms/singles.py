@@ -12,24 +12,9 @@ from tasks.pairs.forms.votes import meanings_of, number_of, spelling
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, short
 from tasks.pairs.record.pair import ABSENT
 
-THUMBS = meanings_of(
-    {
-        "up": (True, 1, "up", "thumbs_up", "thumbs up", "thumbsup", "positive", "good", "like", "yes", "👍"),
-        "down": (
-            False,
-            0,
-            "down",
-            "thumbs_down",
-            "thumbs down",
-            "thumbsdown",
-            "negative",
-            "bad",
-            "dislike",
-            "no",
-            "👎",
-        ),
-    }
-)
+_UP = ("up", "thumbs_up", "thumbs up", "thumbsup", "positive", "good", "like", "yes", "desirable", "👍")
+_DOWN = ("down", "thumbs_down", "thumbs down", "thumbsdown", "negative", "bad", "dislike", "no", "undesirable", "👎")
+THUMBS = meanings_of({"up": (True, 1, *_UP), "down": (False, 0, -1, *_DOWN)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +93,9 @@ class Singles(Form):
         """Return a number of which the higher is the better, or `up` or `down`."""
         name = each(self.value)[0]
         if self.measure != "thumb":
+            if isinstance(value, str) and spelling(value) in self.values:
+                detail = f"`{name}` is {short(value)}, which is no number but a thumb"
+                raise Refused("bad_score", f"{detail}: name both thumbs in `ingest.votes`, as `up` and `down`")
             return number_of(value, name) * (1 if self.measure == "score" else -1)
         meaning = None if isinstance(value, dict | list) else self.values.get(spelling(value))
         if meaning not in ("up", "down"):

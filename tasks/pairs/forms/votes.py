@@ -18,7 +18,7 @@ MEANINGS = ("first", "second", "tie", "both_bad")
 _TEXTS: dict[str, tuple[Scalar, ...]] = {
     "first": ("model_a", "a", "assistant_a", "response_a", "answer_a", "left", "first", "a>b", "a>>b", "[[a]]"),
     "second": ("model_b", "b", "assistant_b", "response_b", "answer_b", "right", "second", "b>a", "b>>a", "[[b]]"),
-    "tie": ("tie", "draw", "equal", "same", "both_good", "tie (bothgood)", "a=b", "b=a", "[[c]]"),
+    "tie": ("tie", "draw", "equal", "same", "both_good", "both good", "tie (bothgood)", "a=b", "b=a", "[[c]]"),
     "both_bad": ("both_bad", "bothbad", "tie (bothbad)", "both bad", "neither"),
 }
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from tasks.core.files import canonical_json
-from tasks.pairs.ingestion.turns import Turns, turns_of
+from tasks.pairs.ingestion.turns import Turns, content_text, turns_of
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, optional, text_of
 from tasks.pairs.record.pair import Columns, Message, get_field
 
@@ -42,7 +42,8 @@ def _system(row: dict[str, Any], columns: Columns) -> str:
     for name in columns.system_names:
         value = optional(row, name, None if name == columns.system != Columns.system else name)
         if not is_blank(value):
-            texts[text_of(value, name).strip()] = value
+            text = content_text(value, name)
+            texts[text.strip()] = text
     if len(texts) > 1:
         raise Refused("two_system_prompts", f"{' and '.join(columns.system_names)} hold different texts")
     return next(iter(texts.values()), "")

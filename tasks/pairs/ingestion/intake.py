@@ -5,6 +5,7 @@ A row becomes a pair, or a rejection with one reason; rows that a filter leaves 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from tasks.core.errors import DataError
 from tasks.pairs.forms.choose import SAMPLE
-from tasks.pairs.forms.groups import Groups
+from tasks.pairs.forms.groups import AnswerStore, Groups
 from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.filters import Wanted, read_conditions
@@ -29,6 +30,10 @@ _COLUMNS_ADVICE = (
     "name the file's columns under `ingest.columns`: prompt, chosen and rejected; or two answers and a vote (first, "
     "second, winner); or answers and their scores (answers, text, score or rank)"
 )
+_PROMPT_ADVICE = (
+    "name the question's column as `ingest.columns.prompt`; without one, chosen and rejected are lists of messages, or "
+    "transcripts whose turns begin with a blank line and `Human:` or `Assistant:`"
+)
 
 _log = get_logger(__name__)
 
@@ -42,7 +47,7 @@ class Intake:
         unread: The columns of each source that nothing reads.
         ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
-        groups: The single answers, whose pairs come behind those of all sources.
+        answers: The single answers, whose pairs come behind those of all sources.
         entry: The number in `ingest.sources` of the entry that the last pair comes from.
 
     Args:
@@ -57,7 +62,7 @@ class Intake:
         self.unread: dict[str, list[str]] = {}
         self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
-        self.groups = Groups()
+        self.answers = AnswerStore()
         self.entry = 0
 
     @property
@@ -79,8 +84,9 @@ class Intake:
         for source in sources:
             taker, blocks = self.open(source)
             for block in blocks:
-                counts = Counts()
-                yield from taker.take(rows_of(block, source.file), counts, self.groups)
+                counts, groups = Counts(), Groups(source.entry)
+                yield from taker.take(rows_of(block, source.file), counts, groups)
+                self.answers.extend(groups.entries)
                 self.add(source, counts)
             self.close(source)
         yield from self.finish()
@@ -103,7 +109,7 @@ class Intake:
         with source.reading.naming():
             taker = RowTaker(source.reading, objects, self._personal_data)
 
-        self._source, self.entry, self.groups.number = Counts(), source.entry, source.entry
+        self._source, self.entry = Counts(), source.entry
         self.forms[source.name] = taker.reader.about
         if taker.reader.form:
             _log.info("%s: read as %s", source.name, taker.reader.about)
@@ -117,7 +123,7 @@ class Intake:
         """
         self._source.add(counts)
         with source.reading.naming():
-            refuse_unread(source.name, self._source.shaping)
+            refuse_unread(source.name, self._source.shaping, _with_question(source.reading.columns, self._source))
 
     def close(self, source: Source) -> None:
         """Add the counts of the source, whose rows are all read.
@@ -141,7 +147,7 @@ class Intake:
     def finish(self) -> Iterator[Pair | Rejection]:
         """Yield the pairs of single answers, and why the others make none."""
         taker = RowTaker(Reading(), (), self._personal_data)
-        for made, answer in self.groups.finish():
+        for made, answer in self.answers.finish():
             self.entry = answer.number
             yield taker.decide(made, answer.columns, self.total)
         if self._personal_data:
@@ -182,6 +188,13 @@ class Intake:
         return f"{top}; the first is {first[0]}: {first[1][:200]}" if first else top
 
 
+def _with_question(columns: Columns, counts: Counts) -> Columns:
+    """Return the columns with the one that holds the rows' question as their prompt."""
+    options = [columns.prompt, *columns.questions, columns.instruction, columns.input]
+    name = next((name for name in options if name and name in counts.columns), columns.prompt)
+    return dataclasses.replace(columns, prompt=name)
+
+
 def _check_columns(source: str, counts: Counts) -> None:
     """Refuse a source if a column that was asked for is in none of its rows: then its name is wrong."""
     parsed = counts.objects - counts.filtered
@@ -190,7 +203,9 @@ def _check_columns(source: str, counts: Counts) -> None:
     fields = [name for name, count in counts.without_field.items() if count == counts.objects > 0]
     absent = [*fields, *(name for name, count in counts.lacking.items() if count == parsed)]
     if absent:
-        advice = "correct the field under `ingest.where`" if fields else _COLUMNS_ADVICE
+        is_prompt = "not_a_transcript" in counts.rejected
+        advice = _PROMPT_ADVICE if is_prompt else _COLUMNS_ADVICE
+        advice = "correct the field under `ingest.where`" if fields else advice
         names = ", ".join(counts.columns)
         raise DataError(f"{source} has no column `{absent[0]}` (it has: {names})", advice)
 

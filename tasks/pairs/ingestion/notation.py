@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.pairs.raw.cells import Refused, json_value
 
-# how a text begins that may be a list of messages, a message, or numpy's form of a list
-OPENING = re.compile(r"\s*(?:array\(\s*)?[\[{]")
-_MESSAGE_KEY = re.compile(r"""\s*(?:array\(\s*)?\[?\s*\{\s*["'](?:role|from|content|value|tool_calls)["']\s*:""")
+# how a text begins that may be a list of messages, a message, or numpy's form of a list; or JSON text of such a text
+OPENING = re.compile(r"""\s*(?:array\(\s*|"\s*)?[\[({]""")
+_BEGIN, _KEY = (
+    r"""\s*(?:array\(\s*|"\s*)?[\[(]?\s*\{\s*""",
+    r"""\\?["'](?:role|from|content|value|tool_calls|messages)\\?["']\s*:""",
+)
+_MESSAGE_KEY, _FIRST_KEY = re.compile(rf"{_BEGIN}[^{{}}\[\]]{{0,200}}?{_KEY}"), re.compile(_BEGIN + _KEY)
 _NUMPY_ARRAY = re.compile(r"^\s*array\(|,\s*dtype=object\s*\)\s*$")
 _NUMPY_GAP = re.compile(
     r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\}\s+\{"""
@@ -21,6 +26,8 @@ _TURN_MARKS = re.compile(
     r"|<\|(?:system|user|assistant)\|>|<\|(?:START_OF_TURN_TOKEN|start_of_role)\|>|<\|start\|>(?:system|user|assistant)\b"
     r"|\A\s*(?:<s>)?\s*\[INST\]"
 )
+# how a text begins that is a transcript in any other form than Anthropic's
+_USER_MARK = re.compile(r"\s*(?:#+ ?)?<?(?:human|user|prompter|instruction|question|q)>?\s*:", re.IGNORECASE)
 
 
 def conversation_in(text: str, name: str, roles: dict[str, str]) -> Any:
@@ -37,10 +44,12 @@ def conversation_in(text: str, name: str, roles: dict[str, str]) -> Any:
     if not OPENING.match(text) or not _MESSAGE_KEY.match(text):
         return None
     value = _parse(text)
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        return value if all(_is_message(item, roles) for item in value["messages"]) else None
     if isinstance(value, dict | list):
         first = value[0] if isinstance(value, list) and value else value
         return value if _is_message(first, roles) else None
-    if _is_json_and_prose(text):
+    if _is_json_and_prose(text) or not _FIRST_KEY.match(text):
         return None
     raise Refused(
         "serialised_conversation", f"`{name}` is a list of messages as text, and neither JSON nor Python can read it"
@@ -49,6 +58,10 @@ def conversation_in(text: str, name: str, roles: dict[str, str]) -> Any:
 
 def _parse(text: str) -> Any:
     value = json_value(text)
+    if isinstance(value, str) and OPENING.match(value):  # JSON text of JSON text
+        value = json_value(value)
+    if isinstance(value, tuple):
+        return list(value)
     if isinstance(value, str):  # numpy writes no commas between the objects of a list
         value = json_value(_NUMPY_GAP.sub(lambda match: match[1] or "}, {", _NUMPY_ARRAY.sub("", text)))
     return value
@@ -79,6 +92,37 @@ def refuse_rendered(text: str, name: str) -> None:
     if ("<" in text or "[INST]" in text) and (mark := _TURN_MARKS.search(text)):
         detail = f"`{name}` contains {mark[0].strip()}, by which a chat template begins a turn"
         raise Refused("rendered_conversation", f"{detail}; give the conversation as a list of messages")
+
+
+def refuse_lists(texts: Mapping[str, str]) -> None:
+    """Refuse a row in which prompt and replies are all lists of texts, written as text.
+
+    Args:
+        texts: By column.
+
+    Raises:
+        Refused: They are.
+    """
+    if not all(text.lstrip().startswith("[") for text in texts.values()):
+        return
+    values = map(json_value, texts.values())
+    if all(isinstance(value, list) and value and all(isinstance(item, str) for item in value) for value in values):
+        shown = ", ".join(f"`{name}`" for name in texts)
+        raise Refused("serialised_conversation", f"{shown} are lists of texts, written as text; give the texts alone")
+
+
+def refuse_transcripts(prompt: str, chosen: str, rejected: str) -> None:
+    """Refuse replies that begin with a user's turn which repeats the prompt, as in `User: … Assistant: …`.
+
+    Raises:
+        Refused: Naming the mark of the turn.
+    """
+    asked = prompt.strip()
+    if asked and asked in chosen and asked in rejected:
+        marks = [_USER_MARK.match(text) for text in (chosen, rejected)]
+        if marks[0] and marks[1] and marks[0][0].strip() == marks[1][0].strip():
+            detail = f"both replies begin with a turn of the user, {marks[0][0].strip()}, that holds the prompt"
+            raise Refused("rendered_conversation", f"{detail}; give the conversation as a list of messages")
 
 
 def without_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str] | None:

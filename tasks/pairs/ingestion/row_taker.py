@@ -76,11 +76,14 @@ class RowTaker:
 
     def _unread_columns(self) -> UnreadColumns:
         fields = {part for name in self.reading.where for part in (name, name.split(".")[0])}
-        columns = self.reader.columns
+        columns, reads = self.reader.columns, self.reading.columns.reads() | fields
+        # forms look at the objects that they open themselves
+        opened = {name.rpartition(".")[0] for name in reads if "." in name} if self.reader.form is None else ()
         return UnreadColumns(
-            self.reading.columns.reads() | fields | self.reader.reads,
+            reads | self.reader.reads,
             self.reading.ignored,
             is_order_assumed=(columns.chosen, columns.rejected) != (Columns.chosen, Columns.rejected),
+            opened=opened,
         )
 
     def _sees(self, row: dict[str, Any], counts: Counts) -> bool:

@@ -11,11 +11,18 @@ import dataclasses
 from typing import Any
 
 from tasks.pairs.ingestion.context import Context, find_prompt, read_context
-from tasks.pairs.ingestion.notation import OPENING, conversation_in, refuse_rendered, without_prompt
+from tasks.pairs.ingestion.notation import (
+    OPENING,
+    conversation_in,
+    refuse_lists,
+    refuse_rendered,
+    refuse_transcripts,
+    without_prompt,
+)
 from tasks.pairs.ingestion.turns import ROLE_NAMES, Turns, check_turns, turns_of
 from tasks.pairs.raw.cells import Refused, kind, need, read_number, read_slice, read_weight, text_of
 from tasks.pairs.raw.raw_row import RawRow
-from tasks.pairs.raw.transcripts import is_transcript
+from tasks.pairs.raw.transcripts import is_transcript, with_first_mark
 from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, Rejection, get_field
 
 _NO_CONTEXT = Context()
@@ -51,7 +58,7 @@ def _plain_pair(row: dict[str, Any], columns: Columns, where: str) -> Pair | Non
     for text in (prompt, chosen, rejected):
         if not text.isascii() or "<" in text or "[" in text or "{" in text or _MARK in text:
             return None
-    if not chosen or not rejected or chosen.isspace() or rejected.isspace() or chosen.startswith(prompt.strip()):
+    if not chosen or not rejected or chosen.isspace() or rejected.isspace() or prompt.strip() in chosen:
         return None
     return Pair(prompt, chosen, rejected, None, where)
 
@@ -68,13 +75,17 @@ def _read(row: dict[str, Any], columns: Columns, context: Context, where: str) -
 
     is_removed = False
     if isinstance(chosen, str) and isinstance(rejected, str):
-        if isinstance(prompt, str) and (rests := without_prompt(prompt, chosen, rejected)):
-            is_removed = True
-            chosen, rejected = (rest.lstrip() for rest in rests) if context else rests
-        is_transcripts = is_transcript(chosen) or is_transcript(rejected)
-        if isinstance(prompt, str) and not context and not is_transcripts:
-            return _checked(Pair(prompt, chosen, rejected, None, where, is_prompt_removed=is_removed), columns)
-        if prompt is ABSENT:
+        if isinstance(prompt, str):
+            refuse_lists({columns.prompt: prompt, columns.chosen: chosen, columns.rejected: rejected})
+            if rests := without_prompt(prompt, chosen, rejected):
+                is_removed = True
+                chosen, rejected = (rest.lstrip() for rest in rests) if context else rests
+            if not (is_transcript(chosen) or is_transcript(rejected)):
+                refuse_transcripts(prompt, chosen, rejected)
+                if not context:
+                    return _checked(Pair(prompt, chosen, rejected, None, where, is_prompt_removed=is_removed), columns)
+        elif prompt is ABSENT:
+            chosen, rejected = with_first_mark(chosen), with_first_mark(rejected)
             _check_transcripts(chosen, rejected, columns)
 
     question = () if prompt is ABSENT else turns_of(prompt, columns.prompt, "user")

@@ -39,6 +39,11 @@ def turns_of(value: Any, name: str, role: str) -> Turns:
         value = spelled
     if not isinstance(value, dict | list):
         raise Refused("not_text", f"`{name}` is {kind(value)}")
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):  # an object around the list
+        _refuse_unread(value, name)
+        value = value["messages"]
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        raise Refused("not_text", f"`{name}` is a list of texts; `ingest.columns` can name one of them, as {name}.0")
     turns = [_message(item, name) for item in (value if isinstance(value, list) else [value])]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
@@ -49,8 +54,11 @@ def _message(value: Any, name: str) -> Message:
     said = value["role"] if "role" in value else value.get("from")
     role = ROLE_NAMES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
-        raise Refused("unknown_role", f"`{name}` holds a turn by {short(said)}")
+        who = f"a turn by {short(said)}" if said is not None else "an object without `role`"
+        raise Refused("unknown_role", f"`{name}` holds {who}")
     content = value["content"] if "content" in value else value.get("value")
+    if content is None and not any(key in value for key in _CALL_KEYS):
+        raise Refused("not_text", f"`{name}` holds a message by {short(said)} without `content`")
     if len(value) == 2 and isinstance(content, str) and said != _CALL:
         return Message(role, text_of(content, name))
 
@@ -60,13 +68,14 @@ def _message(value: Any, name: str) -> Message:
     if calls:
         extra["tool_calls"] = _tool_calls(calls, name)
         content = "" if said == _CALL or content is None else content
-    return Message(role, _content(content, name), text_of(canonical_json(extra), name) if extra else "")
+    return Message(role, content_text(content, name), text_of(canonical_json(extra), name) if extra else "")
 
 
 def _refuse_unread(value: dict[str, Any], name: str) -> None:
     for key in value:
-        if key not in _READ and _shapes(str(key)) and not is_blank(value[key]):
-            raise Refused("unread_message_key", f"`{name}` holds a message with `{short(key)}`, which nothing reads")
+        if key not in _READ and _shapes(str(key)) and not (is_blank(value[key]) or isinstance(value[key], bool)):
+            detail = f"`{name}` holds a message with `{key!s:.60}`, which nothing reads"
+            raise Refused("unread_message_key", f"{detail}: delete it, if it does not belong to the prompt")
 
 
 @lru_cache(1000)
@@ -74,7 +83,7 @@ def _shapes(key: str) -> bool:
     return key == "refusal" or shapes_prompt(key)
 
 
-def _content(value: Any, name: str) -> str:
+def content_text(value: Any, name: str) -> str:
     """Return the text of a message: a text, or the joined parts of a list that holds nothing but text."""
     if isinstance(value, dict):
         value = [value]
@@ -120,7 +129,12 @@ def check_turns(name: str, turns: Turns) -> None:
     before = ""
     for i, turn in enumerate(turns, start=1):
         if turn.role == before != "tool":
-            raise Refused("two_turns_of_one_role", f"{name}: turns {i - 1} and {i} are both by {turn.role}")
+            more = (
+                "; what replies go on with belongs into each of them, not into the prompt"
+                if turn.role == "assistant"
+                else ""
+            )
+            raise Refused("two_turns_of_one_role", f"{name}: turns {i - 1} and {i} are both by {turn.role}{more}")
         if turn.role == "tool" and before not in ("assistant", "tool"):
             raise Refused("tool_turn_without_call", f"{name}: turn {i} is by a tool, and no assistant called it")
         before = turn.role

@@ -130,7 +130,7 @@ def first_pass(
             taker, blocks = intake.open(source)
             for part in folder.parts(taker, blocks, source.file):
                 intake.add(source, part.counts)
-                intake.groups.entries += [dataclasses.replace(answer, number=source.entry) for answer in part.answers]
+                intake.answers.extend(dataclasses.replace(answer, number=source.entry) for answer in part.answers)
                 keys.append(part, source.entry)
                 for rejection in part.rejections:
                     reject(rejection)

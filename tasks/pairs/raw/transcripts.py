@@ -12,12 +12,18 @@ import re
 from tasks.pairs.record.pair import Message
 
 _MARK = re.compile(r"\n\n(Human|Assistant):")
+_BARE = re.compile(r"Human:.*?\n\nAssistant:", re.DOTALL)
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def is_transcript(text: str) -> bool:
     """Tell whether ``text`` begins with a turn's mark."""
     return _MARK.match(text) is not None
+
+
+def with_first_mark(text: str) -> str:
+    """Return a text that lacks nothing but a transcript's first blank line with that line; others as they are."""
+    return f"\n\n{text}" if _BARE.match(text) else text
 
 
 def parse_transcript(text: str) -> tuple[Message, ...]:

@@ -226,7 +226,11 @@ SCHEMAS = [
         "Axolotl chat_template",
         "axolotl",
         lambda x: {"messages": [user(x.ask)], "chosen": assistant(x.good), "rejected": assistant(x.bad)},
-        params=columns(prompt="messages"),
+    ),
+    Schema(
+        "Messages and another reply",
+        "exports of chat logs: messages and rejected",
+        lambda x: {"messages": [user(x.ask), assistant(x.good)], "rejected": x.bad},
     ),
     Schema(
         "OpenAI preference file",
