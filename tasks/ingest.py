@@ -23,7 +23,6 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
-from tasks.object_store.bucket import SCHEME
 from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
@@ -161,7 +160,7 @@ def main() -> None:
         return
     with door("ingest", IngestConfig) as config:
         location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
-        is_folder = not location.startswith(SCHEME)  # parts stay on this machine
+        is_folder = "://" not in location  # parts stay on this machine
         parts = (Path(location) if is_folder else paths.RUNS / "rows") / "ingest" if location else None
         run(Folders(), config, kept=paths.RUNS / "ingest", parts=parts, processes=len(os.sched_getaffinity(0)))
 

@@ -29,6 +29,7 @@ _DISK_FAULTS = {
     errno.EACCES: ("permission denied", "make it readable and writable for this user and run again"),
     errno.EPERM: ("permission denied", "make it readable and writable for this user and run again"),
     errno.ESTALE: ("another machine removed the file meanwhile", "run again"),
+    errno.ENOTDIR: ("a file stands where a folder belongs", "name another folder in params.yaml, or move the file"),
     errno.EIO: ("the disk reports an input/output fault", "check the disk and run again"),
 }
 

@@ -169,6 +169,14 @@ def test_columns_are_named_in_their_order_by_known_parts_too(tmp_path: Path) -> 
             run(tmp_path, source, columns={"prompt": "promt"})
 
 
+def test_a_column_whose_name_is_half_a_surrogate_pair_is_named_by_its_escape(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", [{**row, "\ud83d": 1} for row in text_rows(30)])
+    for _ in range(2):
+        assert run(tmp_path, source)[1]["columns_not_read"] == {"a.jsonl": ["\\ud83d"]}
+    with pytest.raises(DataError, match=r"it has: prompt, chosen, rejected, .ud83d"):
+        run(tmp_path, source, columns={"prompt": "promt"})
+
+
 def test_a_full_disk_is_named_with_the_part(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "a.jsonl", text_rows(400))
     with small_disk(tmp_path / "parts", 64) as folder:

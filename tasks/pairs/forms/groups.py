@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tasks.core.errors import StorageError
+from tasks.core.errors import StorageError, printable
 from tasks.pairs.forms.ranked import Answer, pair_up
 from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.raw.cells import Refused
@@ -98,7 +98,8 @@ class AnswerStore:
         """
         for entry in entries:
             single, is_score = entry.single, entry.single.reply is ABSENT
-            values = (self._form(entry), entry.where, single.key, is_score, pickle.dumps(single))
+            key = printable(single.key) or None  # NULL, which joins nothing
+            values = (self._form(entry), entry.where, key, is_score, pickle.dumps(single))
             self._execute("INSERT INTO answers (form, place, key, is_score, single) VALUES (?, ?, ?, ?, ?)", values)
 
     def finish(self) -> Iterator[Outcome]:
@@ -118,7 +119,7 @@ class AnswerStore:
         """Join answers to the scores that stand in other rows; yield those that have not one score, and lone scores."""
         self._execute("CREATE INDEX keys ON answers (key, is_score)")
         self._execute("CREATE TABLE answered (key PRIMARY KEY) WITHOUT ROWID")
-        self._execute("INSERT INTO answered SELECT DISTINCT key FROM answers WHERE is_score = 0")
+        self._execute("INSERT INTO answered SELECT DISTINCT key FROM answers WHERE is_score = 0 AND key IS NOT NULL")
 
         for _, some in itertools.groupby(self._execute(_WITH_SCORES), key=operator.itemgetter(0)):
             rows = list(some)
@@ -128,6 +129,7 @@ class AnswerStore:
                 if not is_answered:
                     yield Rejection(entry.where, "unpaired", "no answer has the key of this score"), entry
                 continue
+
             scores = [pickle.loads(score) for *_, score, _ in rows if score is not None]
             values = {score.value for score in scores} | {entry.single.value}
             values.discard(None)
