@@ -23,7 +23,6 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Section, at_least, between, filled
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.launch.stage import door, look, option
-from tasks.object_store.bucket import SCHEME
 from tasks.pairs.forms.choose import AUTO
 from tasks.pairs.forms.ranked import Pairing
 from tasks.pairs.forms.votes import VoteValues
@@ -35,9 +34,8 @@ from tasks.pairs.ingestion.keep_out import KeptOut, evaluation_sets
 from tasks.pairs.ingestion.parts import PartFolder
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
-from tasks.pairs.ingestion.selection import DUPLICATES, SIDES, Selection
+from tasks.pairs.ingestion.selection import DUPLICATES, Selection
 from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
-from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, listing, sort_pairs
 from tasks.pairs.ingestion.verdicts import Verdicts
@@ -67,6 +65,7 @@ class IngestConfig(Section, path="ingest"):
     test_share: Annotated[float, between(0, 1, "[)")] = 0.1
     stratify: bool = False
     split_seed: int = 0
+    near_duplicates: Literal["words", "minhash"] = "words"
     keep_out: tuple[str | SourceEntry, ...] = ()
     contradictions: Literal["drop", "keep"] = "drop"
     max_rejected_share: Annotated[float, between(0, 1)] = 0.1
@@ -119,9 +118,10 @@ def run(
     sources = find_entries(read_entries(config), {"demo": Source("demo", _demo_rows)})
     checks = Checks(config.expect, config.personal_data, config.languages)
     intake = Intake(checks.personal_data)
-    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share))
+    finds_near = config.near_duplicates == "minhash"
+    placement = Placement(config.split_seed, KeptOut(config.keep_out, config.max_rejected_share), finds_near)
     kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
-    settings = {"seed": config.split_seed, "kept_out": kept_out, "personal_data": config.personal_data}
+    settings = {"personal_data": config.personal_data}
 
     about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
     with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:
@@ -134,8 +134,7 @@ def run(
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
                 sort_pairs(read, draft, verdicts)
-                train, test = (verdicts.counts[side] for side in SIDES)
-                check_sides(train, test, config.test_share, verdicts.counts + intake.rejected)
+                verdicts.check_sides(config.test_share, intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
                 metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()
@@ -161,7 +160,7 @@ def main() -> None:
         return
     with door("ingest", IngestConfig) as config:
         location = load_section(paths.PARAMS, "runtime", RuntimeConfig).row_store
-        is_folder = not location.startswith(SCHEME)  # parts stay on this machine
+        is_folder = "://" not in location  # parts stay on this machine
         parts = (Path(location) if is_folder else paths.RUNS / "rows") / "ingest" if location else None
         run(Folders(), config, kept=paths.RUNS / "ingest", parts=parts, processes=len(os.sched_getaffinity(0)))
 

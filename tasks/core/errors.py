@@ -19,6 +19,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """Return a text that UTF-8 can hold: lone halves of surrogate pairs as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 class PipelineError(Exception):
     """An expected failure, shown to the user in one line and without a traceback.
 
@@ -31,8 +36,7 @@ class PipelineError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, todo: str = "") -> None:
-        self.what = " ".join(what.split())
-        self.todo = " ".join(todo.split())
+        self.what, self.todo = (printable(" ".join(text.split())) for text in (what, todo))
         super().__init__(f"{self.what} — {self.todo}" if self.todo else self.what)
 
 

@@ -29,6 +29,7 @@ _DISK_FAULTS = {
     errno.EACCES: ("permission denied", "make it readable and writable for this user and run again"),
     errno.EPERM: ("permission denied", "make it readable and writable for this user and run again"),
     errno.ESTALE: ("another machine removed the file meanwhile", "run again"),
+    errno.ENOTDIR: ("a file stands where a folder belongs", "name another folder in params.yaml, or move the file"),
     errno.EIO: ("the disk reports an input/output fault", "check the disk and run again"),
 }
 
@@ -89,14 +90,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except OSError as error:
-        _name_file(error, path)
-        raise
+        with naming_file(path):
+            with draft.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -119,12 +118,10 @@ def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Itera
     draft = target.parent / f".{target.name}.{os.getpid()}.draft"
     draft.mkdir()
     try:
-        yield draft
-        write_manifest(draft, about or {})
-        _swap(draft, target)
-    except OSError as error:
-        _name_file(error, target)
-        raise
+        with naming_file(target):
+            yield draft
+            write_manifest(draft, about or {})
+            _swap(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -229,10 +226,15 @@ def manifest_digest(folder: Path, stage: str) -> str:
     return digest_of(read_manifest(folder, stage)["files"])
 
 
-def _name_file(error: OSError, path: Path) -> None:
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
     """Note in a fault of the disk where it happened: a failed write by itself does not say."""
-    if error.filename is None and explain_os_error(error):
-        error.filename = str(path)
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and explain_os_error(error):
+            error.filename = str(path)
+        raise
 
 
 def explain_os_error(error: OSError) -> StorageError | None:

@@ -89,6 +89,7 @@ _LEFT_OUT = {
     "filtered": "Left out by ingest.where",
     "over_limit": "Beyond ingest.limit or a source's limit",
     "in_test_source": "Prompts of test sources",
+    "near_both_sides": "Prompts that are near to both sides of the split",
     "kept_out": "Prompts of evaluation sets (ingest.keep_out)",
 }
 

@@ -70,16 +70,17 @@ def ingest(source: Path, pairs: Path) -> float:
 
 
 def encode(folder: Path, pairs: str) -> dict[str, Any]:
-    """Encode in this process; return the seconds and the peak memory of the process."""
+    """Encode in this process; return the seconds, those of the processor, and the peak memory of the process."""
     from tasks import encode as stage
     from tasks.core.base_model import BaseModel
     from tasks.rowstore.row_store import RowStore
 
     BaseModel.open(folder / "base").load_tokenizer()  # imports what it takes before the clock starts
     folders = stage.Folders(folder / pairs, folder / "base", folder / "tokens")
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     stage.run(folders, stage.EncodeConfig(), RowStore.open(folder / "rows", "encode"))
-    return {"seconds": time.perf_counter() - began, "peak_bytes": peak_bytes("cpu")}
+    seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    return {**seconds, "peak_bytes": peak_bytes("cpu")}
 
 
 def in_process(python: str | Path, module: str, *words: str) -> dict[str, Any]:
@@ -91,22 +92,32 @@ def in_process(python: str | Path, module: str, *words: str) -> dict[str, Any]:
 
 
 def compare(folder: Path, pairs: int, tokenizer: Path, peers: Path) -> dict[str, Any]:
-    """Return the rows a second of every arm, medians of some repeats, and the ratios to TRL."""
+    """Return the seconds of every arm in each repeat, the median rows a second, and how often ours is TRL's.
+
+    The processor's seconds are known of arms of one process.
+    """
     source = write_rows(folder / "rows.jsonl", pairs)
     ingest(source, folder / "pairs")
     python = peers / "bin/python" if peers.is_dir() else peers
     processes = len(os.sched_getaffinity(0))
-    seconds: dict[str, list[float]] = {"ours": [], "trl": [], f"trl, {processes} processes": []}
+    arms: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": [], f"trl_{processes}_processes": []}
 
     for _ in range(REPEATS):
         shutil.rmtree(folder / "rows", ignore_errors=True)
-        seconds["ours"].append(in_process(sys.executable, "encode", "--once", str(folder), "pairs")["seconds"])
-        for name, count in zip(list(seconds)[1:], (1, processes), strict=True):
-            done = in_process(python, "arm_tokenise", str(source), str(tokenizer), str(count))
-            seconds[name].append(done["seconds"])
-    rates = {name: pairs / statistics.median(times) for name, times in seconds.items()}
-    ratios = {f"over {name}": rates["ours"] / rate for name, rate in rates.items() if name != "ours"}
-    return {"pairs": pairs, "seconds": seconds, "rows_per_second": rates, **ratios}
+        arms["ours"].append(in_process(sys.executable, "encode", "--once", str(folder), "pairs"))
+        arms["trl"].append(in_process(python, "arm_tokenise", str(source), str(tokenizer), "1"))
+        arms[list(arms)[2]].append(in_process(python, "arm_tokenise", str(source), str(tokenizer), str(processes)))
+
+    rates = {name: pairs / statistics.median(run["seconds"] for run in runs) for name, runs in arms.items()}
+    cpu = {name: pairs / statistics.median(run["cpu_seconds"] for run in arms[name]) for name in ("ours", "trl")}
+    return {
+        "pairs": pairs,
+        "arms": arms,
+        "rows_per_second": rates,
+        "rows_per_cpu_second": cpu,
+        "ours_over": {name: rates["ours"] / rate for name, rate in rates.items() if name != "ours"},
+        "ours_over_trl_per_cpu_second": cpu["ours"] / cpu["trl"],
+    }
 
 
 def known(folder: Path, pairs: int) -> dict[str, Any]:
@@ -115,14 +126,14 @@ def known(folder: Path, pairs: int) -> dict[str, Any]:
     shutil.rmtree(folder / "rows", ignore_errors=True)
     for name, count in (("full", pairs), ("new", pairs + pairs // 100), ("same", pairs + pairs // 100)):
         ingested = ingest(write_rows(folder / "rows.jsonl", count), folder / "pairs")
-        done = in_process(sys.executable, "encode", "--once", str(folder), "pairs")
-        runs[name] = {"ingest": ingested, "encode": done["seconds"], "encode_peak_bytes": done["peak_bytes"]}
-    for name in ("new", "same"):
-        runs[f"{name}_over_full"] = runs[name]["encode"] / runs["full"]["encode"]
-        both = [runs[each]["ingest"] + runs[each]["encode"] for each in (name, "full")]
-        runs[f"{name}_over_full_with_ingest"] = both[0] / both[1]
+        runs[name] = {"ingest": ingested, **in_process(sys.executable, "encode", "--once", str(folder), "pairs")}
+    shares = {
+        name: {unit: runs[name][unit] / runs["full"][unit] for unit in ("seconds", "cpu_seconds")}
+        for name in ("new", "same")
+    }
     sizes = {path.name: path.stat().st_size for path in sorted((folder / "tokens").iterdir())}
-    return {"pairs": pairs, **runs, "bytes": sizes}
+    stored = sum(path.stat().st_size for path in (folder / "rows").rglob("*.parquet"))
+    return {"pairs": pairs, **runs, "of_full": shares, "bytes": sizes, "row_store_bytes": stored}
 
 
 def main() -> None:

@@ -110,6 +110,16 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]):
     assert receipt()["status"] == "storage"
 
 
+def test_a_file_in_place_of_a_folder_is_one_line(capsys: pytest.CaptureFixture[str]):
+    Path("rows").touch()
+    with pytest.raises(NotADirectoryError) as told:
+        Path("rows/ingest").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        fail_with(told.value)
+    what = "[ingest] error: writing or reading rows/ingest: a file stands where a folder belongs — name another folder"
+    assert capsys.readouterr().err.startswith(what)
+
+
 @pytest.mark.parametrize("error", [ValueError("ours"), FileNotFoundError(errno.ENOENT, "gone", "x")])
 def test_a_bug_keeps_its_traceback_and_is_recorded_as_one(error: Exception):
     with pytest.raises(type(error)):

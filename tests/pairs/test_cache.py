@@ -79,6 +79,13 @@ def test_a_digest_of_many_ids_does_not_depend_on_how_they_are_cut(monkeypatch: p
     assert PAIRS.digest() == before
 
 
+def test_a_writer_keeps_no_batch_in_memory(tmp_path: Path) -> None:
+    ids = np.zeros(1000, np.int32)
+    with TokenWriter(tmp_path, "train") as writer:
+        writer.append(TokenPairs.of_rows([TokenRow(ids[:500], ids[500:800], ids[800:])], ["a" * 16], ["d" * 16]))
+        assert all(part.ids.base is None for part in writer._small)
+
+
 def test_the_ids_are_memory_mapped(folder: Path) -> None:
     assert isinstance(open_tokens(folder, "train").ids, np.memmap)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 import zipfile
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, printable
 from tasks.pairs.ingestion.formats import RawRow, read_rows
 from tests.pairs.samples import text_rows, write_rows
 
@@ -78,7 +80,7 @@ def test_a_csv_row_with_too_many_cells_is_one_broken_row(tmp_path: Path) -> None
 def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
         list(read_rows(path, path.name))
-    assert str(path) in str(caught.value)
+    assert printable(str(path)) in str(caught.value)
     return str(caught.value)
 
 
@@ -114,6 +116,26 @@ def test_an_empty_array_and_an_empty_table_are_refused_by_name(tmp_path: Path) -
     assert "empty" in refusal(tmp_path / "a.json")
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "a.parquet")
     assert "empty" in refusal(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_lines_that_end_with_carriage_returns_alone_are_refused_with_the_command_that_mends_them(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    lines = ["a,b", *['"1","x"'] * 3] if name.endswith("csv") else ['{"a": "1", "b": "x"}'] * 3
+    path.write_text("\r".join(lines) + "\r", newline="")
+    assert "ends its lines with carriage returns alone — write line feeds" in refusal(path)
+    with path.open("rb") as old:
+        mended = subprocess.run(["tr", "\\r", "\\n"], stdin=old, capture_output=True, check=True).stdout
+    for data in (mended, mended.replace(b"\n", b"\r\n"), mended.rstrip(b"\n")):
+        path.write_bytes(data)
+        assert values(path) == [{"a": "1", "b": "x"}] * 3
+
+
+def test_a_file_whose_name_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / os.fsdecode(b"caf\xe9.jsonl"), text_rows(3))
+    assert "is no UTF-8 — rename it" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])

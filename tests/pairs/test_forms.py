@@ -194,6 +194,14 @@ def test_scores_in_one_file_are_joined_to_traces_in_another() -> None:
     assert sorted(reasons(taken)) == ["no_vote", "unpaired"]  # the third trace, and the score of no trace
 
 
+def test_a_score_without_a_key_joins_no_answer_without_one() -> None:
+    answers = thumbs(("Q?", True), ("Q?", False))
+    scores = [{"traceId": key, "name": "user", "value": 0} for key in ("", "\ud83d", "t1")]
+    _, taken = read(answers, scores)
+    assert len(replies(taken)) == 1
+    assert reasons(taken) == ["unpaired"] * 3
+
+
 def _chat(rating: int, siblings: list[str] | None, system: str = "") -> dict[str, Any]:
     turns = {"q": {"role": "user", "content": "Q?", "parentId": None}}
     turns |= {name: {"role": "assistant", "content": name, "parentId": "q"} for name in ("m0", "m1")}

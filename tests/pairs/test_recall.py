@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from tasks.core import base_model
 from tasks.pairs.encoding.encoder import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
-from tasks.pairs.encoding.rowcode import pack, unpack
+from tasks.pairs.encoding.rowcode import joined, pack, unpack
 from tasks.pairs.record.pair import Pair
-from tasks.pairs.record.pair_columns import PairColumns
+from tasks.pairs.record.pair_columns import stored_columns
+from tasks.pairs.record.parquet import PairWriter
 from tasks.rowstore.row_store import RowStore
 from tests.pairs.samples import chat, pair
 from tests.pairs.test_boundary import random_pairs
@@ -37,10 +39,12 @@ def facts_of(encoded: EncodedPair) -> tuple[Any, ...]:
 
 
 def encode(encoder: RecallingEncoder, pairs: list[Pair]) -> list[EncodedPair]:
-    names = (np.array([getattr(pair, name) for pair in pairs], "S16") for name in ("pair_id", "prompt_id"))
-    is_text = np.array([isinstance(pair.prompt, str) for pair in pairs])
-    numbers = np.ones(len(pairs), np.float32)
-    rows = encoder.encode(PairColumns(*names, is_text, numbers, numbers, lambda at: [pairs[i] for i in at]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.parquet"
+        with PairWriter(path) as writer:
+            for pair in pairs:
+                writer.append(pair)
+        (rows,) = map(encoder.encode, stored_columns(path))
     return [unpack(pair, rows.values(i)) for i, pair in enumerate(pairs)]
 
 
@@ -65,6 +69,7 @@ def test_a_row_comes_back_as_it_was_whatever_became_of_the_pair(stories: Any) ->
         values = pack(encoded)
         assert (values.dtype, values.ndim) == (np.int32, 1)
         assert facts_of(unpack(encoded.pair, values)) == facts_of(encoded)
+        assert encoded.made is None or joined([values]).prompt(0).tolist() == encoded.prompt.tolist()
         kinds |= {encoded.reason} if encoded.made is None else {encoded.made.cut, encoded.made.is_shifted}
     assert {"eos_in_reply", "empty_reply", "identical_completions", True, False, (True, True, True)} <= kinds
 

@@ -16,6 +16,7 @@ from tests.pairs.samples import chat
 USER = {"role": "user", "content": "Hi"}
 BOT = {"role": "assistant", "content": "Hello"}
 OTHER = {"role": "assistant", "content": "Go away"}
+CALL = {"function": {"name": "f", "arguments": {"\ud83d": 1}}}
 PARSED = Pair(chat("Hi"), "Hello", "Go away", None, "x:1")
 
 
@@ -98,6 +99,9 @@ def test_columns_can_be_renamed_reached_into_and_swapped() -> None:
         ({"prompt": "Hi", "chosen": "a", "rejected": None}, "not_text", "`rejected` is the JSON value null"),
         ({"prompt": 7, "chosen": "a", "rejected": "b"}, "not_text", "`prompt` is the JSON value 7"),
         ({"prompt": "Hi", "chosen": "\ud83d", "rejected": "b"}, "not_text", "surrogate"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "tools": [{"name": "\ud83d"}]}, "not_text", "surrogate"),
+        ({"prompt": [{**USER, "name": "\ud83d"}], "chosen": "a", "rejected": "b"}, "not_text", "surrogate"),
+        ({"prompt": "Hi", "chosen": {**BOT, "tool_calls": [CALL]}, "rejected": "b"}, "not_text", "surrogate"),
         ({"prompt": [USER], "chosen": [{**BOT, "content": True}], "rejected": [OTHER]}, "not_text", "true"),
         ({"prompt": [USER], "chosen": [{**BOT, "tool_calls": [{}]}], "rejected": [OTHER]}, "bad_tool_calls", "name"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "slice": ["a", "b"]}, "not_text", "`slice` is a list"),

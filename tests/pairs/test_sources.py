@@ -99,6 +99,14 @@ def test_a_folder_as_spark_writes_it_is_a_source_with_its_partitions_columns(tmp
     assert rows == [{"slice": language, **row} for language in ("de", "en") for row in text_rows(2)]
 
 
+@pytest.mark.parametrize("source", ["votes", "votes/*/part.jsonl", "votes/**"])
+def test_a_partition_s_column_has_the_value_that_was_written(tmp_path: Path, source: str) -> None:
+    for name in ("en", "a%2Fb%3Dc", "__HIVE_DEFAULT_PARTITION__"):  # as Spark writes `a/b=c` and null
+        write_rows(tmp_path / f"votes/kind={name}/part.jsonl", [{"prompt": "Q"}])
+    rows = [row.value for found in find_sources([str(tmp_path / source)]) for row in found.read()]
+    assert sorted(str(row["kind"]) for row in rows) == ["None", "a/b=c", "en"]
+
+
 def test_a_delta_table_is_refused_because_deleted_rows_lie_in_it(tmp_path: Path) -> None:
     write_rows(tmp_path / "_delta_log/0.json", [])
     assert "is a Delta table" in refusal(str(tmp_path))

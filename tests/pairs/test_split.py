@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import DataError
-from tasks.pairs.ingestion.split import is_held_out, normal_text, split_key, split_pairs, split_text
-from tasks.pairs.record.pair import Message, Pair
+from tasks.pairs.ingestion.split import is_held_out, normal_text, split_key, split_key_of, split_pairs, split_text
+from tasks.pairs.record.pair import Message, Pair, Prompt
 from tests.pairs.samples import chat
 
 
@@ -107,3 +107,12 @@ def test_variants_of_one_prompt_never_leak() -> None:
     train, test = split_pairs(variants, 0.3)
     assert not {split_text(pair) for pair in train} & {split_text(pair) for pair in test}
     assert len(test) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    "prompt", ["How is the Kettle?", "e-mail 7!", "?!", "", "Tür", "ﬁne", (Message("user", "How?"),)]
+)
+def test_the_short_way_to_a_key_is_the_long_one(prompt: Prompt) -> None:
+    for inputs in ("", '{"documents":["a"]}'):
+        pair = Pair(prompt, "Yes.", "No.", inputs=inputs)
+        assert split_key_of(pair, 3) == split_key(split_text(pair), 3)

@@ -96,8 +96,9 @@ def assemble(prompt: Ids, chosen: Ids, rejected: Ids, rules: TokenRules) -> Asse
 def common_prefix(first: Ids, second: Ids) -> int:
     """Return how many tokens two arrays share at their beginning."""
     shorter = min(len(first), len(second))
-    differing = np.flatnonzero(first[:shorter] != second[:shorter])
-    return int(differing[0]) if len(differing) else shorter
+    is_different = first[:shorter] != second[:shorter]
+    place = int(is_different.argmax()) if shorter else 0
+    return place if shorter and is_different[place] else shorter
 
 
 def with_bos(ids: Ids, rules: TokenRules) -> Ids:
@@ -124,10 +125,11 @@ def cut_prompt(ids: Ids, rules: TokenRules) -> Ids:
 
 def eos_positions(ids: Ids, rules: TokenRules) -> npt.NDArray[np.intp]:
     """Return where ids that stop generation stand."""
-    is_stop = np.zeros(len(ids), dtype=bool)
-    for stop in rules.eos_ids:
+    is_stop = ids == rules.eos_ids[0]
+    for stop in rules.eos_ids[1:]:
         is_stop |= ids == stop
-    return np.flatnonzero(is_stop)
+    positions: npt.NDArray[np.intp] = is_stop.nonzero()[0]
+    return positions
 
 
 def _close(name: str, branch: Ids, boundary: int, stops_before: int, rules: TokenRules) -> Ids:

@@ -24,6 +24,7 @@ from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncoderFacts, Pair
 from tasks.pairs.encoding.rowcode import EncodedRows, joined, pack, pack_text, unpack_text
 from tasks.pairs.encoding.template import template_content
 from tasks.pairs.record.pair_columns import PairColumns
+from tasks.pairs.record.parquet import from_record
 from tasks.pairs.tokens.token_cache import Ids
 from tasks.rowstore.row_store import RowStore
 
@@ -112,7 +113,7 @@ class RecallingEncoder:
 
     def _encode_new(self, columns: PairColumns, keys: _Keys, missing: Counts) -> EncodedRows:
         """Tokenise the pairs of the rows ``missing``, and hold them for the store."""
-        pairs = columns.pairs(missing.tolist())
+        pairs = map(from_record, columns.records(missing.tolist()))
         rows = joined([pack(made) for batch in in_batches(pairs, BATCH) for made in self._encoder.encode(batch)])
         self.new += len(rows)
         self._keep(keys[missing], rows.flat, rows.lengths)

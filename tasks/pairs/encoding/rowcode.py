@@ -80,6 +80,11 @@ class EncodedRows:
         """Return the numbers of one row."""
         return self.flat[self.begins[i] : self.begins[i] + self.lengths[i]]
 
+    def prompt(self, i: int) -> Ids:
+        """Return the tokens of one row that a model is asked to go on from, as :attr:`EncodedPair.prompt`."""
+        values, (_, flags, p, c, r) = self.values(i), self.heads[i].tolist()
+        return values[_HEAD + p + c + r :] if flags & SHIFTED else values[_HEAD : _HEAD + p]
+
 
 def joined(rows: Sequence[Ids]) -> EncodedRows:
     """Return rows that :func:`pack` gave, one after the other."""

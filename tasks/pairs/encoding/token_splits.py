@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ import orjson
 
 from tasks.core.errors import DataError
 from tasks.core.json_lines import json_line
-from tasks.pairs.encoding.encoder import EncodedPair
 from tasks.pairs.encoding.recall import RecallingEncoder
 from tasks.pairs.encoding.rowcode import EncodedRows, unpack
 from tasks.pairs.encoding.tally import Tally
-from tasks.pairs.record.pair import Pair, Prompt
 from tasks.pairs.record.pair_columns import PairColumns, stored_columns
-from tasks.pairs.record.parquet import count_pairs
+from tasks.pairs.record.parquet import count_pairs, from_record
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
 from tasks.telemetry.log import bar, get_logger
 
@@ -49,17 +47,14 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple
         for split in ("train", "test"):
             tally = tallies[split] = Tally(unk_id=encoder.facts.unk_id)
             for columns, rows in _encode_split(pairs / f"{split}.parquet", folder, split, encoder, tally):
-                for each in _pairs_of(columns, rows, ~rows.is_kept):
+                for i, record in _records_of(columns, ~rows.is_kept):
+                    each = unpack(from_record(record), rows.values(i))
                     tally.drop(each)
                     line = {"pair_id": each.pair.pair_id, "reason": each.reason, "detail": each.detail[:200]}
                     dropped.write(json_line({**line, "split": split}))
                 if split == "test":
-                    is_new = _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)
-                    for prompt_id, each in zip(
-                        columns.prompt_ids[is_new], _pairs_of(columns, rows, is_new), strict=True
-                    ):
-                        described = {"prompt_id": prompt_id.decode(), **_described(each.pair), "ids": each.prompt}
-                        prompts.write(orjson.dumps(described, option=_LINE))
+                    for i, record in _records_of(columns, _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)):
+                        prompts.write(orjson.dumps({**_described(record), "ids": rows.prompt(i)}, option=_LINE))
             _check_left(split, tally)
     return tallies, len(prompt_ids)
 
@@ -81,12 +76,10 @@ def _encode_split(
             shown.update(len(columns))
 
 
-def _pairs_of(columns: PairColumns, rows: EncodedRows, mask: npt.NDArray[np.bool_]) -> Iterator[EncodedPair]:
-    """Yield the results of the rows where ``mask`` is true, with their pairs."""
-    if mask.any():
-        places = np.flatnonzero(mask).tolist()
-        for pair, i in zip(columns.pairs(places), places, strict=True):
-            yield unpack(pair, rows.values(i))
+def _records_of(columns: PairColumns, mask: npt.NDArray[np.bool_]) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Return the rows where ``mask`` is true, with their places."""
+    places = np.flatnonzero(mask).tolist()
+    return zip(places, columns.records(places), strict=True) if places else ()
 
 
 def _is_new(
@@ -123,29 +116,20 @@ def _check_left(split: str, tally: Tally) -> None:
     _log.info("%s: %d pairs kept, dropped: %s", split, tally.kept(), dict(tally.dropped))
 
 
-def _described(pair: Pair) -> dict[str, Any]:
+def _described(record: dict[str, Any]) -> dict[str, Any]:
     """Return a pair's prompt as people read it, with its two published replies."""
+    prompt = orjson.loads(record["prompt"])  # a text, or messages
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    asked = [turn["content"] for turn in turns if turn["role"] == "user"] or [turns[-1]["content"]]
     return {
-        "slice": pair.slice,
-        "display": _display(pair.prompt),
-        "question": _question(pair.prompt),
-        "gold_chosen": pair.chosen,
-        "gold_rejected": pair.rejected,
+        "prompt_id": record["prompt_id"],
+        "slice": record["slice"],
+        "display": turns[0]["content"] if len(turns) == 1 else "\n\n".join(map(_spoken, turns)),
+        "question": asked[-1],
+        "gold_chosen": record["chosen"],
+        "gold_rejected": record["rejected"],
     }
 
 
-def _display(prompt: Prompt) -> str:
-    """Return the prompt as readable text; a lone question stands without its role."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return prompt[0].content
-    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in prompt)
-
-
-def _question(prompt: Prompt) -> str:
-    """Return the last thing that the user said."""
-    if isinstance(prompt, str):
-        return prompt
-    asked = [message.content for message in prompt if message.role == "user"]
-    return asked[-1] if asked else prompt[-1].content
+def _spoken(turn: dict[str, Any]) -> str:
+    return f"{turn['role'].capitalize()}: {turn['content']}"

@@ -33,7 +33,8 @@ def read_context(row: dict[str, Any], columns: Columns) -> Context:
     """Return what the row says beside its prompt and its replies."""
     lists = {name: _objects(row, getattr(columns, name), name) for name in ("documents", "tools")}
     inputs = {name: value for name, value in lists.items() if value}
-    return Context(_system(row, columns), _history(row, columns), canonical_json(inputs) if inputs else "")
+    texts = text_of(canonical_json(inputs), " and ".join(inputs)) if inputs else ""
+    return Context(_system(row, columns), _history(row, columns), texts)
 
 
 def _system(row: dict[str, Any], columns: Columns) -> str:

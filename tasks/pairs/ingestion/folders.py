@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.formats import has_known_form, is_no_data, read_blocks
@@ -15,6 +16,7 @@ from tasks.telemetry.log import get_logger
 
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?=[-_.]|$)")
 _PARTITION = re.compile(r"([^=/]+)=([^/]*)")
+_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 _log = get_logger(__name__)
 
@@ -57,7 +59,7 @@ class PartitionBlock:
     """Rows of a partition: they have the columns that its folders' names give."""
 
     block: Block
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str | None], ...]
 
     def rows(self) -> Iterator[RawRow]:
         """Yield the rows.
@@ -76,7 +78,8 @@ def read_part(path: Path, name: str) -> Iterator[Block]:
     Raises:
         DataError: The file is not readable as its form.
     """
-    columns = tuple((match[1], match[2]) for part in name.split("/")[:-1] if (match := _PARTITION.fullmatch(part)))
+    matches = filter(None, map(_PARTITION.fullmatch, path.parts[:-1]))
+    columns = tuple((unquote(match[1]), None if match[2] == _NULL else unquote(match[2])) for match in matches)
     for block in read_blocks(path, name):
         yield PartitionBlock(block, columns) if columns else block
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, printable
 from tasks.pairs.ingestion.arrow_formats import read_arrow, read_parquet
 from tasks.pairs.ingestion.text_formats import read_json, read_table
 from tasks.pairs.raw.raw_row import Block, FormatError, RawRow
@@ -141,6 +141,8 @@ def check_readable(path: Path) -> None:
         is_tracked = path.with_name(path.name + ".dvc").is_file()
         advice = f"fetch it with `dvc pull {path}`" if is_tracked else "correct `ingest.sources`, or put the file there"
         raise DataError(f"{path} is missing", advice)
+    if printable(str(path)) != str(path):
+        raise DataError(f"the name of {path} is no UTF-8", "rename it")
     if not has_known_form(path.name):
         what, advice = next(
             (text for ending, text in _REFUSED.items() if ending in PurePosixPath(path.name.lower()).suffixes), _UNKNOWN

@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks.core.errors import DataError
 from tasks.pairs.forms.choose import SAMPLE
-from tasks.pairs.forms.groups import Groups
+from tasks.pairs.forms.groups import AnswerStore, Groups
 from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.filters import Wanted, read_conditions
@@ -47,7 +47,7 @@ class Intake:
         unread: The columns of each source that nothing reads.
         ignored: The columns of each source that are left out on purpose.
         forms: How each source is read, in one line.
-        groups: The single answers, whose pairs come behind those of all sources.
+        answers: The single answers, whose pairs come behind those of all sources.
         entry: The number in `ingest.sources` of the entry that the last pair comes from.
 
     Args:
@@ -62,7 +62,7 @@ class Intake:
         self.unread: dict[str, list[str]] = {}
         self.ignored: dict[str, list[str]] = {}
         self.forms: dict[str, str] = {}
-        self.groups = Groups()
+        self.answers = AnswerStore()
         self.entry = 0
 
     @property
@@ -84,8 +84,9 @@ class Intake:
         for source in sources:
             taker, blocks = self.open(source)
             for block in blocks:
-                counts = Counts()
-                yield from taker.take(rows_of(block, source.file), counts, self.groups)
+                counts, groups = Counts(), Groups(source.entry)
+                yield from taker.take(rows_of(block, source.file), counts, groups)
+                self.answers.extend(groups.entries)
                 self.add(source, counts)
             self.close(source)
         yield from self.finish()
@@ -108,7 +109,7 @@ class Intake:
         with source.reading.naming():
             taker = RowTaker(source.reading, objects, self._personal_data)
 
-        self._source, self.entry, self.groups.number = Counts(), source.entry, source.entry
+        self._source, self.entry = Counts(), source.entry
         self.forms[source.name] = taker.reader.about
         if taker.reader.form:
             _log.info("%s: read as %s", source.name, taker.reader.about)
@@ -146,7 +147,7 @@ class Intake:
     def finish(self) -> Iterator[Pair | Rejection]:
         """Yield the pairs of single answers, and why the others make none."""
         taker = RowTaker(Reading(), (), self._personal_data)
-        for made, answer in self.groups.finish():
+        for made, answer in self.answers.finish():
             self.entry = answer.number
             yield taker.decide(made, answer.columns, self.total)
         if self._personal_data:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ConfigError, DataError
+from tasks.core.files import digest_of
 from tasks.pairs.forms.choose import AUTO, SAMPLE
 from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.reader import FormReader
@@ -84,6 +85,10 @@ class KeptOut:
         if unread:
             _log.warning("%s", what)
         _log.info("%s: %d prompts are kept out of the pairs", source.name, rows - len(unread))
+
+    def digest(self) -> str:
+        """Return a SHA-256 in hex over all that decides which prompts are kept out, and what is said of them."""
+        return digest_of([self.prompts, self.runs])
 
     def match(self, words: str) -> str | None:
         """Return how a prompt of these words (:func:`split_text`) stands in one of the sets; None if it does not."""

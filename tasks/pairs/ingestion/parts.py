@@ -6,17 +6,17 @@ data that grew reads the new rows alone. Parts are a cache: to lose one costs ti
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
-import multiprocessing
+import os
 import pickle
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,12 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import StorageError
-from tasks.core.files import canonical_json, code_digest, digest_of
+from tasks.core.files import code_digest, digest_of, naming_file
 from tasks.core.versions import versions
 from tasks.pairs.forms.groups import Entry, Groups
 from tasks.pairs.forms.singles import Singles
 from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.formats import rows_of
+from tasks.pairs.ingestion.part_processes import PartProcesses
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.row_taker import RowTaker
 from tasks.pairs.ingestion.verdicts import LENGTHS
@@ -38,18 +39,20 @@ from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Pair, Rejection
 from tasks.pairs.record.parquet import PairWriter
 
-# What stands behind the pairs' own columns: the ids as numbers, the hash that decides on the side, and lengths in
-# characters.
+# What stands behind the pairs' own columns: the ids as numbers, what decides on the side, and lengths in characters.
 KEYS = (
     pa.field("prompt_key", pa.uint64(), nullable=False),
     pa.field("pair_key", pa.uint64(), nullable=False),
     pa.field("swapped_key", pa.uint64(), nullable=False),
     pa.field("split_key", pa.uint64(), nullable=False),
+    pa.field("letters", pa.large_string(), nullable=False),
+    pa.field("signature", pa.binary(), nullable=False),
     *(pa.field(f"{name}_length", pa.int64(), nullable=False) for name in LENGTHS),
 )
 _ROOMS = ("forms", "hygiene", "ingestion", "raw", "record")  # of tasks/pairs: their code makes a part
-_LIBRARIES = ("orjson", "pyarrow", "presidio-analyzer", "detect-secrets")
+_LIBRARIES = ("orjson", "pyarrow", "rensa", "presidio-analyzer", "phonenumbers", "tldextract", "detect-secrets")
 _OUTCOME = "outcome"  # the key of the file's metadata that holds counts and rejections
+_LONGEST_OUTCOME = 1 << 24  # bytes; Arrow refuses to read metadata of 100 MB
 _SUFFIX = ".parquet"
 _MOST_PAIRS = 1 << 14  # of a row group
 _KEPT_S = 24 * 3600.0  # how long a part is kept that no run uses
@@ -78,23 +81,28 @@ def write_part(path: Path, taken: Iterable[Pair | Rejection], placement: Placeme
     Args:
         path: The file.
         taken: Pairs and rejections.
-        placement: Gives a pair's split key, or keeps it out.
+        placement: Gives what decides on a pair's side, or keeps it out.
         counts: Those of the rows; pairs that are kept out are added.
     """
     rejections: list[Rejection] = []
     draft = path.with_name(f".{secrets.token_hex(8)}.draft")
-    with PairWriter(draft, KEYS, _MOST_PAIRS) as writer:
-        for row in taken:
-            key = placement.place(row) if isinstance(row, Pair) else row
-            if isinstance(key, Rejection):
-                if isinstance(row, Pair):
-                    counts.reject(key)
-                rejections.append(key)
-            elif isinstance(row, Pair):
-                writer.append(row, *(int(digits, 16) for digits in row.ids), key, *row.lengths)
-        outcome = [counts.to_json(), [dataclasses.astuple(rejection) for rejection in rejections]]
-        writer.describe({_OUTCOME: canonical_json(outcome)})
-    draft.replace(path)
+    try:
+        with naming_file(path), PairWriter(draft, KEYS, _MOST_PAIRS) as writer:
+            for row in taken:
+                place = placement.place(row) if isinstance(row, Pair) else row
+                if isinstance(place, Rejection):
+                    if isinstance(row, Pair):
+                        counts.reject(place)
+                    rejections.append(place)
+                elif isinstance(row, Pair):
+                    prompt, pair, swapped = row.ids
+                    writer.append(row, int(prompt, 16), int(pair, 16), int(swapped, 16), *place, *row.lengths)
+            outcome = json.dumps([counts.to_json(), [dataclasses.astuple(rejection) for rejection in rejections]])
+            if len(outcome) <= _LONGEST_OUTCOME:  # else the next run makes the part anew
+                writer.describe({_OUTCOME: outcome})
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return rejections
 
 
@@ -119,14 +127,32 @@ def read_part(path: Path) -> Part | None:
         return None
 
 
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Return columns of a part that was written or known before; one that is damaged is removed.
+
+    Raises:
+        StorageError: It is damaged or gone.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+            return file.read(list(names))
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
+        path.unlink(missing_ok=True)
+        reason = str(error).splitlines()[0]
+        what = f"{path} was damaged, and is removed ({reason})"
+        raise StorageError(what, "run again: its rows are read anew") from None
+
+
 class PartFolder:
     """A folder of parts, and the processes that make them; a context manager.
 
-    At its end the parts that no run used for a day are removed.
+    At its end the parts that no run used for a day are removed. Several runs may share a folder.
 
     Args:
         folder: The folder.
-        placement: Gives split keys, or keeps pairs out.
+        placement: Gives what decides on a pair's side, or keeps it out.
         settings: What else a part depends on.
         processes: How many of them make parts; with more than one the program's main module must be importable.
     """
@@ -135,11 +161,13 @@ class PartFolder:
         self._folder, self._placement = folder, placement
         room = Path(__file__).parents[1]
         code = [code_digest(room / name) for name in _ROOMS]
-        self._identity = digest_of({"code": code, "libraries": versions(_LIBRARIES), **settings})
-        self._processes = processes
-        self._pool: ProcessPoolExecutor | None = None
+        about = {"code": code, "libraries": versions(_LIBRARIES), "placement": placement.digest()}
+        self._identity = digest_of({**about, **settings})
+        self._count = processes
+        self._processes = PartProcesses(processes, placement, make_part)
         self._made = 0
         self._used: set[Path] = set()
+        self._temporary: list[Path] = []
 
     def parts(self, taker: RowTaker, blocks: Iterable[Block], file: str) -> Iterator[Part]:
         """Yield the parts of a source's blocks, in order; ``file`` is what an error calls the source.
@@ -152,14 +180,14 @@ class PartFolder:
         waiting: deque[Callable[[], Part]] = deque()
         for block in blocks:
             waiting.append(self._begin(identity, taker, block, file))
-            while len(waiting) > 2 * self._processes:
+            while len(waiting) > 2 * self._count:
                 yield waiting.popleft()()
         while waiting:
             yield waiting.popleft()()
 
     def add(self, taken: Iterable[Pair | Rejection], counts: Counts) -> Part:
-        """Write a part of pairs at hand."""
-        path = self._path(secrets.token_hex(32))
+        """Write a part of pairs at hand; no other run uses it."""
+        path = self._temporary_path()
         return Part(path, Counts(), write_part(path, taken, self._placement, counts), [])
 
     def _begin(self, identity: str, taker: RowTaker, block: Block, file: str) -> Callable[[], Part]:
@@ -167,19 +195,21 @@ class PartFolder:
         content = hashlib.sha256(pickle.dumps(block, protocol=5)).hexdigest()
         path = self._path(digest_of([identity, content]))
         if isinstance(taker.reader.form, Singles):  # its answers wait for other rows, and are in no file
-            path = self._path(secrets.token_hex(32))
+            path = self._temporary_path()
         elif part := read_part(path):
-            path.touch()
+            with contextlib.suppress(FileNotFoundError):  # who reads its pairs says so
+                os.utime(path)
             return lambda: part
         self._made += 1
         job = (path, taker, block, file)
-        if self._made == 1 or self._processes == 1:  # a small source needs no process of its own
+        if self._made == 1 or self._count == 1:  # a small source needs no process of its own
             done = make_part(*job, self._placement)
             return lambda: done
-        if self._pool is None:
-            context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(self._processes, context, _set_placement, (self._placement,))
-        return _result_of(self._pool.submit(_make_in_worker, *job))
+        return self._processes.begin(*job)
+
+    def _temporary_path(self) -> Path:
+        self._temporary.append(self._path(secrets.token_hex(32)))
+        return self._temporary[-1]
 
     def _path(self, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -191,35 +221,14 @@ class PartFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+        self._processes.close()
+        for path in self._temporary:
+            path.unlink(missing_ok=True)
         if kind is None and self._folder.is_dir():
             for path in self._folder.iterdir():
-                if path not in self._used and path.stat().st_mtime < time.time() - _KEPT_S:
-                    path.unlink(missing_ok=True)
-
-
-_placement = Placement()  # of a worker process
-
-
-def _set_placement(placement: Placement) -> None:
-    global _placement
-    _placement = placement
-
-
-def _make_in_worker(path: Path, taker: RowTaker, block: Block, file: str) -> Part:
-    return make_part(path, taker, block, file, _placement)
-
-
-def _result_of(future: Future[Part]) -> Callable[[], Part]:
-    def result() -> Part:
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            what = "a process that reads rows was killed, which the system does where memory runs out"
-            raise StorageError(what, "free some memory and run again") from None
-
-    return result
+                with contextlib.suppress(FileNotFoundError):  # another run was faster
+                    if path not in self._used and path.stat().st_mtime < time.time() - _KEPT_S:
+                        path.unlink()
 
 
 def _plain(value: Any) -> Any:

@@ -7,19 +7,24 @@ into :data:`PLACES` for each row.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tasks.core.errors import DataError
+from tasks.pairs.ingestion.near import near_sides, read_prompts
 from tasks.pairs.ingestion.reading import SourceEntry, read_entries
 from tasks.pairs.raw.cells import LARGEST_WEIGHT, SMALLEST_WEIGHT
 
 SIDES = ("train", "test")
 DUPLICATES = ("duplicate", "duplicate_differs")
-PLACES = (*SIDES, *DUPLICATES, "contradiction", "over_limit", "in_test_source")
+PLACES = (*SIDES, *DUPLICATES, "contradiction", "over_limit", "in_test_source", "near_both_sides")
 
 _ENTRIES = "CREATE TEMP TABLE entries (entry USMALLINT, factor DOUBLE, split ENUM ('auto', 'train', 'test'))"
 _KEYS = """
@@ -37,7 +42,8 @@ CREATE TEMP TABLE tested AS SELECT DISTINCT split_key FROM keys WHERE split = 't
 CREATE TEMP TABLE trained AS SELECT DISTINCT split_key FROM keys WHERE split = 'train';
 CREATE TEMP VIEW candidates AS FROM keys WHERE split = 'test' OR split_key NOT IN (FROM tested);
 CREATE TEMP TABLE over_source (entry USMALLINT, pair_key UBIGINT);
-CREATE TEMP TABLE held_out (split_key UBIGINT)
+CREATE TEMP TABLE held_out (split_key UBIGINT);
+CREATE TEMP TABLE near (split_key UBIGINT, side UTINYINT)
 """
 _CONTRADICTING = """
 CREATE TEMP TABLE contradicting AS
@@ -70,7 +76,18 @@ _HELD_OUT = """
 INSERT INTO held_out SELECT split_key FROM strata WHERE entry = $entry ORDER BY split_key
 LIMIT (SELECT round(count(*) * $share)::BIGINT FROM strata WHERE entry = $entry)
 """
-_PLACES = """
+_SIDE = """
+CASE WHEN keys.split_key IN (FROM tested) THEN 1 WHEN keys.split_key IN (FROM trained) THEN 0
+     ELSE (keys.split_key < $threshold OR keys.split_key IN (FROM held_out))::INT END
+"""
+# The prompts that are kept, those of test sources first, each with its side before near-duplicates are looked for.
+_OWN_SIDES = f"""
+SELECT split_key, min(ordinal) AS ordinal, {_SIDE} AS side, split_key IN (FROM tested) AS is_tested,
+       split_key NOT IN (FROM tested) AND split_key NOT IN (FROM trained) AS is_free
+FROM firsts AS keys WHERE pair_key NOT IN (FROM over_limit)
+GROUP BY split_key ORDER BY is_tested DESC, ordinal
+"""
+_PLACES = f"""
 CREATE TEMP TABLE places AS
 SELECT keys.ordinal, firsts.weight AS first_weight, firsts.margin AS first_margin,
        (CASE WHEN keys.split <> 'test' AND keys.split_key IN (FROM tested) THEN 6
@@ -79,10 +96,9 @@ SELECT keys.ordinal, firsts.weight AS first_weight, firsts.margin AS first_margi
                   CASE WHEN keys.weight = firsts.weight AND keys.margin = firsts.margin THEN 2 ELSE 3 END
              WHEN $drops AND pair_key IN (FROM contradicting) THEN 4
              WHEN pair_key IN (FROM over_limit) THEN 5
-             WHEN keys.split = 'test' THEN 1
-             WHEN keys.split_key IN (FROM trained) THEN 0
-             ELSE (keys.split_key < $threshold OR keys.split_key IN (FROM held_out))::INT END)::UTINYINT AS place
-FROM keys LEFT JOIN firsts USING (pair_key)
+             WHEN near.side = 2 THEN 7
+             ELSE coalesce(near.side, {_SIDE}) END)::UTINYINT AS place
+FROM keys LEFT JOIN firsts USING (pair_key) LEFT JOIN near ON near.split_key = keys.split_key
 """
 
 
@@ -102,6 +118,7 @@ class Selection:
         limit: The most pairs to keep; None keeps all.
         test_share: The share of prompts that are held out, 0 to below 1.
         is_stratified: Whether this share is that of every entry.
+        finds_near: Whether near-duplicate prompts stand on one side.
         entries: The entries of `ingest.sources`: their weights, limits and sides.
     """
 
@@ -109,22 +126,27 @@ class Selection:
     limit: int | None
     test_share: float
     is_stratified: bool
+    finds_near: bool
     entries: Sequence[SourceEntry]
 
     @classmethod
     def of(cls, section: Any) -> Selection:
         """Return what the section `ingest` says."""
         entries = [entry for entry, _ in read_entries(section)]
-        drops = section.contradictions == "drop"
-        return cls(drops, section.limit, section.test_share, section.stratify, entries)
+        drops, finds_near = section.contradictions == "drop", section.near_duplicates == "minhash"
+        return cls(drops, section.limit, section.test_share, section.stratify, finds_near, entries)
 
 
-def make_places(execute: Execute, spill: str, selection: Selection) -> None:
-    """Make the table `places` (and `contradicting`, the keys of pairs that also stand swapped) of the file ``spill``.
+def make_places(execute: Execute, path: Path, selection: Selection) -> int:
+    """Make the tables `places`, and `contradicting` of the keys of pairs that also stand swapped.
+
+    Returns:
+        How many prompts are near-duplicates of earlier ones; 0 where nobody looked for them.
 
     Raises:
         DataError: A source's weight makes a row's weight no normal number of 32 bits.
     """
+    spill = pattern(path)
     drops, entries = selection.drops_contradictions, list(enumerate(selection.entries))
     execute(_ENTRIES)
     for number, entry in entries:
@@ -146,7 +168,26 @@ def make_places(execute: Execute, spill: str, selection: Selection) -> None:
         for number, _ in entries:
             execute(_HELD_OUT, entry=number, share=selection.test_share)
     threshold = 0 if selection.is_stratified else math.ceil(selection.test_share * 2**64)
+    near = _move_near(execute, path, threshold) if selection.finds_near else 0
     execute(_PLACES, drops=drops, threshold=threshold)
+    return near
+
+
+def _move_near(execute: Execute, path: Path, threshold: int) -> int:
+    """Make the table `near`, the sides of the prompts that are near to earlier ones, and return how many are."""
+    prompts = execute(_OWN_SIDES, threshold=threshold).fetchnumpy()
+    texts = read_prompts(path, prompts["ordinal"])
+    sides, is_near = near_sides(texts, prompts["side"], prompts["is_tested"], prompts["is_free"])
+    answer = path.with_suffix(".near")
+    pq.write_table(pa.table({"split_key": prompts["split_key"][is_near], "side": sides[is_near]}), answer)
+    execute("INSERT INTO near FROM read_parquet($answer)", answer=pattern(answer))
+    answer.unlink()
+    return int(is_near.sum())
+
+
+def pattern(path: Path) -> str:
+    """Return what DuckDB reads as exactly this file: it takes paths for globs."""
+    return glob.escape(str(path))
 
 
 def _check_weights(execute: Execute, spill: str) -> None:

@@ -16,6 +16,10 @@ from tasks.telemetry.log import get_logger
 _LONGEST_CELL = 1 << 28  # characters; the csv module's own limit of 131,072 is shorter than a long reply
 _BOM = b"\xef\xbb\xbf"
 _UNFINISHED = (b"[", b"{", b",")  # how the first line of a document that runs over several lines ends
+_CARRIAGE_RETURNS = (
+    "ends its lines with carriage returns alone",
+    "write line feeds in their place, such as by `tr '\\r' '\\n' < FILE > NEW`",
+)
 _SEPARATORS = (",", "\t", ";", "|")
 
 _log = get_logger(__name__)
@@ -83,7 +87,8 @@ def read_json(stream: IO[bytes], name: str, lines: bool) -> Iterator[Block]:
         lines: Whether the file's name promises JSON lines: a broken line is then a row with a fault.
 
     Raises:
-        FormatError: The text is one document, and a broken one, or the bytes are no UTF-8.
+        FormatError: The text is one document, and a broken one, lines end with carriage returns alone, or the bytes
+            are no UTF-8.
     """
     first, before = _next_line(stream, mark=_BOM)
     if not first:
@@ -99,6 +104,8 @@ def read_json(stream: IO[bytes], name: str, lines: bool) -> Iterator[Block]:
         alone, text = parse_json(first, ""), first.strip()
     except UnicodeDecodeError as error:
         raise not_utf8(error, f"line {before + 1}") from None
+    if alone.fault and not second and b"\r" in text and not parse_json(text.partition(b"\r")[0], "").fault:
+        raise FormatError(*_CARRIAGE_RETURNS)
     over_several = text.startswith(b"[") or text.endswith(_UNFINISHED)
     if alone.fault and ((second and over_several) or (not second and not lines)):
         yield from read_document(first + second, stream, name)
@@ -138,13 +145,15 @@ def read_table(stream: IO[bytes], name: str, usual: str) -> Iterator[Block]:
     outside quotes; ``usual`` where none does.
 
     Raises:
-        FormatError: A column is named twice, or the bytes are no UTF-8.
+        FormatError: A column is named twice, lines end with carriage returns alone, or the bytes are no UTF-8.
         csv.Error: The quotes do not close.
     """
     csv.field_size_limit(_LONGEST_CELL)
     lines = _texts(stream)
     first = next(lines, "")
-    separator = _separator(first, usual)
+    if "\r" in _outside_quotes(first.removesuffix("\n").removesuffix("\r")):
+        raise FormatError(*_CARRIAGE_RETURNS)
+    separator = max((usual, *_SEPARATORS), key=_outside_quotes(first).count)
     if separator != usual:
         _log.info("%s: its columns are separated by %r", name, separator)
 
@@ -173,9 +182,8 @@ def _texts(stream: IO[bytes]) -> Iterator[str]:
             raise not_utf8(error, f"line {number}") from None
 
 
-def _separator(header: str, usual: str) -> str:
-    outside = re.sub(r'"(?:[^"]|"")*"?', "", header)
-    return max((usual, *_SEPARATORS), key=outside.count)
+def _outside_quotes(header: str) -> str:
+    return re.sub(r'"(?:[^"]|"")*"?', "", header)
 
 
 def _without_mark(stream: IO[bytes]) -> Iterator[bytes]:

@@ -68,7 +68,7 @@ def _message(value: Any, name: str) -> Message:
     if calls:
         extra["tool_calls"] = _tool_calls(calls, name)
         content = "" if said == _CALL or content is None else content
-    return Message(role, content_text(content, name), canonical_json(extra) if extra else "")
+    return Message(role, content_text(content, name), text_of(canonical_json(extra), name) if extra else "")
 
 
 def _refuse_unread(value: dict[str, Any], name: str) -> None:

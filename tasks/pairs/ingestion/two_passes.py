@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tasks.core.files import kept_on_error
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
-from tasks.pairs.ingestion.parts import KEYS, Part, PartFolder
+from tasks.pairs.ingestion.parts import KEYS, Part, PartFolder, read_columns
 from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import Verdicts
@@ -32,6 +32,7 @@ from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows
 from tasks.telemetry.log import bar, get_logger
 
 _BATCH = 1 << 14  # pairs of single answers in a part
+_KEYS_AT_ONCE = 1 << 12
 _ENTRY = pa.field("entry", pa.uint16(), nullable=False)
 _SPILLED = ("pair_id", "source", "weight", "margin", *(field.name for field in KEYS))
 
@@ -75,19 +76,37 @@ class KeyWriter:
         columns = pa.schema([*SCHEMA, *KEYS])
         self._schema = pa.schema([*(columns.field(name) for name in _SPILLED), _ENTRY])
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self._rows = 0  # that wait
 
     def append(self, part: Part, entry: int) -> None:
-        """Add a part's keys."""
+        """Add a part's keys; they reach the disk with those of others.
+
+        Raises:
+            StorageError: The part is damaged.
+        """
         self.parts.append((part.path, entry))
-        keys = pq.read_table(part.path, columns=list(_SPILLED))
+        keys = read_columns(part.path, _SPILLED)
         entries = pa.array(np.full(len(keys), entry, np.uint16))
-        self._writer.write_table(keys.append_column(_ENTRY, entries))
+        self._waiting.append(keys.append_column(_ENTRY, entries))
+        self._rows += len(keys)
+        if self._rows >= _KEYS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting, self._rows = [], 0
 
     def __enter__(self) -> KeyWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._writer.close()
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()
 
 
 def first_pass(
@@ -104,14 +123,14 @@ def first_pass(
 
     Raises:
         DataError: A source cannot be read, or none of its rows has a column that is needed.
-        StorageError: A process was killed.
+        StorageError: A process was killed, or a part is damaged.
     """
     with KeyWriter(spill) as keys, bar("reading", unit=" rows") as shown:
         for source in sources:
             taker, blocks = intake.open(source)
             for part in folder.parts(taker, blocks, source.file):
                 intake.add(source, part.counts)
-                intake.groups.entries += [dataclasses.replace(answer, number=source.entry) for answer in part.answers]
+                intake.answers.extend(dataclasses.replace(answer, number=source.entry) for answer in part.answers)
                 keys.append(part, source.entry)
                 for rejection in part.rejections:
                     reject(rejection)
@@ -125,7 +144,7 @@ def first_pass(
                 keys.append(part, entry)
                 for rejection in part.rejections:
                     reject(rejection)
-        return keys.parts
+    return keys.parts
 
 
 def sort_pairs(parts: Sequence[tuple[Path, int]], folder: Path, verdicts: Verdicts) -> None:
@@ -135,11 +154,14 @@ def sort_pairs(parts: Sequence[tuple[Path, int]], folder: Path, verdicts: Verdic
         parts: The file and the entry of each.
         folder: Where the files go.
         verdicts: What becomes of each pair, and the factors of the entries' weights.
+
+    Raises:
+        StorageError: A part is damaged.
     """
     start = 0
     with PairWriter(folder / "train.parquet") as train, PairWriter(folder / "test.parquet") as test:
         for path, entry in parts:
-            table = pq.read_table(path, columns=SCHEMA.names, page_checksum_verification=True).combine_chunks()
+            table = read_columns(path, SCHEMA.names).combine_chunks()
             places = verdicts.places[start : start + len(table)]
             start += len(table)
             for batch in _weighed(table, verdicts.factors[entry]).to_batches():
@@ -167,6 +189,7 @@ def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> d
         "filtered": intake.total.filtered,
         "over_limit": verdicts.counts["over_limit"],
         "in_test_source": verdicts.counts["in_test_source"],
+        "near_both_sides": verdicts.counts["near_both_sides"],
         **{reason: rejected.pop(reason, 0) for reason in NEITHER_SIDE},
     }
     kept = sum(verdicts.counts[side] for side in SIDES)

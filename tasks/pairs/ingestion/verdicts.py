@@ -1,13 +1,11 @@
 """What becomes of each pair that was read, decided by queries over the keys of all of them.
 
-DuckDB sorts and joins the keys within a fixed amount of memory, and uses the disk beyond it. So memory does not grow
-with the rows, apart from one byte a row for the answer.
+DuckDB sorts and joins the keys within a fixed amount of memory up to ten million rows, and uses the disk beyond it. So
+memory does not grow with the rows until then, apart from one byte a row for the answer.
 """
 
 from __future__ import annotations
 
-import glob
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -18,15 +16,17 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from tasks.core.errors import StorageError
-from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places
+from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern
+from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.record.pair import Rejection
 
 LENGTHS = ("prompt", "chosen", "rejected")
 
-_MEMORY = "96MB"
-_MOST_THREADS = 2  # more of them need more memory than the limit leaves each
+# In one thread, for each needs memory of its own: 128 MB are enough for ten million rows, more of them need more.
+_LEAST_MEMORY, _MEMORY_A_ROW = 128 << 20, 14  # bytes
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
 _LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million
 _NUMBER_BINS = 20  # of weights and margins, about so many
@@ -34,7 +34,7 @@ _NUMBER_BINS = 20  # of weights and margins, about so many
 _REJECTED = """
 SELECT source, place, pair_id, first_weight, first_margin, weight * factor, margin
 FROM read_parquet($spill, file_row_number = true) JOIN entries USING (entry)
-JOIN (FROM places WHERE place IN (2, 3, 4, 6)) places ON file_row_number = ordinal
+JOIN (FROM places WHERE place IN (2, 3, 4, 6, 7)) places ON file_row_number = ordinal
 ORDER BY greatest(place, 3), ordinal
 """
 _PROMPTS = """
@@ -43,9 +43,10 @@ FROM (SELECT prompt_key, min(place) AS low, max(place) AS high
       FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place < 2) ON ordinal = file_row_number
       GROUP BY prompt_key)
 """
-_PARTED = """
-SELECT split_key FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal)
-GROUP BY split_key HAVING min(place) <> max(place) LIMIT 1
+_WORDINGS = """
+SELECT count(*) AS prompts, count(*) FILTER (low <> high) AS both
+FROM (SELECT split_key, min(place) AS low, max(place) AS high
+      FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal) GROUP BY split_key)
 """
 # The first pass wrote the lengths: long texts read here would not fit into the memory limit.
 # `histogram` counts up to and including each bound, and these bins leave their upper bound out.
@@ -78,6 +79,7 @@ class Verdicts:
         places: uint8 [rows], a row's index into :data:`PLACES`.
         counts: How many rows have each place, by its name.
         contradictory: How many distinct pairs also stand with chosen and rejected swapped.
+        near: How many prompts are near-duplicates of earlier ones.
         factors: float64 [entries], what the weights of each entry's pairs are multiplied by.
     """
 
@@ -92,19 +94,19 @@ class Verdicts:
         Raises:
             DataError: A source's weight makes a row's weight no normal number of 32 bits.
         """
-        self._spill = _pattern(spill)
+        self._spill = pattern(spill)
         self._temporary = spill.with_suffix(".tmp")
-        threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+        memory = max(_LEAST_MEMORY, _MEMORY_A_ROW * pq.read_metadata(spill).num_rows)
         self._database = duckdb.connect(
             config={
-                "memory_limit": _MEMORY,
-                "threads": threads,
+                "memory_limit": f"{memory}B",
+                "threads": 1,
                 "temp_directory": str(self._temporary),
                 "autoinstall_known_extensions": False,
             }
         )
         self.factors: npt.NDArray[np.float64] = np.array([entry.weight for entry in selection.entries])
-        make_places(self._execute, self._spill, selection)
+        self.near = make_places(self._execute, spill, selection)
 
         column = self._execute("SELECT place FROM places ORDER BY ordinal").fetchnumpy()["place"]
         self.places: npt.NDArray[np.uint8] = np.asarray(column)
@@ -113,11 +115,20 @@ class Verdicts:
         self.contradictory: int = self._row("SELECT count(*) AS pairs FROM contradicting")["pairs"]
 
     def rejections(self) -> Iterator[Rejection]:
-        """Yield the duplicates, the contradictions, then the prompts of test sources, each in the order of the rows."""
+        """Yield the duplicates, the contradictions, then what stands on neither side, each in the order of the rows."""
         answer = self._execute(_REJECTED, spill=self._spill)
         while rows := answer.fetchmany(1024):
             for source, place, pair_id, *numbers in rows:
                 yield Rejection(source, PLACES[place], _detail(PLACES[place], pair_id, numbers))
+
+    def check_sides(self, test_share: float, rejected: Counter[str]) -> None:
+        """Refuse places that leave no pair to train on, or none to test on.
+
+        Raises:
+            DataError: Saying which side is empty, and by what.
+        """
+        train, test = (self.counts[side] for side in SIDES)
+        check_sides(train, test, test_share, self.counts + rejected + Counter(near=self.near))
 
     def statistics(self, folder: Path) -> dict[str, Any]:
         """Return the metrics of `train.parquet` and `test.parquet` in ``folder``.
@@ -126,11 +137,12 @@ class Verdicts:
             AssertionError: A prompt stands on both sides, or two whose words are the same do.
         """
         for number, side in enumerate(SIDES):
-            rows = self._database.read_parquet(_pattern(folder / f"{side}.parquet"))
+            rows = self._database.read_parquet(pattern(folder / f"{side}.parquet"))
             rows.project(f"{number} AS side, *").create_view(side, replace=True)
         self._execute("CREATE OR REPLACE TEMP VIEW kept AS FROM train UNION ALL FROM test")
         prompts = self._row(_PROMPTS, spill=self._spill)
-        if prompts.pop("both") or self._execute(_PARTED).fetchall():
+        wordings = self._row(_WORDINGS)
+        if prompts.pop("both") or wordings["both"]:
             raise AssertionError("a prompt stands on both sides of the split")
 
         totals = self._row(_STATISTICS)
@@ -140,6 +152,7 @@ class Verdicts:
         return {
             "pairs": {side: self.counts[side] for side in SIDES},
             "prompts": prompts,
+            "near_duplicates": {"words": sum(prompts.values()) - wordings["prompts"], "minhash": self.near},
             "characters_mean": {name: round(int(lengths[name] or 0) / pairs, 2) for name in LENGTHS},
             "chosen_longer_share": round(lengths["longer"] / pairs, 4),
             **_numbers(totals, "weight"),
@@ -182,14 +195,11 @@ class Verdicts:
             ) from None
 
 
-def _pattern(path: Path) -> str:
-    """Return what DuckDB reads as exactly this file: it takes paths for globs."""
-    return glob.escape(str(path))
-
-
 def _detail(place: str, pair_id: str, numbers: list[float]) -> str:
     if place == "in_test_source":
         return f"the prompt of pair {pair_id} stands in a source with `split: test`"
+    if place == "near_both_sides":
+        return f"the prompt of pair {pair_id} is nearly the same as prompts of train and of test"
     if place == "contradiction":
         return f"pair {pair_id} also stands with chosen and rejected swapped"
     detail = f"pair {pair_id} stands in an earlier row"

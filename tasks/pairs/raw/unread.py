@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, printable
 from tasks.pairs.raw.cells import is_blank
 from tasks.pairs.record.pair import Columns, get_field
 
@@ -102,7 +102,7 @@ class UnreadColumns:
         waived = [name for name in names if name in self._ignored]
         unread = [name for name in names if isinstance(name, str) and name not in {*self._reads, *waived}]
         self.ignored.update(dict.fromkeys(waived))
-        self.unread.update(dict.fromkeys(unread))
+        self.unread.update(dict.fromkeys(map(printable, unread)))
         if len(self._watched) < _MOST_SHAPES:
             self._watched[names] = tuple(unread)
         return tuple(unread)

@@ -7,6 +7,7 @@ conversation up to the reply; a reply is one turn: its text, and its tool calls 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import json
 from functools import cached_property
@@ -17,7 +18,14 @@ from tasks.core.files import canonical_json
 
 _text_json = encode_basestring  # a text as canonical JSON, by the encoder itself: several times faster
 
-ABSENT = object()  # the value of a column that a row lacks
+
+class _Absent(enum.Enum):
+    """A value that stays the same object in every process."""
+
+    ABSENT = "absent"
+
+
+ABSENT = _Absent.ABSENT  # the value of a column that a row lacks
 SYSTEM_NAMES = ("system", "system_prompt", "system_message")
 _CONTEXT = ("system", "instruction", "input", "history", "tools", "documents")  # columns that make up a prompt
 FORM_COLUMNS = ("first", "second", "winner", "answers", "text", "score", "rank")  # of forms without chosen and rejected
@@ -62,6 +70,7 @@ REASONS = {
     "duplicate": "the same pair stands in an earlier row",
     "duplicate_differs": "the same pair stands in an earlier row, with another weight or margin",
     "contradiction": "the same pair also stands with chosen and rejected swapped",
+    "near_both_sides": "the prompt is nearly the same as prompts of train and of test",
     "kept_out": "an evaluation set of `ingest.keep_out` holds the prompt",
     "in_test_source": "the prompt stands in a source whose pairs are all to test on",
 }

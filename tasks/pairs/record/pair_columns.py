@@ -1,4 +1,4 @@
-"""Pairs on disk by columns: the short ones of every row, and whole pairs only of the rows that are asked for."""
+"""Pairs on disk by columns: the short ones of every row, and whole records only of the rows that are asked for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.pairs.record.pair import Pair
-from tasks.pairs.record.parquet import SCHEMA, from_record, open_pairs
+from tasks.pairs.record.parquet import SCHEMA, open_pairs
 
 ROWS = 8192  # that are read at once
 _SHORT = ("pair_id", "prompt_id", "prompt", "weight", "margin")
@@ -29,7 +28,7 @@ class PairColumns:
         is_text: bool [n], whether the prompt is plain text, else it is messages.
         weights: float32 [n].
         margins: float32 [n].
-        pairs: Returns the pairs of the given rows, which are read when they are first asked for.
+        records: Returns the given rows with all columns, which are read when they are first asked for.
     """
 
     pair_ids: npt.NDArray[np.bytes_]
@@ -37,7 +36,7 @@ class PairColumns:
     is_text: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.float32]
     margins: npt.NDArray[np.float32]
-    pairs: Callable[[Sequence[int]], list[Pair]]
+    records: Callable[[Sequence[int]], list[dict[str, Any]]]
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -64,10 +63,10 @@ def _columns(file: Any, groups: list[int]) -> PairColumns:
     table = file.read_row_groups(groups, columns=list(_SHORT))
     whole: list[pa.Table] = []
 
-    def pairs(rows: Sequence[int]) -> list[Pair]:
+    def records(rows: Sequence[int]) -> list[dict[str, Any]]:
         if not whole:
             whole.append(file.read_row_groups(groups, columns=SCHEMA.names))
-        return [from_record(record) for record in whole[0].take(pa.array(rows, pa.int64())).to_pylist()]
+        return whole[0].take(pa.array(rows, pa.int64())).to_pylist()  # type: ignore[no-any-return]
 
     return PairColumns(
         np.array(table["pair_id"].to_pylist(), "S16"),
@@ -75,5 +74,5 @@ def _columns(file: Any, groups: list[int]) -> PairColumns:
         pc.starts_with(table["prompt"], '"').to_numpy(),
         table["weight"].to_numpy().astype(np.float32),
         table["margin"].to_numpy().astype(np.float32),
-        pairs,
+        records,
     )

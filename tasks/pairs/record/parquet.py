@@ -57,6 +57,8 @@ class PairWriter:
         self.schema, self._batch = pa.schema([*SCHEMA, *extra]), batch
         self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
         self._waiting: list[tuple[Any, ...]] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = 0  # of the batches
 
     def append(self, pair: Pair, *extra: Any) -> None:
         """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
@@ -65,9 +67,11 @@ class PairWriter:
             self._flush()
 
     def append_batch(self, batch: pa.RecordBatch) -> None:
-        """Add rows that have this file's schema already."""
-        if batch.num_rows:
-            self._writer.write_batch(batch)
+        """Add rows that have this file's schema already; they reach the disk with those of other batches."""
+        self._batches.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= self._batch:
+            self._flush()
 
     def describe(self, metadata: dict[str, str]) -> None:
         """Add metadata to the file."""
@@ -79,6 +83,9 @@ class PairWriter:
             arrays = [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
             self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
             self._waiting = []
+        if self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches))
+            self._batches, self._rows = [], 0
 
     def __enter__(self) -> PairWriter:
         return self

@@ -171,7 +171,7 @@ class TokenWriter:
                 raise ValueError(f"ids from {lowest} to {highest} do not fit a vocabulary of {self._vocabulary}")
             self._ids.write(np.ascontiguousarray(batch.ids, self._type).data)
         self._total += batch.ids.size
-        self._small.append(dataclasses.replace(batch, ids=batch.ids[:0]))
+        self._small.append(dataclasses.replace(batch, ids=batch.ids[:0].copy()))  # a view would keep the whole batch
 
     def __enter__(self) -> TokenWriter:
         return self
