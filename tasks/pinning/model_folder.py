@@ -23,6 +23,7 @@ NO_SETTINGS = (  # what others write beside a model, and transformers does not r
 )
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 _AGAIN = "download or save the model again"
 
 
@@ -172,14 +173,20 @@ def describe_model(folder: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    parameters = 0
+    shapes: dict[str, list[int]] = {}
     for path in (folder / name for name in model_files(folder) if name.endswith(".safetensors")):
         try:
             with safe_open(path, framework="numpy") as weights:
-                parameters += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+                shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise DataError(f"{path} is not a safetensors file ({error})", _AGAIN) from None
-    return {"parameters": parameters, "vocabulary": vocabulary_of(folder)}
+
+    vocabulary = vocabulary_of(folder)
+    embeddings = [name for name in shapes if name.endswith(_EMBEDDINGS)]
+    if len(embeddings) == 1 and vocabulary not in (0, rows := shapes[embeddings[0]][0]):
+        what = f"{folder / 'config.json'} has {vocabulary} as `vocab_size`, and {embeddings[0]} has {rows} rows"
+        raise DataError(what, f"write {rows} there, or save the model again")
+    return {"parameters": sum(map(math.prod, shapes.values())), "vocabulary": vocabulary}
 
 
 def vocabulary_of(folder: Path) -> int:

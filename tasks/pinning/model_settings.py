@@ -26,6 +26,7 @@ def check_settings(folder: Path) -> None:
         what = f"{folder / _CONFIG} names other weights, {weights!r}, in `transformers_weights`"
         raise DataError(what, f"remove the key, and name the weights {WEIGHTS}")
 
+    _check_dtype(folder, objects[_CONFIG])
     config = _load_config(folder, "auto_map" in objects[_CONFIG])
     _check_ids(folder, objects[_CONFIG], objects.get(_GENERATION, {}))
     _load_tokenizer(folder, "auto_map" in objects.get(_TOKENIZER, {}), config)
@@ -38,6 +39,19 @@ def _refuse_quantised(folder: Path, config: dict[str, Any]) -> None:
             method = kind.get("quant_method", "unnamed") if isinstance(kind, dict) else kind
             what = f"{folder / _CONFIG} has `quantization_config` ({method}): the weights are quantised already"
             raise DataError(what, "name the model in full precision; `base.quantise: nf4` takes four bits of it")
+
+
+def _check_dtype(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a type of the weights that torch does not have under this name, such as bf16."""
+    import torch
+
+    text = config.get("text_config")
+    for settings in (config, text if isinstance(text, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            name = settings.get(key)
+            if isinstance(name, str) and not isinstance(getattr(torch, name, None), torch.dtype):
+                what = f"{folder / _CONFIG} has {name!r} in `{key}`, which names no type of torch"
+                raise DataError(what, "write bfloat16, float16 or float32, the type that the weights have")
 
 
 def _load_config(folder: Path, has_code: bool) -> Any:

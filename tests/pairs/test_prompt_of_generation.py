@@ -94,6 +94,12 @@ def test_a_template_that_leaves_out_a_turn_of_the_prompt_drops_the_pair(tmp_path
     assert (made.reason, lost in made.detail) == ("prompt_not_rendered", True)
 
 
+def test_a_switch_that_the_template_reads_and_takes_out_is_no_loss(tmp_path: Path) -> None:
+    reading = NO_OPENING.replace("m.content", "m.content | replace('/no_think', '') | trim")
+    asked = pair((Message("system", "Be brief. /no_think"), *chat("Why?")), "Since.", "No.")
+    assert texts(encoder(tmp_path, reading).encode([asked])[0])[0].startswith("<|system|>\nBe brief.</s>")
+
+
 def test_a_template_that_leaves_out_thoughts_of_a_reply_drops_the_pair(tmp_path: Path) -> None:
     silent = NO_OPENING.replace("m.content", "m.content.split('</think>')[-1]")
     spaced = NO_OPENING.replace("m.content", "m.content | replace('</think>', '\n</think>\n\n')")

@@ -255,3 +255,35 @@ def test_a_tokenizer_without_an_eos_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ConfigError, match="no EOS token"):
         PairEncoder(tokenizer, EncodeConfig())
+
+
+def test_an_end_token_that_is_found_at_a_text_s_beginning_only_ends_every_reply(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from tokenizers import AddedToken, normalizers
+
+    tokenizer = byte_tokenizer(None, "<unused>")
+    core = tokenizer.backend_tokenizer  # as early Llamas: the end token's own text is normalised, too
+    core.normalizer = normalizers.Prepend("_")
+    core.add_special_tokens([AddedToken("</s>", normalized=True)])
+    tokenizer.eos_token = "</s>"
+    assert tokenizer("</s>")["input_ids"] == [tokenizer.eos_token_id] != tokenizer("a</s>")["input_ids"][-1:]
+
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ':' + m.content + '</s>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    coder = PairEncoder(tokenizer, EncodeConfig())
+    made = coder.encode([pair(chat("Why?"), "Since.", "No.")])[0].made
+    assert made is not None
+    assert made.row.chosen.tolist()[-1] == tokenizer.eos_token_id
+    assert [tokenizer.decode(ids[:-1]) for ids in (made.row.chosen, made.row.rejected)] == ["Since.", "No."]
+    coder.facts.warn()
+    assert "finds no end token" in caplog.text
+
+
+def test_a_chat_template_that_is_no_text_is_refused() -> None:
+    tokenizer = byte_tokenizer(None, "</s>")
+    tokenizer.chat_template = 5
+    with pytest.raises(ConfigError, match="`chat_template` is 5, and no text"):
+        PairEncoder(tokenizer, EncodeConfig())

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.intake import read_pairs
-from tasks.pairs.raw.unread import shapes_label, shapes_prompt
+from tasks.pairs.raw.unread import UnreadColumns, shapes_label, shapes_prompt
 from tasks.pairs.record.pair import Columns
 
 PLAIN = {"prompt": "How is the kettle?", "chosen": "It boils.", "rejected": "No idea."}
@@ -118,6 +118,10 @@ def test_a_key_of_an_object_beside_those_that_are_read_counts_as_a_column() -> N
     with pytest.raises(DataError, match=r"ingest.ignore: \[data.images\]"):
         list(read_pairs(made, columns=columns))
     assert len(list(read_pairs(made, columns=columns, ignored=["data.images"]))) == 6
+
+    watch = UnreadColumns(columns.reads(), ["data.images"], opened=["data"])
+    watch.see(made[0], "rows:1")
+    assert (list(watch.shaping), list(watch.ignored)) == ([], ["data.images"])
 
 
 @pytest.mark.parametrize("column", ["better_idx", "chosen_index", "winner_model", "preferred_side", "swapped"])

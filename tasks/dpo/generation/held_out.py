@@ -59,5 +59,5 @@ def check_context(prompts: list[Row], context: int | None, max_new_tokens: int) 
         raise ConfigError(
             f"prompt {longest['prompt_id']} has {len(longest['ids'])} tokens, and {max_new_tokens} new ones "
             f"do not fit the model's context of {context}",
-            "lower `respond.max_new_tokens`, or cut prompts shorter in `encode`",
+            f"lower `encode.max_prompt_tokens` to at most {context - max_new_tokens}, or `respond.max_new_tokens`",
         )

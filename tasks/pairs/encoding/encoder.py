@@ -18,7 +18,7 @@ from tasks.core.section import Section, at_least, between
 from tasks.pairs.encoding.assemble import Assembled, PairDropped, TokenRules, assemble, cut_prompt, with_bos
 from tasks.pairs.encoding.pieces import PieceTokenizer
 from tasks.pairs.encoding.rendered import Rendered, render_pair
-from tasks.pairs.encoding.template import PLAIN, ChatTemplate, load_template
+from tasks.pairs.encoding.template import MARK, PLAIN, ChatTemplate, load_template
 from tasks.pairs.record.pair import Message, Pair
 from tasks.pairs.tokens.token_cache import Ids, TokenPairs
 from tasks.telemetry.log import get_logger
@@ -88,6 +88,7 @@ class EncoderFacts:
         opening: What opens the assistant's turn in place of a template that does not.
         unk_id: The unknown token, if the tokenizer has one that serves for nothing else.
         vocabulary: How many ids there are, those that no token has included.
+        unseen_ending: What the template writes behind a reply, where the tokenizer finds no end token in it.
     """
 
     kind: str
@@ -98,6 +99,7 @@ class EncoderFacts:
     opening: str = ""
     unk_id: int | None = None
     vocabulary: int = 1 << 31
+    unseen_ending: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> EncoderFacts:
@@ -113,6 +115,12 @@ class EncoderFacts:
         """Warn of what may be a mistake."""
         if self.lacks_bos:
             _log.warning("the chat template writes no BOS, though the tokenizer puts one before plain text")
+        if self.unseen_ending:
+            message = (
+                "the tokenizer finds no end token in %r behind a reply: each reply gets the token itself, and earlier "
+                "turns keep letters; set `normalized` to false for it in tokenizer.json and tokenizer_config.json"
+            )
+            _log.warning(message, self.unseen_ending)
         if self.opening:
             message = (
                 "the chat template does not open the assistant's turn; %r opens it, in training and when answering"
@@ -138,6 +146,7 @@ class PairEncoder:
         self._config = config
         self.template = load_template(tokenizer, config.chat_template, config.template_kwargs)
         self.eos_ids = _eos_ids(tokenizer, more_eos_ids)
+        self._unseen_ending = ""
         self._raw_rules = self._rules(None)
         self._chat_rules = self._rules(self.template)
 
@@ -145,17 +154,33 @@ class PairEncoder:
         """Return the rules for rendered conversations, or (None) for plain text."""
         bos_id = self._tokenizer.bos_token_id
         begins = self._tokenizer("a")["input_ids"][:1] == [bos_id]
-        ending = self._pieces.ids(template.ending()) if template else np.zeros(0, dtype=np.int32)
+        stops, self._unseen_ending = self._ending(template) if template else ((), "")
         return TokenRules(
-            eos_ids=self.eos_ids,
+            eos_ids=(*stops[:1], *self.eos_ids) if self._unseen_ending else self.eos_ids,
             bos_id=bos_id,
             # a chat template writes the special tokens that the model was trained with, and no others
             adds_bos=begins and (template is None or template.kind == PLAIN),
-            turn_ends=int(np.isin(ending, self.eos_ids).sum()),
+            turn_ends=0 if self._unseen_ending else len(stops),
             max_prompt=self._config.max_prompt_tokens,
             max_completion=self._config.max_completion_tokens,
             is_cut=self._config.truncation == "cut",
         )
+
+    def _ending(self, template: ChatTemplate) -> tuple[tuple[int, ...], str]:
+        """Return the ids that stop generation in what the template writes behind a reply.
+
+        Some tokenizers find such a token at a text's beginning only (`normalized: true`, as in early Llamas). Then what
+        the template writes comes second: it would be trained on as letters.
+        """
+        ending, whole = template.ending(), template.render([Message("user", "Question")], MARK)
+        alone, inside, before = (self._stops(text) for text in (ending, whole, whole.removesuffix(ending)))
+        if alone and len(inside) == len(before):
+            return alone, ending
+        return inside[len(before) :], ""
+
+    def _stops(self, text: str) -> tuple[int, ...]:
+        ids = self._pieces.ids(text)
+        return tuple(ids[np.isin(ids, self.eos_ids)].tolist())
 
     @cached_property
     def facts(self) -> EncoderFacts:
@@ -172,6 +197,7 @@ class PairEncoder:
             lacks_bos=lacks_bos,
             opening=self.template.opening if self.template else "",
             unk_id=_unk_id(self._tokenizer),
+            unseen_ending=self._unseen_ending,
             vocabulary=max(len(self._tokenizer), 1 + max(self._tokenizer.get_vocab().values())),
         )
 
@@ -210,9 +236,12 @@ class PairEncoder:
                 "set `encode.chat_template: plain`, or name a jinja file there",
             )
         try:
-            return render_pair(pair, prompt, template)
+            rendered = render_pair(pair, prompt, template)
         except PairDropped as dropped:
             return dropped
+        alone, *branches = rendered.texts
+        chosen, rejected = (branch.removesuffix(self._unseen_ending) for branch in branches)
+        return dataclasses.replace(rendered, texts=(alone, chosen, rejected))
 
     def _assemble(self, pair: Pair, texts: Rendered, *tokens: Ids) -> EncodedPair:
         rules = self._chat_rules if texts.is_chat else self._raw_rules

@@ -159,6 +159,11 @@ def load_template(tokenizer: Any, choice: str, more: Mapping[str, Any] | None = 
     jinja = tokenizer.chat_template
     if isinstance(jinja, dict):
         jinja = jinja.get("default")
+    if jinja and not isinstance(jinja, str):
+        raise ConfigError(
+            f"the tokenizer's `chat_template` is {jinja!r:.60}, and no text",
+            "correct it in tokenizer_config.json, or name a template in `encode.chat_template`",
+        )
     if not jinja and more:
         raise ConfigError(
             "`encode.template_kwargs` is set, and the tokenizer has no chat template",

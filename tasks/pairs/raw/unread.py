@@ -91,6 +91,8 @@ class UnreadColumns:
         """Look at the keys of an object."""
         for key in value if isinstance(value, dict) else ():
             path = f"{name}.{key}"
+            if path in self._ignored:
+                self.ignored[path] = None
             if path in self.shaping or path in self._reads or path in self._ignored or path in self._opened:
                 continue
             if self._could_shape(str(key)) and _is_filled(value[key], str(key)):

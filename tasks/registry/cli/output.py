@@ -47,7 +47,7 @@ def store_of(args: Namespace) -> Store:
     """
     store = named_store(args)
     if not names_in(store):
-        advice = "register first: `dvc repro -f register`, or give --root"
+        advice = "register first: `dvc repro -s -f register`, or give --root"
         raise UnknownVersion(f"there is no registry in {store.label}", advice)
     return store
 

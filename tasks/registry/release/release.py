@@ -196,7 +196,8 @@ def _rolled_back_to(registry: Registry, alias: str, left: str) -> str:
 def _check_kept(history: History, digest: str) -> None:
     """Refuse a version that is not registered or no longer kept."""
     if digest in history.collected:
-        raise RegistryError(f"version {short(digest)} is no longer kept", "register it again: `dvc repro -f register`")
+        what = f"version {short(digest)} is no longer kept"
+        raise RegistryError(what, "register it again: `dvc repro -s -f register`")
     if digest not in history.registered:
         raise RegistryError(f"the registration of {short(digest)} was cut short", "finish it: `dvc repro register`")
 
