@@ -80,6 +80,7 @@ class RowStore:
         self._segments: dict[str, Segment] = {}
         self.refused: set[str] = set()
         self._has_advised = False
+        self._answering = ""  # the segment that had rows last: it is asked first, for rows come in order
 
     @classmethod
     def open(cls, location: str | Path, kind: str) -> RowStore:
@@ -99,7 +100,7 @@ class RowStore:
         return cls(cache / kind, kind, bucket)
 
     def get(self, keys: Keys) -> StoredRows:
-        """Look up ``keys`` (uint8 [n, 32]); the first segment that has a key gives its row.
+        """Look up ``keys`` (uint8 [n, 32]); rows of one key are equal, whichever segment has them.
 
         A damaged segment is skipped with one warning. If `compact` removes segments meanwhile, their rows are read from
         the merged one. Only the row groups that hold wanted rows are read, one at a time. The memory is twice that of
@@ -120,10 +121,10 @@ class RowStore:
                 text = "the row store has %d segments of `%s`: `python -m tasks.upkeep compact` makes it faster to read"
                 _log.info(text, len(names), self.kind)
             tried.update(names)
-            for name in names:
+            for name in sorted(names, key=lambda name: name != self._answering):
                 try:
                     for at, lengths_there, values in self._rows_in(name, keys, np.flatnonzero(~mask)):
-                        mask[at], lengths[at] = True, lengths_there
+                        mask[at], lengths[at], self._answering = True, lengths_there, name
                         parts.append((at, values))
                 except ArtifactError as error:
                     self.refuse(name, error)

@@ -87,6 +87,21 @@ def test_a_reply_that_the_template_changes_is_dropped_where_the_boundary_needs_i
     assert made.reason == "reply_not_rendered"
 
 
+@pytest.mark.parametrize("lost", ["system", "user"])
+def test_a_template_that_leaves_out_a_turn_of_the_prompt_drops_the_pair(tmp_path: Path, lost: str) -> None:
+    leaving = NO_OPENING.replace("m in messages", f"m in messages if m.role != '{lost}'")
+    made = encoder(tmp_path, leaving).encode([pair(SYSTEM)])[0]
+    assert (made.reason, lost in made.detail) == ("prompt_not_rendered", True)
+
+
+def test_a_template_that_leaves_out_thoughts_of_a_reply_drops_the_pair(tmp_path: Path) -> None:
+    silent = NO_OPENING.replace("m.content", "m.content.split('</think>')[-1]")
+    spaced = NO_OPENING.replace("m.content", "m.content | replace('</think>', '\n</think>\n\n')")
+    thought = pair(chat("Why?"), "<think>so</think>Since.", "No.")
+    assert encoder(tmp_path, silent).encode([thought])[0].reason == "reply_not_rendered"
+    assert texts(encoder(tmp_path, spaced).encode([thought])[0])[1] == "<think>so\n</think>\n\nSince.</s>"
+
+
 def test_a_template_that_opens_no_turn_gets_its_own_header_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

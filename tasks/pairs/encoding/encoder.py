@@ -28,7 +28,8 @@ BATCH = 512  # pairs that are tokenised at once
 DROP_REASONS = {
     "template_refused": "the chat template raises an error for this conversation",
     "tools_not_rendered": "the chat template reads no tools, documents, tool calls or thoughts, and the pair has some",
-    "reply_not_rendered": "the chat template changes a reply's text, and renders the prompt otherwise before a reply",
+    "prompt_not_rendered": "the chat template leaves out or changes the text of a system's or a user's turn",
+    "reply_not_rendered": "the chat template leaves out or changes a part of a reply's text",
     "empty_reply": "a reply is blank",
     "no_prompt_token": "no token stands before the replies",
     "eos_in_reply": "a reply's own text holds a token that stops generation",

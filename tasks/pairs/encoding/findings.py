@@ -13,6 +13,16 @@ from tasks.telemetry.log import get_logger
 _log = get_logger(__name__)
 
 
+_OTHER_TEMPLATE = "name another template in `encode.chat_template` (`plain` takes system turns, and no tools)"
+_LONGER = "raise `encode.max_prompt_tokens` or `encode.max_completion_tokens`, or set `encode.truncation: cut`"
+_ADVICE = {  # what to do about a reason
+    **dict.fromkeys(("template_refused", "prompt_not_rendered", "reply_not_rendered"), _OTHER_TEMPLATE),
+    "tools_not_rendered": "name a template that reads them in `encode.chat_template`, or leave tools and documents out "
+    "on purpose: `ingest.ignore: [tools, documents]`",
+    **dict.fromkeys(("prompt_too_long", "completion_too_long"), _LONGER),
+}
+
+
 def check_dropped(tallies: Mapping[str, Tally], limit: float) -> None:
     """Refuse data of which more than ``limit`` (0 to 1) was dropped.
 
@@ -30,7 +40,7 @@ def check_dropped(tallies: Mapping[str, Tally], limit: float) -> None:
     first = next(tally.first_detail[most] for tally in tallies.values() if most in tally.first_detail)
     raise DataError(
         f"{dropped} of {every} pairs are dropped ({dropped / every:.1%}): {top}; the first is {first}",
-        f"fix the data or `encode`; to go on without them, raise `encode.max_dropped_share` over {limit}",
+        f"{_ADVICE.get(most, 'fix the data')}; to go on without them, raise `encode.max_dropped_share` over {limit}",
     )
 
 

@@ -47,7 +47,10 @@ def render_pair(pair: Pair, prompt: Sequence[Message], template: ChatTemplate) -
     _check_reads(pair, [*turns, *replies], template)
     try:
         alone = template.render(turns, inputs=pair.inputs)
+        _check_holds(alone, turns)
+
         branches = [template.render(turns, reply, pair.inputs) for reply in replies]
+
         is_rerendered = not all(branch.startswith(alone) for branch in branches)
         if is_rerendered:
             marked = template.render(turns, Message("assistant", MARK), pair.inputs)
@@ -55,9 +58,27 @@ def render_pair(pair: Pair, prompt: Sequence[Message], template: ChatTemplate) -
                 branch if branch.startswith(alone) else alone + _reply_tail(alone, branch, marked, reply)
                 for branch, reply in zip(branches, replies, strict=True)
             ]
+
+        if not all(
+            _holds(branch[len(alone) :], reply.content) for branch, reply in zip(branches, replies, strict=True)
+        ):
+            raise PairDropped("reply_not_rendered", "the chat template leaves out or changes a part of a reply")
     except TemplateRefused as refusal:
         raise PairDropped("template_refused", str(refusal)) from None
     return Rendered((alone, branches[0], branches[1]), is_chat=True, is_rerendered=is_rerendered)
+
+
+def _check_holds(prompt: str, turns: Sequence[Message]) -> None:
+    """Refuse a rendered prompt without the text of a system's or a user's turn; of earlier replies, thoughts may go."""
+    for number, turn in enumerate(turns, start=1):
+        if turn.role in ("system", "user") and not _holds(prompt, turn.content):
+            detail = f"the chat template leaves out or changes the text of turn {number}, which is by {turn.role}"
+            raise PairDropped("prompt_not_rendered", detail)
+
+
+def _holds(rendered: str, text: str) -> bool:
+    """Return whether a text stands in a rendered one; other blanks are no loss."""
+    return text in rendered or "".join(text.split()) in "".join(rendered.split())
 
 
 def _reply_tail(alone: str, branch: str, marked: str, reply: Message) -> str:

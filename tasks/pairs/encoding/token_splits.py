@@ -15,7 +15,6 @@ from tasks.core.json_lines import json_line
 from tasks.pairs.encoding.recall import RecallingEncoder
 from tasks.pairs.encoding.rowcode import EncodedRows, unpack
 from tasks.pairs.encoding.tally import Tally
-from tasks.pairs.record.pair import Prompt, prompt_of
 from tasks.pairs.record.pair_columns import PairColumns, stored_columns
 from tasks.pairs.record.parquet import count_pairs, from_record
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
@@ -119,29 +118,18 @@ def _check_left(split: str, tally: Tally) -> None:
 
 def _described(record: dict[str, Any]) -> dict[str, Any]:
     """Return a pair's prompt as people read it, with its two published replies."""
-    prompt = prompt_of(record["prompt"])
+    prompt = orjson.loads(record["prompt"])  # a text, or messages
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    asked = [turn["content"] for turn in turns if turn["role"] == "user"] or [turns[-1]["content"]]
     return {
         "prompt_id": record["prompt_id"],
         "slice": record["slice"],
-        "display": _display(prompt),
-        "question": _question(prompt),
+        "display": turns[0]["content"] if len(turns) == 1 else "\n\n".join(map(_spoken, turns)),
+        "question": asked[-1],
         "gold_chosen": record["chosen"],
         "gold_rejected": record["rejected"],
     }
 
 
-def _display(prompt: Prompt) -> str:
-    """Return the prompt as readable text; a lone question stands without its role."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return prompt[0].content
-    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in prompt)
-
-
-def _question(prompt: Prompt) -> str:
-    """Return the last thing that the user said."""
-    if isinstance(prompt, str):
-        return prompt
-    asked = [message.content for message in prompt if message.role == "user"]
-    return asked[-1] if asked else prompt[-1].content
+def _spoken(turn: dict[str, Any]) -> str:
+    return f"{turn['role'].capitalize()}: {turn['content']}"

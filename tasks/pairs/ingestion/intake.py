@@ -31,8 +31,8 @@ _COLUMNS_ADVICE = (
     "second, winner); or answers and their scores (answers, text, score or rank)"
 )
 _PROMPT_ADVICE = (
-    "name the question's column as `ingest.columns.prompt`; without one, chosen and rejected are lists of messages, or "
-    "transcripts whose turns begin with a blank line and `Human:` or `Assistant:`"
+    "name the question's column as prompt under `ingest.columns`; without one, chosen and rejected are lists of "
+    "messages, or transcripts whose turns begin with a blank line and `Human:` or `Assistant:`"
 )
 
 _log = get_logger(__name__)

@@ -23,6 +23,10 @@ _EMPTIED = {
         "also stand with chosen and rejected swapped",
         "name every column that the prompt is made of under `ingest.columns`, or set `ingest.contradictions: keep`",
     ),
+    "unpaired": (
+        "are single answers that no other answer to their prompt can be compared with",
+        "add answers to the same prompts that were judged otherwise",
+    ),
     "kept_out": (
         "have prompts of evaluation sets",
         "take sets that share their prompts' wording with the pairs out of `ingest.keep_out`",
@@ -133,7 +137,8 @@ def split_pairs(pairs: Iterable[Pair], test_share: float, seed: int = 0) -> tupl
 def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str, int] | None = None) -> None:
     """Refuse a split that leaves no pair to train on, or none to test on.
 
-    ``left_out`` is the number of usable pairs on neither side, by reason; `near` is that of near-duplicate prompts.
+    ``left_out`` is the number of rows and of usable pairs on neither side, by reason; `near` is that of near-duplicate
+    prompts.
 
     Raises:
         DataError: Saying which side is empty.
@@ -143,7 +148,8 @@ def check_sides(train: int, test: int, test_share: float, left_out: Mapping[str,
     for reason, (what, advice) in _EMPTIED.items():
         count = (left_out or {}).get(reason, 0)
         if count > {"in_test_source": train, "near": (train + test) // 2}.get(reason, train + test):
-            raise DataError(f"{count} pairs {what}, which leaves {train} training and {test} test pairs", advice)
+            given = "rows" if reason == "unpaired" else "pairs"
+            raise DataError(f"{count} {given} {what}, which leaves {train} training and {test} test pairs", advice)
     side, advice = ("training", "lower") if not train else ("test", "raise")
     raise DataError(
         f"the {side} set is empty: {train} training and {test} test pairs at a test share of {test_share}",

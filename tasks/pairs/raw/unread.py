@@ -26,7 +26,7 @@ _TEXTS = (
     r"instructions?|inputs?|contexts?|documents?|passages?|paragraphs?|articles?|knowledge|background|scenario|premise"
     r"|evidence|facts|retrieved|search|options|stor(?:y|ies)|tables?|schema|examples|demonstrations|shots?|memory|profile|hints?"
 )
-_THOUGHTS = r"thinking|reasoning|prefill|prefix|suffix"
+_THOUGHTS = r"thinking|reasoning|prefill"
 _PROMPT_WORDS = re.compile("|".join((_SYSTEM, _TOOLS, _HISTORY, _MEDIA, _TEXTS, _THOUGHTS)))
 _LABEL_WORDS = re.compile(
     r"winner|winning|prefer(ence|red)|labels?|better|best|choice|selected|votes?|verdict|scores?|rank(s|ing)?|ratings?"
