@@ -81,6 +81,8 @@ def look(stage: str) -> Iterator[None]:
             raise
         log.say(stage, str(expected), "error")
         sys.exit(expected.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def refuse_links() -> None:

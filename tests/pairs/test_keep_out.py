@@ -49,6 +49,15 @@ def test_prompts_are_kept_out_by_their_words_and_by_runs_of_words(tmp_path: Path
     assert "keep_out: bench.txt" in json.loads((tmp_path / "out/manifest.json").read_text())["inputs"]
 
 
+def test_a_folder_of_several_splits_is_refused_with_entries_that_help(tmp_path: Path) -> None:
+    for split in ("dev", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", [{"prompt": f"What is {split}?"}])
+    with pytest.raises(DataError, match=r"holds the splits dev, test — name .* `ingest.keep_out`, such as") as told:
+        KeptOut([entry(tmp_path)])
+    assert "split: test" not in told.value.todo, "which has no effect on prompts"
+    assert kept(Path(told.value.todo.rpartition(" or ")[2]), "what is TEST", "what is dev") == [True, False]
+
+
 @pytest.mark.parametrize("schema", [schema for schema in SCHEMAS.values() if not schema.refused], ids=lambda s: s.name)
 def test_a_set_of_any_schema_keeps_its_prompts_out(schema: Schema, tmp_path: Path) -> None:
     keys = {key: value for key, value in schema.params.items() if key in ("columns", "form", "where", "ignore")}

@@ -26,6 +26,7 @@ from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.forms.groups import AnswerStore, Entry
 from tasks.pairs.forms.known import KNOWN
 from tasks.pairs.forms.singles import Single, Singles
+from tasks.pairs.ingestion import parts as parts_module
 from tasks.pairs.ingestion import text_formats
 from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.part_processes import PartProcesses
@@ -41,6 +42,7 @@ from tests.small_disk import small_disk
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_formats, "BLOCK_BYTES", 500)  # about ten rows
+    monkeypatch.setattr(parts_module, "_SMALL", 0)
 
 
 def run(folder: Path, source: Path, processes: int = 1, **section: Any) -> tuple[str, dict[str, Any]]:

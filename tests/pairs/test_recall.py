@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.core import base_model
+from tasks.core import base_model, ragged
 from tasks.pairs.encoding.encoder import EncodeConfig, EncodedPair, EncoderFacts, PairEncoder
 from tasks.pairs.encoding.recall import RecallingEncoder, encoding_identity
 from tasks.pairs.encoding.rowcode import joined, pack, unpack
@@ -164,13 +164,14 @@ def test_each_thing_that_makes_tokens_makes_the_identity(tmp_path: Path) -> None
     assert len(set(found)) == len(changes) + 3
 
 
-def test_an_edit_of_the_code_that_loads_the_tokenizer_makes_another_identity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("module", [base_model, ragged])
+def test_an_edit_of_the_code_that_makes_a_row_makes_another_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
 ) -> None:
     before = encoding_identity(FILES, [], SHORT)
-    edited = tmp_path / "base_model.py"
-    edited.write_text(Path(base_model.__file__).read_text() + "# edited\n")
-    monkeypatch.setattr(base_model, "__file__", str(edited))
+    edited = tmp_path / "edited.py"
+    edited.write_text(Path(module.__file__).read_text() + "# edited\n")
+    monkeypatch.setattr(module, "__file__", str(edited))
     assert encoding_identity(FILES, [], SHORT) != before
 
 

@@ -129,3 +129,10 @@ def test_a_place_or_a_model_that_won_says_which_answer_is_better(column: str) ->
     made = [{"prompt": f"Q{i}?", "x": f"A {i}.", "y": f"B {i}.", column: i % 2} for i in range(6)]
     with pytest.raises(DataError, match=rf"{{first: x, second: y, winner: {column}}}"):
         list(read_pairs(made, columns=Columns(chosen="x", rejected="y")))
+
+
+def test_a_message_names_a_hundred_columns_at_most() -> None:
+    wide = [{f"c{row}_{i}": 1 for i in range(30)} for row in range(4200)]
+    with pytest.raises(DataError, match="has no column `chosen`") as told:
+        list(read_pairs(wide))
+    assert told.value.what.count(", ") == 99

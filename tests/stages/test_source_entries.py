@@ -14,7 +14,7 @@ from tasks.core.params import build
 from tasks.ingest import IngestConfig
 from tasks.page.readers.read_lineage import _hub_datasets
 from tests.core.test_stage_arguments import run as run_stage
-from tests.pairs.samples import text_rows, write_rows
+from tests.pairs.samples import read_lines, text_rows, write_rows
 from tests.stages.test_ingest import stored
 
 
@@ -93,6 +93,15 @@ def test_messages_name_the_keys_of_the_entry_that_has_them_and_following_them_he
     assert "name it in `ingest.sources[1].votes`" in refusal()
     entry["votes"] = {"first": ["x"]}
     assert sum(ingest(tmp_path / "out", "demo", entry)["pairs"].values()) == 1430
+
+
+def test_messages_about_single_answers_name_the_keys_of_their_entry(tmp_path: Path) -> None:
+    answers = [{"question": f"V{i // 2}?", "answer": f"answer {i}", "stars": i % 2} for i in range(20)]
+    columns = {"prompt": "question", "text": "answer", "score": "stars"}
+    entry = {"path": str(write_rows(tmp_path / "v.jsonl", answers)), "columns": columns, "min_gap": 2}
+    ingest(tmp_path / "out", str(write_rows(tmp_path / "a.jsonl", text_rows(30))), entry)
+    details = {row["detail"] for row in read_lines(tmp_path / "out/rejects.jsonl")}
+    assert details == {"no two answers differ by `ingest.sources[1].min_gap` 2"}
 
 
 def test_one_file_named_twice_is_reported_twice(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core import base_model
+from tasks.core import base_model, ragged
 from tasks.core.files import code_digest, digest_of, sha256_file
 from tasks.core.ragged import Counts
 from tasks.core.versions import versions
@@ -29,7 +29,8 @@ from tasks.pairs.tokens.token_cache import Ids
 from tasks.rowstore.row_store import RowStore
 
 _KEEP_VALUES = 1 << 23  # numbers (32 MiB) that wait in memory before they become a segment of the store
-_ROOM = Path(__file__).parent  # its code, and that which loads the tokenizer, makes a row: an edit makes all rows anew
+# The code that makes a row: an edit makes all rows anew.
+_ROOM, _MODULES = Path(__file__).parent, (base_model, ragged)
 _LIBRARIES = ("jinja2", "tokenizers", "transformers")
 
 _Keys = npt.NDArray[np.uint8]
@@ -53,7 +54,7 @@ def encoding_identity(tokenizer: Mapping[str, str], eos_ids: Sequence[int], conf
             "tokenizer": dict(tokenizer),
             "eos_ids": list(eos_ids),
             "config": settings,
-            "code": [code_digest(_ROOM), sha256_file(Path(base_model.__file__))],
+            "code": [code_digest(_ROOM), *(sha256_file(Path(str(each.__file__))) for each in _MODULES)],
             "libraries": versions(_LIBRARIES),
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Self
@@ -58,6 +59,7 @@ class Counts:
                 here.update(value)
             else:
                 here.update({key: item for key, item in value.items() if key not in here})
+        self.columns = dict.fromkeys(itertools.islice(self.columns, _MOST_COLUMNS))
 
     def reject(self, rejection: Rejection) -> None:
         """Count a rejection."""
@@ -69,7 +71,7 @@ class Counts:
     def see_columns(self, names: Iterable[Any]) -> None:
         """Remember the columns of a row."""
         if len(self.columns) < _MOST_COLUMNS:
-            self.columns.update(dict.fromkeys(map(str, names)))
+            self.columns.update(dict.fromkeys(map(str, itertools.islice(names, _MOST_COLUMNS))))
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""

@@ -18,6 +18,8 @@ _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?=[-_.]|$)")
 _PARTITION = re.compile(r"([^=/]+)=([^/]*)")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
+TESTED = "; one to test on alone as "  # how the part of an advice begins that is for sources of pairs alone
+
 _log = get_logger(__name__)
 
 
@@ -140,4 +142,4 @@ def _check_splits(folder: Path, files: list[Path]) -> None:
 def _refuse_splits(folder: Path, splits: list[str], entries: list[str]) -> None:
     what = f"{folder} holds the splits {', '.join(splits)}"
     advice = f"name those that are meant in `ingest.sources`, such as {' or '.join(entries)}"
-    raise DataError(what, f"{advice}; one to test on alone as {{path: {entries[0]}, split: test}}")
+    raise DataError(what, f"{advice}{TESTED}{{path: {entries[0]}, split: test}}")

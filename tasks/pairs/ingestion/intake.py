@@ -64,6 +64,7 @@ class Intake:
         self.forms: dict[str, str] = {}
         self.answers = AnswerStore()
         self.entry = 0
+        self._readings: dict[int, Reading] = {}  # by the entry's number
 
     @property
     def rows(self) -> int:
@@ -110,6 +111,7 @@ class Intake:
             taker = RowTaker(source.reading, objects, self._personal_data)
 
         self._source, self.entry = Counts(), source.entry
+        self._readings[source.entry] = source.reading
         self.forms[source.name] = taker.reader.about
         if taker.reader.form:
             _log.info("%s: read as %s", source.name, taker.reader.about)
@@ -148,7 +150,7 @@ class Intake:
         """Yield the pairs of single answers, and why the others make none."""
         taker = RowTaker(Reading(), (), self._personal_data)
         for made, answer in self.answers.finish():
-            self.entry = answer.number
+            self.entry, taker.reading = answer.number, self._readings[answer.number]
             yield taker.decide(made, answer.columns, self.total)
         if self._personal_data:
             self.total.personal_data += self._personal_data.take_counts()

@@ -22,6 +22,7 @@ from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.ingestion.context import find_prompt, read_context
 from tasks.pairs.ingestion.filters import FieldCheck, matches
+from tasks.pairs.ingestion.folders import TESTED
 from tasks.pairs.ingestion.formats import is_no_data
 from tasks.pairs.ingestion.reading import SourceEntry, read_reading
 from tasks.pairs.ingestion.sources import Source, find_sources
@@ -170,7 +171,7 @@ def _named(place: str) -> Iterator[None]:
             text.replace("`ingest.sources`", f"`{_PLACE}`")
             .replace("`ingest.", f"`{place}.")
             .replace(f"`{place}.keep_out", f"`{_PLACE}")
-            for text in (error.what, error.todo)
+            for text in (error.what, error.todo.partition(TESTED)[0])
         )
         raise type(error)(f"`{place}`: {what}" if place not in what else what, todo) from None
 

@@ -54,6 +54,7 @@ _LIBRARIES = ("orjson", "pyarrow", "rensa", "presidio-analyzer", "phonenumbers",
 _OUTCOME = "outcome"  # the key of the file's metadata that holds counts and rejections
 _LONGEST_OUTCOME = 1 << 24  # bytes; Arrow refuses to read metadata of 100 MB
 _SUFFIX = ".parquet"
+_SMALL = 1 << 16  # bytes of a block; to hand a smaller one to another process takes as long as to read it
 _MOST_PAIRS = 1 << 14  # of a row group
 _KEPT_S = 24 * 3600.0  # how long a part is kept that no run uses
 
@@ -192,8 +193,8 @@ class PartFolder:
 
     def _begin(self, identity: str, taker: RowTaker, block: Block, file: str) -> Callable[[], Part]:
         """Return what gives the part of a block: known, made here, or being made by another process."""
-        content = hashlib.sha256(pickle.dumps(block, protocol=5)).hexdigest()
-        path = self._path(digest_of([identity, content]))
+        data = pickle.dumps(block, protocol=5)
+        path = self._path(digest_of([identity, hashlib.sha256(data).hexdigest()]))
         if isinstance(taker.reader.form, Singles):  # its answers wait for other rows, and are in no file
             path = self._temporary_path()
         elif part := read_part(path):
@@ -202,7 +203,7 @@ class PartFolder:
             return lambda: part
         self._made += 1
         job = (path, taker, block, file)
-        if self._made == 1 or self._count == 1:  # a small source needs no process of its own
+        if self._made == 1 or self._count == 1 or len(data) < _SMALL:
             done = make_part(*job, self._placement)
             return lambda: done
         return self._processes.begin(*job)
