@@ -189,3 +189,12 @@ def test_a_transcript_without_its_first_blank_line_is_read(tmp_path: Path) -> No
         for ask, good, bad in TEXTS
     ]
     assert texts(read(tmp_path, write_rows(tmp_path / "rows.jsonl", rows))) == sorted(TEXTS)
+
+
+def test_a_slice_that_is_a_list_is_named_by_its_item_as_the_message_says(tmp_path: Path) -> None:
+    rows = [{"prompt": ask, "chosen": good, "rejected": bad, "slice": ["a", "b"]} for ask, good, bad in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=r"`ingest.columns` can name an item, as slice.0"):
+        read(tmp_path, path)
+    pairs = read(tmp_path, path, columns={"slice": "slice.0"})
+    assert {pair.slice for side in pairs.values() for pair in side} == {"a"}

@@ -73,7 +73,8 @@ def read_slice(row: dict[str, Any], columns: Columns) -> str | None:
         return None  # what pandas writes where there is nothing
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return canonical_json(value)
-    raise Refused("not_text", f"`{columns.slice}` is {kind(value)}")
+    more = f"; `ingest.columns` can name an item, as {columns.slice}.0" if isinstance(value, list) else ""
+    raise Refused("not_text", f"`{columns.slice}` is {kind(value)}{more}")
 
 
 def read_weight(row: dict[str, Any], columns: Columns) -> float:
