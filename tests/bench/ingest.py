@@ -2,10 +2,10 @@
 
 The rows are short: a question of ten words and two replies of five to fifteen; one in a hundred stands twice. Each run
 is the stage as a user starts it, in a process of its own, the start of Python included. `full` begins without parts of
-an earlier run, `new` has a hundredth more rows in the same file, `same` has no new row. Memory is the peak of the
-largest process.
+an earlier run, `new` has a hundredth more rows in the same file, `same` has no new row. Each is measured on one
+core and on all of them. Memory is the peak of the largest process.
 
-run as: python -m tests.bench.ingest --rows 10000 1000000 [--cores 1]
+run as: python -m tests.bench.ingest --rows 10000 1000000
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def append_rows(path: Path, numbers: Iterable[int]) -> None:
 
 
 def run_stage(folder: Path, cores: set[int]) -> dict[str, float]:
-    """Run the stage in ``folder`` on these cores; return seconds, processor seconds, and peak memory in bytes."""
+    """Run the stage in ``folder`` on these cores; return seconds, and peak memory in bytes."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     with subprocess.Popen(
@@ -57,11 +57,7 @@ def run_stage(folder: Path, cores: set[int]) -> dict[str, float]:
         run.returncode = os.waitstatus_to_exitcode(status)
     if run.returncode:
         raise RuntimeError(f"the stage ended with {run.returncode}; run it in {folder}")
-    return {
-        "seconds": time.perf_counter() - began,
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
+    return {"seconds": time.perf_counter() - began, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def measure(rows: int, cores: set[int]) -> dict[str, Any]:
@@ -80,7 +76,6 @@ def measure(rows: int, cores: set[int]) -> dict[str, Any]:
         append_rows(folder / "rows.jsonl", range(rows, rows + rows // 100))
         runs |= {each: run_stage(folder, cores) for each in ("new", "same")}
         runs["rows_per_second"] = rows / runs["full"]["seconds"]
-        runs["rows_per_processor_second"] = rows / runs["full"]["processor_seconds"]
         return runs
 
 
@@ -88,15 +83,10 @@ def main() -> None:
     """Measure, print, write `results/ingest-cpu.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000])
-    parser.add_argument("--cores", type=int, help="use so many of the cores")
     given = parser.parse_args()
-    cores = set(sorted(os.sched_getaffinity(0))[: given.cores])
-    result = {
-        "machine": machine("cpu"),
-        "versions": versions(),
-        "cores": len(cores),
-        "runs": [measure(rows, cores) for rows in given.rows],
-    }
+    cores = sorted(os.sched_getaffinity(0))
+    runs = [{"cores": len(used), **measure(rows, used)} for rows in given.rows for used in ({cores[0]}, set(cores))]
+    result = {"machine": machine("cpu"), "versions": versions(), "runs": runs}
     text = json.dumps(result, indent=2)
     print(text)
     (RESULTS / "ingest-cpu.json").write_text(text + "\n", encoding="utf-8")
