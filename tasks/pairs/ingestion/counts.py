@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Self
 
-from tasks.pairs.record.pair import Rejection
+from tasks.pairs.ingestion.filters import Conditions, matches
+from tasks.pairs.record.pair import ABSENT, Rejection, get_field
 
 _MOST_COLUMNS = 100  # that a message may name
 
@@ -67,6 +68,19 @@ class Counts:
         self.first.setdefault(rejection.reason, [rejection.source, rejection.detail])
         if rejection.column:
             self.lacking[rejection.column] += 1
+
+    def see_fields(self, row: dict[str, Any], where: Conditions) -> bool:
+        """Count an object, and tell whether the filter lets it through."""
+        self.objects += 1
+        if not where:
+            return True
+        for name in where:
+            self.without_field[name] += get_field(row, name) is ABSENT
+        return matches(row, where)
+
+    def absent_fields(self) -> list[str]:
+        """Return the fields that the filter names and no row has: their names are wrong."""
+        return [name for name, count in self.without_field.items() if count == self.objects > 0]
 
     def see_columns(self, names: Iterable[Any]) -> None:
         """Remember the columns of a row."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
@@ -96,29 +95,6 @@ def _condition(wanted: Wanted, name: str, place: str) -> Condition:
 def matches(row: dict[str, Any], conditions: Conditions) -> bool:
     """Tell whether every condition holds for a row."""
     return all(condition.holds(get_field(row, name)) for name, condition in conditions.items())
-
-
-@dataclasses.dataclass
-class FieldCheck:
-    """Finds the fields that a filter names and no row of a source has: their names are wrong.
-
-    Attributes:
-        rows: How many rows were seen.
-        lacking: How many of them lack each field.
-    """
-
-    rows: int = 0
-    lacking: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def see(self, row: dict[str, Any], conditions: Conditions) -> None:
-        """Count the fields that a row lacks."""
-        self.rows += 1
-        for name in conditions:
-            self.lacking[name] += get_field(row, name) is ABSENT
-
-    def absent(self) -> list[str]:
-        """Return the fields that no row has."""
-        return [name for name, count in self.lacking.items() if count == self.rows > 0]
 
 
 def _are_equal(value: Any, wanted: Scalar) -> bool:

@@ -202,7 +202,7 @@ def _check_columns(source: str, counts: Counts) -> None:
     parsed = counts.objects - counts.filtered
     if counts.filtered and not parsed:
         _log.warning("%s: `where` leaves none of its %d rows", source, counts.objects)
-    fields = [name for name, count in counts.without_field.items() if count == counts.objects > 0]
+    fields = counts.absent_fields()
     absent = [*fields, *(name for name, count in counts.lacking.items() if count == parsed)]
     if absent:
         is_prompt = "not_a_transcript" in counts.rejected

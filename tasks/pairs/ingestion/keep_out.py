@@ -21,11 +21,11 @@ from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.forms.votes import VoteValues
 from tasks.pairs.ingestion.context import find_prompt, read_context
-from tasks.pairs.ingestion.filters import FieldCheck, matches
+from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.folders import TESTED
 from tasks.pairs.ingestion.formats import is_no_data
-from tasks.pairs.ingestion.reading import SourceEntry, read_reading
-from tasks.pairs.ingestion.sources import Source, find_sources
+from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_reading
+from tasks.pairs.ingestion.sources import Source, find_sources, numbered
 from tasks.pairs.ingestion.split import prompt_words
 from tasks.pairs.ingestion.turns import Turns, turns_of
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind
@@ -117,7 +117,7 @@ def evaluation_sets(entries: Iterable[str | SourceEntry]) -> list[Source]:
         ConfigError: An entry has a key that says nothing of prompts.
         DataError: A file is missing or of no known form, or a glob matches nothing.
     """
-    return [source for _, source in _sources(entries)]
+    return numbered(source for _, source in _sources(entries))
 
 
 def _sources(entries: Iterable[str | SourceEntry]) -> Iterator[tuple[str, Source]]:
@@ -167,12 +167,8 @@ def _named(place: str) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        what, todo = (
-            text.replace("`ingest.sources`", f"`{_PLACE}`")
-            .replace("`ingest.", f"`{place}.")
-            .replace(f"`{place}.keep_out", f"`{_PLACE}")
-            for text in (error.what, error.todo.partition(TESTED)[0])
-        )
+        keys = Reading(places={"sources": _PLACE, **{key: f"{place}.{key}" for key in _READ}})
+        what, todo = keys.named(error.what), keys.named(error.todo.partition(TESTED)[0])
         raise type(error)(f"`{place}`: {what}" if place not in what else what, todo) from None
 
 
@@ -181,7 +177,7 @@ def _named(place: str) -> Iterator[None]:
 
 def _read(source: Source) -> Iterator[Turns | str]:
     """Yield the prompt of each row that the filter lets through as turns, or why there is none."""
-    reading, fields = source.reading, FieldCheck()
+    reading, counts = source.reading, Counts()
     rows = source.read()
     first = list(itertools.islice(rows, SAMPLE))
     objects = [row.value for row in first if isinstance(row.value, dict)]
@@ -189,15 +185,13 @@ def _read(source: Source) -> Iterator[Turns | str]:
     if reader.form:
         _log.info("%s: read as %s", source.name, reader.about)
     for row in itertools.chain(first, rows):
-        if isinstance(row.value, dict):
-            fields.see(row.value, reading.where)
-            if not matches(row.value, reading.where):
-                continue
+        if isinstance(row.value, dict) and not counts.see_fields(row.value, reading.where):
+            continue
         try:
             yield _prompt(row, reader, reading.ignored)
         except Refused as refusal:
             yield f"{row.where}: {refusal.detail}"
-    if absent := fields.absent():
+    if absent := counts.absent_fields():
         raise DataError(f"{source.name} has no column `{absent[0]}`", "correct the field under `ingest.where`")
 
 

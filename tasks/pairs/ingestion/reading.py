@@ -18,7 +18,7 @@ from tasks.pairs.raw.cells import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from tasks.pairs.record.pair import Columns
 
 _SHARED = ("columns", "form", "votes", "pairing", "min_gap", "where", "ignore")
-_KEY = re.compile(rf"`ingest\.({'|'.join(_SHARED)})\b")
+_KEY = re.compile(rf"`ingest\.(sources|{'|'.join(_SHARED)})\b")
 Side = Literal["auto", "train", "test"]
 _WEIGHT = Annotated[
     float, Rule(lambda value: SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT, "write a number above 0 that 32 bits hold")

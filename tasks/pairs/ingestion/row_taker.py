@@ -10,12 +10,11 @@ from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.reader import FormReader
 from tasks.pairs.hygiene.personal_data import PersonalData
 from tasks.pairs.ingestion.counts import Counts
-from tasks.pairs.ingestion.filters import matches
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.unread import UnreadColumns
-from tasks.pairs.record.pair import ABSENT, Columns, Pair, Rejection, get_field
+from tasks.pairs.record.pair import Columns, Pair, Rejection
 
 
 class RowTaker:
@@ -49,7 +48,7 @@ class RowTaker:
             counts: Takes the counts of these rows.
             groups: Takes the rows that hold a single answer; their pairs come when all rows are read.
         """
-        form, ignored = self.reader.form, self.reading.ignored
+        form, where, ignored = self.reader.form, self.reading.where, self.reading.ignored
         unread = self._unread_columns()
         seen: tuple[str, ...] = ()
         for row in rows:
@@ -59,7 +58,9 @@ class RowTaker:
                 if names != seen:  # most rows have the columns of the row before
                     counts.see_columns(names)
                     seen = names
-                if not self._sees(row.value, counts):
+                if not counts.see_fields(row.value, where):
+                    counts.filtered += 1
+                    counts.outcomes += 1
                     continue
                 unread.see(row.value, row.where)
                 if ignored and not ignored.isdisjoint(row.value):
@@ -85,20 +86,6 @@ class RowTaker:
             is_order_assumed=(columns.chosen, columns.rejected) != (Columns.chosen, Columns.rejected),
             opened=opened,
         )
-
-    def _sees(self, row: dict[str, Any], counts: Counts) -> bool:
-        """Count an object, and tell whether the filter lets it through."""
-        counts.objects += 1
-        where = self.reading.where
-        if not where:
-            return True
-        for name in where:
-            counts.without_field[name] += get_field(row, name) is ABSENT
-        if matches(row, where):
-            return True
-        counts.filtered += 1
-        counts.outcomes += 1
-        return False
 
     def decide(self, row: RawRow | Rejection, columns: Columns, counts: Counts) -> Pair | Rejection:
         """Return the pair of a row with standard columns, or why it is none, and count it."""

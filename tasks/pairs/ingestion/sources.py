@@ -100,12 +100,20 @@ def find_entries(entries: Iterable[tuple[SourceEntry, Reading]], made: dict[str,
         ConfigError: As :func:`find_sources`.
         DataError: As :func:`find_sources`.
     """
-    sources: dict[str, Source] = {}
-    for number, (entry, reading) in enumerate(entries):
-        for source in find_sources([entry.path], reading, made):
-            name = source.name if source.name not in sources else f"{source.name} ({len(sources)})"
-            sources[name] = dataclasses.replace(source, name=name, entry=number)
-    return list(sources.values())
+    return numbered(
+        dataclasses.replace(source, entry=number)
+        for number, (entry, reading) in enumerate(entries)
+        for source in find_sources([entry.path], reading, made)
+    )
+
+
+def numbered(sources: Iterable[Source]) -> list[Source]:
+    """Return the sources; of two with one name the second gets its number behind it."""
+    by_name: dict[str, Source] = {}
+    for source in sources:
+        name = source.name if source.name not in by_name else f"{source.name} ({len(by_name)})"
+        by_name[name] = dataclasses.replace(source, name=name)
+    return list(by_name.values())
 
 
 def rows_source(rows: Iterable[Any], name: str = "rows", reading: Reading | None = None) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from tasks.core.files import canonical_json
@@ -78,7 +77,6 @@ def _refuse_unread(value: dict[str, Any], name: str) -> None:
             raise Refused("unread_message_key", f"{detail}: delete it, if it does not belong to the prompt")
 
 
-@lru_cache(1000)
 def _shapes(key: str) -> bool:
     return key == "refusal" or shapes_prompt(key)
 

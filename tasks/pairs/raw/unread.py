@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tasks.core.errors import DataError, printable
 from tasks.pairs.raw.cells import is_blank
 from tasks.pairs.record.pair import Columns, get_field
 
-_MOST_SHAPES = 1000  # sets of columns that are remembered
+_MOST_SHAPES = 1000  # names, and sets of them, that are remembered
 
 # patterns of the single words of a column's name, digits behind them left out
 _SYSTEM = r"sys|system|developer|persona|character|preamble"
@@ -68,7 +69,8 @@ class UnreadColumns:
     ) -> None:
         self._reads, self._ignored, self._opened = frozenset(reads), frozenset(ignored), tuple(opened)
         self._is_order_assumed = is_order_assumed
-        self._watched: dict[tuple[str, ...], tuple[str, ...]] = {}  # by the names of a row's columns
+        # the unread columns by the names of a row's columns, and whether each could shape anything
+        self._watched: dict[tuple[str, ...], list[tuple[str, bool]]] = {}
         self.unread: dict[str, None] = {}
         self.ignored: dict[str, None] = {}
         self.shaping: dict[str, str] = {}
@@ -79,11 +81,13 @@ class UnreadColumns:
         watched = self._watched.get(names)
         if watched is None:
             watched = self._watch(names)
-        for name in watched:
-            if type(row[name]) is dict and not self._could_shape(name):
-                self._see_object(row[name], name, where)
-            elif name not in self.shaping and self._could_shape(name) and _is_filled(row[name], name):
-                self.shaping[name] = where
+        for name, could_shape in watched:
+            value = row[name]
+            if could_shape:
+                if name not in self.shaping and _is_filled(value, name):
+                    self.shaping[name] = where
+            elif type(value) is dict:
+                self._see_object(value, name, where)
         for name in self._opened:
             self._see_object(get_field(row, name), name, where)
 
@@ -98,14 +102,15 @@ class UnreadColumns:
             if self._could_shape(str(key)) and _is_filled(value[key], str(key)):
                 self.shaping[path] = where
 
-    def _watch(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _watch(self, names: tuple[str, ...]) -> list[tuple[str, bool]]:
         waived = [name for name in names if name in self._ignored]
         unread = [name for name in names if isinstance(name, str) and name not in {*self._reads, *waived}]
         self.ignored.update(dict.fromkeys(waived))
         self.unread.update(dict.fromkeys(map(printable, unread)))
+        watched = [(name, self._could_shape(name)) for name in unread]
         if len(self._watched) < _MOST_SHAPES:
-            self._watched[names] = tuple(unread)
-        return tuple(unread)
+            self._watched[names] = watched
+        return watched
 
     def _could_shape(self, name: str) -> bool:
         return shapes_prompt(name) or (self._is_order_assumed and shapes_label(name))
@@ -155,11 +160,13 @@ def _reading_line(name: str, question: str) -> str:
     return f"{{instruction: {name}, input: {question}, prompt: {question}}}"  # one text above the other
 
 
+@lru_cache(_MOST_SHAPES)  # keys of objects are looked at in each row
 def shapes_prompt(name: str) -> bool:
     """Tell whether a column of this name may be part of the prompt."""
     return _is_about(name, _PROMPT_WORDS)
 
 
+@lru_cache(_MOST_SHAPES)
 def shapes_label(name: str) -> bool:
     """Tell whether a column of this name may say which answer is better."""
     words = " ".join(_words(name))
