@@ -13,7 +13,7 @@ import pytest
 from tasks.core.errors import DataError
 from tasks.pairs.ingestion.near import NEAR, NEITHER, TEST, TRAIN, Prompts, near_sides, signature
 from tests.pairs.samples import read_lines, write_rows
-from tests.stages.test_ingest import sides_of, stored
+from tests.stages.ingested import sides_of, stored
 from tests.stages.test_source_entries import ingest
 
 WORDS = [

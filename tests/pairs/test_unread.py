@@ -29,6 +29,8 @@ def rows(**more: Any) -> list[dict[str, Any]]:
         ("retrieved_documents", ["A kettle boils water."]),
         ("reasoning_content", "Let me see."),
         ("persona", "a pirate"),
+        ("post", "My kettle is cold."),
+        ("Code", "boil()"),
     ],
 )
 def test_a_column_that_may_shape_the_prompt_is_refused_and_its_advice_helps(column: str, value: Any) -> None:
@@ -55,6 +57,7 @@ def test_two_answers_read_by_map_beside_a_winner_that_nobody_reads_are_refused(w
 def test_ids_sources_and_scores_beside_a_chosen_and_a_rejected_are_no_reason_to_refuse() -> None:
     more = {"id": "7", "source": "x", "score_chosen": 9.0, "score_rejected": 2.0, "rating": [5, 1], "label": "good"}
     about = {"input_tokens": 12, "image_id": "3", "system_fingerprint": "f", "context_length": 9}
+    about |= {"post_url": "https://example.org", "error_code": 7, "chat_url": "x"}
     assert len(list(read_pairs(rows(**more, **about)))) == 6
 
 

@@ -15,7 +15,7 @@ from tasks.ingest import IngestConfig
 from tasks.page.readers.read_lineage import _hub_datasets
 from tests.core.test_stage_arguments import run as run_stage
 from tests.pairs.samples import read_lines, text_rows, write_rows
-from tests.stages.test_ingest import stored
+from tests.stages.ingested import stored
 
 
 def config(*sources: Any, **section: Any) -> IngestConfig:

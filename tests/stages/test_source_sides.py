@@ -12,7 +12,7 @@ import pytest
 from tasks import ingest as stage
 from tasks.core.errors import ConfigError, DataError
 from tests.pairs.samples import folder_bytes, read_lines, write_rows
-from tests.stages.test_ingest import stored
+from tests.stages.ingested import stored
 from tests.stages.test_source_entries import config, ingest
 
 Row = dict[str, Any]

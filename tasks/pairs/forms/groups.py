@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -110,7 +111,7 @@ class AnswerStore:
         """
         yield from self._join()
         self._execute("CREATE INDEX prompts ON joined (prompt, number)")
-        rows = self._execute(_IN_GROUPS)
+        rows = self._rows(_IN_GROUPS)
         for _, some in itertools.groupby(rows, key=operator.itemgetter(0)):
             group = [self._entry(form, place, single) for _, form, place, single in some]
             yield from _by_score(group) if group[0].form.measure != "thumb" else _by_thumb(group)
@@ -121,7 +122,7 @@ class AnswerStore:
         self._execute("CREATE TABLE answered (key PRIMARY KEY) WITHOUT ROWID")
         self._execute("INSERT INTO answered SELECT DISTINCT key FROM answers WHERE is_score = 0 AND key IS NOT NULL")
 
-        for _, some in itertools.groupby(self._execute(_WITH_SCORES), key=operator.itemgetter(0)):
+        for _, some in itertools.groupby(self._rows(_WITH_SCORES), key=operator.itemgetter(0)):
             rows = list(some)
             _, form, place, is_score, single, _, is_answered = rows[0]
             entry = self._entry(form, place, single)
@@ -155,11 +156,27 @@ class AnswerStore:
         return Entry(pickle.loads(single), place, singles, columns, number)
 
     def _execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        try:
+        with _naming_the_disk():
             return self._database.execute(query, values)
-        except sqlite3.OperationalError as error:
-            what = f"keeping single answers until all rows are read failed ({error})"
-            raise StorageError(what, "free some space in the folder for temporary files and run again") from None
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query, which also sorts on the disk while they are fetched."""
+        rows = self._execute(query)
+        while True:
+            with _naming_the_disk():
+                row = rows.fetchone()
+            if row is None:
+                return
+            yield row
+
+
+@contextlib.contextmanager
+def _naming_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        what = f"keeping single answers until all rows are read failed ({error})"
+        raise StorageError(what, "free some space in the folder for temporary files and run again") from None
 
 
 def _by_score(group: list[Entry]) -> Iterator[Outcome]:

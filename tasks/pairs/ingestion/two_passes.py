@@ -12,13 +12,11 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tasks.core.files import kept_on_error
 from tasks.core.json_lines import json_line
@@ -28,7 +26,7 @@ from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import Verdicts
 from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
-from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows
+from tasks.pairs.record.parquet import SCHEMA, PairWriter, TableWriter, keep_rows
 from tasks.telemetry.log import bar, get_logger
 
 _BATCH = 1 << 14  # pairs of single answers in a part
@@ -64,7 +62,7 @@ def listing(folder: Path, kept: Path | None) -> Iterator[Callable[[Rejection], N
         unpaired.unlink()
 
 
-class KeyWriter:
+class KeyWriter(TableWriter):
     """Writes the keys of all parts to one file, with the number of their entry in `ingest.sources`; a context manager.
 
     Attributes:
@@ -72,12 +70,9 @@ class KeyWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self.parts: list[tuple[Path, int]] = []
         columns = pa.schema([*SCHEMA, *KEYS])
-        self._schema = pa.schema([*(columns.field(name) for name in _SPILLED), _ENTRY])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._waiting: list[pa.Table] = []
-        self._rows = 0  # that wait
+        super().__init__(path, pa.schema([*(columns.field(name) for name in _SPILLED), _ENTRY]), _KEYS_AT_ONCE)
+        self.parts: list[tuple[Path, int]] = []
 
     def append(self, part: Part, entry: int) -> None:
         """Add a part's keys; they reach the disk with those of others.
@@ -88,25 +83,8 @@ class KeyWriter:
         self.parts.append((part.path, entry))
         keys = read_columns(part.path, _SPILLED)
         entries = pa.array(np.full(len(keys), entry, np.uint16))
-        self._waiting.append(keys.append_column(_ENTRY, entries))
-        self._rows += len(keys)
-        if self._rows >= _KEYS_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
-            self._waiting, self._rows = [], 0
-
-    def __enter__(self) -> KeyWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._flush()
-        finally:
-            self._writer.close()
+        for batch in keys.append_column(_ENTRY, entries).combine_chunks().to_batches():
+            self.append_batch(batch)
 
 
 def first_pass(

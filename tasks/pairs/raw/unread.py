@@ -25,9 +25,13 @@ _TOOLS, _HISTORY = r"tools?|functions?", r"history|dialog(?:ue)?"
 _MEDIA = r"images?|audios?|videos?|screenshots?|pictures?|attachments?"
 _TEXTS = (
     r"instructions?|inputs?|contexts?|documents?|passages?|paragraphs?|articles?|knowledge|background|scenario|premise"
-    r"|evidence|facts|retrieved|search|options|stor(?:y|ies)|tables?|schema|examples|demonstrations|shots?|memory|profile|hints?"
+    r"|evidence|facts|retrieved|search|options|stor(?:y|ies)|tables?|schema|examples|demonstrations|shots?|memory|profile"
+    r"|hints?"
 )
 _THOUGHTS = r"thinking|reasoning|prefill"
+_ALONE = re.compile(
+    r"posts?|body|request|files?|chat|code"
+)  # with other words a name is about something else: `post_url`
 _PROMPT_WORDS = re.compile("|".join((_SYSTEM, _TOOLS, _HISTORY, _MEDIA, _TEXTS, _THOUGHTS)))
 _LABEL_WORDS = re.compile(
     r"winner|winning|prefer(ence|red)|labels?|better|best|choice|selected|votes?|verdict|scores?|rank(s|ing)?|ratings?"
@@ -163,7 +167,7 @@ def _reading_line(name: str, question: str) -> str:
 @lru_cache(_MOST_SHAPES)  # keys of objects are looked at in each row
 def shapes_prompt(name: str) -> bool:
     """Tell whether a column of this name may be part of the prompt."""
-    return _is_about(name, _PROMPT_WORDS)
+    return _is_about(name, _PROMPT_WORDS) or bool(_ALONE.fullmatch(name.lower()))
 
 
 @lru_cache(_MOST_SHAPES)

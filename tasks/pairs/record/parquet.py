@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,33 +44,26 @@ def from_record(record: dict[str, Any]) -> Pair:
     return Pair(prompt_of(record["prompt"]), **{name: record[name] for name in _COLUMNS})
 
 
-class PairWriter:
-    """Writes pairs to one Parquet file in batches; a context manager.
+class TableWriter:
+    """Writes record batches to one Parquet file, small ones together; a context manager.
 
     Args:
         path: The file.
-        extra: Columns behind those of :data:`SCHEMA`.
-        batch: Pairs that become one row group.
+        schema: Its columns.
+        batch: Rows that become one row group.
     """
 
-    def __init__(self, path: Path, extra: Sequence[pa.Field] = (), batch: int = BATCH) -> None:
-        self.schema, self._batch = pa.schema([*SCHEMA, *extra]), batch
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
-        self._waiting: list[tuple[Any, ...]] = []
+    def __init__(self, path: Path, schema: pa.Schema, batch: int = BATCH) -> None:
+        self.schema, self._most = schema, batch
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0  # of the batches
 
-    def append(self, pair: Pair, *extra: Any) -> None:
-        """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
-        self._waiting.append(_VALUES(pair) + extra)
-        if len(self._waiting) >= self._batch:
-            self._flush()
-
     def append_batch(self, batch: pa.RecordBatch) -> None:
-        """Add rows that have this file's schema already; they reach the disk with those of other batches."""
+        """Add rows that have this file's schema; they reach the disk with those of other batches."""
         self._batches.append(batch)
         self._rows += batch.num_rows
-        if self._rows >= self._batch:
+        if self._rows >= self._most:
             self._flush()
 
     def describe(self, metadata: dict[str, str]) -> None:
@@ -78,16 +71,11 @@ class PairWriter:
         self._writer.add_key_value_metadata(metadata)
 
     def _flush(self) -> None:
-        if self._waiting:
-            columns = zip(*self._waiting, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
-            self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
-            self._waiting = []
         if self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches))
             self._batches, self._rows = [], 0
 
-    def __enter__(self) -> PairWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -96,6 +84,34 @@ class PairWriter:
                 self._flush()
         finally:
             self._writer.close()
+
+
+class PairWriter(TableWriter):
+    """Writes pairs to one Parquet file; a context manager.
+
+    Args:
+        path: The file.
+        extra: Columns behind those of :data:`SCHEMA`.
+        batch: Pairs that become one row group.
+    """
+
+    def __init__(self, path: Path, extra: Sequence[pa.Field] = (), batch: int = BATCH) -> None:
+        super().__init__(path, pa.schema([*SCHEMA, *extra]), batch)
+        self._waiting: list[tuple[Any, ...]] = []
+
+    def append(self, pair: Pair, *extra: Any) -> None:
+        """Add a pair and its values of the extra columns; it reaches the disk with its batch."""
+        self._waiting.append(_VALUES(pair) + extra)
+        if len(self._waiting) >= self._most:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            columns = zip(*self._waiting, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
+            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+            self._waiting = []
+        super()._flush()
 
 
 @contextlib.contextmanager
