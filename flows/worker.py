@@ -26,6 +26,7 @@ RUNS_GRACE_S = 100.0  # 20 s for a checkpoint, 10 s to stop the stage, the rest 
 _LEFT_GRACE_S = 40.0
 _POLL_S = 0.25
 _LOOK_S = 1.0  # how often the list of runs is updated
+_REMEMBERED_S = 10.0  # how long a run counts whose process is gone: its worker may die before it reports that
 _RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a run that Prefect's worker starts
 
 
@@ -35,13 +36,13 @@ class Watch:
     Attributes:
         signals: How many signals asked this process to stop.
         code: The worker's exit code, once it has ended.
-        runs: The ids of the flow runs that were running when they were last listed.
+        runs: The ids of the flow runs that were running of late, and when each was last seen.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
         self.signals = 0
         self.code: int | None = None
-        self.runs: set[str] = set()
+        self.runs: dict[str, float] = {}
         self._list_at = 0.0
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._count_signal)
@@ -78,9 +79,10 @@ class Watch:
 
     def _poll(self) -> None:
         """Sleep a moment, update the list of runs, and reap the worker and adopted orphans that have ended."""
-        if self.code is None and time.monotonic() >= self._list_at:
-            self.runs = {run for pid in self._runs() if (run := _flow_run_of(pid))}
-            self._list_at = time.monotonic() + _LOOK_S
+        if self.code is None and (now := time.monotonic()) >= self._list_at:
+            self.runs |= {run: now for pid in self._runs() if (run := _flow_run_of(pid))}
+            self.runs = {run: seen for run, seen in self.runs.items() if seen > now - _REMEMBERED_S}
+            self._list_at = now + _LOOK_S
         time.sleep(_POLL_S)
         if (code := dict(reap()).get(self._worker.pid)) is not None:
             self.code = self._worker.returncode = code

@@ -144,7 +144,7 @@ def working(server: PrefectServer, pool: str = "box") -> Iterator[subprocess.Pop
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=60)
+            process.wait(timeout=150)  # what compose allows
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()

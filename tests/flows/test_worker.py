@@ -16,15 +16,18 @@ from flows.process_tree.supervisor import descendants, send
 from tests.flows.conftest import ROOT, wait_for
 
 WATCH = """
-import sys
+import pathlib, sys
 from flows.process_tree.supervisor import adopt_orphans
 from flows.worker import Watch
 adopt_orphans()
-sys.exit(Watch([sys.executable, *sys.argv[1:]]).work())
+watch = Watch([sys.executable, *sys.argv[1:]])
+code = watch.work()
+pathlib.Path("runs").write_text(" ".join(watch.runs))
+sys.exit(code)
 """
 WORKER = """
-import pathlib, signal, subprocess, sys
-run = subprocess.Popen([sys.executable, *sys.argv[1:]])
+import os, pathlib, signal, subprocess, sys
+run = subprocess.Popen([sys.executable, *sys.argv[1:]], env={**os.environ, "PREFECT__FLOW_RUN_ID": "run-1"})
 def stop(*_):
     pathlib.Path("told").write_text(f"run had ended: {run.poll() is not None}")
     run.kill()
@@ -91,3 +94,17 @@ def test_a_worker_that_is_killed_is_told_by_its_code_once_nothing_is_left(
     os.kill(run, signal.SIGTERM)
     assert watch.wait(timeout=30) == 128 + signal.SIGKILL
     assert (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("watch", [0], indirect=True)
+def test_a_run_that_is_killed_shortly_before_its_worker_is_one_that_could_not_report_its_end(
+    watch: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    (worker,) = [pid for pid in descendants(watch.pid) if b"worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (run,) = [pid for pid in descendants(watch.pid) if pid != worker]
+    time.sleep(1.5)  # the watch has listed it
+    os.kill(run, signal.SIGKILL)
+    time.sleep(1.5)  # and looked again
+    os.kill(worker, signal.SIGKILL)
+    assert watch.wait(timeout=30) == 128 + signal.SIGKILL
+    assert (tmp_path / "runs").read_text() == "run-1"
