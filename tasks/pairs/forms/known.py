@@ -135,6 +135,7 @@ VOTES = (
         about="the higher of score_0 and score_1 names answer_0 or answer_1; equal ones are a tie",
         needs=("question.full_text", "answer_0", "answer_1", "score_0", "score_1"),
         paths={"prompt": "question.full_text"},
+        beside=("quotes_0", "quotes_1", "tokens_0", "tokens_1"),  # what a writer searched, and the answers' tokens
         first="answer_0",
         second="answer_1",
         scores=("score_0", "score_1"),

@@ -7,8 +7,8 @@ from typing import Any
 from tasks.core.files import canonical_json
 from tasks.pairs.ingestion.notation import conversation_in
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, short, text_of
+from tasks.pairs.raw.column_names import shapes_prompt
 from tasks.pairs.raw.transcripts import is_transcript, parse_transcript
-from tasks.pairs.raw.unread import shapes_prompt
 from tasks.pairs.record.pair import Message
 
 Turns = tuple[Message, ...]
