@@ -57,6 +57,52 @@ def test_every_form_of_one_conversation_gives_the_same_pair(row: dict[str, Any])
     assert parse(row) == PARSED
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *(
+            "<image>",
+            "<video>",
+            "<audio>",
+            "<|image|>",
+            "<image_1>",
+            "<|image_pad|>",
+            "<|vision_start|>",
+            "<|audio_bos|>",
+        ),
+        *("<start_of_image>", "<image_soft_token>", "<image-placeholder>", "<|image_1|>", "[IMG]", "<|video|>"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}\nWhat is this?", "What is in {}?", "What is this? {}"])
+def test_a_mark_in_the_place_of_a_picture_is_refused_by_name(mark: str, form: str) -> None:
+    asked = form.format(mark)
+    for row in (
+        {"prompt": asked, "chosen": "A kettle.", "rejected": "A cat."},
+        {"prompt": [{"role": "user", "content": asked}], "chosen": "A kettle.", "rejected": "A cat."},
+        {"system": asked, "prompt": "What?", "chosen": "A kettle.", "rejected": "A cat."},
+    ):
+        refused = parse(row)
+        assert isinstance(refused, Rejection)
+        assert (refused.reason, mark in refused.detail) == ("not_text_part", True)
+        parsed = parse({**row, "prompt": "What?", "system": None})
+        assert isinstance(parsed, Pair)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do I use the <video> tag?",
+        "Why is `<audio>` silent?",
+        '<video><source src="a.mp4"></video> does not play.',
+        "Is <img src='a.png'> closed?",
+        "What is an <image-map> element?",
+        "Compare images[0] and <b>[img]</b>.",
+    ],
+)
+def test_words_about_html_are_no_pictures(text: str) -> None:
+    assert isinstance(parse({"prompt": text, "chosen": "So.", "rejected": "No."}), Pair)
+
+
 def test_plain_text_stays_as_it_is_with_its_spaces() -> None:
     row = {"prompt": "Is it? ", "chosen": " Yes\n", "rejected": " No", "slice": "short"}
     assert parse(row) == Pair("Is it? ", " Yes\n", " No", "short", "x:1")

@@ -15,6 +15,7 @@ from tasks.pairs.ingestion.notation import (
     OPENING,
     conversation_in,
     refuse_lists,
+    refuse_placeholders,
     refuse_rendered,
     refuse_transcripts,
     without_prompt,
@@ -177,6 +178,8 @@ def _checked(pair: Pair, columns: Columns) -> Pair:
             raise Refused(f"empty_{name}", f"the {name} reply has no text")
     if (pair.chosen, pair.chosen_extra) == (pair.rejected, pair.rejected_extra):
         raise Refused("identical_replies", "chosen and rejected are the same text")
+    turns = pair.prompt
+    refuse_placeholders((turns,) if isinstance(turns, str) else (turn.content for turn in turns))
     refuse_rendered(pair.chosen, columns.chosen)
     refuse_rendered(pair.rejected, columns.rejected)
     return pair

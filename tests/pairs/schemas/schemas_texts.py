@@ -246,6 +246,11 @@ SCHEMAS = [
         file="export.csv",
     ),
     Schema(
+        "Texts in quotes",
+        "json.dumps of each text",
+        lambda x: {"prompt": json.dumps(x.ask), "chosen": json.dumps(x.good), "rejected": json.dumps(x.bad)},
+    ),
+    Schema(
         "Replies that begin with the prompt",
         "reward-model training files",
         lambda x: {"prompt": x.ask, "chosen": f"{x.ask} {x.good}", "rejected": f"{x.ask} {x.bad}"},
