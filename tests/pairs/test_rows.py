@@ -312,3 +312,18 @@ def test_a_slice_that_is_not_a_number_is_none():
     parsed = parse(row)
     assert isinstance(parsed, Pair)
     assert parsed.slice is None
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), "NaN", " nan"])
+@pytest.mark.parametrize("name", ["weight", "margin"])
+def test_what_the_refusal_of_nan_says_to_write_is_read(nothing: Any, name: str) -> None:
+    row = {"prompt": "Hi", "chosen": "a", "rejected": "b", name: nothing}
+    refused = parse(row)
+    assert isinstance(refused, Rejection)
+    assert (
+        f"write nothing or null there, or leave the column unread, by `ingest.columns: {{{name}: null}}`"
+        in refused.detail
+    )
+    plain = parse({**row, name: None})
+    assert isinstance(plain, Pair)
+    assert plain == parse({**row, name: ""}) == parse(row, Columns(**{name: None}))

@@ -117,6 +117,20 @@ def refuse_lists(texts: Mapping[str, str]) -> None:
         raise Refused("serialised_conversation", f"{shown} are lists of texts, written as text; give the texts alone")
 
 
+def refuse_columns(cells: Mapping[str, Any]) -> None:
+    """Refuse a row whose prompt and replies are lists of texts: it holds the columns of several rows.
+
+    Args:
+        cells: By column.
+
+    Raises:
+        Refused: They are.
+    """
+    if all(isinstance(cell, list) and cell and all(isinstance(item, str) for item in cell) for cell in cells.values()):
+        shown = ", ".join(f"`{name}`" for name in cells)
+        raise Refused("not_text", f"{shown} are lists of texts, the columns of several rows: write one row an object")
+
+
 def refuse_placeholders(texts: Iterable[str]) -> None:
     """Refuse texts of a prompt in which a mark stands for a picture, a video or a sound.
 

@@ -14,6 +14,7 @@ from tasks.pairs.ingestion.context import Context, find_prompt, read_context
 from tasks.pairs.ingestion.notation import (
     OPENING,
     conversation_in,
+    refuse_columns,
     refuse_lists,
     refuse_placeholders,
     refuse_rendered,
@@ -71,6 +72,7 @@ def _read(row: dict[str, Any], columns: Columns, context: Context, where: str) -
     if prompt is ABSENT and columns.prompt != Columns.prompt:
         need(row, columns.prompt)
 
+    refuse_columns({columns.prompt: prompt, columns.chosen: chosen, columns.rejected: rejected})
     prompt, chosen = _unfold(prompt, columns.prompt), _unfold(chosen, columns.chosen)
     rejected = _unfold(rejected, columns.rejected)
 

@@ -80,29 +80,29 @@ def shapes_prompt(name: str) -> bool:
 def column_shapes_prompt(name: str) -> bool:
     """Tell whether a column of this name may be part of the prompt, whatever text it holds."""
     is_text = is_about(name, f"{_PROMPT_WORDS}|{_OF_COLUMNS}|{TEMPLATE}", _ABOUT_TEXT)
-    is_whole = bool(re.fullmatch(f"{_WHOLE}|{_WHOLE_OF_COLUMNS}", _spaced(name)))
+    is_whole = bool(re.fullmatch(f"{_WHOLE}|{_WHOLE_OF_COLUMNS}", spaced(name)))
     return is_text or is_whole or is_about(name, MEDIA)
 
 
 def may_be_category(name: str) -> bool:
     """Tell whether a column of this name is a part of the prompt where it holds several words."""
-    return is_about(name, _CATEGORIES, _ABOUT_TEXT) or bool(re.fullmatch(_WHOLE_CATEGORIES, _spaced(name)))
+    return is_about(name, _CATEGORIES, _ABOUT_TEXT) or bool(re.fullmatch(_WHOLE_CATEGORIES, spaced(name)))
 
 
 def shapes_label(name: str) -> bool:
     """Tell whether a column of this name may say which of two answers is better, whose order is an assumption."""
-    return any(form.search(_spaced(name)) for form in (_PLACE, _ID, _MODEL)) or is_about(name, _LABELS)
+    return any(form.search(spaced(name)) for form in (_PLACE, _ID, _MODEL)) or is_about(name, _LABELS)
 
 
 def contradicts_label(name: str) -> bool:
     """Tell whether a column of this name may say that the rejected answer is the better one."""
     is_verdict = is_about(name, _VERDICTS, f"{_ABOUT}|{SCORES}|total|cancelled|agent|strength|agreement")
-    return is_verdict or bool(_ID.search(_spaced(name))) or says_by_whom(name)
+    return is_verdict or bool(_ID.search(spaced(name))) or says_by_whom(name)
 
 
 def says_by_whom(name: str) -> bool:
     """Tell whether a column of this name says who chose, as `chosen_by`."""
-    return bool(_CHOSEN_BY.search(_spaced(name)))
+    return bool(_CHOSEN_BY.search(spaced(name)))
 
 
 def may_name_side(name: str) -> bool:
@@ -118,9 +118,10 @@ def is_about(name: str, subjects: str, about: str = _ABOUT) -> bool:
         subjects: A pattern of single words.
         about: A pattern of the words that say so.
     """
-    words = _spaced(name).removeprefix("source ").removeprefix("topic ").split()  # `source_text` is a text
+    words = spaced(name).removeprefix("source ").removeprefix("topic ").split()  # `source_text` is a text
     return any(re.fullmatch(subjects, word) for word in words) and not any(re.fullmatch(about, word) for word in words)
 
 
-def _spaced(name: str) -> str:
+def spaced(name: str) -> str:
+    """Return the words of a name in lower case, a space between them; digits behind a word are left out."""
     return " ".join(part.lower().rstrip("0123456789") for part in _PARTS.findall(name))
