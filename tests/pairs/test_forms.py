@@ -16,7 +16,8 @@ from tasks.ingest import IngestConfig
 from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.sources import rows_source
-from tasks.pairs.record.pair import NO_PREFERENCE, REASONS, Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import NO_PREFERENCE, REASONS, Rejection
 from tests.pairs.samples import write_rows
 
 

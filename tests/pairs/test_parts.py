@@ -34,7 +34,8 @@ from tasks.pairs.ingestion.parts import PartFolder, read_columns, read_part, wri
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.row_taker import RowTaker
-from tasks.pairs.record.pair import Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import Rejection
 from tests.pairs.samples import text_rows, write_rows
 from tests.small_disk import small_disk
 

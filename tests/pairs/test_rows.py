@@ -10,7 +10,8 @@ import pytest
 
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.rows import parse_row
-from tasks.pairs.record.pair import REASONS, Columns, Message, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Message, Pair
+from tasks.pairs.record.rejection import REASONS, Rejection
 from tests.pairs.samples import chat
 
 USER = {"role": "user", "content": "Hi"}

@@ -23,7 +23,8 @@ from tasks.pairs.ingestion.row_taker import RowTaker
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.raw.raw_row import Block, RawRow
 from tasks.pairs.raw.unread import refuse_unread
-from tasks.pairs.record.pair import NO_PREFERENCE, NOT_FAULTY, Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.telemetry.log import get_logger
 
 _COLUMNS_ADVICE = (

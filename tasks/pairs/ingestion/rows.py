@@ -25,7 +25,8 @@ from tasks.pairs.ingestion.turns import ROLE_NAMES, Turns, check_turns, turns_of
 from tasks.pairs.raw.cells import Refused, kind, need, read_number, read_slice, read_weight, text_of
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.transcripts import is_transcript, with_first_mark
-from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, Rejection, get_field
+from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, get_field
+from tasks.pairs.record.rejection import Rejection
 
 _NO_CONTEXT = Context()
 _MARK = "\n\nHuman:"

@@ -25,8 +25,8 @@ from tasks.pairs.ingestion.parts import KEYS, Part, PartFolder, read_columns
 from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import Verdicts
-from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.pairs.record.parquet import SCHEMA, PairWriter, TableWriter, keep_rows
+from tasks.pairs.record.rejection import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.telemetry.log import bar, get_logger
 
 _BATCH = 1 << 14  # pairs of single answers in a part

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from tasks.core.errors import StorageError
 from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern
 from tasks.pairs.ingestion.split import check_sides
-from tasks.pairs.record.pair import Rejection
+from tasks.pairs.record.rejection import Rejection
 
 LENGTHS = ("prompt", "chosen", "rejected")
 
