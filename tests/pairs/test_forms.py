@@ -86,6 +86,12 @@ def test_true_is_not_the_vote_1() -> None:
     assert (replies(taken), reasons(taken)) == ([("one 0", "two 0"), ("two 1", "one 1")], ["unknown_vote"])
 
 
+def test_a_number_without_end_is_a_vote_that_nobody_named() -> None:
+    columns = {"first": "response_a", "second": "response_b", "winner": "winner"}
+    _, taken = read(votes("a", "b", 10**400, float("nan")), columns=columns)
+    assert reasons(taken) == ["unknown_vote", "no_vote"]
+
+
 def test_one_value_with_two_meanings_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`ingest\.votes` gives '1' two meanings"):
         build(IngestConfig, {"sources": ["-"], "votes": {"first": [1], "second": ["1"]}}, "ingest")

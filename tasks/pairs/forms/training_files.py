@@ -9,7 +9,7 @@ from typing import Any
 from tasks.pairs.forms.form import Form, refuse_unread_keys
 from tasks.pairs.forms.ranked import Ranked
 from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, short, text_of
-from tasks.pairs.record.pair import Columns
+from tasks.pairs.record.pair import Columns, get_field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,10 @@ class Candidates(Form):
 
     def pairs(self, row: dict[str, Any]) -> list[dict[str, Any] | Refused]:
         """Return the messages before the candidates, and these in the order of their labels."""
-        *before, last = need(row, "messages")
+        turns = need(row, "messages")
+        candidates = get_field({"turn": turns[-1]}, "turn.candidates") if isinstance(turns, list) and turns else None
         replies: dict[str, Any] = {}
-        for candidate in last["candidates"] if isinstance(last["candidates"], list) else []:
+        for candidate in candidates if isinstance(candidates, list) else []:
             refuse_unread_keys(candidate, "messages.candidates", {"content", "preferenceLabel", *self.waived})
             label = candidate.get("preferenceLabel") if isinstance(candidate, dict) else None
             if label not in ("preferred", "non-preferred") or label in replies:
@@ -42,7 +43,7 @@ class Candidates(Form):
             replies[label] = [{"role": "assistant", "content": candidate.get("content")}]
         if len(replies) != 2:
             raise Refused("unpaired", f"the last message has {len(replies)} candidates with a label")
-        return [{"prompt": before, "chosen": replies["preferred"], "rejected": replies["non-preferred"]}]
+        return [{"prompt": turns[:-1], "chosen": replies["preferred"], "rejected": replies["non-preferred"]}]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

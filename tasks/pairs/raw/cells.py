@@ -45,6 +45,14 @@ def text_of(value: Any, name: str) -> str:
     return value
 
 
+def json_text(value: dict[str, Any], name: str) -> str:
+    """Return an object as canonical JSON that UTF-8 can hold."""
+    try:
+        return text_of(canonical_json(value), name)
+    except (ValueError, TypeError):  # NaN and infinity; times and bytes of tables
+        raise Refused("not_text", f"`{name}` holds a value that JSON does not have, such as NaN or a time") from None
+
+
 def is_blank(value: Any) -> bool:
     """Tell whether a cell holds nothing: no column, null, NaN, white space, or an empty list or object."""
     if isinstance(value, str):
