@@ -95,6 +95,8 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     """Return ``value`` as the type ``hint``; only int (or text like 1e-5) to float and list to tuple are converted."""
+    if hint is Any:
+        return value
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return _coerce_union(value, get_args(hint), where)
@@ -120,6 +122,7 @@ def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     """Return ``value`` as the first option that takes it; a refused scalar is told what every option wants."""
     if value is None and type(None) in options:
         return None
+    options = _of_kind(value, options, where)
     errors: list[ConfigError] = []
     if isinstance(value, list | dict):
         options = tuple(option for option in options if _is_shaped(value, option)) or options
@@ -132,6 +135,28 @@ def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if len(errors) == 1 or isinstance(value, list | dict):
         raise errors[-1]
     raise ConfigError(f"`{where}` is {show(value)}", ", or ".join(error.todo for error in errors))
+
+
+def _of_kind(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    """Of a union of dataclasses that differ in the literal of their field `kind`, return the one that is named.
+
+    Raises:
+        ConfigError: The value is no mapping with a `kind`, or none has that kind.
+    """
+    by_kind = {
+        kind: option
+        for option in options
+        if dataclasses.is_dataclass(option)
+        for kind in get_args(typing.get_type_hints(option).get("kind"))
+    }
+    if not by_kind:
+        return options
+    known = ", ".join(by_kind)
+    if not isinstance(value, dict) or "kind" not in value:
+        raise ConfigError(f"`{where}` is {show(value)}", f"write a mapping with a `kind`, one of: {known}")
+    if value["kind"] not in by_kind:
+        raise ConfigError(f"`{where}.kind` is {show(value['kind'])}", f"choose one of: {known}")
+    return (by_kind[value["kind"]],)
 
 
 def _is_shaped(value: Any, option: Any) -> bool:

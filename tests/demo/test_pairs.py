@@ -12,8 +12,8 @@ from tasks.core.params import load_section
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.demo.world.replies import CURT_PHRASES, EMPATHY, FAULTS, OWNERSHIP
 from tasks.demo.world.world import NAMES, PROBLEMS, PRODUCTS, TOPIC_WORDS, topic_words
-from tasks.judges.protocol import Answer
-from tasks.judges.rules import RuleJudge
+from tasks.judges.protocol.protocol import Answer
+from tasks.judges.rules.rules import RuleJudge
 from tasks.winrate import WinrateConfig
 from tests.conftest import ROOT
 

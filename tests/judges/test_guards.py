@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
-from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
-from tasks.judges.leakage import Leakage, measure_leakage
-from tasks.judges.protocol import Answer
+from tasks.judges.evidence.guards import GuardLimits, Measured, check_guards, length_ratio
+from tasks.judges.evidence.leakage import Leakage, measure_leakage
+from tasks.judges.protocol.protocol import Answer
 
 LIMITS = GuardLimits(
     max_truncated_share=0.1,

@@ -11,12 +11,12 @@ import pytest
 from tasks.core.errors import ConfigError
 from tasks.core.params import build
 from tasks.judges.choice import build_judge
-from tasks.judges.controls import LengthJudge, RandomJudge
 from tasks.judges.estimates import consistency, first_position_share, per_prompt
-from tasks.judges.games import Comparison, pair_up, play
-from tasks.judges.protocol import Answer, Item, Opinion
-from tasks.judges.rules import RuleJudge, RulesConfig, ends_cleanly, length_score, overlap_share, word_f1
-from tasks.judges.texts import distinct_ngram_share, words
+from tasks.judges.games.games import Comparison, pair_up, play
+from tasks.judges.protocol.protocol import Answer, Item, Opinion
+from tasks.judges.rules.controls import LengthJudge, RandomJudge
+from tasks.judges.rules.rules import RuleJudge, RulesConfig, ends_cleanly, length_score, overlap_share, word_f1
+from tasks.judges.rules.texts import distinct_ngram_share, words
 
 RULES = RulesConfig(
     weights={"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1},

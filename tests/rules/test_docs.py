@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.judges.protocol import Answer, Item, Judge
+from tasks.judges.protocol.protocol import Answer, Item, Judge
 from tests.rules import params_page
 from tests.rules.source import ROOT
 from tests.rules.test_borders import MAY_IMPORT
