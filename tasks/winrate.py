@@ -10,7 +10,7 @@ run as: python -m tasks.winrate
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from tasks.judges.choice.build import build_judge, is_control, kind_of
 from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
 from tasks.judges.estimates import smallest_detectable_win_rate
 from tasks.judges.evidence.guards import Measured, check_guards, length_ratio
-from tasks.judges.evidence.judged_answers import read_answers
+from tasks.judges.evidence.judged_answers import Answers, read_answers
 from tasks.judges.evidence.judging import judge_answers
 from tasks.judges.evidence.leakage import measure_leakage
-from tasks.judges.evidence.verdict_files import VerdictWriter, rounded, write_evidence
+from tasks.judges.evidence.verdict_files import Judged, VerdictWriter, rounded, write_evidence
 from tasks.judges.protocol.protocol import Answer
 from tasks.judges.qualification.qualification import read_papers
 from tasks.launch.stage import door
@@ -68,16 +68,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
         with VerdictWriter(draft / "verdicts.jsonl") as writer:
             judged = judge_answers(answers, judge, ALPHA, SEED, writer)
-        measured = Measured(
-            policy=list(answers.sides["policy"].values()),
-            reference=[answers.sides["reference"][key] for key in answers.sides["policy"]],
-            max_abs_delta_logit=read_json(folders.responses / "metrics.json")["adapter_max_abs_delta_logit"],
-            leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words),
-            control_rate=judged.metrics["control"]["win_rate"],
-            control_se=judged.metrics["control"]["se"],
-            papers=papers,
-            is_control_judge=is_control(config.judge),
-        )
+        measured = _measured(folders, config, answers, judged, papers)
         guards = check_guards(measured, config.guards)
         metrics = {
             **judged.metrics,
@@ -98,6 +89,22 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
 
     _report(metrics, [name for name, guard in guards.items() if not guard.is_passed])
     return metrics
+
+
+def _measured(
+    folders: Folders, config: WinrateConfig, answers: Answers, judged: Judged, papers: Mapping[str, Any]
+) -> Measured:
+    """Return what the guards check."""
+    return Measured(
+        policy=list(answers.sides["policy"].values()),
+        reference=[answers.sides["reference"][key] for key in answers.sides["policy"]],
+        max_abs_delta_logit=read_json(folders.responses / "metrics.json")["adapter_max_abs_delta_logit"],
+        leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words),
+        control_rate=judged.metrics["control"]["win_rate"],
+        control_se=judged.metrics["control"]["se"],
+        papers=papers,
+        is_control_judge=is_control(config.judge),
+    )
 
 
 def _tokens_mean(answers: Sequence[Answer]) -> float:

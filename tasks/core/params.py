@@ -95,8 +95,6 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     """Return ``value`` as the type ``hint``; only int (or text like 1e-5) to float and list to tuple are converted."""
-    if hint is Any:
-        return value
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return _coerce_union(value, get_args(hint), where)
@@ -115,7 +113,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return {str(key): _coerce(item, get_args(hint)[1], f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
-    return _coerce_scalar(value, hint, where)
+
+    return value if hint is Any else _coerce_scalar(value, hint, where)
 
 
 def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:

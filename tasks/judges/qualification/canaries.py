@@ -21,7 +21,7 @@ CANARIES: Mapping[str, str] = {
 }
 PROMPTS = 10  # held-out prompts whose chosen answers are compared with each canary
 FEWEST_WORDS = 5  # of such a chosen answer: a short one may be a refusal itself
-_REFUSING = ("cannot", "can't", "sorry", "unable")
+_REFUSING = frozenset(("cannot", "can't", "unable", "won't"))
 
 
 def canary_games(pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -36,7 +36,7 @@ def canary_games(pairs: Sequence[Comparison]) -> list[Comparison]:
 
 def _is_good(answer: Answer) -> bool:
     spoken = words(answer.text)
-    return len(spoken) >= FEWEST_WORDS and not set(_REFUSING) & set(spoken[:20])
+    return len(spoken) >= FEWEST_WORDS and _REFUSING.isdisjoint(spoken[:20])
 
 
 def lost_shares(judge: JudgeRunner, pairs: Sequence[Comparison]) -> dict[str, float]:

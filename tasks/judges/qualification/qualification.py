@@ -67,6 +67,8 @@ class Papers:
                 f"it agrees with the labels on {value} of {agreement.decided} decided pairs: the lower bound "
                 f"{agreement.bound:.3f} is not above {self.min_agreement:g}"
             )
+        if not self.canaries:
+            faults.append("no labelled pair has a good answer of five words or more to compare canaries with")
         faults += [
             f"the canary `{name}` lost {100 * share:.0f} % of its games; {100 * LEAST_CANARIES_LOST:.0f} % are needed"
             for name, share in self.canaries.items()
