@@ -313,7 +313,11 @@ def test_thumbs_read_as_scores_are_refused_and_the_advice_helps() -> None:
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        *(("preferred", "non_preferred"), ("preferredResponse", "nonPreferredResponse"), ("better", "worse")),
+        *(
+            ("preferred", "non_preferred"),
+            ("preferredResponse", "nonPreferredResponse"),
+            ("better_reply", "worse_reply"),
+        ),
         *(("answer_chosen", "answer_rejected"), ("positive_response", "negative_response"), ("accepted", "declined")),
         *(("Preferred", "Not preferred"), ("good-answer", "bad-answer"), ("favoured_reply", "unfavoured_reply")),
     ],

@@ -26,7 +26,7 @@ _WORSE = (
     r"rejected|(?:non |not |un|dis|less )?preferred|(?:non |not |un)(?:accepted|favou?red|chosen)|disfavou?red|declined"
     r"|worse|losing|loser|bad|negative|neg"
 )
-_ALONE = r"chosen|.*preferred|.*accepted|rejected|declined|.*favou?red|better|worse"  # that say so without a noun
+_ALONE = r"chosen|.*preferred|.*accepted|rejected|declined|.*favou?red"  # that say so without a noun
 _LISTS = ("answers", "completions", "responses", "generations", "candidates", "outputs", "replies")
 _TEXTS = ("text", "answer", "response", "completion", "content", "output", "generation")
 _SCORES = ("score", "overall_score", "rating")
