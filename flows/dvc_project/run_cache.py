@@ -22,7 +22,7 @@ _WHOLE = re.compile(r"[0-9a-f]{64}")
 def last_run(runs: Any, stage: Any) -> Any:
     """Return the last run of ``stage``, in its present state, from the run cache; None if there was none.
 
-    A stage with an output that persists (`register`) is never in it.
+    A stage that always runs (`register`) is never in it.
 
     Args:
         runs: DVC's ``StageCache``.
