@@ -277,3 +277,11 @@ def test_a_full_disk_of_temporary_files_is_one_error() -> None:
     entry = Entry(Single({"prompt": "Q?"}, "word " * 1000, "up"), "a:1", Singles(name="thumbs"), Columns(), 0)
     with pytest.raises(StorageError, match="free some space in the folder for temporary files"):
         store.extend([entry] * 100)
+
+
+def test_reading_rows_imports_no_pandas_and_others_still_can() -> None:
+    code = (
+        "import sys; from tasks.pairs.record.parquet import pa; rows = pa.table({'a': pa.array(['x'])});"
+        "assert 'pandas' not in sys.modules; assert rows.to_pandas()['a'][0] == 'x'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
