@@ -40,13 +40,17 @@ class Behind:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(job, *arguments))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def end(self, is_failed: bool = False) -> None:
+        """Wait until all jobs are done; after a failure, only until the one that has begun is."""
         with self._thread:
-            if kind is not None:
+            if is_failed:
                 self._thread.shutdown(cancel_futures=True)
                 return
             while self._waiting:
                 self._waiting.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.end(kind is not None)
