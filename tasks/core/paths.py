@@ -16,6 +16,8 @@ REFERENCE = Path("data/reference")
 ADAPTER = Path("models/adapter")
 TRAIN_RESULTS = Path("results/train")
 RESPONSES = Path("data/responses")
+BENCHMARKS = Path("results/benchmarks")
+QUALIFICATION = Path("results/qualification")
 WINRATE = Path("results/winrate")
 REPORT = Path("results/report")
 REGISTER = Path("results/register")
@@ -29,6 +31,8 @@ OUTPUTS = (
     ADAPTER,
     TRAIN_RESULTS,
     RESPONSES,
+    BENCHMARKS,
+    QUALIFICATION,
     WINRATE,
     REPORT,
     REGISTER,

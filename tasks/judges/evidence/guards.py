@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core.section import Section, at_least, band, between
-from tasks.judges.leakage import Leakage
-from tasks.judges.protocol import Answer
-from tasks.judges.texts import distinct_ngram_share
+from tasks.judges.evidence.leakage import Leakage
+from tasks.judges.protocol.protocol import Answer
+from tasks.judges.qualification.qualification import LEAST_CANARIES_LOST, MOST_POSITION_BIAS
+from tasks.judges.rules.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
 MAX_EMPTY_SHARE = 0.02  # empty answers of the policy
@@ -36,6 +37,7 @@ class GuardLimits(Section, path="winrate.guards"):
         length_ratio: Least and greatest ratio of the mean lengths in tokens, policy over reference.
         max_overlapping_prompt_share: Largest share of held-out prompts that have `overlap_words` words in a row in
             common with a training prompt.
+        max_benchmark_drop: Most by which a metric of `benchmarks` may become worse.
         overlap_words: Words in such a run.
     """
 
@@ -53,6 +55,7 @@ class GuardLimits(Section, path="winrate.guards"):
     min_distinct_ratio: Share
     length_ratio: Annotated[tuple[float, ...], band(0, "for example [0.4, 2.0]")]
     max_overlapping_prompt_share: Share
+    max_benchmark_drop: Share
     overlap_words: Annotated[int, at_least(1)]
 
 
@@ -90,6 +93,8 @@ class Measured:
         leakage: How many held-out prompts are in the training data.
         control_rate: Win rate of the reference against itself.
         control_se: Its standard error; None for a single prompt.
+        papers: What `qualify` measured of the judge.
+        benchmark_drop: How far the metric of `benchmarks` that fell most became worse; None where none was scored.
         is_control_judge: Whether the judge is a control, which ignores quality.
     """
 
@@ -99,6 +104,8 @@ class Measured:
     leakage: Leakage
     control_rate: float
     control_se: float | None
+    papers: Mapping[str, Any]
+    benchmark_drop: float | None = None
     is_control_judge: bool = False
 
 
@@ -124,6 +131,21 @@ def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
         "overlapping_prompt_share": Guard(leakage.overlapping, "at most", limits.max_overlapping_prompt_share),
         "control_z": Guard(_control_z(measured), "at most", MAX_CONTROL_Z),
         "control_judge": Guard(float(measured.is_control_judge), "at most", 0.0),
+        **_judge_guards(measured.papers),
+        **_benchmark_guard(measured.benchmark_drop, limits),
+    }
+
+
+def _benchmark_guard(drop: float | None, limits: GuardLimits) -> dict[str, Guard]:
+    return {} if drop is None else {"benchmark_drop": Guard(drop, "at most", limits.max_benchmark_drop)}
+
+
+def _judge_guards(papers: Mapping[str, Any]) -> dict[str, Guard]:
+    """Return the guards on the judge itself: agreement with labels, canaries, position."""
+    return {
+        "judge_agreement": Guard(papers["agreement"]["bound"], "above", papers["min_agreement"]),
+        "judge_canaries": Guard(min(papers["canaries"].values(), default=0.0), "at least", LEAST_CANARIES_LOST),
+        "judge_position_bias": Guard(papers["position_bias"], "at most", MOST_POSITION_BIAS),
     }
 
 
