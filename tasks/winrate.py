@@ -17,8 +17,9 @@ from typing import Annotated, Any, ClassVar
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
 from tasks.core.section import Section, between
+from tasks.estimation.bounds import ALPHA
+from tasks.estimation.power import POWER, describe_power, smallest_detectable_win_rate, spent_alpha
 from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
-from tasks.judges.estimates import smallest_detectable_win_rate
 from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
 from tasks.judges.judged_answers import read_answers
 from tasks.judges.judging import judge_answers
@@ -29,9 +30,7 @@ from tasks.judges.verdict_files import rounded, write_evidence
 from tasks.launch.stage import door
 from tasks.telemetry import log
 
-ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
-POWER = 0.8  # the probability of detecting the smallest detectable win rate, which is logged before judging
-SEED = 0  # of the bootstrap, the sign flips and the random judge
+SEED = 0  # of the sign flips, the length-controlled rate's bootstrap and the random judge
 _log = log.get_logger(__name__)
 
 
@@ -49,7 +48,7 @@ class WinrateConfig(Section, path="winrate"):
     REMOVED: ClassVar[Mapping[str, str]] = {
         "alpha": f"delete it: intervals are at 1 - {ALPHA}; `register.gate.alpha` is the gate's",
         "power": f"delete it: the smallest detectable win rate is at a power of {POWER}",
-        "seed": f"delete it: the bootstrap's seed is {SEED}",
+        "seed": f"delete it: the seed is {SEED}",
     }
 
     judge: JudgeKind
@@ -81,9 +80,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "pairs": manifest_digest(folders.pairs, "ingest"),
     }
     answers = read_answers(folders.responses, folders.tokens)
-    smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
-    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
-    _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", len(answers.prompts), 100 * smallest, chances)
+    _log.info("%s", describe_power(len(answers.prompts), paths.PARAMS))
 
     judge = build_judge(config.judge, config.rules, config.tie_margin, SEED)
     judged = judge_answers(answers, judge, ALPHA, SEED)
@@ -104,7 +101,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     metrics = {
         **judged.metrics,
         "judge_kind": config.judge,
-        "smallest_detectable_win_rate": smallest,
+        "smallest_detectable_win_rate": smallest_detectable_win_rate(len(answers.prompts), spent_alpha(ALPHA, 1)),
         "lengths": {
             "policy_tokens_mean": _tokens_mean(measured.policy),
             "reference_tokens_mean": _tokens_mean(measured.reference),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from tasks.judges.estimates import consistency, first_position_share, per_prompt, win_rate
+from tasks.estimation.estimates import consistency, first_position_share, per_prompt
+from tasks.estimation.slices import slice_rates
 from tasks.judges.games import columns, pair_up, play
 from tasks.judges.judged_answers import CHAMPION, Answers
 from tasks.judges.metric import load_metric
@@ -22,7 +24,7 @@ def judge_answers(answers: Answers, judge: Judge, alpha: float, seed: int) -> Ju
         answers: Of all sides.
         judge: Compares two answers.
         alpha: Intervals are at 1 − alpha.
-        seed: Of bootstrap and sign flips.
+        seed: Of sign flips and of the length-controlled rate's bootstrap.
     """
     metric = load_metric()
     games_of = [("policy", "reference"), ("control", "reference")]
@@ -51,7 +53,7 @@ def judge_answers(answers: Answers, judge: Judge, alpha: float, seed: int) -> Ju
         "alpha": alpha,
         "identical": len(games) - len(shown["prompt_ids"]),
         "control": {key: control[key] for key in ("win_rate", "se", "low", "high")},
-        "slices": _slices(answers, scores, alpha, seed),
+        "slices": _slices(answers, scores, alpha),
     }
 
     if ("policy", CHAMPION) not in verdicts:
@@ -62,16 +64,10 @@ def judge_answers(answers: Answers, judge: Judge, alpha: float, seed: int) -> Ju
     return Judged(verdicts, scores, metrics, per_prompt(**duels))
 
 
-def _slices(answers: Answers, scores: dict[str, float], alpha: float, seed: int) -> dict[str, dict[str, Any]]:
+def _slices(answers: Answers, scores: dict[str, float], alpha: float) -> dict[str, dict[str, Any]]:
     """Return the win rate within each slice that has a judged prompt; prompts without a slice are left out."""
     by_slice: dict[str, list[float]] = {}
     for prompt_id, score in scores.items():
         if (name := answers.prompts[prompt_id].get("slice")) is not None:
             by_slice.setdefault(str(name), []).append(score)
-
-    rates = {}
-    for name, slice_scores in sorted(by_slice.items()):
-        if any(score == score for score in slice_scores):  # NaN: no verdict
-            rate = win_rate(slice_scores, alpha, seed)
-            rates[name] = {"prompts": len(slice_scores), "win_rate": rate.win_rate, "low": rate.low, "high": rate.high}
-    return rates
+    return {name: dataclasses.asdict(rate) for name, rate in slice_rates(by_slice, alpha).items()}

@@ -10,9 +10,9 @@ import pytest
 
 from tasks.core.errors import ConfigError
 from tasks.core.params import build
+from tasks.estimation.estimates import consistency, first_position_share, per_prompt
 from tasks.judges.choice import build_judge
 from tasks.judges.controls import LengthJudge, RandomJudge
-from tasks.judges.estimates import consistency, first_position_share, per_prompt
 from tasks.judges.games import Comparison, pair_up, play
 from tasks.judges.protocol import Answer, Item, Opinion
 from tasks.judges.rules import RuleJudge, RulesConfig, ends_cleanly, length_score, overlap_share, word_f1

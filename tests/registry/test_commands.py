@@ -39,7 +39,7 @@ def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registr
     assert (done.returncode, done.stderr) == (0, "")
     head, first, second = done.stdout.splitlines()
     assert head.split() == ["version", "digest", "aliases", "win", "rate", "lower", "bound", "when"]
-    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7267"]
+    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7228"]
     assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
 
 

@@ -117,7 +117,7 @@ def test_a_better_policy_wins_where_the_reference_fails(better, config):
     assert metrics["control"]["low"] < 0.5 < metrics["control"]["high"]
     assert metrics["slices"]["fault"]["win_rate"] == 1.0
     assert metrics["slices"]["damage"] == {"prompts": 20, "win_rate": 0.5} | {
-        key: metrics["slices"]["damage"][key] for key in ("low", "high")
+        key: metrics["slices"]["damage"][key] for key in ("low", "high", "p_value")
     }
     assert "refused" in metrics["length_controlled"]
     assert all(guard["passed"] for guard in metrics["guards"].values())
@@ -138,7 +138,7 @@ def test_the_evidence_holds_every_verdict_score_and_table(better, config):
     lengths = list(csv.DictReader((better.out / "lengths.csv").read_text().splitlines()))
     assert (len(lengths), lengths[0]["policy_tokens"]) == (40, "25")
     told = json.loads((better.out / "metrics.json").read_text())
-    assert told["smallest_detectable_win_rate"] == pytest.approx(0.5 + 2.4865 * 0.5 / 40**0.5, abs=1e-4)
+    assert told["smallest_detectable_win_rate"] == pytest.approx(0.721578)  # exact, at the first look
 
 
 @pytest.fixture

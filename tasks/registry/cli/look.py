@@ -49,7 +49,7 @@ def show(args: Namespace) -> Answer:
         *([f"deprecated   {row['deprecated']}"] if row["deprecated"] else []),
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
         f"win rate     {_rate(row['win_rate'])}, lower bound {_rate(row['lower_bound'])}",
-        f"gate         {decision['outcome']}",
+        f"gate         {decision['outcome']}; {Decision.from_json(decision).looks()}",
         *(f"             - {reason}" for reason in decision["reasons"]),
         f"base         {base['source']} {base['revision'] or ''} ({short(base['digest'])})",
         f"data         {short(data['digest'])} {pairs}",
@@ -146,8 +146,10 @@ def decide(args: Namespace) -> Answer:
     decision = release.weigh(registry, registry.history(), evidence, alias, gate)
     lines = [f"{decision.outcome}: {registry.name} {short(identity.digest)} for `{alias}`"]
     lines += [f"  - {reason}" for reason in decision.reasons]
+    lines += [f"  {decision.looks()}; asking spends none"]
     status = {PASSED: 0, FAILED: 3, INCONCLUSIVE: 4}[decision.outcome]
-    return Answer({"digest": identity.digest, **decision.as_json()}, lines, status)
+    values = {"digest": identity.digest, **decision.as_json(), "looks_spent": decision.attempt - 1}
+    return Answer(values, lines, status)
 
 
 def version_rows(registry: Registry) -> list[dict[str, Any]]:
