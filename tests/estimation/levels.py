@@ -213,6 +213,7 @@ def tables(runs: int = 20_000, soft_runs: int = 4_000) -> str:
         ),
     )
     equal, worse = (promoted(0.6, rate, 0.7, 200, soft_runs // 4) for rate in (0.7, 0.5))
+    noise = (0.05 * 0.95 / soft_runs) ** 0.5
     total = sum(spent_alpha(ALPHA, k) for k in range(1, LOOKS + 1))
     return f"""Chance that a candidate that is no better than its opponent passes one of five looks at growing data, at
 n, 2n … 5n prompts ({runs} runs a cell for wins and losses, {soft_runs} for soft credits; the levels of five looks sum
@@ -221,8 +222,8 @@ to {total:.4f}):
 {looks}
 
 Methods for soft credits beside each other, at one look and alpha {ALPHA:g}: the error where the mean is one half, and
-the power where it is 0.55, or 0.528 and 0.513 for the left-skewed ones, which cannot be so high ({soft_runs} runs for an error, {soft_runs // 4} for a power; the standard error of an error
-of 0.05 is {(0.05 * 0.95 / soft_runs) ** 0.5:.4f}):
+the power where it is 0.55, or 0.528 and 0.513 for the left-skewed ones, which cannot be so high ({soft_runs} runs for
+an error, {soft_runs // 4} for a power; the standard error of an error of 0.05 is {noise:.4f}):
 
 {compared}
 

@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "registry/gate": ("core", "estimation", "registry/log"),
     "registry/release": ("core", "registry/stores", "registry/log", "registry/versions", "registry/gate"),
     "registry/cli": (
-        *("core", "hub", "registry/stores", "registry/log", "registry/versions", "registry/gate", "registry/release"),
+        *("core", "hub", "estimation", "registry/stores", "registry/log", "registry/versions", "registry/gate"),
+        "registry/release",
     ),
     "registry": ("core", "registry/log", "registry/release", "registry/cli"),
     "api": (
