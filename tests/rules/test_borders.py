@@ -54,7 +54,27 @@ MAY_IMPORT = {
         "dpo/telemetry",
     ),
     "estimation": ("core",),
+    "judges/protocol": ("core",),
+    "judges/rules": ("core", "judges/protocol"),
+    "judges/games": ("core", "judges/protocol"),
+    "judges/qualification": (
+        *("core", "estimation", "pairs/record", "pairs/ingestion", "judges/protocol", "judges/rules", "judges/games"),
+    ),
     "judges": ("core", "estimation"),
+    "judges/evidence": (
+        *("core", "estimation", "judges", "judges/protocol", "judges/rules", "judges/games", "judges/qualification"),
+    ),
+    "judges/choice": (
+        *(
+            "core",
+            "estimation",
+            "judges/protocol",
+            "judges/rules",
+            "judges/games",
+            "judges/qualification",
+            "judges/evidence",
+        ),
+    ),
     "page": ("core",),
     "page/readers": ("core", "page"),
     "registry/stores": ("core", "object_store"),
