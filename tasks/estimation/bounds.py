@@ -106,9 +106,13 @@ def _weighted_below(values: Floats, counts: Floats, mean: float) -> float:
     gaps = values - mean
     real = _saddle_point(gaps, counts)
 
-    # u = width · sinh(t): the trapezoidal rule converges fast however slowly M falls
-    width = 1 / np.sqrt(counts @ (gaps / (1 - real * gaps)) ** 2)
-    t = np.arange(_STEP / 2, _REACH, _STEP)
+    # u = width · sinh(t): the trapezoidal rule converges fast however slowly M falls; behind `reach` nothing is left,
+    # for |M(c + iu)| ≤ M(c) · (1 + (largest · sinh t)²)^(−1/2·largest²), by the concavity of log(1 + x)
+    slopes = gaps / (1 - real * gaps)
+    width = 1 / np.sqrt(counts @ slopes**2)
+    largest = np.abs(slopes).max() * width
+    reach = min(_REACH, np.arcsinh(np.sqrt(np.expm1(80 * largest**2)) / largest))
+    t = np.arange(_STEP / 2, reach, _STEP)
     line = real + 1j * width * np.sinh(t)
     parts = np.array_split(np.arange(gaps.size), -(-gaps.size // _VALUES_AT_ONCE))
     log_moments = -sum(np.log(1 - np.outer(line, gaps[part])) @ counts[part] for part in parts)

@@ -65,4 +65,6 @@ def describe_power(prompts: int, params: Path) -> str:
         for look in _LOOKS_TOLD
     ]
     chances = f"alpha {alpha:g} over all looks, power {100 * POWER:g} %"
-    return f"{prompts} prompts can show the gate a win rate of {', '.join(rates)} or more ({chances})"
+    fewest = given.get("min_prompts", 0)
+    need = f"; a first version needs {fewest} prompts" if prompts < fewest else ""
+    return f"{prompts} prompts can show the gate a win rate of {', '.join(rates)} or more ({chances}){need}"

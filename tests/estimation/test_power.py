@@ -65,6 +65,9 @@ def test_the_sentence_tells_the_gate_s_own_chances(tmp_path):
     assert "59.7 % at look 1, 61.6 % at look 2, 63.6 % at look 5" in describe_power(200, params)
     params.write_text("register: {gate: {alpha: 0.01}}\n")
     assert "alpha 0.01 over all looks" in describe_power(200, params)
+    params.write_text("register: {gate: {min_prompts: 250}}\n")
+    assert describe_power(200, params).endswith("; a first version needs 250 prompts")
+    assert "needs" not in describe_power(250, params)
     assert describe_power(200, params) != describe_power(200, tmp_path / "none.yaml")
     params.write_text("register: {gate: {alpha: much}}\n")  # `register` refuses it; this sentence need not
     assert "alpha 0.05" in describe_power(200, params)
