@@ -43,6 +43,15 @@ def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registr
     assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
 
 
+def test_list_marks_a_rate_that_is_not_to_be_believed(command, registry: Registry, digests: list[str]):
+    failed = {"control_judge": {"value": 1.0, "limit": 0.0, "passed": False}}
+    register(registry, *sample(7, scores_of(90, losses=10), guards=failed), "champion", GateConfig())
+    rows = command("list", "demo", "--json")[1]
+    assert [row["believed"] for row in rows] == [True, True, False]
+    assert "(not to be believed)" in command("list", "demo")[1].splitlines()[3]
+    assert "- not to be believed: guard `control_judge` failed" in command("show", "demo@v3")[1]
+
+
 def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, digests: list[str]):
     done = shell(registry, "show", "demo@v1")
     assert done.returncode == 0

@@ -26,6 +26,7 @@ def list_versions(args: Namespace) -> Answer:
     shown = []
     for row in rows:
         digest, marks = short(row["digest"]), row["aliases"] + (["(deprecated)"] if row["deprecated"] else [])
+        marks += [] if row["believed"] else ["(not to be believed)"]
         version = f"{row['name']}@v{row['serial']}" if row["serial"] else f"{row['name']}@{digest}"
         rates = [_rate(row["win_rate"]), _rate(row["lower_bound"])]
         shown.append([version, digest, ",".join(marks) or "-", *rates, row["when"] or "registration cut short"])
@@ -170,6 +171,7 @@ def version_rows(registry: Registry) -> list[dict[str, Any]]:
             "deprecated": deprecation.event.reason if deprecation else None,
             "win_rate": numbers.get("win_rate"),
             "lower_bound": numbers.get("lower_bound"),
+            "believed": not numbers or numbers.get("guards_failed") == 0,
             "outcome": decision.get("outcome"),
             "when": entry.when if entry else None,
             "by": entry.by if entry else None,
