@@ -43,6 +43,15 @@ def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registr
     assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
 
 
+def test_show_names_the_judge_and_its_papers(command, registry: Registry, digests: list[str]):
+    agreement = {"pairs": 228, "agreement": {"value": 0.98, "low": 0.95, "high": 0.99}, "kappa": None}
+    papers = {"kind": "rules", "qualified": True, "agreement": agreement}
+    register(registry, *sample(8, scores_of(90, losses=10), qualification=papers), "champion", GateConfig())
+    line = "judge        rules, qualified: agreement 0.980 (0.950 to 0.990), kappa none on 228 labelled pairs"
+    assert line in command("show", "demo@v3")[1].splitlines()
+    assert "judge  " not in command("show", "demo@v1")[1], "from before judges had papers"
+
+
 def test_list_marks_a_rate_that_is_not_to_be_believed(command, registry: Registry, digests: list[str]):
     failed = {"control_judge": {"value": 1.0, "limit": 0.0, "passed": False}}
     register(registry, *sample(7, scores_of(90, losses=10), guards=failed), "champion", GateConfig())
