@@ -210,6 +210,14 @@ def test_the_same_answers_give_the_same_bytes(better, config, tmp_path):
     }
 
 
+def test_what_the_gate_can_show_is_told_before_anything_is_judged(better, config, caplog):
+    with caplog.at_level("INFO", logger="tasks.winrate"):
+        better.run(config)
+    told = [record.getMessage() for record in caplog.records if record.name == "tasks.winrate"]
+    assert "40 prompts can show the gate a win rate of 72.2 % at look 1, " in told[0]
+    assert told[0].endswith("(alpha 0.05 over all looks, power 80 %); a first version needs 50 prompts")
+
+
 def test_a_sabotaged_policy_loses(tmp_path, config):
     n = 40
     inputs = _inputs(tmp_path, _texts([COLD.format(i=i) for i in range(n)], _mixed(n, 0), _mixed(n, 1)))
