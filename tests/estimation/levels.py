@@ -157,7 +157,7 @@ def finds(method: str, shape: tuple[Floats, Floats], n: int, runs: int, seed: in
 def promoted(duel_rate: float, base_rate: float, champions_rate: float, n: int, runs: int, seed: int = 0) -> float:
     """How often the gate promotes a challenger at look 1: rates head to head, against the base, and the champion's."""
     rng, names = np.random.default_rng(seed), [str(number) for number in range(n)]
-    guards = (Guard("any", 0, 1, True),)
+    guards = (Guard("judge_agreement", 0.9, 0.5, True),)
 
     def credits(rate: float) -> dict[str, float]:
         return dict(zip(names, (rng.random(n) < rate).astype(float).tolist(), strict=True))

@@ -53,7 +53,10 @@ def test_show_names_the_judge_and_its_papers(command, registry: Registry, digest
 
 
 def test_list_marks_a_rate_that_is_not_to_be_believed(command, registry: Registry, digests: list[str]):
-    failed = {"control_judge": {"value": 1.0, "limit": 0.0, "passed": False}}
+    failed = {
+        "control_judge": {"value": 1.0, "limit": 0.0, "passed": False},
+        "judge_agreement": {"value": 0.9, "limit": 0.5, "passed": True},
+    }
     register(registry, *sample(7, scores_of(90, losses=10), guards=failed), "champion", GateConfig())
     rows = command("list", "demo", "--json")[1]
     assert [row["believed"] for row in rows] == [True, True, False]
@@ -172,7 +175,7 @@ def test_the_board_leaves_out_what_met_another_base_and_names_it(command, regist
     newest = register(registry, *sample(4, scores_of(70, losses=30), base="f" * 64), "champion", GateConfig()).digest
     board = command("board", "demo", "--json")[1]
     assert [row["name"] for row in board["standings"]] == [newest, "base"]
-    assert list(board["left_out"]) == digests
+    assert set(board["left_out"]) == set(digests)
     assert "demo@v1 is left out: its reference is" in command("board", "demo")[1]
 
 

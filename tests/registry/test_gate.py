@@ -26,7 +26,10 @@ GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_shared_prompts=50
 CHAMPION_DIGEST, CANDIDATE_DIGEST = "a" * 64, "c" * 64
 
 
-BAD_GUARD = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}}
+PAPERS = {"judge_agreement": {"value": 0.9, "limit": 0.5, "passed": True}}
+BAD_GUARD = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}} | PAPERS
+NO_PAPERS = {"empty_share": {"value": 0.0, "limit": 0.05, "passed": True}}
+BAD_JUDGE = {"judge_agreement": {"value": 0.36, "limit": 0.5, "passed": False}}
 FIRST_RUNS = {
     # 80 of 100: bound 0.7121 at alpha 0.0304
     "a clear win": (scores_of(80, losses=20), {}, 1, PASSED, "clears 0.5200"),
@@ -41,6 +44,8 @@ FIRST_RUNS = {
         FAILED,
         "`empty_share` failed: value 0.4",
     ),
+    "a judge without papers": (scores_of(80, losses=20), {"guards": NO_PAPERS}, 1, FAILED, "showed no papers"),
+    "a judge that disagrees": (scores_of(80, losses=20), {"guards": BAD_JUDGE}, 1, FAILED, "`judge_agreement` failed"),
     "no guard at all": (scores_of(80, losses=20), {"guards": {}}, 1, FAILED, "no guard"),
     "too many missing": (scores_of(90, losses=5, missing=5), {}, 1, INCONCLUSIVE, "coverage 0.9500 is below 0.9800"),
     # 51 of the 98 known are won, 0.5204; with the missing ones as losses 0.51, under 0.52

@@ -25,6 +25,7 @@ from tasks.registry.log.evidence import Evidence
 
 PASSED, FAILED, INCONCLUSIVE = "promote", "keep", "inconclusive"  # outcomes, of the gate and of each condition
 UNBELIEVABLE = "not to be believed"  # how the reason for a failed guard begins
+PAPERS = "judge_agreement"  # the guard on the judge's agreement with labelled pairs
 MIN_COVERAGE = 0.98  # smallest share of prompts with a verdict; a missing verdict counts as a loss
 
 
@@ -232,14 +233,18 @@ def _coverage(evidence: Evidence) -> Finding:
 
 
 def _guards(evidence: Evidence) -> list[Finding]:
-    """Refuse for each guard that failed, and if no guard was measured at all."""
+    """Refuse for each guard that failed, if none was measured, and if the judge was never held against labels."""
     if not evidence.guards:
         return [Finding(FAILED, f"{UNBELIEVABLE}: the evidence holds no guard, so nothing was checked about it")]
-    failed = [guard for guard in evidence.guards if not guard.is_passed]
+    failed = [
+        f"guard `{guard.name}` failed: value {guard.value}, limit {guard.limit}"
+        for guard in evidence.guards
+        if not guard.is_passed
+    ]
+    if PAPERS not in {guard.name for guard in evidence.guards}:
+        failed.append(f"the judge showed no papers, for guard `{PAPERS}` is missing: judge again, `dvc repro winrate`")
+
     numbers = {"guards": len(evidence.guards), "guards_failed": len(failed)}
     if not failed:
         return [Finding(PASSED, f"all {len(evidence.guards)} guards passed", numbers)]
-    return [
-        Finding(FAILED, f"{UNBELIEVABLE}: guard `{g.name}` failed: value {g.value}, limit {g.limit}", numbers)
-        for g in failed
-    ]
+    return [Finding(FAILED, f"{UNBELIEVABLE}: {what}", numbers) for what in failed]
