@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "dpo/telemetry",
     ),
     "estimation": ("core",),
+    "harness": ("core",),
     "judges/protocol": ("core",),
     "judges/rules": ("core", "judges/protocol"),
     "judges/games": ("core", "judges/protocol"),
