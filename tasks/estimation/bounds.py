@@ -55,7 +55,7 @@ def interval(credits: ArrayLike, alpha: float = ALPHA) -> Interval:
 
 
 def lower_bound(credits: ArrayLike, alpha: float) -> float:
-    """Return the lower one-sided bound at ``alpha`` of the mean of credits in [0, 1]; ``alpha`` is at most 1/4.
+    """Return the lower one-sided bound at ``alpha`` of the mean of credits in [0, 1].
 
     Raises:
         ValueError: There is no credit, or one is NaN or outside [0, 1].
@@ -63,10 +63,9 @@ def lower_bound(credits: ArrayLike, alpha: float) -> float:
     from scipy.optimize import brentq
 
     values, counts = _with_worst(credits)
-    middle = float(values @ counts / counts.sum())  # here the p-value is above 1/3
-    if middle == 0:
+    if values.max() == 0:
         return 0.0
-    return float(brentq(lambda mean: _weighted_below(values, counts, mean) - alpha, 0.0, middle, xtol=1e-12))
+    return float(brentq(lambda mean: _weighted_below(values, counts, mean) - alpha, 0.0, values.max(), xtol=1e-12))
 
 
 def upper_bound(credits: ArrayLike, alpha: float) -> float:

@@ -109,6 +109,17 @@ def test_level_and_bound_say_the_same():
     assert p_above(credits, 0.7) > 0.5  # above the mean: the other side of the pole
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 20, 300])
+@pytest.mark.parametrize("alpha", [0.5, 0.25, 0.03, 1e-5])
+def test_the_p_value_rises_with_the_mean_and_meets_alpha_at_the_bound(n, alpha):
+    rng = np.random.default_rng(n)
+    for credits in (rng.random(n), rng.beta(0.1, 0.1, n), rng.choice([0, 0.25, 0.5, 0.75, 1], n), rng.beta(50, 50, n)):
+        steps = np.diff([p_above(credits, mean) for mean in np.linspace(0.001, 0.999, 15)])
+        assert steps.min() > -1e-8
+        bound = lower_bound(credits, alpha)
+        assert bound == 0 or p_above(credits, bound) == pytest.approx(alpha, abs=1e-8)
+
+
 def test_the_bounds_of_the_opponent_mirror_those_of_the_candidate():
     credits = np.random.default_rng(2).choice([0.0, 0.25, 0.5, 0.75, 1.0], size=80)
     ours, theirs = interval(credits), interval(1 - credits)
