@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from tasks.core.errors import RegistryError
-from tasks.core.files import MANIFEST, sha256_bytes
+from tasks.core.files import MANIFEST, atomic_folder, sha256_bytes
 from tasks.registry.log import names
 from tasks.registry.log.history import History
 from tasks.registry.log.registry_log import Log
@@ -209,16 +207,12 @@ class Registry:
         version = self.read(digest)
         if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
             raise RegistryError(f"{target} exists and is not an empty folder", "name a new folder to pull into")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.absolute().parent / f".{target.name}.{os.getpid()}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            with _progress(sum(entry.size for entry in version.files.values()), "pulling the version") as on_bytes:
-                in_parallel(self.store, lambda name: self._fetch(version, name, draft / name, on_bytes), version.files)
-            (draft / MANIFEST).write_bytes(version.manifest())
-            draft.rename(target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        size = sum(entry.size for entry in version.files.values())
+        with (
+            atomic_folder(target.absolute(), manifest=version.manifest()) as draft,
+            _progress(size, "pulling the version") as on_bytes,
+        ):
+            in_parallel(self.store, lambda name: self._fetch(version, name, draft / name, on_bytes), version.files)
         return version
 
     def _key(self, digest: str, name: str) -> str:
