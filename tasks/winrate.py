@@ -1,6 +1,7 @@
 """Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
-reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/
+reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/;
+        for the judge `own` data/base/
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
         champion, champion_scores.jsonl
 params: `winrate` in params.yaml
@@ -16,6 +17,8 @@ from typing import Any
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
+from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
 from tasks.judges.choice.build import build_judge, is_control, kind_of
 from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
 from tasks.judges.estimates import smallest_detectable_win_rate
@@ -24,6 +27,7 @@ from tasks.judges.evidence.judged_answers import Answers, read_answers
 from tasks.judges.evidence.judging import judge_answers
 from tasks.judges.evidence.leakage import measure_leakage
 from tasks.judges.evidence.verdict_files import Judged, VerdictWriter, rounded, write_evidence
+from tasks.judges.models.model_choices import ModelPlace
 from tasks.judges.protocol.protocol import Answer
 from tasks.judges.qualification.qualification import read_papers
 from tasks.launch.stage import door
@@ -41,9 +45,10 @@ class Folders:
     pairs: Path = paths.PAIRS
     qualification: Path = paths.QUALIFICATION
     out: Path = paths.WINRATE
+    base: Path = paths.BASE
 
 
-def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
+def run(folders: Folders, config: WinrateConfig, runtime: RuntimeConfig | None = None) -> dict[str, Any]:
     """Judge all answers, write the evidence under ``folders.out`` and return its metrics.
 
     Raises:
@@ -56,7 +61,8 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "pairs": manifest_digest(folders.pairs, "ingest"),
         "qualification": manifest_digest(folders.qualification, "qualify"),
     }
-    kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
+    place = ModelPlace(folders.pairs, folders.tokens, folders.base, folders.qualification, runtime or RuntimeConfig())
+    kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs, place)
     papers = read_papers(folders.qualification, judge.fingerprint)
     for fault in papers["faults"]:
         _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
@@ -129,7 +135,7 @@ def _report(metrics: dict[str, Any], failed: list[str]) -> None:
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("winrate", WinrateConfig) as config:
-        run(Folders(), config)
+        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from tasks.judges.choice.kinds import (
     RulesJudge,
 )
 from tasks.judges.games.runners import JudgeRunner, PairRunner, PanelRunner, ScoreRunner
+from tasks.judges.models.model_choices import ModelJudge, ModelPlace, OwnJudge
+from tasks.judges.models.own_scorer import OwnScorer
+from tasks.judges.protocol.protocol import Scorer
 from tasks.judges.rules.controls import LengthScorer, RandomJudge
 from tasks.judges.rules.rules import RulesConfig, RuleScorer
 
@@ -34,9 +37,7 @@ DEMO_LISTS = {
 
 def kind_of(config: WinrateConfig, pairs: Path) -> str:
     """Return the kind of the judge; `auto` is settled by the data."""
-    if isinstance(config.judge, AutoJudge):
-        return "rules" if is_demo(pairs) else "own"
-    return config.judge.kind
+    return settled(config.judge, pairs).kind
 
 
 def is_control(choice: JudgeChoice) -> bool:
@@ -50,36 +51,43 @@ def is_demo(pairs: Path) -> bool:
     return list(read_json(pairs / "metrics.json").get("rows_by_source", {})) == ["demo"]
 
 
-def build_judge(config: WinrateConfig, pairs: Path) -> JudgeRunner:
+def build_judge(config: WinrateConfig, pairs: Path, place: ModelPlace | None = None) -> JudgeRunner:
     """Return what asks the judge.
 
     Args:
         config: The section `winrate`.
         pairs: The folder that `ingest` wrote.
+        place: Where a judge that is a model finds what it needs.
 
     Raises:
         ConfigError: The judge's settings do not suit the data, or its class is none.
+        ArtifactError: A folder is missing or damaged.
     """
-    choice = config.judge
-    if isinstance(choice, AutoJudge):
-        choice = _judge_of_data(pairs)
+    choice = settled(config.judge, pairs)
     if isinstance(choice, PanelJudge):
-        members = {_name(number, member): _build(member, config, pairs) for number, member in enumerate(choice.members)}
+        members = {
+            _name(number, member): _build(member, config, pairs, place) for number, member in enumerate(choice.members)
+        }
         return PanelRunner(members, choice.quorum or len(members) // 2 + 1)
-    return _build(choice, config, pairs)
+    return _build(choice, config, pairs, place)
 
 
-def _judge_of_data(pairs: Path) -> RulesJudge:
-    if is_demo(pairs):
-        return RulesJudge("rules")
-    raise ConfigError("`winrate.judge` is `auto`, which knows the demo's data alone", "name a judge")
+def settled(choice: JudgeChoice, pairs: Path) -> JudgeChoice:
+    """Return the judge that is chosen; `auto` is settled by the data in the folder that `ingest` wrote."""
+    if isinstance(choice, AutoJudge):
+        return RulesJudge("rules") if is_demo(pairs) else OwnJudge("own")
+    return choice
 
 
 def _name(number: int, member: Any) -> str:
     return f"{number + 1} {member.kind}"
 
 
-def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path) -> JudgeRunner:
+def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path, place: ModelPlace | None) -> JudgeRunner:
+    if isinstance(choice, ModelJudge):
+        if place is None:
+            raise ConfigError(f"a judge of the kind {choice.kind!r} needs a place for its model", "give `place`")
+        return ScoreRunner(_model_scorer(choice, place))
     if isinstance(choice, RulesJudge):
         if not is_demo(pairs):
             refuse_demo_rules(config.rules)
@@ -89,6 +97,18 @@ def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path) -> JudgeRunn
     if isinstance(choice, PythonJudge):
         return _python_judge(choice)
     raise ConfigError(f"a judge of the kind {choice.kind!r} cannot be a panel's member", "choose another kind")
+
+
+def _model_scorer(choice: ModelJudge, place: ModelPlace) -> Scorer:
+    if isinstance(choice, OwnJudge):
+        return OwnScorer(choice, place)
+    raise ConfigError(f"{choice.kind}", "later")
+
+
+def own_choice(choice: JudgeChoice) -> OwnJudge | None:
+    """Return the settings of the judge `own`, alone or in a panel; None where it is not chosen."""
+    members = choice.members if isinstance(choice, PanelJudge) else (choice,)
+    return next((member for member in members if isinstance(member, OwnJudge)), None)
 
 
 def refuse_demo_rules(rules: RulesConfig) -> None:

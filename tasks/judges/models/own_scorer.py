@@ -1,0 +1,62 @@
+"""The judge `own`: a Bradley-Terry head on the hidden states of the pinned base.
+
+It learns from the labels of the training pairs, as the policy does, and it is measured on held-out ones like any judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.core.errors import ArtifactError
+from tasks.core.files import digest_of
+from tasks.judges.models.linear_head import Head
+from tasks.judges.models.model_choices import ModelPlace, OwnJudge
+from tasks.judges.models.own_reader import FEATURES, OwnReader
+from tasks.judges.models.row_cache import TokenText
+from tasks.judges.protocol.protocol import Response, Score
+
+HEAD_FILE = "own_head.safetensors"
+
+
+class OwnScorer:
+    """Scores an answer by a head on the base's hidden states.
+
+    An answer without a letter or a digit gets the lowest score of all training replies, and none gets more than the
+    highest. An answer that does not fit the base's positions behind its prompt is invalid; nothing is cut.
+
+    Args:
+        choice: Its settings.
+        place: Where the base and the head are.
+
+    Raises:
+        ArtifactError: The base or the head is missing, or the head was fitted on another base.
+    """
+
+    is_soft = True
+
+    def __init__(self, choice: OwnJudge, place: ModelPlace) -> None:
+        self._reader = OwnReader(place)
+        self._head = Head.load(place.qualification / HEAD_FILE)
+        self.dead_band = choice.dead_band
+        expected = {"base": self._reader.base.digest, "features": FEATURES}
+        if {name: self._head.facts.get(name) for name in expected} != expected:
+            what = f"{place.qualification / HEAD_FILE} was fitted on another base, or by another version"
+            raise ArtifactError(what, "run `dvc repro -f qualify`")
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of head, base, the version of the features, and the dead band."""
+        return digest_of(["own", FEATURES, self._reader.base.digest, self._head.digest, self.dead_band])
+
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """Return the score of each answer, in log-odds."""
+        texts = [self._text(response) for response in responses]
+        readable = [text for text in texts if isinstance(text, TokenText)]
+        values = iter(self._head.scores(self._reader.features(readable, "reading answers")))
+        return [Score(next(values)) if isinstance(text, TokenText) else text for text in texts]
+
+    def _text(self, response: Response) -> TokenText | Score:
+        if not any(character.isalnum() for character in response.answer.text):
+            return Score(round(self._head.lowest, 4), {"reason": "it has no letter and no digit"})
+        text = self._reader.text(response.prompt.ids, response.answer.text)
+        return Score(None, {"reason": text}, "invalid") if isinstance(text, str) else text
