@@ -71,10 +71,10 @@ def run(
     choice, kind = settled(config.judge, folders.pairs), kind_of(config, folders.pairs)
     with atomic_folder(folders.out, {"stage": "qualify", "inputs": inputs}) as draft:
         place = ModelPlace(folders.pairs, folders.tokens, folders.base, draft, runtime or RuntimeConfig())
-        own = own_choice(choice)
-        head = write_head(own, place) if own else None
+        fitted = own_choice(choice)
+        head = write_head(fitted, place) if fitted else None
         judge = build_judge(config, folders.pairs, place)
-        encoder = prompt_encoder(place, encode or EncodeConfig()) if own and config.qualification.file else None
+        encoder = prompt_encoder(place, encode or EncodeConfig()) if fitted and config.qualification.file else None
         pairs = _labelled(folders, config.qualification, encoder)
         papers = papers_of(judge, kind, pairs, config.qualification.min_agreement, head)
         note(judge_usage=dataclasses.asdict(judge.usage))

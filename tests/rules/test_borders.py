@@ -56,6 +56,10 @@ MAY_IMPORT = {
     "judges/protocol": ("core",),
     "judges/rules": ("core", "judges/protocol"),
     "judges/games": ("core", "judges/protocol"),
+    "judges/models": (
+        *("core", "rowstore", "hub", "pinning", "pairs/record", "pairs/tokens", "pairs/encoding", "dpo/model"),
+        "judges/protocol",
+    ),
     "judges/qualification": (
         *("core", "pairs/record", "pairs/ingestion", "judges/protocol", "judges/rules", "judges/games"),
     ),
@@ -65,6 +69,7 @@ MAY_IMPORT = {
     ),
     "judges/choice": (
         *("core", "judges/protocol", "judges/rules", "judges/games", "judges/qualification", "judges/evidence"),
+        "judges/models",
     ),
     "page": ("core",),
     "page/readers": ("core", "page"),

@@ -17,7 +17,7 @@ NOT_HASHED = {"PARAMS", "LOCK", "RUNS", "RECEIPTS"}
 DOCUMENT = closure.load()
 LONGEST_DOOR = 170
 READS_ALL_PARAMS = ("report", "register")
-QUALIFY_READS = {"winrate.judge", "winrate.qualification", "winrate.rules", "winrate.tie_margin"}
+QUALIFY_READS = {"encode", "winrate.judge", "winrate.qualification", "winrate.rules", "winrate.tie_margin"}
 ADAPTERS_READS = {"train.init_adapter", "respond.champion", "ingest.test_share", "ingest.split_seed"}
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,21 @@ from tasks.core.files import digest_of, sha256_bytes
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)  # λ of the penalty λ/2·|w|² beside the mean loss, on standardised features
+STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # λ of the penalty λ/2·|w|² beside the mean loss, on standardised features
 FOLDS = 5
 DIGITS = 4  # of a score: differences of rounding, as between batches, decide nothing
+
+
+class Line(NamedTuple):
+    """A linear function of features: w·x − offset, with w float32 [d]."""
+
+    weights: Floats
+    offset: float
+
+    def __call__(self, features: Floats) -> Array:
+        """Return its value for features [n, d]: float64 [n]."""
+        values: Array = features.astype(np.float64) @ self.weights.astype(np.float64) - self.offset
+        return values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,38 +44,45 @@ class Head:
     """A fitted head.
 
     Attributes:
-        weights: float32 [d], of features as they are.
-        offset: What is taken from w·x, so that the mean score of training replies is 0.
-        lowest: The lowest score of a training reply; the least that any reply gets.
-        highest: The highest one; the most that any reply gets.
+        reward: The score of a reply in log-odds; the mean over training replies is 0.
+        non_answer: Above 0 for a reply that answers nothing.
+        lowest: The lowest score of a training reply; a non-answer gets 1 less, and no other reply gets less.
+        highest: The highest one; no reply gets more.
         facts: What it was fitted on, as plain values.
     """
 
-    weights: Floats
-    offset: float
+    reward: Line
+    non_answer: Line
     lowest: float
     highest: float
     facts: Mapping[str, Any]
 
     @property
+    def least(self) -> float:
+        """The score of a reply that answers nothing."""
+        return self.lowest - 1
+
+    @property
     def digest(self) -> str:
         """A digest of all of it."""
-        numbers = [self.offset, self.lowest, self.highest]
-        return digest_of([sha256_bytes(self.weights.tobytes()), numbers, dict(self.facts)])
+        lines = [[sha256_bytes(line.weights.tobytes()), line.offset] for line in (self.reward, self.non_answer)]
+        return digest_of([lines, self.lowest, self.highest, dict(self.facts)])
 
     def scores(self, features: Floats) -> list[float]:
-        """Return the score of each reply of features [n, d], in log-odds, rounded."""
-        if not len(self.weights):  # no training pair could be read: nothing is better than anything
+        """Return the score of each reply of features [n, d], rounded."""
+        if not len(self.reward.weights):  # no training pair could be read: nothing is better than anything
             return [0.0] * len(features)
-        raw = features.astype(np.float64) @ self.weights.astype(np.float64) - self.offset
-        return [round(float(score), DIGITS) for score in np.clip(raw, self.lowest, self.highest)]
+        clipped = np.clip(self.reward(features), self.lowest, self.highest)
+        values = np.where(self.non_answer(features) > 0, self.least, clipped)
+        return [round(float(value), DIGITS) for value in values]
 
     def save(self, path: Path) -> None:
         """Write it as a safetensors file; equal heads are equal bytes."""
         from safetensors.numpy import save_file
 
-        about = {"facts": dict(self.facts), "numbers": [self.offset, self.lowest, self.highest]}
-        save_file({"weights": self.weights}, path, {"head": json.dumps(about, sort_keys=True)})
+        numbers = [self.reward.offset, self.non_answer.offset, self.lowest, self.highest]
+        about = json.dumps({"facts": dict(self.facts), "numbers": numbers}, sort_keys=True)
+        save_file({"reward": self.reward.weights, "non_answer": self.non_answer.weights}, path, {"head": about})
 
     @classmethod
     def load(cls, path: Path) -> Head:
@@ -77,8 +96,9 @@ class Head:
         try:
             with safe_open(path, "numpy") as file:
                 about = json.loads(file.metadata()["head"])
-                offset, lowest, highest = about["numbers"]
-                return cls(file.get_tensor("weights"), offset, lowest, highest, about["facts"])
+                reward, non_answer, lowest, highest = about["numbers"]
+                lines = Line(file.get_tensor("reward"), reward), Line(file.get_tensor("non_answer"), non_answer)
+            return cls(*lines, lowest, highest, about["facts"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             what = f"{path} holds no fitted judge ({type(error).__name__})"
             raise ArtifactError(what, "run `dvc repro -f qualify`") from None
@@ -113,10 +133,10 @@ def out_of_fold(differences: Array, weights: Array, folds: npt.NDArray[np.int64]
     return margins
 
 
-def best_strength(differences: Array, weights: Array, folds: npt.NDArray[np.int64], counted: int) -> float:
-    """Return the strength whose out-of-fold loss on the first ``counted`` pairs is the least."""
+def best_strength(differences: Array, weights: Array, folds: npt.NDArray[np.int64]) -> float:
+    """Return the strength whose out-of-fold loss is the least."""
     losses = {
-        strength: float(np.logaddexp(0, -out_of_fold(differences, weights, folds, strength)[:counted]).mean())
+        strength: float(np.logaddexp(0, -out_of_fold(differences, weights, folds, strength)).mean())
         for strength in STRENGTHS
     }
     return min(losses, key=lambda strength: losses[strength])

@@ -1,4 +1,4 @@
-"""Fits the head of the judge `own` on training pairs, and on games that constructed replies lose."""
+"""Fits the head of the judge `own` on training pairs, and its classifier of non-answers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import dataclasses
 import heapq
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.core.files import sha256_bytes
-from tasks.judges.models.constructed_replies import KINDS, MUST_LOSE, is_good
-from tasks.judges.models.linear_head import FOLDS, Array, Head, best_strength, fit, out_of_fold
+from tasks.judges.models.constructed_replies import KINDS
+from tasks.judges.models.linear_head import FOLDS, Array, Head, Line, best_strength, fit, out_of_fold
 from tasks.judges.models.model_choices import ModelPlace, OwnJudge
 from tasks.judges.models.own_reader import FEATURES, OwnReader
 from tasks.judges.models.own_scorer import HEAD_FILE
@@ -22,28 +23,25 @@ from tasks.judges.protocol.conversations import rows_of
 from tasks.pairs.tokens.token_cache import open_tokens
 from tasks.telemetry.log import get_logger
 
-MOST_CONSTRUCTED = 400  # games of each kind
-FIRST_SHARE = 0.02  # how much the games of a kind count at first, as a share of the labelled pairs
-MOST_DOUBLINGS = 4  # of that share, while a kind that must lose does not
-LEAST_LOST = 0.97  # of the held-out games of such a kind
+MOST_CONSTRUCTED = 400  # replies of each kind
+MOST_FLAGGED = 0.01  # of the replies of training pairs, taken for non-answers where their prompts are left out
+FLAG_STRENGTH = 0.01  # λ of the classifier of non-answers
 _log = get_logger(__name__)
 
 
 class Game(NamedTuple):
-    """Two replies to one prompt, as tokens and as text, and the fold of the prompt."""
+    """Two replies to one prompt as tokens, and the prompt's fold."""
 
     better: TokenText
     worse: TokenText
-    text: str
     fold: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
-    """The features of n games: float64 [n, d] of the better and of the worse replies, and int64 [n], their folds."""
+class Replies:
+    """The features of n replies, float64 [n, d], and int64 [n], the folds of their prompts."""
 
-    better: Array
-    worse: Array
+    features: Array
     folds: npt.NDArray[np.int64]
 
 
@@ -55,23 +53,23 @@ def fit_own(choice: OwnJudge, place: ModelPlace) -> Head:
     """
     reader = OwnReader(place)
     rows = drawn_pairs(place, choice.pairs)
-    games = [game for row in rows if (game := _game(row, row["chosen"], row["rejected"], reader))]
+    games = [game for row in rows if (game := _game(row, reader))]
     if left_out := len(rows) - len(games):
         _log.warning(
-            "%d of %d training pairs have a reply that is blank or does not fit the base's positions; `own` leaves "
-            "them out",
+            "`own` leaves out %d of %d training pairs: a reply is blank, or too long for the base's positions",
             *(left_out, len(rows)),
         )
     facts = {"base": reader.base.digest, "features": FEATURES, "pairs": len(games), "left_out": left_out}
     if not games:
-        return Head(np.zeros(0, np.float32), 0.0, 0.0, 0.0, facts)
+        nothing = Line(np.zeros(0, np.float32), 0.0)
+        return Head(nothing, nothing, 0.0, 0.0, facts)
 
-    labelled = _table(games, reader, "reading training pairs")
-    by_kind = {kind: list(_constructed(kind, rows, reader)) for kind in KINDS}
-    constructed = {kind: _table(made, reader, f"reading {kind}") for kind, made in by_kind.items() if made}
-    head = fit_tables(labelled, constructed, facts)
+    replies = [(text, game.fold) for game in games for text in (game.better, game.worse)]
+    made = {kind: list(islice(_constructed(kind, rows, reader), MOST_CONSTRUCTED)) for kind in KINDS}
+    constructed = {kind: _read(texts, reader, f"reading: {kind}") for kind, texts in made.items() if texts}
+    head = fit_replies(_read(replies, reader, "reading training pairs"), constructed, facts)
     _log.info(
-        "`own` is fitted on %d training pairs; it agrees with %.1f %% of those whose prompt it was not fitted on",
+        "`own` is fitted on %d training pairs; of pairs whose prompts it was not fitted on it agrees with %.1f %%",
         *(len(games), 100 * head.facts["agreement_out_of_fold"]),
     )
     return head
@@ -104,85 +102,78 @@ def drawn_pairs(place: ModelPlace, most: int) -> list[dict[str, Any]]:
     return [{**row, "ids": tokens.row(row_of[row["pair_id"]]).prompt.tolist()} for row in drawn]
 
 
-def _game(row: Mapping[str, Any], better: str, worse: str, reader: OwnReader) -> Game | None:
-    """Return a game of two replies to a row's prompt; None where one of them cannot be read."""
-    first, second = (reader.text(row["ids"], reply) for reply in (better, worse))
-    if isinstance(first, str) or isinstance(second, str):
+def _game(row: Mapping[str, Any], reader: OwnReader) -> Game | None:
+    """Return the two replies of a training pair; None where one of them cannot be read."""
+    better, worse = (reader.text(row["ids"], row[name]) for name in ("chosen", "rejected"))
+    if isinstance(better, str) or isinstance(worse, str):
         return None
-    return Game(first, second, better, _fold(row["prompt_id"]))
+    return Game(better, worse, _fold(row["prompt_id"]))
 
 
 def _fold(prompt_id: str) -> int:
     return int(sha256_bytes(f"fold/{prompt_id}".encode())[:8], 16) % FOLDS
 
 
-def _constructed(kind: str, rows: Sequence[Mapping[str, Any]], reader: OwnReader) -> Iterator[Game]:
-    """Yield games of a good reply against a constructed one, one a prompt."""
-    good = {row["prompt_id"]: row for row in rows if is_good(row["chosen"])}
-    for prompt_id, row in sorted(good.items(), key=lambda item: sha256_bytes(f"{kind}/{item[0]}".encode()))[
-        :MOST_CONSTRUCTED
-    ]:
-        draw = random.Random(f"{kind}/{prompt_id}")
-        if game := _game(row, row["chosen"], KINDS[kind](row["chosen"], _fold(prompt_id), draw), reader):
-            yield game
+def _constructed(kind: str, rows: Sequence[Mapping[str, Any]], reader: OwnReader) -> Iterator[tuple[TokenText, int]]:
+    """Yield constructed replies with their folds, one a prompt."""
+    prompts = {row["prompt_id"]: row["ids"] for row in rows}
+    for prompt_id in sorted(prompts, key=lambda prompt_id: sha256_bytes(f"{kind}/{prompt_id}".encode())):
+        fold = _fold(prompt_id)
+        text = reader.text(prompts[prompt_id], KINDS[kind].reply(fold, random.Random(f"{kind}/{prompt_id}")))
+        if isinstance(text, TokenText):
+            yield text, fold
 
 
-def _table(games: Sequence[Game], reader: OwnReader, what: str) -> Table:
-    features = reader.features([text for game in games for text in (game.better, game.worse)], what).astype(np.float64)
-    return Table(features[0::2], features[1::2], np.array([game.fold for game in games], np.int64))
+def _read(texts: Sequence[tuple[TokenText, int]], reader: OwnReader, what: str) -> Replies:
+    features = reader.features([text for text, _ in texts], what).astype(np.float64)
+    return Replies(features, np.array([fold for _, fold in texts], np.int64))
 
 
-def fit_tables(labelled: Table, constructed: Mapping[str, Table], facts: Mapping[str, Any]) -> Head:
-    """Fit a head on labelled games, and on constructed ones, which count as little as makes them lose.
+def fit_replies(replies: Replies, constructed: Mapping[str, Replies], facts: Mapping[str, Any]) -> Head:
+    """Fit the two lines of a head.
 
     Args:
-        labelled: Games whose better reply a label names.
-        constructed: Games of a good reply against a constructed one, by kind.
+        replies: Of training pairs: a better one at each even place, the worse one behind it.
+        constructed: Replies that answer nothing, by kind.
         facts: What to say of the head besides what is measured here.
     """
-    replies = np.concatenate([labelled.better, labelled.worse])
-    center, scale = replies.mean(axis=0), replies.std(axis=0)
+    center, scale = replies.features.mean(axis=0), replies.features.std(axis=0)
     scale[scale < 1e-6] = 1.0
-    tables, count = [labelled, *constructed.values()], len(labelled.folds)
-    differences = np.concatenate([(table.better - table.worse) / scale for table in tables])
-    folds = np.concatenate([table.folds for table in tables])
+    differences, folds = (replies.features[0::2] - replies.features[1::2]) / scale, replies.folds[0::2]
+    ones = np.ones(len(folds))
+    strength = best_strength(differences, ones, folds)
+    agrees = out_of_fold(differences, ones, folds, strength) > 0
+    vector = fit(differences, ones, strength) / scale
+    reward = Line(vector.astype(np.float32), float(center @ vector))
+    scores = reward(replies.features.astype(np.float32))
 
-    def weights(shares: Mapping[str, float]) -> Array:
-        sizes = [
-            (1.0, count),
-            *((shares[kind] * count / len(t.folds), len(t.folds)) for kind, t in constructed.items()),
-        ]
-        return np.concatenate([np.full(size, weight) for weight, size in sizes])
-
-    shares = dict.fromkeys(constructed, FIRST_SHARE)
-    strength = best_strength(differences, weights(shares), folds, count)
-    for _ in range(MOST_DOUBLINGS + 1):
-        margins = out_of_fold(differences, weights(shares), folds, strength)
-        lost = _lost(margins[count:], constructed)
-        weak = [kind for kind in MUST_LOSE if lost.get(kind, 1.0) < LEAST_LOST]
-        last, shares = shares, shares | {kind: 2 * shares[kind] for kind in weak}
-        if not weak:
-            break
-
-    vector = fit(differences, weights(last), strength) / scale
-    scores = replies @ vector - center @ vector
-    plain = out_of_fold(differences[:count], np.ones(count), folds[:count], strength)
-    measured = {
-        "strength": strength,
-        "agreement_out_of_fold": _share(margins[:count]),
-        "agreement_without_constructed": _share(plain),
-        "constructed": {kind: {"counts": last[kind], "lost": lost[kind]} for kind in constructed},
-    }
+    non_answer, flagged = _fit_non_answer(replies, constructed, center, scale)
+    measured = {"strength": strength, "agreement_out_of_fold": round(float(agrees.mean()), 4), "flagged": flagged}
     bounds = round(float(scores.min()), 6), round(float(scores.max()), 6)
-    return Head(vector.astype(np.float32), float(center @ vector), *bounds, {**facts, **measured})
+    return Head(reward, non_answer, *bounds, {**facts, **measured})
 
 
-def _lost(margins: Array, constructed: Mapping[str, Table]) -> dict[str, float]:
-    """Return the share of each kind's games that it lost."""
-    ends = np.cumsum([len(table.folds) for table in constructed.values()])
-    parts = np.split(margins, ends[:-1]) if len(ends) else []
-    return {kind: _share(part) for kind, part in zip(constructed, parts, strict=True)}
+def _fit_non_answer(
+    replies: Replies, constructed: Mapping[str, Replies], center: Array, scale: Array
+) -> tuple[Line, dict[str, float]]:
+    """Return the line that is above 0 for a non-answer, and the share of each kind that it flags out of fold.
 
+    Both classes count alike. The line is moved until it flags at most :data:`MOST_FLAGGED` of the real replies.
+    """
+    parts = [replies, *constructed.values()]
+    standard = (np.concatenate([part.features for part in parts]) - center) / scale
+    folds = np.concatenate([part.folds for part in parts])
+    count, others = len(replies.folds), len(folds) - len(replies.folds)
+    signs = np.repeat([-1.0, 1.0], [count, others])[:, None]
+    signed = signs * np.column_stack([standard, np.ones(len(folds))])
+    weights = np.repeat([1 / count, 1 / max(1, others)], [count, others])
 
-def _share(margins: Array) -> float:
-    return round(float((margins > 0).mean()), 4)
+    margins = signs[:, 0] * out_of_fold(signed, weights, folds, FLAG_STRENGTH)
+    threshold = max(0.0, float(np.quantile(margins[:count], 1 - MOST_FLAGGED)))
+    whole = fit(signed, weights, FLAG_STRENGTH)
+    vector, intercept = whole[:-1] / scale, whole[-1]
+    line = Line(vector.astype(np.float32), float(center @ vector - intercept + threshold))
+
+    ends = np.cumsum([len(part.folds) for part in parts])
+    shares = [round(float((part > threshold).mean()), 4) for part in np.split(margins, ends[:-1])]
+    return line, dict(zip(["training replies", *constructed], shares, strict=True))

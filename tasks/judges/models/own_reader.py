@@ -56,8 +56,9 @@ class OwnReader:
         The reply is tokenised by itself and without blanks around it, so a labelled one and a generated one with the
         same words have the same tokens.
         """
-        ids = self._tokenizer(without_special_tokens(reply.strip(), self._tokenizer), add_special_tokens=False)
-        text = TokenText((*prompt, *ids["input_ids"]), len(prompt))
+        plain = without_special_tokens(reply.strip(), self._tokenizer)
+        ids = self._tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
+        text = TokenText((*prompt, *ids), len(prompt))
         if not prompt:
             return "its prompt has no tokens"
         if text.start == len(text.ids):

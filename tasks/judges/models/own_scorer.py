@@ -21,8 +21,9 @@ HEAD_FILE = "own_head.safetensors"
 class OwnScorer:
     """Scores an answer by a head on the base's hidden states.
 
-    An answer without a letter or a digit gets the lowest score of all training replies, and none gets more than the
-    highest. An answer that does not fit the base's positions behind its prompt is invalid; nothing is cut.
+    An answer without a letter or a digit, and one that is taken for a refusal or a note to the judge, gets the least
+    score. Any other gets a score between the lowest and the highest of the training replies. An answer that does not
+    fit the base's positions behind its prompt is invalid; nothing is cut.
 
     Args:
         choice: Its settings.
@@ -57,6 +58,6 @@ class OwnScorer:
 
     def _text(self, response: Response) -> TokenText | Score:
         if not any(character.isalnum() for character in response.answer.text):
-            return Score(round(self._head.lowest, 4), {"reason": "it has no letter and no digit"})
+            return Score(round(self._head.least, 4), {"reason": "it has no letter and no digit"})
         text = self._reader.text(response.prompt.ids, response.answer.text)
         return Score(None, {"reason": text}, "invalid") if isinstance(text, str) else text
