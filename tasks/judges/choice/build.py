@@ -19,8 +19,10 @@ from tasks.judges.choice.kinds import (
     RulesJudge,
 )
 from tasks.judges.games.runners import JudgeRunner, PairRunner, PanelRunner, ScoreRunner
-from tasks.judges.models.model_choices import ModelJudge, ModelPlace, OwnJudge
+from tasks.judges.models.model_choices import ModelJudge, ModelPlace, OwnJudge, RewardModelJudge
 from tasks.judges.models.own_scorer import OwnScorer
+from tasks.judges.models.reward_endpoint import RewardEndpointScorer
+from tasks.judges.models.reward_scorer import RewardModelScorer
 from tasks.judges.protocol.protocol import Scorer
 from tasks.judges.rules.controls import LengthScorer, RandomJudge
 from tasks.judges.rules.rules import RulesConfig, RuleScorer
@@ -102,7 +104,9 @@ def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path, place: Model
 def _model_scorer(choice: ModelJudge, place: ModelPlace) -> Scorer:
     if isinstance(choice, OwnJudge):
         return OwnScorer(choice, place)
-    raise ConfigError(f"{choice.kind}", "later")
+    if isinstance(choice, RewardModelJudge):
+        return RewardModelScorer(choice, place)
+    return RewardEndpointScorer(choice, place)
 
 
 def own_choice(choice: JudgeChoice) -> OwnJudge | None:

@@ -1,9 +1,9 @@
 """Replies that answer nothing, by construction: refusals that fit any question, and notes to the judge.
 
 A head that is fitted on labels alone scores a reply that is like no labelled one by chance, and where people were
-asked what is harmless, it may score a refusal above every answer. So a second classifier learns to tell such replies
-from those of the training pairs. A core belongs to one fold, as a prompt does: the classifier is measured on prompts
-and cores that it was not fitted on. No reply is one of the canaries that the judge is measured with.
+asked what is harmless, it may score a refusal above every answer. So a classifier learns to tell such replies from
+those of the training pairs. A core belongs to one fold, as a prompt does: the classifier is measured on prompts and
+cores that it was not fitted on. No reply is one of the canaries that the judge is measured with.
 """
 
 from __future__ import annotations

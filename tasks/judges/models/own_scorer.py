@@ -9,13 +9,11 @@ from collections.abc import Sequence
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import digest_of
-from tasks.judges.models.linear_head import Head
 from tasks.judges.models.model_choices import ModelPlace, OwnJudge
+from tasks.judges.models.own_judge_file import HEAD_FILE, OwnModel
 from tasks.judges.models.own_reader import FEATURES, OwnReader
 from tasks.judges.models.row_cache import TokenText
 from tasks.judges.protocol.protocol import Response, Score
-
-HEAD_FILE = "own_head.safetensors"
 
 
 class OwnScorer:
@@ -37,27 +35,28 @@ class OwnScorer:
 
     def __init__(self, choice: OwnJudge, place: ModelPlace) -> None:
         self._reader = OwnReader(place)
-        self._head = Head.load(place.qualification / HEAD_FILE)
+        self._model = OwnModel.load(place.qualification / HEAD_FILE)
         self.dead_band = choice.dead_band
         expected = {"base": self._reader.base.digest, "features": FEATURES}
-        if {name: self._head.facts.get(name) for name in expected} != expected:
+        if {name: self._model.facts.get(name) for name in expected} != expected:
             what = f"{place.qualification / HEAD_FILE} was fitted on another base, or by another version"
             raise ArtifactError(what, "run `dvc repro -f qualify`")
 
     @property
     def fingerprint(self) -> str:
         """A digest of head, base, the version of the features, and the dead band."""
-        return digest_of(["own", FEATURES, self._reader.base.digest, self._head.digest, self.dead_band])
+        return digest_of(["own", FEATURES, self._reader.base.digest, self._model.digest, self.dead_band])
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         """Return the score of each answer, in log-odds."""
-        texts = [self._text(response) for response in responses]
+        flags = self._model.non_answers.flags([response.answer.text for response in responses])
+        texts = [self._text(response, is_none) for response, is_none in zip(responses, flags, strict=True)]
         readable = [text for text in texts if isinstance(text, TokenText)]
-        values = iter(self._head.scores(self._reader.features(readable, "reading answers")))
+        values = iter(self._model.head.scores(self._reader.features(readable, "reading answers")))
         return [Score(next(values)) if isinstance(text, TokenText) else text for text in texts]
 
-    def _text(self, response: Response) -> TokenText | Score:
-        if not any(character.isalnum() for character in response.answer.text):
-            return Score(round(self._head.least, 4), {"reason": "it has no letter and no digit"})
+    def _text(self, response: Response, is_non_answer: bool) -> TokenText | Score:
+        if is_non_answer:
+            return Score(self._model.head.least, {"reason": "it answers nothing"})
         text = self._reader.text(response.prompt.ids, response.answer.text)
         return Score(None, {"reason": text}, "invalid") if isinstance(text, str) else text
