@@ -12,10 +12,13 @@ import pytest
 
 from tasks import base, encode, ingest
 from tasks.base import BaseConfig
+from tasks.core.params import build, load_params
 from tasks.core.runtime import RuntimeConfig
 from tasks.ingest import IngestConfig
+from tasks.judges.choice.config import WinrateConfig
 from tasks.judges.models.model_choices import ModelPlace
 from tasks.pairs.encoding.encoder import EncodeConfig
+from tests.conftest import ROOT
 from tests.demo.tiny_demo import tiny
 
 THINGS = ("lamp", "kettle", "radio", "fan", "clock", "printer", "drill", "phone", "camera", "heater")
@@ -38,6 +41,11 @@ def made_up_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
         prompt = f"My {thing} of order {number} {fault}. What now?"
         rows.append({"prompt": prompt, "chosen": reply(KIND, thing), "rejected": reply(CURT, thing)})
     return rows
+
+
+def winrate_config(**changes: Any) -> WinrateConfig:
+    """The section as params.yaml has it, with changes."""
+    return build(WinrateConfig, {**load_params(ROOT / "params.yaml")["winrate"], **changes}, "winrate")
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

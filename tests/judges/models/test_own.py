@@ -12,8 +12,6 @@ import pytest
 from tasks import qualify
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import atomic_folder
-from tasks.core.params import build, load_params
-from tasks.judges.choice.config import WinrateConfig
 from tasks.judges.models import hidden_states, own_reader
 from tasks.judges.models.model_choices import ModelPlace, OwnJudge
 from tasks.judges.models.own_fitting import drawn_pairs, fit_own, write_head
@@ -28,15 +26,9 @@ from tasks.pairs.encoding.encoder import EncodeConfig
 from tasks.pairs.encoding.positions import Positions
 from tasks.pairs.record.pair import Pair
 from tasks.pairs.record.parquet import stored_pairs
-from tests.conftest import ROOT
-from tests.judges.models.conftest import made_up_pairs, write_jsonl
+from tests.judges.models.conftest import made_up_pairs, winrate_config, write_jsonl
 
 OWN = OwnJudge("own")
-
-
-def winrate_config(**changes: Any) -> WinrateConfig:
-    """The section as params.yaml has it, with changes."""
-    return build(WinrateConfig, {**load_params(ROOT / "params.yaml")["winrate"], **changes}, "winrate")
 
 
 def qualified(place: ModelPlace, out: Path, **changes: Any) -> dict[str, Any]:

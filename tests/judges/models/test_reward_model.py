@@ -20,9 +20,7 @@ from safetensors.torch import load_file, save_file
 from tasks import qualify
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ConfigError, DataError
-from tasks.core.params import build, load_params
 from tasks.core.runtime import RuntimeConfig
-from tasks.judges.choice.config import WinrateConfig
 from tasks.judges.games.games import Comparison, pair_up
 from tasks.judges.games.runners import ScoreRunner
 from tasks.judges.models import reward_model
@@ -34,7 +32,7 @@ from tasks.judges.models.row_cache import TokenText
 from tasks.judges.protocol.protocol import Answer, Prompt, Response, Turn
 from tasks.judges.qualification.agreement import agreement_of
 from tests.conftest import ROOT
-from tests.judges.models.conftest import made_up_pairs
+from tests.judges.models.conftest import made_up_pairs, winrate_config
 from tests.judges.models.reward_models import TEMPLATE, reward_model_of_base, train_reward_model, write_reward_model
 from tests.stages.hub_server import serving
 
@@ -286,9 +284,9 @@ def test_one_that_is_trained_on_pairs_qualifies_on_others(tokenizer: Any, tmp_pa
     train_reward_model(
         model, [each for pair in zip(made_up_pairs(120, 8), negatives * 3, strict=True) for each in pair], steps=40
     )
-    values = {**load_params(ROOT / "params.yaml")["winrate"], "judge": {"kind": "reward_model", "source": str(model)}}
+    config = winrate_config(judge={"kind": "reward_model", "source": str(model)})
     folders = qualify.Folders(place.pairs, place.tokens, tmp_path / "out", place.base)
-    papers = qualify.run(folders, build(WinrateConfig, values, "winrate"), runtime=place.runtime)
+    papers = qualify.run(folders, config, runtime=place.runtime)
     assert papers["agreement"]["agreement"]["value"] > 0.9
     assert papers["learned_from"] is None
 
