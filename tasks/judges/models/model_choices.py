@@ -13,6 +13,7 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.core.section import Rule, above, at_least, between, filled
 from tasks.rowstore.row_store import RowStore
 
+_ADDRESS_ADVICE = "write an address such as http://127.0.0.1:8000, with nothing secret in it"
 _KEY_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -70,7 +71,7 @@ class RewardEndpointJudge:
 
     kind: Literal["reward_endpoint"]
     model: Annotated[str, filled("write the model's name, as the server knows it")]
-    base_url: Annotated[str, Rule(_is_address, "write an address such as http://127.0.0.1:8000, with nothing secret")]
+    base_url: Annotated[str, Rule(_is_address, _ADDRESS_ADVICE)]
     key: str = ""
     at_once: Annotated[int, between(1, 256)] = 16
     timeout_s: Annotated[float, above(0)] = 60.0
