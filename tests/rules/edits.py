@@ -44,7 +44,7 @@ EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
     Edit("tasks/pairs/ingestion/rows.py", ("ingest", "qualify"), ("encode", *WITH_ADAPTER)),
-    Edit("tasks/pairs/encoding/template.py", ("encode", "qualify", "winrate"), (*AFTER_ENCODE[:3], *AFTER_WINRATE)),
+    Edit("tasks/pairs/encoding/template.py", ("encode", "qualify", "winrate"), (*WITH_ADAPTER[:4], *AFTER_WINRATE)),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),

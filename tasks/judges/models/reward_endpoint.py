@@ -100,9 +100,12 @@ class RewardEndpointScorer:
     def _ask(self, body: dict[str, Any]) -> Floats:
         """Return a conversation's score, NaN for one that is too long: float32 [1]."""
         request = urllib.request.Request(self._url, canonical_json(body).encode(), self._headers())
-        fault = ""
+        fault, pause = "", 0.0
         for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(pause)
             pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1)
+
             try:
                 with urllib.request.urlopen(request, timeout=self._choice.timeout_s) as answer:
                     return np.array([self._score_of(json.load(answer))], np.float32)
@@ -111,14 +114,12 @@ class RewardEndpointScorer:
                 if error.code in (400, 413, 422) and any(sign in fault.lower() for sign in _TOO_LONG):
                     return np.array([math.nan], np.float32)
                 if error.code not in _PASSING and error.code < 500:
-                    raise ConfigError(
-                        f"{self._url} refuses the judge's call: {fault}", _ADVICE.get(error.code, _OTHER_ADVICE)
-                    ) from None
+                    what = f"{self._url} refuses the judge's call: {fault}"
+                    raise ConfigError(what, _ADVICE.get(error.code, _OTHER_ADVICE)) from None
                 pause = _retry_after(error.headers.get("Retry-After"), pause)
             except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
                 fault = self._plain(f"{type(error).__name__}: {error}")
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(pause)
+
         what = f"{self._url} fails after {ATTEMPTS} attempts: {fault}"
         raise NetworkError(what, "start the server or wait, and run again: scores that it gave are kept")
 
