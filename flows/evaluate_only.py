@@ -70,7 +70,11 @@ def refuse_stale(workspace: Path) -> None:
             return
         if step.stage == registry_commands.ADAPTERS:
             is_adapters_stale = step.is_stale
-        elif step.stage not in STAGES and step.forecast != "unchanged" and not (is_adapters_stale and step.forecast == "may run"):
+        elif (
+            step.stage not in STAGES
+            and step.forecast != "unchanged"
+            and not (is_adapters_stale and step.forecast == "may run")
+        ):
             message = f"`{step.stage}` is not up to date: {step.why}"
             raise ArtifactError(message, "run the pipeline, or get its output with `dvc pull`")
 

@@ -10,11 +10,13 @@ from tasks.core.errors import ConfigError, PipelineError, RegistryError
 from tasks.core.params import build
 from tasks.registry.cli.diff import PARTS, compare
 from tasks.registry.cli.output import Answer, find, named_store, params_section, registry_of, store_of, table
+from tasks.registry.cli.papers import judge_lines
 from tasks.registry.gate.gate import FAILED, INCONCLUSIVE, PASSED, Decision, GateConfig
+from tasks.registry.log.evidence import METRICS
 from tasks.registry.log.names import DEFAULT_ALIAS, Address, short
 from tasks.registry.release import candidate, release
 from tasks.registry.stores.store import in_parallel
-from tasks.registry.versions.manifest import DECISION, LINEAGE
+from tasks.registry.versions.manifest import DECISION, EVIDENCE, LINEAGE
 from tasks.registry.versions.registry import Registry, names_in
 
 
@@ -38,6 +40,7 @@ def show(args: Namespace) -> Answer:
     version, row = registry.read(digest), next(row for row in version_rows(registry) if row["digest"] == digest)
     decision = json.loads(registry.read_file(digest, DECISION))
     lineage = json.loads(registry.read_file(digest, LINEAGE))
+    metrics = json.loads(registry.read_file(digest, EVIDENCE + METRICS))
 
     git, base, data = lineage["git"], lineage["base"], lineage["data"]
     dirty = " (with changes not committed)" if git.get("dirty") else ""
@@ -49,6 +52,7 @@ def show(args: Namespace) -> Answer:
         *([f"deprecated   {row['deprecated']}"] if row["deprecated"] else []),
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
         f"win rate     {_rate(row['win_rate'])}, lower bound {_rate(row['lower_bound'])}",
+        *judge_lines(metrics),
         f"gate         {decision['outcome']}",
         *(f"             - {reason}" for reason in decision["reasons"]),
         f"base         {base['source']} {base['revision'] or ''} ({short(base['digest'])})",
@@ -57,7 +61,8 @@ def show(args: Namespace) -> Answer:
         f"files        {len(version.files)}, {size:,} bytes",
         *(f"             {file.sha256[:12]} {file.size:>11,}  {name}" for name, file in version.files.items()),
     ]
-    return Answer({**row, **version.as_json(), "decision": decision, "lineage": lineage}, lines)
+    judge = {"qualification": metrics.get("qualification"), "guards": metrics.get("guards")}
+    return Answer({**row, **version.as_json(), "decision": decision, "lineage": lineage, "judge": judge}, lines)
 
 
 def show_log(args: Namespace) -> Answer:
