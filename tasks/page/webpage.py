@@ -21,10 +21,10 @@ FOLDER = Path(__file__).parent
 _FILTERS = (words.percent, words.interval, words.number, words.signed, words.count, words.many, words.visible)
 
 
-def environment() -> jinja2.Environment:
-    """Return what renders the templates of this folder, with every text escaped."""
+def environment(*folders: Path) -> jinja2.Environment:
+    """Return what renders the templates of this folder, and of ``folders``, with every text escaped."""
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.FileSystemLoader([FOLDER, *folders]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
