@@ -157,6 +157,11 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def sentence(clause: str) -> str:
+    """Return a clause as a sentence: with a capital letter and a full stop."""
+    return f"{clause[:1].upper()}{clause[1:]}."
+
+
 def caveats(base: BaseModel, evidence: EvidenceFacts) -> list[str]:
     """Return the reasons to doubt the verdict, one sentence each."""
     reasons = [f"The judge does not qualify: {fault}." for fault in evidence.papers.faults]

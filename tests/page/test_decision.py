@@ -11,6 +11,7 @@ from tasks.page.decision.decision_page import DecisionPage, decision_page
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import Release, promote, register
 from tasks.registry.versions.registry import Registry
+from tests.page.accessibility import faults
 from tests.page.samples import papers
 from tests.page.test_webpage import HOSTILE, Page
 from tests.registry.samples import evidence_files, sample, scores_of
@@ -54,6 +55,7 @@ def test_a_promotion_is_the_headline_and_every_reason_and_number_stands_below(re
     assert "openai (small-judge)" in text
     assert Page(html).open == []
     assert not {"script", "img"} & {tag for tag, _ in Page(html).elements}
+    assert faults(html) == []
 
 
 def test_a_refusal_says_what_kept_it_from_the_alias(registry: Registry, tmp_path: Path):

@@ -14,6 +14,7 @@ from tasks.page.readers.read_answers import read_answers
 from tasks.page.readers.read_data import read_data
 from tasks.page.webpage import FOLDER, render
 from tasks.report import collect
+from tests.page.accessibility import faults
 from tests.page.samples import PARAMS, distrusted, make_folders
 
 HOSTILE = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}{% raw %}\x00\u202e&amp;"
@@ -87,6 +88,16 @@ def test_the_page_loads_nothing_and_runs_nothing(page):
 def test_the_page_forbids_scripts_and_loads_itself_as_well(page):
     policies = [a["content"] for tag, a in Page(page).elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_the_page_keeps_the_rules_of_accessible_pages(page, tmp_path):
+    everything = _facts(tmp_path, winrate=distrusted, has_champion=True, members=("1 rules", "2 openai"))
+    assert faults(page) == faults(_render(everything)) == []
+
+
+def test_a_page_that_breaks_these_rules_would_be_noticed():
+    body = "<h1>a</h1><h3>b</h3><input id='x'><svg></svg><table><tr><th>c</th></tr></table><div role='region'></div>"
+    assert len(faults(f"<html><title>t</title><main>{body}<style></style></main></html>")) == 7
 
 
 def test_links_within_the_page_lead_somewhere(page):
