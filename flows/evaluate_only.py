@@ -22,7 +22,7 @@ from flows.pipeline import RunSettings, finish, run_all
 from flows.prefect_ui import command_line, run_names
 from tasks.core.errors import ArtifactError, PipelineError
 
-STAGES = (registry_commands.ADAPTERS, registry_commands.RESPOND, "qualify", "winrate", "report")
+STAGES = (registry_commands.ADAPTERS, registry_commands.RESPOND, "benchmarks", "qualify", "winrate", "report")
 
 
 @flow(name="evaluate-only", flow_run_name=run_names.of_run, persist_result=False)

@@ -27,7 +27,7 @@ class Edit:
 AFTER_ENCODE = STAGES[STAGES.index("reference") :]
 WITH_ADAPTER = tuple(stage for stage in AFTER_ENCODE if stage != "qualify")  # which depends on none
 AFTER_REFERENCE, AFTER_TRAIN = WITH_ADAPTER[1:], WITH_ADAPTER[2:]
-AFTER_RESPOND, AFTER_WINRATE = WITH_ADAPTER[3:], WITH_ADAPTER[4:]
+AFTER_RESPOND, AFTER_WINRATE = WITH_ADAPTER[4:], WITH_ADAPTER[5:]
 OBSERVERS = (
     "tasks/telemetry/log.py",
     "tasks/telemetry/receipts.py",
