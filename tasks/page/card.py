@@ -139,7 +139,7 @@ def _measures(facts: Facts) -> list[tuple[str, str]]:
         ("Reward margin", f"{words.number(before.margin)} before, {words.number(after.margin)} after"),
         ("Won, tied, lost", f"{evidence.wins}, {evidence.ties}, {evidence.losses}"),
         ("Guards passed", words.passed_guards(evidence)),
-        *[("Guard failed", _escaped(guard.name)) for guard in evidence.failed_guards],
+        *[("Guard failed", f"`{guard.key}`: {_escaped(guard.name)}") for guard in evidence.failed_guards],
     ]
     if evidence.champion:
         version = _escaped(evidence.champion_digest[:12])

@@ -67,7 +67,7 @@ def guard_name(name: str) -> str:
 _GUARDS = {
     "benchmark_drop": "greatest drop of a benchmark's metric",
     "adapter_max_abs_delta_logit": "adapter applied: largest change of a logit",
-    "control_judge": "judge that ignores quality",
+    "control_judge": "judge is a control, which ignores quality",
     "control_z": "base against itself: standard errors off one half",
     "distinct_ratio": "different answers over all answers",
     "empty_share": "empty answers",
@@ -138,8 +138,8 @@ def verdict(evidence: EvidenceFacts) -> str:
     rate = evidence.rate
     bounds = f"{level(evidence)} interval {interval(rate)}{', ties counted as half' if evidence.ties else ''}"
     result = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds})"
-    if evidence.failed_guards:
-        return f"{UNBELIEVABLE}: {failed_guards(evidence)}. Measured was {result}."
+    if failed := [guard.key for guard in evidence.failed_guards]:
+        return f"{UNBELIEVABLE}: {guards_failed(failed)}. Measured was {result}."
     if rate.low > 0.5:
         return f"The adapter beats its base: {result}."
     if rate.high < 0.5:
@@ -147,15 +147,14 @@ def verdict(evidence: EvidenceFacts) -> str:
     return f"Undecided: {result}; the true win rate may be one half."
 
 
-def failed_guards(evidence: EvidenceFacts) -> str:
-    """Return the failed guards in a clause, without what stands behind the colon of a guard's name."""
-    failed = [f"“{guard.name.split(':')[0]}”" for guard in evidence.failed_guards]
-    return f"the guard{'s' if len(failed) > 1 else ''} {listed(failed)} failed"
+def guards_failed(keys: Sequence[str]) -> str:
+    """Return in a clause that guards failed, by the names that params, log and gate give them."""
+    return f"the guard{'s' if len(keys) > 1 else ''} {listed(keys)} failed"
 
 
 def listed(names: Sequence[str]) -> str:
     """Return names as a list in a sentence: ``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def sentence(clause: str) -> str:

@@ -42,9 +42,9 @@ def test_a_win_rate_beside_a_failed_guard_is_in_no_metadata_and_the_first_senten
         "Not to be believed: guards of the win rate failed (judge_agreement)"
     )
     body = text.split("---\n", 2)[2].split("\n\n")
-    assert body[1].startswith("Not to be believed: the guard “judge agrees with labels” failed.")
+    assert body[1].startswith("Not to be believed: the guard judge_agreement failed.")
     assert "beats" not in text
-    assert "| Guard failed | judge agrees with labels: lower bound |" in text
+    assert "| Guard failed | `judge_agreement`: judge agrees with labels: lower bound |" in text
 
 
 def test_the_card_names_the_judge_and_its_papers(facts):

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.page.decision.decision_page import DecisionPage, decision_page
 from tasks.registry.gate.gate import GateConfig
-from tasks.registry.release.release import Release, promote, register
+from tasks.registry.release.release import Release, judge, promote, register
 from tasks.registry.versions.registry import Registry
 from tests.page.accessibility import faults
 from tests.page.samples import papers
@@ -65,12 +65,30 @@ def test_a_refusal_says_what_kept_it_from_the_alias(registry: Registry, tmp_path
     assert "Compared with the champion" in text_of(refused.render())
 
 
+def test_an_experiment_is_said_to_be_no_registration(registry: Registry, tmp_path: Path):
+    for wins, would in ((80, "would promote it"), (40, "would not promote it")):
+        _, evidence = sample(5, scores_of(wins, losses=100 - wins))
+        asked = judge(registry, evidence, "champion", GateConfig())
+        page = page_of(registry, asked, tmp_path / "winrate")
+        assert page.headline == f"demo was judged in an experiment and not registered; the gate {would}."
+        assert "None is registered yet." in text_of(page.render())
+
+
 def test_a_failed_guard_is_the_headline(registry: Registry, tmp_path: Path):
     page = page_of(registry, released(registry, 0, 80, guards=FAILED), tmp_path / "winrate", guards=FAILED)
-    assert page.headline == (
-        "Not to be believed, so demo v1 was not promoted: the guard “judge that ignores quality” failed."
-    )
+    assert page.headline == ("Not to be believed, so demo v1 was not promoted: the guard control_judge failed.")
     assert "Win rate 80.0 % not to be believed" in text_of(page.render())
+    assert page.versions[0].outcome == "keep; guards failed"
+
+
+def test_a_promotion_against_the_gate_is_said_to_be_one(registry: Registry, tmp_path: Path):
+    digest = released(registry, 0, 40).digest
+    promote(registry, digest, "champion", override="kinder")
+    again = released(registry, 0, 40)
+    page = page_of(registry, again, tmp_path / "winrate")
+    assert page.headline == "demo v1 was promoted to champion by a person, against the gate."
+    spoiled = page_of(registry, again, tmp_path / "winrate", guards=FAILED)
+    assert spoiled.headline == "Not to be believed, though demo v1 was promoted: the guard control_judge failed."
 
 
 def test_the_history_ends_with_the_version_so_that_later_ones_change_no_page(registry: Registry, tmp_path: Path):

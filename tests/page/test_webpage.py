@@ -201,8 +201,8 @@ def test_a_champion_that_was_met_stands_beside_the_reference(tmp_path):
 
 def test_a_guard_stands_with_its_limit_and_how_it_is_meant(page):
     text = Page(page).text
-    assert "different answers over all answers 0.93 at least 0.5 passed" in text
-    assert "mean length over the base's 1.5 0.5 to 2 passed" in text
+    assert "different answers over all answers distinct_ratio 0.93 at least 0.5 passed" in text
+    assert "mean length over the base's length_ratio 1.5 0.5 to 2 passed" in text
 
 
 def test_no_slices_and_no_verdicts_to_compare_are_said_in_words(facts):
@@ -231,9 +231,7 @@ def test_many_slices_are_cut_to_the_largest_and_the_rest_counted(facts):
 def test_a_failed_guard_is_the_headline_and_no_rate_has_the_colour_of_a_win(tmp_path):
     text = _render(_facts(tmp_path, winrate=distrusted))
     headline = Page(re.findall(r"<h1>.*?</h1>", text)[0]).text
-    assert headline.startswith(
-        "Not to be believed: the guard “judge agrees with labels” failed. Measured was a win rate"
-    )
+    assert headline.startswith("Not to be believed: the guard judge_agreement failed. Measured was a win rate")
     first_screen = text.split('<section id="judge">')[0]
     assert "not to be believed" in first_screen
     assert "The judge does not qualify: it agrees with the labels on 44.0 %" in first_screen

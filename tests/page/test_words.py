@@ -63,11 +63,11 @@ def test_a_failed_guard_comes_before_every_rate(evidence):
     failed = [dataclasses.replace(guard, is_passed=False) for guard in evidence.guards]
     one = dataclasses.replace(_with_rate(evidence, 0.9, 0.8, 0.95), guards=(failed[0], *evidence.guards[1:]))
     assert words.verdict(one).startswith(
-        f"Not to be believed: the guard “adapter applied” failed. Measured was a win rate of 90.0{GAP}% on"
+        f"Not to be believed: the guard adapter_applied failed. Measured was a win rate of 90.0{GAP}% on"
     )
     assert "beats" not in words.verdict(one)
     three = words.verdict(dataclasses.replace(one, guards=tuple(failed)))
-    assert "the guards “adapter applied”, “different answers over all answers” and “mean length over the" in three
+    assert "the guards adapter_applied, distinct_ratio and length_ratio failed" in three
 
 
 def test_faults_of_the_judge_a_leaning_control_and_lost_verdicts_are_said_beside_the_verdict(evidence):

@@ -83,9 +83,7 @@ def test_a_win_rate_beside_a_failed_guard_is_logged_as_not_to_be_believed(tmp_pa
     with caplog.at_level("INFO"):
         run(_small(tmp_path, winrate=distrusted), PARAMS, CONFIG)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.startswith(
-        "Not to be believed: the guard “judge agrees with labels” failed. Measured was a win rate"
-    )
+    assert warning.startswith("Not to be believed: the guard judge_agreement failed. Measured was a win rate")
 
 
 def test_params_of_the_stages_are_shown_and_other_sections_are_not(tmp_path):

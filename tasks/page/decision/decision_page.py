@@ -17,8 +17,8 @@ from tasks.page.facts import PapersFacts
 from tasks.page.readers.json_node import read_node
 from tasks.page.readers.read_papers import read_papers
 from tasks.page.webpage import environment
-from tasks.page.words import guard_name, listed
-from tasks.registry.gate.gate import FAILED, INCONCLUSIVE, Decision
+from tasks.page.words import UNBELIEVABLE, guards_failed
+from tasks.registry.gate.gate import FAILED, INCONCLUSIVE, PASSED, Decision
 from tasks.registry.log.entries import PROMOTE
 from tasks.registry.log.history import History
 from tasks.registry.log.names import short
@@ -41,7 +41,7 @@ class VersionRow:
         when: The time of its registration, UTC.
         win_rate: As the gate read it.
         lower_bound: As the gate read it.
-        outcome: What the gate decided.
+        outcome: What the gate decided, and whether guards failed.
         is_promoted: Whether the alias was moved to it.
         is_this: Whether the page is about it.
     """
@@ -63,7 +63,7 @@ class DecisionPage:
         name: The series of versions.
         alias: The alias that the decision is about.
         release: What was registered and decided.
-        failed_guards: The guards that did not pass, in words.
+        failed_guards: The guards that did not pass.
         papers: Those of the judge; None for evidence of before judges had some.
         versions: The versions up to this one, the newest first.
     """
@@ -78,14 +78,18 @@ class DecisionPage:
     @property
     def headline(self) -> str:
         """What was decided, in one sentence."""
-        version = f"{self.name} v{self.release.serial}" if self.release.serial is not None else self.name
+        version = f"{self.name} v{self.release.serial}" if self.release.is_registered else self.name
         if self.failed_guards:
-            names = listed([f"“{name.split(':')[0]}”" for name in self.failed_guards])
-            plural = "s" if len(self.failed_guards) > 1 else ""
-            return f"Not to be believed, so {version} was not promoted: the guard{plural} {names} failed."
+            failed = guards_failed(self.failed_guards)
+            what = "though {} was promoted" if self.release.is_promoted else "so {} was not promoted"
+            return f"{UNBELIEVABLE}, {what.format(version)}: {failed}."
+        if not self.release.is_registered:
+            would = "would promote it" if self.decision.outcome == PASSED else "would not promote it"
+            return f"{version} was judged in an experiment and not registered; the gate {would}."
         if self.release.is_promoted:
-            return f"{version} was promoted to {self.alias}."
-        return f"{version} was not promoted: {_WORDS.get(self.decision.outcome, 'it is not registered')}."
+            by = "" if self.decision.outcome == PASSED else " by a person, against the gate"
+            return f"{version} was promoted to {self.alias}{by}."
+        return f"{version} was not promoted: {_WORDS.get(self.decision.outcome, 'it is deprecated')}."
 
     @property
     def decision(self) -> Decision:
@@ -127,7 +131,7 @@ def decision_page(
         name=name,
         alias=alias,
         release=release,
-        failed_guards=tuple(guard_name(key) for key, guard in sorted(guards.items()) if not guard.get("passed")),
+        failed_guards=tuple(key for key, guard in sorted(guards.items()) if not guard.get("passed")),
         papers=read_papers(metrics.node("qualification"), choice) if "qualification" in metrics.values else None,
         versions=_versions(history, release.digest, alias),
     )
@@ -151,7 +155,7 @@ def _versions(history: History, digest: str, alias: str) -> tuple[VersionRow, ..
                 when=registration.when,
                 win_rate=numbers.get("win_rate"),
                 lower_bound=numbers.get("lower_bound"),
-                outcome=str(decision.get("outcome", "unknown")),
+                outcome=f"{decision.get('outcome', 'unknown')}{'; guards failed' if numbers.get('guards_failed') else ''}",
                 is_promoted=version in promoted,
                 is_this=version == digest,
             )

@@ -44,10 +44,12 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, most: int = MOST_
     read_manifest(responses, "respond")
     scores, duels = (_scores(winrate / name) for name in ("scores.jsonl", "champion_scores.jsonl"))
     ids = sorted(scores)[:most]
+    shown = set(ids)
 
-    said = _read_responses(responses / "responses.jsonl", set(ids))
-    verdicts = _read_verdicts(winrate / "verdicts.jsonl", set(ids))
-    prompts = {row.text("prompt_id"): row for row in read_lines(tokens / "prompts.jsonl", "encode")}
+    said = _read_responses(responses / "responses.jsonl", shown)
+    verdicts = _read_verdicts(winrate / "verdicts.jsonl", shown)
+    encoded = ((row.text("prompt_id"), row) for row in read_lines(tokens / "prompts.jsonl", "encode"))
+    prompts = {name: row for name, row in encoded if name in shown}
 
     judged = tuple(_judged(prompts, said, verdicts.get(name, ()), name, scores[name], duels.get(name)) for name in ids)
     metrics = read_node(responses / "metrics.json", "respond")
