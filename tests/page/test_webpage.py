@@ -209,6 +209,7 @@ def test_no_slices_and_no_verdicts_to_compare_are_said_in_words(facts):
     bare = dataclasses.replace(facts.evidence, slices=(), consistency=None, first_position_share=None)
     text = Page(_render(dataclasses.replace(facts, evidence=bare))).text
     assert "The held-out prompts carry no slices." in text
+    assert "each answer was scored alone" in text
     assert "None" not in text
     assert "nan" not in text.lower()
 

@@ -150,12 +150,13 @@ def _versions(history: History, digest: str, alias: str) -> tuple[VersionRow, ..
         if registration.number <= last:
             decision: Mapping[str, Any] = registration.event.decision or {}
             numbers = decision.get("numbers", {})
+            doubt = "; guards failed" if numbers.get("guards_failed") else ""
             row = VersionRow(
                 version=f"v{serial} {short(version)}",
                 when=registration.when,
                 win_rate=numbers.get("win_rate"),
                 lower_bound=numbers.get("lower_bound"),
-                outcome=f"{decision.get('outcome', 'unknown')}{'; guards failed' if numbers.get('guards_failed') else ''}",
+                outcome=f"{decision.get('outcome', 'unknown')}{doubt}",
                 is_promoted=version in promoted,
                 is_this=version == digest,
             )
