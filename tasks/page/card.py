@@ -45,7 +45,10 @@ def _metadata(facts: Facts, title: str, model_license: str | None) -> str:
 
 
 def _results(facts: Facts) -> list[EvalResult]:
-    """Return the metrics of the card's `model-index`, as shares in [0, 1]."""
+    """Return the metrics of the card's `model-index`, as shares in [0, 1]; no win rate where a guard failed.
+
+    Programs read them without the sentence that says whether they are to be believed.
+    """
     from huggingface_hub import EvalResult
 
     accuracy = ("preference_accuracy", "Held-out preference accuracy", facts.training.after.accuracy)

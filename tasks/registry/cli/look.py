@@ -28,6 +28,7 @@ def list_versions(args: Namespace) -> Answer:
     shown = []
     for row in rows:
         digest, marks = short(row["digest"]), row["aliases"] + (["(deprecated)"] if row["deprecated"] else [])
+        marks += [] if row["believed"] else ["(not to be believed)"]
         version = f"{row['name']}@v{row['serial']}" if row["serial"] else f"{row['name']}@{digest}"
         rates = [_rate(row["win_rate"]), _rate(row["lower_bound"])]
         shown.append([version, digest, ",".join(marks) or "-", *rates, row["when"] or "registration cut short"])
@@ -53,7 +54,7 @@ def show(args: Namespace) -> Answer:
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
         f"win rate     {_rate(row['win_rate'])}, lower bound {_rate(row['lower_bound'])}",
         *judge_lines(metrics),
-        f"gate         {decision['outcome']}",
+        f"gate         {decision['outcome']}; {Decision.from_json(decision).looks()}",
         *(f"             - {reason}" for reason in decision["reasons"]),
         f"base         {base['source']} {base['revision'] or ''} ({short(base['digest'])})",
         f"data         {short(data['digest'])} {pairs}",
@@ -151,8 +152,10 @@ def decide(args: Namespace) -> Answer:
     decision = release.weigh(registry, registry.history(), evidence, alias, gate)
     lines = [f"{decision.outcome}: {registry.name} {short(identity.digest)} for `{alias}`"]
     lines += [f"  - {reason}" for reason in decision.reasons]
+    lines += [f"  {decision.looks()}; asking spends none"]
     status = {PASSED: 0, FAILED: 3, INCONCLUSIVE: 4}[decision.outcome]
-    return Answer({"digest": identity.digest, **decision.as_json()}, lines, status)
+    values = {"digest": identity.digest, **decision.as_json(), "looks_spent": decision.attempt - 1}
+    return Answer(values, lines, status)
 
 
 def version_rows(registry: Registry) -> list[dict[str, Any]]:
@@ -173,6 +176,7 @@ def version_rows(registry: Registry) -> list[dict[str, Any]]:
             "deprecated": deprecation.event.reason if deprecation else None,
             "win_rate": numbers.get("win_rate"),
             "lower_bound": numbers.get("lower_bound"),
+            "believed": not numbers or numbers.get("guards_failed") == 0,
             "outcome": decision.get("outcome"),
             "when": entry.when if entry else None,
             "by": entry.by if entry else None,
