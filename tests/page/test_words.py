@@ -10,6 +10,7 @@ from tasks.page.answer_facts import VerdictFacts
 from tasks.page.facts import EvidenceFacts, Measures
 from tasks.page.measured import Rate
 from tasks.page.readers.read_evidence import read_evidence
+from tests.page.samples import PARAMS, make_folders
 
 GAP = "\u00a0"
 BASE = BaseModel("local", "/models/stories", None, "ab" * 32, "/models/stories")
@@ -17,8 +18,6 @@ BASE = BaseModel("local", "/models/stories", None, "ab" * 32, "/models/stories")
 
 @pytest.fixture
 def evidence(tmp_path) -> EvidenceFacts:
-    from tests.page.samples import PARAMS, make_folders
-
     return read_evidence(make_folders(tmp_path, prompts=40, pairs=32).winrate, PARAMS["winrate"]["judge"])
 
 
@@ -91,6 +90,23 @@ def test_the_judge_is_named_with_its_standing_and_where_it_comes_from(evidence):
     assert "from the labels that the adapter learned from" in words.origin(dataclasses.replace(papers, kind="own"))
     assert "ignores quality" in words.origin(dataclasses.replace(papers, kind="length"))
     assert words.origin(papers) == ""
+
+
+@pytest.mark.parametrize(
+    ("choice", "model"),
+    [
+        ({"kind": "openai", "model": "small-judge"}, "small-judge"),
+        ({"kind": "python", "name": "my_judges:CalmJudge"}, "my_judges:CalmJudge"),
+        ({"kind": "reward_model", "source": "org/reward", "revision": "a" * 40}, "org/reward"),
+        ({"kind": "reward_model", "source": "/home/somebody/reward", "revision": None}, "reward"),
+        ({"kind": "panel", "members": [{"kind": "rules"}, {"kind": "openai", "model": "m"}]}, "m"),
+        ({"kind": "rules"}, ""),
+        ("rules", ""),
+        (None, ""),
+    ],
+)
+def test_the_models_and_classes_that_a_choice_names_are_told_without_paths(tmp_path, choice, model):
+    assert read_evidence(make_folders(tmp_path, prompts=8, pairs=8).winrate, choice).papers.model == model
 
 
 def test_a_judge_that_decided_nothing_has_dashes_in_place_of_numbers(evidence):

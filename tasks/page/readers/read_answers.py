@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ def _verdict(row: Node) -> VerdictFacts:
         credit=row.optional("p_candidate"),
         scores={name: (sides[0].get(name), sides[1].get(name)) for name in dict.fromkeys([*sides[0], *sides[1]])},
         members=members if isinstance(members, dict) else {},
-        notes={name: value if isinstance(value, str) else repr(value) for name, value in detail.items()},
+        notes={
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in detail.items()
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from tasks.page.facts import AgreementFacts, PapersFacts
@@ -40,8 +41,13 @@ def _measure(node: Node, key: str) -> Rate | None:
 
 
 def _named(choice: Any) -> list[str]:
-    """Return the models and classes that a choice of a judge names, those of a panel's members included."""
+    """Return the models and classes that a choice of a judge names, those of a panel's members included.
+
+    Of a model in a folder only the folder's name is told, for its path exists on one machine only.
+    """
     if not isinstance(choice, dict):
         return []
     members = [name for member in choice.get("members") or [] for name in _named(member)]
-    return [str(choice[key]) for key in ("model", "name") if choice.get(key)] + members
+    source = str(choice.get("source") or "")
+    models = [choice.get("model"), choice.get("name"), source if choice.get("revision") else PurePath(source).name]
+    return [str(name) for name in models if name] + members
