@@ -188,7 +188,7 @@ def standing(papers: PapersFacts) -> str:
         return "The judge does not qualify, so what it says of answers is no evidence."
     labels = papers.labels
     return (
-        f"The judge qualifies: it agrees with the labels of held-out pairs on {share(labels.agreement)} of "
+        f"The judge qualifies: it agrees with the labels on {share(labels.agreement)} of "
         f"{many(labels.decided, 'decided pair')}; the longer answer does on {share(papers.length_labels.agreement)}."
     )
 

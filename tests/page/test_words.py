@@ -83,7 +83,7 @@ def test_the_judge_is_named_with_its_standing_and_where_it_comes_from(evidence):
     papers = evidence.papers
     assert words.judge_name(papers) == "openai (small-judge)"
     assert words.standing(papers).replace(GAP, " ") == (
-        "The judge qualifies: it agrees with the labels of held-out pairs on 80.0 % (75.0–85.0 %) of 180 decided "
+        "The judge qualifies: it agrees with the labels on 80.0 % (75.0–85.0 %) of 180 decided "
         "pairs; the longer answer does on 50.0 % (45.0–55.0 %)."
     )
     assert "does not qualify" in words.standing(dataclasses.replace(papers, faults=("x",)))
