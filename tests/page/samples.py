@@ -309,7 +309,7 @@ def _verdicts(
             "judge": "5a" * 32,
             "detail": {
                 "reason": f"The one is kinder.{hostile}",
-                "candidate": {"total": 0.9, "rules": {"ending": 1.0, f"tone{hostile}": 0.5}},
+                "candidate": {"total": 0.9, "remark": "warm", "rules": {"ending": 1.0, f"tone{hostile}": 0.5}},
                 "opponent": {"total": 0.4, "rules": {"ending": 1.0}},
                 **({"members": {member: score if at else 0.0 for at, member in enumerate(members)}} if members else {}),
             },

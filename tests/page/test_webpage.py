@@ -262,7 +262,7 @@ def test_an_answer_has_the_verdicts_of_both_orders_and_why_they_fell(page, facts
     text = Page(page).text.replace("\u00a0", " ")
     assert "total 0.90 against 0.40" in text
     assert "tone 0.50 against –" in text
-    assert "reason The one is kinder." in text
+    assert "reason The one is kinder. remark, adapter warm" in text
     assert "adapter shown second: " in text
     assert any(one.orders_disagree for one in facts.answers.prompts)
     assert "orders disagree" in text

@@ -12,6 +12,7 @@ import numpy as np
 
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_manifest
+from tasks.core.nested import flatten
 from tasks.page.answer_facts import Answer, AnswerFacts, JudgedPrompt, Side, VerdictFacts
 from tasks.page.bins import Lengths, histogram, spread
 from tasks.page.readers.json_node import Node, read_lines, read_node
@@ -93,31 +94,31 @@ def _read_verdicts(path: Path, ids: Collection[str]) -> dict[str, tuple[VerdictF
 
 def _verdict(row: Node) -> VerdictFacts:
     detail = dict(row.node("detail").values)
-    sides = (_numbers(detail.pop("candidate", None)), _numbers(detail.pop("opponent", None)))
+    sides = {"adapter": _said_of(detail.pop("candidate", {})), "opponent": _said_of(detail.pop("opponent", {}))}
     members = detail.pop("members", None)
+
+    (ours, _), (theirs, _) = sides.values()
+    notes = {f"{name}, {side}": text for side, (_, texts) in sides.items() for name, text in texts.items()}
     return VerdictFacts(
         opponent=row.text("opponent_side"),
         order=row.text("order"),
         status=row.text("status"),
         credit=row.optional("p_candidate"),
-        scores={name: (sides[0].get(name), sides[1].get(name)) for name in dict.fromkeys([*sides[0], *sides[1]])},
+        scores={name: (ours.get(name), theirs.get(name)) for name in dict.fromkeys([*ours, *theirs])},
         members=members if isinstance(members, dict) else {},
-        notes={
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for name, value in detail.items()
-        },
+        notes={name: _as_text(value) for name, value in detail.items()} | notes,
     )
 
 
-def _numbers(detail: Any) -> dict[str, float]:
-    """Return the numbers that a judge's detail on one answer holds; those of an object in it under their own names."""
-    numbers: dict[str, float] = {}
-    for name, value in detail.items() if isinstance(detail, Mapping) else ():
-        if isinstance(value, Mapping):
-            numbers |= _numbers(value)
-        elif isinstance(value, int | float):
-            numbers[name] = float(value)
-    return numbers
+def _said_of(detail: Any) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the numbers and the texts of a judge's detail on one answer; those in objects have their own names."""
+    flat = {key.rpartition(".")[2]: value for key, value in flatten(detail).items() if value not in (None, {})}
+    numbers = {name: float(value) for name, value in flat.items() if isinstance(value, int | float)}
+    return numbers, {name: _as_text(value) for name, value in flat.items() if name not in numbers}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _judged(
