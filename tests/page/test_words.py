@@ -98,7 +98,7 @@ def test_the_judge_is_named_with_its_standing_and_where_it_comes_from(evidence):
         ({"kind": "openai", "model": "small-judge"}, "small-judge"),
         ({"kind": "python", "name": "my_judges:CalmJudge"}, "my_judges:CalmJudge"),
         ({"kind": "reward_model", "source": "org/reward", "revision": "a" * 40}, "org/reward"),
-        ({"kind": "reward_model", "source": "/home/somebody/reward", "revision": None}, "reward"),
+        ({"kind": "reward_model", "source": "/models/reward", "revision": None}, "reward"),
         ({"kind": "panel", "members": [{"kind": "rules"}, {"kind": "openai", "model": "m"}]}, "m"),
         ({"kind": "rules"}, ""),
         ("rules", ""),
