@@ -27,7 +27,7 @@ class Edit:
 AFTER_ENCODE = STAGES[STAGES.index("reference") :]
 WITH_ADAPTER = tuple(stage for stage in AFTER_ENCODE if stage != "qualify")  # which depends on none
 AFTER_REFERENCE, AFTER_TRAIN = WITH_ADAPTER[1:], WITH_ADAPTER[2:]
-AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[4:], WITH_ADAPTER[5:], WITH_ADAPTER[6:]
+AFTER_RESPOND, AFTER_WINRATE = WITH_ADAPTER[4:], WITH_ADAPTER[5:]
 OBSERVERS = (
     "tasks/telemetry/log.py",
     "tasks/telemetry/receipts.py",
@@ -50,7 +50,7 @@ EDITS = (
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),
     Edit("tasks/dpo/generation/sampling.py", ("respond",), AFTER_RESPOND),
     Edit("tasks/judges/rules/rules.py", ("qualify", "winrate"), AFTER_WINRATE),
-    Edit("tasks/page/webpage.py", ("report",), AFTER_REPORT),
+    Edit("tasks/page/webpage.py", ("report", "register")),
     Edit("tasks/registry/gate/gate.py", ("register",)),
     Edit("tasks/registry/release/release.py", ("register",)),
     # `adapters` writes the same bytes again whatever its code, so DVC runs no stage that reads them

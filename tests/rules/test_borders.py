@@ -88,6 +88,7 @@ MAY_IMPORT = {
     "registry/versions": ("core", "registry/stores", "registry/log"),
     "registry/gate": ("core", "estimation", "registry/log"),
     "registry/release": ("core", "registry/stores", "registry/log", "registry/versions", "registry/gate"),
+    "page/decision": ("core", "page", "page/readers", "registry/log", "registry/gate", "registry/release"),
     "registry/cli": (
         *("core", "hub", "estimation", "registry/stores", "registry/log", "registry/versions", "registry/gate"),
         "registry/release",
