@@ -12,6 +12,7 @@ import pytest
 from tasks import qualify
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import atomic_folder
+from tasks.judges.choice.build import build_judge
 from tasks.judges.models import hidden_states, own_reader
 from tasks.judges.models.model_choices import ModelPlace, OwnJudge
 from tasks.judges.models.own_fitting import drawn_pairs, fit_own, write_head
@@ -22,6 +23,7 @@ from tasks.judges.models.row_cache import TokenText
 from tasks.judges.protocol.protocol import Answer, Prompt, Response, Score, Turn
 from tasks.judges.qualification.canaries import CANARIES
 from tasks.judges.qualification.labelled_pairs import held_out_pairs
+from tasks.judges.qualification.qualification import read_papers
 from tasks.pairs.encoding.encoder import EncodeConfig
 from tasks.pairs.encoding.positions import Positions
 from tasks.pairs.record.pair import Pair
@@ -62,6 +64,16 @@ def test_it_is_the_judge_of_other_data_and_agrees_with_labels_it_never_saw(place
     assert learned["pairs"] == sum(1 for _ in drawn_pairs(place, 1000))
     assert learned["agreement_out_of_fold"] > 0.9
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == papers
+
+
+def test_the_judge_that_was_measured_is_the_one_that_judges(place: ModelPlace, tmp_path: Path) -> None:
+    papers = qualified(place, tmp_path / "out", judge={"kind": "auto"})
+    later = dataclasses.replace(place, qualification=tmp_path / "out")
+    judge = build_judge(winrate_config(judge={"kind": "auto"}), place.pairs, later)
+    assert judge.fingerprint == papers["judge"]
+    assert read_papers(tmp_path / "out", judge.fingerprint) == papers
+    panel = {"kind": "panel", "members": [{"kind": "own"}, {"kind": "length"}]}
+    assert qualified(place, tmp_path / "panel", judge=panel)["learned_from"]["pairs"] == papers["learned_from"]["pairs"]
 
 
 def test_labels_that_mean_nothing_do_not_qualify_it_and_it_says_what_would_help(

@@ -297,15 +297,15 @@ def test_one_that_is_trained_on_published_pairs_agrees_with_held_out_ones(
 ) -> None:
     model = reward_model_of_base(tmp_path / "m", shared / "models/stories260K")
     with gzip.open(shared / "preferences/blimp-minimal-pairs/pairs.jsonl.gz", "rt", encoding="utf-8") as stream:
-        pairs = [json.loads(line) for line in stream if "subject_verb_agreement" in line]
+        pairs = [json.loads(line) for line in stream if "determiner_noun" in line]
     random.Random(0).shuffle(pairs)
-    train_reward_model(model, pairs[:800], steps=100, rate=2e-3)
+    train_reward_model(model, pairs[300:], steps=120, batch=16, rate=2e-3)
 
     comparisons = [
         Comparison(
             *(pair["id"], 0, Prompt((Turn("user", pair["prompt"]),))), Answer(pair["chosen"]), Answer(pair["rejected"])
         )
-        for pair in pairs[800:1000]
+        for pair in pairs[:200]
     ]
     games = list(pair_up(ScoreRunner(RewardModelScorer(choice(model), unstored)).verdicts(comparisons)))
-    assert agreement_of(games).bound > 0.6
+    assert agreement_of(games).bound > 0.55
