@@ -5,19 +5,18 @@ with the same opponent.
 
 reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/adapters/champion/
 writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
-params: `respond` in params.yaml; `runtime.device` and `runtime.sharding`
+params: `respond` in params.yaml, `encode` for the template; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
 
-Finished batches are kept under runs/respond/ until all are there, so a run that was killed continues from them.
+Finished parts are kept under runs/respond/ until all are there, so a run that was killed continues from them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
@@ -26,53 +25,22 @@ from tasks.core.json_lines import write_json_lines
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
-from tasks.core.section import Section, at_least, between
 from tasks.dpo.generation.answering import answer, describe, gather_on_main, load_policy, merge, work_name
 from tasks.dpo.generation.held_out import check_context, choose_prompts, read_end_tokens, read_prompts
-from tasks.dpo.generation.sampling import CHAMPION, SIDES, Request, Sampling, max_abs_delta_logit, plan_batches
+from tasks.dpo.generation.questions import CHAMPION, SIDES, Questions, Request, Sampling
+from tasks.dpo.generation.respond_config import RespondConfig, tell_of_sampling
+from tasks.dpo.generation.sides import max_abs_delta_logit
 from tasks.dpo.model import sharding
 from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
+from tasks.pairs.encoding.base_tokenizer import base_settings
+from tasks.pairs.encoding.encoder import EncodeConfig
+from tasks.pairs.encoding.turn_marks import turn_marks
 from tasks.telemetry import log
 
 GUARD_PROMPTS = 8  # on which the adapter's effect on the logits is measured
 _log = log.get_logger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class RespondConfig(Section, path="respond"):
-    """How the held-out prompts are answered.
-
-    Attributes:
-        max_prompts: Answer only so many prompts, chosen by a hash of their id; None answers all.
-        samples_per_prompt: Answers of each side to each prompt.
-        temperature: Divides the logits before drawing; 0 takes the likeliest token each time.
-        top_p: Draw among the likeliest tokens that together reach this probability.
-        max_new_tokens: Tokens after which an answer is cut.
-        batch_tokens: Padded tokens (prompt and answer) of a batch; part of the result, as rounding is.
-        seed: Of all draws.
-        champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
-    """
-
-    REMOVED: ClassVar[Mapping[str, str]] = {
-        "do_sample": "delete it: `temperature: 0` takes the likeliest token each time, above 0 draws"
-    }
-
-    max_prompts: Annotated[int, at_least(1)] | None
-    samples_per_prompt: Annotated[int, at_least(1)]
-    temperature: Annotated[float, at_least(0)]
-    top_p: Annotated[float, between(0, 1, "(]")]
-    max_new_tokens: Annotated[int, at_least(1)]
-    batch_tokens: Annotated[int, at_least(1)]
-    seed: int
-    champion: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        is_useful = self.temperature > 0 or self.samples_per_prompt == 1
-        advice = "at `respond.temperature: 0` all samples of a prompt are the same: write 1"
-        self.require(is_useful, "samples_per_prompt", advice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +55,12 @@ class Folders:
     runs: Path = paths.RUNS / "respond"
 
 
-def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict[str, Any]:
+def run(
+    folders: Folders, config: RespondConfig, runtime: RuntimeConfig, encode: EncodeConfig | None = None
+) -> dict[str, Any]:
     """Sample every side's answers, write them under ``folders.out`` and return the metrics (on rank 0).
+
+    ``encode`` says how the prompts were rendered; None stands for its defaults.
 
     Raises:
         ArtifactError: An input is missing, damaged or made for another base.
@@ -104,44 +76,54 @@ def run(folders: Folders, config: RespondConfig, runtime: RuntimeConfig) -> dict
         "adapter": manifest_digest(folders.adapter, "train"),
         **({"champion": champion.version} if champion else {}),
     }
-    sides = (*SIDES, CHAMPION) if champion else SIDES
+
     prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
-    end_tokens = read_end_tokens(folders.tokens)
-    draws = Sampling(config.temperature, config.top_p, config.max_new_tokens, end_tokens, config.seed)
+    requests = [
+        Request(row["prompt_id"], n, tuple(row["ids"])) for row in prompts for n in range(config.samples_per_prompt)
+    ]
+    sampling = config.sampling(read_end_tokens(folders.tokens))
+    stop = _stop_texts(base, config, encode or EncodeConfig(), sampling)
+    questions = Questions(requests, sampling, (*SIDES, CHAMPION) if champion else SIDES, config.batch_tokens, stop)
 
     accelerator = open_accelerator(runtime)
     policy = load_policy(base, folders.adapter, champion, accelerator, runtime)
     check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
-
-    samples = range(config.samples_per_prompt)
-    requests = [Request(row["prompt_id"], sample, tuple(row["ids"])) for row in prompts for sample in samples]
-    batches = plan_batches(requests, config.max_new_tokens, config.batch_tokens)
     kind = str(accelerator.device.type)
-    work = folders.runs / work_name(inputs, dataclasses.asdict(config), f"{base.dtype_on(kind)} on {kind}")
-    rows = gather_on_main(answer(policy, batches, draws, sides, base.load_tokenizer(), work))
-
+    work = folders.runs / work_name(inputs, dataclasses.asdict(config), stop, f"{base.dtype_on(kind)} on {kind}")
+    rows = gather_on_main(answer(policy, questions, base.load_tokenizer(), work))
     metrics: dict[str, Any] = {}
     if rows is not None or sharding.is_sharded(policy):  # a forward pass of a sharded model takes all ranks
         delta = max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
+
     if rows is not None:
-        answers = merge(rows, prompts, sides, config.samples_per_prompt)
-        metrics = describe(answers, sides, len(prompts), config.samples_per_prompt)
+        answers = merge(rows, prompts, questions.sides, config.samples_per_prompt)
+        metrics = describe(answers, questions.sides, len(prompts), config.samples_per_prompt)
         metrics["adapter_max_abs_delta_logit"] = float(f"{delta:.6g}")
         with atomic_folder(folders.out, {"stage": "respond", "inputs": inputs}) as draft:
             write_json_lines(draft / "responses.jsonl", answers)
             write_text(draft / "metrics.json", pretty_json(metrics))
         shutil.rmtree(work, ignore_errors=True)
-        counts = len(prompts), ", ".join(sides)
+        counts = len(prompts), ", ".join(questions.sides)
         _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
     all_done(accelerator)
     return metrics
+
+
+def _stop_texts(base: BaseModel, config: RespondConfig, encode: EncodeConfig, sampling: Sampling) -> tuple[str, ...]:
+    """Return the texts at which answers end, and tell of all that ends them."""
+    tokenizer = base.load_tokenizer()
+    stop = turn_marks(tokenizer, encode) if config.stop == "auto" else config.stop
+    ends = tokenizer.convert_ids_to_tokens(sampling.eos_token_ids)
+    tell_of_sampling(config, base_settings(base, "generation_config.json"), ends, stop)
+    return stop
 
 
 def main() -> None:
     """Bind the standard paths and params.yaml, on every visible GPU."""
     relaunch_on_all_gpus("respond")
     with door("respond", RespondConfig) as config:
-        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
+        encode = load_section(paths.PARAMS, "encode", EncodeConfig)
+        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig), encode)
 
 
 if __name__ == "__main__":

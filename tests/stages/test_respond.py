@@ -33,8 +33,10 @@ from tasks.core.pinned_adapter import WEIGHTS, adapter_digest
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.generation import answering
 from tasks.dpo.generation.answering import merge
+from tasks.dpo.generation.batchwise import generate_batch
 from tasks.dpo.generation.held_out import choose_prompts, read_prompts
-from tasks.dpo.generation.sampling import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
+from tasks.dpo.generation.questions import Request, Sampling, draws, plan_batches
+from tasks.dpo.generation.sides import max_abs_delta_logit
 from tasks.dpo.model.adapter import LoraSettings, attach_lora
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.adapter_saving import save_adapter
@@ -250,22 +252,22 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
     assert (two.out / "metrics.json").read_bytes() == (finished.out / "metrics.json").read_bytes()
 
 
-def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkeypatch):
-    real, calls = answering.generate_batch, []
+def test_a_killed_run_goes_on_from_its_finished_parts(finished, inputs, monkeypatch):
+    real, calls = answering.answer_all, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
-        if len(calls) == 4:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(answering, "generate_batch", interrupted)
+    monkeypatch.setattr(answering, "answer_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         inputs.run()
     assert not inputs.out.exists()
-    assert len(list(inputs.work.rglob("batch-*.json"))) == 1
+    assert len(list(inputs.work.rglob("part-*.json"))) == 1
     inputs.run()
-    assert len(calls) == 4 + 3  # of two batches the first is not run again, the second is, on three sides
+    assert len(calls) == 2 + 2  # of three sides the first is not run again, the second and the third are
     assert (inputs.out / "responses.jsonl").read_bytes() == (finished.out / "responses.jsonl").read_bytes()
     assert not any(inputs.work.glob("*"))
 
