@@ -1,6 +1,6 @@
 """Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
-reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (for guards)
+reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
         champion, champion_scores.jsonl
 params: `winrate` in params.yaml
@@ -12,50 +12,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
-from tasks.core.section import Section, between
-from tasks.judges.choice import CONTROLS, JudgeKind, build_judge
+from tasks.judges.choice.build import build_judge, is_control, kind_of
+from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
 from tasks.judges.estimates import smallest_detectable_win_rate
-from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
-from tasks.judges.judged_answers import read_answers
-from tasks.judges.judging import judge_answers
-from tasks.judges.leakage import measure_leakage
-from tasks.judges.protocol import Answer
-from tasks.judges.rules import RulesConfig
-from tasks.judges.verdict_files import rounded, write_evidence
+from tasks.judges.evidence.guards import Measured, check_guards, length_ratio
+from tasks.judges.evidence.judged_answers import Answers, read_answers
+from tasks.judges.evidence.judging import judge_answers
+from tasks.judges.evidence.leakage import measure_leakage
+from tasks.judges.evidence.verdict_files import Judged, VerdictWriter, rounded, write_evidence
+from tasks.judges.protocol.protocol import Answer
+from tasks.judges.qualification.qualification import read_papers
 from tasks.launch.stage import door
 from tasks.telemetry import log
 
-ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
-POWER = 0.8  # the probability of detecting the smallest detectable win rate, which is logged before judging
-SEED = 0  # of the bootstrap, the sign flips and the random judge
 _log = log.get_logger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class WinrateConfig(Section, path="winrate"):
-    """How answers are judged, and the limits that the result must keep.
-
-    Attributes:
-        judge: `rules`; or `length` or `random`, controls that ignore quality: a guard fails with them.
-        tie_margin: Rule scores that differ by so much or less are a tie.
-        rules: The rules of the rule judge.
-        guards: The limits of the guards.
-    """
-
-    REMOVED: ClassVar[Mapping[str, str]] = {
-        "alpha": f"delete it: intervals are at 1 - {ALPHA}; `register.gate.alpha` is the gate's",
-        "power": f"delete it: the smallest detectable win rate is at a power of {POWER}",
-        "seed": f"delete it: the bootstrap's seed is {SEED}",
-    }
-
-    judge: JudgeKind
-    tie_margin: Annotated[float, between(0, 1, "[)")]
-    rules: RulesConfig
-    guards: GuardLimits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +39,7 @@ class Folders:
     responses: Path = paths.RESPONSES
     tokens: Path = paths.TOKENS
     pairs: Path = paths.PAIRS
+    qualification: Path = paths.QUALIFICATION
     out: Path = paths.WINRATE
 
 
@@ -79,44 +54,57 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "responses": manifest_digest(folders.responses, "respond"),
         "tokens": manifest_digest(folders.tokens, "encode"),
         "pairs": manifest_digest(folders.pairs, "ingest"),
+        "qualification": manifest_digest(folders.qualification, "qualify"),
     }
-    answers = read_answers(folders.responses, folders.tokens)
+    kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
+    papers = read_papers(folders.qualification, judge.fingerprint)
+    for fault in papers["faults"]:
+        _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
+    answers = read_answers(folders.responses, folders.tokens, folders.pairs)
     smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
     chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
     _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", len(answers.prompts), 100 * smallest, chances)
 
-    judge = build_judge(config.judge, config.rules, config.tie_margin, SEED)
-    judged = judge_answers(answers, judge, ALPHA, SEED)
+    with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
+        with VerdictWriter(draft / "verdicts.jsonl") as writer:
+            judged = judge_answers(answers, judge, ALPHA, SEED, writer)
+        measured = _measured(folders, config, answers, judged, papers)
+        guards = check_guards(measured, config.guards)
+        metrics = {
+            **judged.metrics,
+            "judge_kind": kind,
+            "qualification": papers,
+            "smallest_detectable_win_rate": smallest,
+            "lengths": {
+                "policy_tokens_mean": _tokens_mean(measured.policy),
+                "reference_tokens_mean": _tokens_mean(measured.reference),
+                "ratio": length_ratio(measured.policy, measured.reference),
+            },
+            "guards": {name: guard.as_json() for name, guard in guards.items()},
+        }
+        if judged.duel is not None:
+            metrics["champion"]["digest"] = read_manifest(folders.responses, "respond")["inputs"]["champion"]
+        write_text(draft / "metrics.json", pretty_json(rounded(metrics)))
+        write_evidence(draft, answers, judged)
 
-    measured = Measured(
+    _report(metrics, [name for name, guard in guards.items() if not guard.is_passed])
+    return metrics
+
+
+def _measured(
+    folders: Folders, config: WinrateConfig, answers: Answers, judged: Judged, papers: Mapping[str, Any]
+) -> Measured:
+    """Return what the guards check."""
+    return Measured(
         policy=list(answers.sides["policy"].values()),
         reference=[answers.sides["reference"][key] for key in answers.sides["policy"]],
         max_abs_delta_logit=read_json(folders.responses / "metrics.json")["adapter_max_abs_delta_logit"],
         leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words),
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
-        is_control_judge=config.judge in CONTROLS,
+        papers=papers,
+        is_control_judge=is_control(config.judge),
     )
-    guards = check_guards(measured, config.guards)
-
-    if judged.duel is not None:
-        judged.metrics["champion"]["digest"] = read_manifest(folders.responses, "respond")["inputs"]["champion"]
-    metrics = {
-        **judged.metrics,
-        "judge_kind": config.judge,
-        "smallest_detectable_win_rate": smallest,
-        "lengths": {
-            "policy_tokens_mean": _tokens_mean(measured.policy),
-            "reference_tokens_mean": _tokens_mean(measured.reference),
-            "ratio": length_ratio(measured.policy, measured.reference),
-        },
-        "guards": {name: guard.as_json() for name, guard in guards.items()},
-    }
-    with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
-        write_text(draft / "metrics.json", pretty_json(rounded(metrics)))
-        write_evidence(draft, answers, judged)
-    _report(metrics, [name for name, guard in guards.items() if not guard.is_passed])
-    return metrics
 
 
 def _tokens_mean(answers: Sequence[Answer]) -> float:
@@ -124,9 +112,10 @@ def _tokens_mean(answers: Sequence[Answer]) -> float:
 
 
 def _report(metrics: dict[str, Any], failed: list[str]) -> None:
-    """Log the win rates, and which guards did not pass."""
+    """Log the win rates, and which guards did not pass; a rate beside a failed guard is not to be believed."""
     _log.info(
-        "win rate %.3f (%.3f to %.3f), %d wins, %d ties, %d losses; reference against itself %.3f",
+        "%swin rate %.3f (%.3f to %.3f), %d wins, %d ties, %d losses; reference against itself %.3f",
+        "not to be believed, for a guard fails: " if failed else "",
         *(metrics[key] for key in ("win_rate", "low", "high", "wins", "ties", "losses")),
         metrics["control"]["win_rate"],
     )

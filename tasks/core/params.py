@@ -113,13 +113,15 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return {str(key): _coerce(item, get_args(hint)[1], f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
-    return _coerce_scalar(value, hint, where)
+
+    return value if hint is Any else _coerce_scalar(value, hint, where)
 
 
 def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     """Return ``value`` as the first option that takes it; a refused scalar is told what every option wants."""
     if value is None and type(None) in options:
         return None
+    options = _of_kind(value, options, where)
     errors: list[ConfigError] = []
     if isinstance(value, list | dict):
         options = tuple(option for option in options if _is_shaped(value, option)) or options
@@ -132,6 +134,28 @@ def _coerce_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if len(errors) == 1 or isinstance(value, list | dict):
         raise errors[-1]
     raise ConfigError(f"`{where}` is {show(value)}", ", or ".join(error.todo for error in errors))
+
+
+def _of_kind(value: Any, options: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    """Of a union of dataclasses that differ in the literal of their field `kind`, return the one that is named.
+
+    Raises:
+        ConfigError: The value is no mapping with a `kind`, or none has that kind.
+    """
+    by_kind = {
+        kind: option
+        for option in options
+        if dataclasses.is_dataclass(option)
+        for kind in get_args(typing.get_type_hints(option).get("kind"))
+    }
+    if not by_kind:
+        return options
+    known = ", ".join(by_kind)
+    if not isinstance(value, dict) or "kind" not in value:
+        raise ConfigError(f"`{where}` is {show(value)}", f"write a mapping with a `kind`, one of: {known}")
+    if value["kind"] not in by_kind:
+        raise ConfigError(f"`{where}.kind` is {show(value['kind'])}", f"choose one of: {known}")
+    return (by_kind[value["kind"]],)
 
 
 def _is_shaped(value: Any, option: Any) -> bool:

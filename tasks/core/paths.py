@@ -16,6 +16,7 @@ REFERENCE = Path("data/reference")
 ADAPTER = Path("models/adapter")
 TRAIN_RESULTS = Path("results/train")
 RESPONSES = Path("data/responses")
+QUALIFICATION = Path("results/qualification")
 WINRATE = Path("results/winrate")
 REPORT = Path("results/report")
 REGISTER = Path("results/register")
@@ -29,6 +30,7 @@ OUTPUTS = (
     ADAPTER,
     TRAIN_RESULTS,
     RESPONSES,
+    QUALIFICATION,
     WINRATE,
     REPORT,
     REGISTER,

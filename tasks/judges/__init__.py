@@ -1,1 +1,1 @@
-"""Judges of answers: the protocol, the rule judge, control judges, guards, and the statistics of a win rate."""
+"""Judges of answers: their protocols, their kinds, the games they decide, and how far each may be believed."""

@@ -12,8 +12,8 @@ from tasks.core.params import load_section
 from tasks.demo.preferences.preferences import demo_rows
 from tasks.demo.world.replies import CURT_PHRASES, EMPATHY, FAULTS, OWNERSHIP
 from tasks.demo.world.world import NAMES, PROBLEMS, PRODUCTS, TOPIC_WORDS, topic_words
-from tasks.judges.protocol import Answer
-from tasks.judges.rules import RuleJudge
+from tasks.judges.protocol.protocol import Answer
+from tasks.judges.rules.rules import RuleScorer
 from tasks.winrate import WinrateConfig
 from tests.conftest import ROOT
 
@@ -121,9 +121,9 @@ def test_replies_use_a_topic_word_only_to_name_the_topic() -> None:
 
 def test_the_demo_s_rules_prefer_the_chosen_reply_in_every_pair(rows: list[dict[str, Any]]) -> None:
     config = load_section(ROOT / "params.yaml", "winrate", WinrateConfig)
-    judge = RuleJudge(config.rules, config.tie_margin)
+    judge = RuleScorer(config.rules, config.tie_margin)
     for row in rows:
         prompt, chosen, rejected = texts(row)
-        better, worse = (judge.score(prompt, Answer(text, "stop")).total for text in (chosen, rejected))
+        better, worse = (judge.rule_scores(prompt, Answer(text, "stop")).total for text in (chosen, rejected))
         assert better > 0.99
         assert better - worse > config.tie_margin, rejected

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
-from tasks.judges.guards import GuardLimits, Measured, check_guards, length_ratio
-from tasks.judges.leakage import Leakage, measure_leakage
-from tasks.judges.protocol import Answer
+from tasks.judges.evidence.guards import GuardLimits, Measured, check_guards, length_ratio
+from tasks.judges.evidence.leakage import Leakage, measure_leakage
+from tasks.judges.protocol.protocol import Answer
 
 LIMITS = GuardLimits(
     max_truncated_share=0.1,
@@ -29,6 +29,7 @@ SOUND = Measured(
     leakage=Leakage(0.0, 0.1),
     control_rate=0.52,
     control_se=0.03,
+    papers={"agreement": {"bound": 0.7}, "min_agreement": 0.5, "canaries": {"dot": 1.0}, "position_bias": 0.1},
 )
 
 
@@ -56,6 +57,10 @@ def test_a_sound_run_passes_every_guard():
         ({"leakage": Leakage(0.0, 0.3)}, "overlapping_prompt_share"),
         ({"control_rate": 0.65}, "control_z"),
         ({"is_control_judge": True}, "control_judge"),
+        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.5}}}, "judge_agreement"),
+        ({"papers": {**SOUND.papers, "canaries": {"dot": 1.0, "empty": 0.8}}}, "judge_canaries"),
+        ({"papers": {**SOUND.papers, "canaries": {}}}, "judge_canaries"),
+        ({"papers": {**SOUND.papers, "position_bias": 0.21}}, "judge_position_bias"),
         ({"control_rate": 0.6, "control_se": None}, "control_z"),
     ],
 )

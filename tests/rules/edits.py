@@ -25,8 +25,9 @@ class Edit:
 
 
 AFTER_ENCODE = STAGES[STAGES.index("reference") :]
-AFTER_REFERENCE, AFTER_TRAIN = AFTER_ENCODE[1:], AFTER_ENCODE[2:]
-AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = AFTER_ENCODE[3:], AFTER_ENCODE[4:], AFTER_ENCODE[5:]
+WITH_ADAPTER = tuple(stage for stage in AFTER_ENCODE if stage != "qualify")  # which depends on none
+AFTER_REFERENCE, AFTER_TRAIN = WITH_ADAPTER[1:], WITH_ADAPTER[2:]
+AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[3:], WITH_ADAPTER[4:], WITH_ADAPTER[5:]
 OBSERVERS = (
     "tasks/telemetry/log.py",
     "tasks/telemetry/receipts.py",
@@ -42,19 +43,19 @@ OBSERVERS = (
 EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
-    Edit("tasks/pairs/ingestion/rows.py", ("ingest",), ("encode", *AFTER_ENCODE)),
-    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), ("reference", "train", *AFTER_RESPOND)),
+    Edit("tasks/pairs/ingestion/rows.py", ("ingest", "qualify"), ("encode", *WITH_ADAPTER)),
+    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), tuple(stage for stage in AFTER_ENCODE if stage != "respond")),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),
     Edit("tasks/dpo/generation/next_token.py", ("respond",), AFTER_RESPOND),
-    Edit("tasks/judges/rules.py", ("winrate",), AFTER_WINRATE),
+    Edit("tasks/judges/rules/rules.py", ("qualify", "winrate"), AFTER_WINRATE),
     Edit("tasks/page/webpage.py", ("report",), AFTER_REPORT),
     Edit("tasks/registry/gate/gate.py", ("register",)),
     Edit("tasks/registry/release/release.py", ("register",)),
     # `adapters` writes the same bytes again whatever its code, so DVC runs no stage that reads them
-    Edit("tasks/registry/log/registry_log.py", ("adapters", "register"), AFTER_ENCODE[:-1]),
-    Edit("tasks/registry/stores/s3.py", ("adapters", "register"), AFTER_ENCODE[:-1]),
+    Edit("tasks/registry/log/registry_log.py", ("adapters", "register"), WITH_ADAPTER[:-1]),
+    Edit("tasks/registry/stores/s3.py", ("adapters", "register"), WITH_ADAPTER[:-1]),
 )
 
 

@@ -9,9 +9,21 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("base", "ingest", "encode", "adapters", "reference", "train", "respond", "winrate", "report", "register")
-SECTIONS = tuple(stage for stage in STAGES if stage != "adapters")  # which reads keys of the stages that it serves
-TORCH_FREE = ("ingest", "encode", "adapters", "winrate", "report", "register")
+STAGES = (
+    "base",
+    "ingest",
+    "encode",
+    "adapters",
+    "reference",
+    "train",
+    "respond",
+    "qualify",
+    "winrate",
+    "report",
+    "register",
+)
+SECTIONS = tuple(stage for stage in STAGES if stage not in ("adapters", "qualify"))  # which read others' sections
+TORCH_FREE = ("ingest", "encode", "adapters", "qualify", "winrate", "report", "register")
 
 
 def modules(*folders: str) -> list[Path]:

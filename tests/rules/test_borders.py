@@ -53,7 +53,19 @@ MAY_IMPORT = {
         *("core", "pairs/tokens", "dpo/model", "dpo/objective", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
         "dpo/telemetry",
     ),
+    "judges/protocol": ("core",),
+    "judges/rules": ("core", "judges/protocol"),
+    "judges/games": ("core", "judges/protocol"),
+    "judges/qualification": (
+        *("core", "pairs/record", "pairs/ingestion", "judges/protocol", "judges/rules", "judges/games"),
+    ),
     "judges": ("core",),
+    "judges/evidence": (
+        *("core", "judges", "judges/protocol", "judges/rules", "judges/games", "judges/qualification"),
+    ),
+    "judges/choice": (
+        *("core", "judges/protocol", "judges/rules", "judges/games", "judges/qualification", "judges/evidence"),
+    ),
     "page": ("core",),
     "page/readers": ("core", "page"),
     "registry/stores": ("core", "object_store"),

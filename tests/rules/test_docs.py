@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.judges.protocol import Answer, Item, Judge
+from tasks.judges.protocol.protocol import Answer, Prompt, Response, Scorer, Turn
 from tests.rules import params_page
 from tests.rules.source import ROOT
 from tests.rules.test_borders import MAY_IMPORT
@@ -99,7 +99,7 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
     name = re.compile(r"(?<![\w/.<-])(?:tasks|flows|tests|infra|docs)/[\w./-]*\w")
     code = re.findall(r"`([^`\n]+)`", FENCE.sub("", read(page)))
     named = {hit for span in code for hit in name.findall(span) if "<" not in span}
-    by_users = {"infra/.env", "tasks/judges/exclamation.py"}  # filled in, and the example of a judge
+    by_users = {"infra/.env"}  # filled in
     assert [hit for hit in sorted(named - by_users) if not (ROOT / hit).exists()] == []
 
 
@@ -142,15 +142,15 @@ def test_a_new_user_finds_it_by_a_heading(words: str) -> None:
 
 def test_the_example_of_a_judge_judges() -> None:
     code = re.search(
-        r"^```python\n(# tasks/judges/.*?)^```$", read(ROOT / "docs" / "evidence.md"), re.DOTALL | re.MULTILINE
+        r"^```python\n(# my_judges.*?)^```$", read(ROOT / "docs" / "evidence.md"), re.DOTALL | re.MULTILINE
     )
     assert code
     names: dict[str, Any] = {}
     exec(compile(code[1], "docs/evidence.md", "exec"), names)
-    judge: Judge = names["CalmJudge"]()
-    first, second = Answer("Stop!!"), Answer("Please stop!")
-    opinions = judge.judge([Item("a", "?", first, second), Item("b", "?", second, first), Item("c", "?", first, first)])
-    assert [opinion.p_first for opinion in opinions] == [0.0, 1.0, 0.5]
+    judge: Scorer = names["CalmJudge"](most=2)
+    asked = Prompt((Turn("user", "?"),))
+    scores = judge.score([Response(asked, Answer(text)) for text in ("Stop!!", "Please stop!", "Stop!!!!")])
+    assert [score.value for score in scores] == [-2.0, -1.0, -2.0]
     assert len(judge.fingerprint) == 64
 
 

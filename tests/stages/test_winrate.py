@@ -13,16 +13,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import winrate
+from tasks import qualify, winrate
 from tasks.core.errors import ArtifactError
 from tasks.core.files import pretty_json, verify_manifest, write_manifest
 from tasks.core.params import load_section
+from tasks.judges.choice.kinds import ControlJudge, PythonJudge
 from tasks.winrate import WinrateConfig
 from tests.conftest import ROOT
 
 WARM = "I am so sorry about the crack in your radio number {i}. Leave it to me: I will send a new one to you today."
+LISTENS = """
+class Listens:
+    fingerprint = "listens"
+    at_once = 2
+
+    def __init__(self, log):
+        self.log = log
+
+    async def judge(self, item):
+        from tasks.judges.protocol.protocol import opinion_of
+
+        turns = [[turn.role, turn.text] for turn in item.prompt.turns]
+        with open(self.log, "a") as stream:
+            stream.write(f"{turns} gold {item.prompt.gold is not None}\\n")
+        return opinion_of(0.5)
+"""
 COLD = "It is not our problem, no {i}. Read the manual and do not write to us again: so we say no to you and bye."
-SCHEMA = pa.schema([("prompt_id", pa.string()), ("prompt", pa.string())])
 
 
 def _params_file() -> Path:
@@ -42,10 +58,14 @@ class Inputs:
     responses: Path
     tokens: Path
     pairs: Path
+    qualification: Path
     out: Path
 
     def run(self, config: WinrateConfig) -> dict:
-        return winrate.run(winrate.Folders(self.responses, self.tokens, self.pairs, self.out), config)
+        """Qualify the judge and judge the answers."""
+        qualify.run(qualify.Folders(self.pairs, self.tokens, self.qualification), config)
+        folders = (self.responses, self.tokens, self.pairs, self.qualification, self.out)
+        return winrate.run(winrate.Folders(*folders), config)
 
     def lines(self, name: str) -> list[dict]:
         return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").split("\n") if line]
@@ -68,7 +88,7 @@ def _write_lines(path: Path, rows: list[dict]) -> None:
 
 
 def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples: int = 1) -> Inputs:
-    inputs = Inputs(*(root / name for name in ("responses", "tokens", "pairs", "out")))
+    inputs = Inputs(*(root / name for name in ("responses", "tokens", "pairs", "qualification", "out")))
     for folder in (inputs.responses, inputs.tokens, inputs.pairs):
         folder.mkdir(parents=True)
     count = len(texts["policy"])
@@ -81,8 +101,13 @@ def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples
     _write_lines(inputs.responses / "responses.jsonl", _responses(texts, samples))
     (inputs.responses / "metrics.json").write_text(pretty_json({"adapter_max_abs_delta_logit": delta}))
     for split, names in {"train": ["t0", "t1"], "test": [f"p{i}" for i in range(count)]}.items():
-        rows = [{"prompt_id": name, "prompt": json.dumps(f"a question about {name}")} for name in names]
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), inputs.pairs / f"{split}.parquet")
+        rows = [
+            {"pair_id": name, "prompt_id": name, "prompt": json.dumps(f"My radio {name} has a crack. What now?"),
+             "chosen": WARM.format(i=name), "rejected": COLD.format(i=name)}
+            for name in names
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows), inputs.pairs / f"{split}.parquet")
+    (inputs.pairs / "metrics.json").write_text(pretty_json({"rows_by_source": {"demo": count}}))
     for folder, stage in ((inputs.responses, "respond"), (inputs.tokens, "encode"), (inputs.pairs, "ingest")):
         write_manifest(folder, {"stage": stage})
     return inputs
@@ -112,7 +137,9 @@ def test_a_better_policy_wins_where_the_reference_fails(better, config):
     assert metrics["coverage"] == 1.0
     assert metrics["lower_bound"] > 0.6
     assert metrics["p_value"] < 0.01
-    assert (metrics["consistency"], metrics["first_position_share"]) == (1.0, 0.5)
+    assert (metrics["consistency"], metrics["first_position_share"]) == (None, None)  # scores have no orders
+    assert (metrics["judge_kind"], metrics["qualification"]["kind"]) == ("rules", "rules")
+    assert metrics["qualification"]["qualified"] is True
     assert metrics["identical"] == 20  # equal answers are ties that no judge saw
     assert metrics["control"]["low"] < 0.5 < metrics["control"]["high"]
     assert metrics["slices"]["fault"]["win_rate"] == 1.0
@@ -127,8 +154,8 @@ def test_the_evidence_holds_every_verdict_score_and_table(better, config):
     better.run(config)
     verify_manifest(better.out, "winrate")
     verdicts, scores = better.lines("verdicts.jsonl"), better.lines("scores.jsonl")
-    assert len(verdicts) == 40 * 2 * 2  # prompts, orders, policy and control
-    assert {row["order"] for row in verdicts} == {"AB", "BA"}
+    assert len(verdicts) == 40 * 2  # prompts; policy and control
+    assert {row["order"] for row in verdicts} == {"none"}
     assert verdicts[0]["detail"]["candidate"]["rules"]["required"] == 1.0
     assert [row["prompt_id"] for row in scores] == [f"p{i}" for i in range(40)]
     assert sum(row["score"] for row in scores) / 40 == 0.75
@@ -202,7 +229,6 @@ def test_an_adapter_that_does_nothing_does_not_pass_the_guards(tmp_path, config)
     same = _mixed(40, 0)
     metrics = _inputs(tmp_path, _texts(same, same), delta=0.0).run(config)
     assert metrics["win_rate"] == 0.5
-    assert metrics["consistency"] is None
     failed = {name for name, guard in metrics["guards"].items() if not guard["passed"]}
     assert failed == {"adapter_max_abs_delta_logit", "identical_share"}
 
@@ -215,9 +241,38 @@ def test_samples_of_one_prompt_do_not_count_as_prompts(tmp_path, config):
 
 @pytest.mark.parametrize("kind", ["length", "random"])
 def test_control_judges_find_no_quality_between_equal_lengths(better, config, kind):
-    metrics = better.run(dataclasses.replace(config, judge=kind))
+    metrics = better.run(dataclasses.replace(config, judge=ControlJudge(kind)))
     assert metrics["judge_kind"] == kind
     assert metrics["low"] <= 0.5
+    assert not metrics["qualification"]["qualified"]
+    assert not metrics["guards"]["judge_agreement"]["passed"]
+    assert metrics["guards"]["control_judge"]["passed"] is False
+    orders = {row["order"] for row in better.lines("verdicts.jsonl")}
+    assert orders == ({"none"} if kind == "length" else {"AB", "BA"})
+
+
+def test_a_judge_that_does_not_qualify_is_named_before_it_judges(better, config, caplog):
+    caplog.set_level("INFO")
+    better.run(dataclasses.replace(config, judge=ControlJudge("random")))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("the judge `random` does not qualify: it agrees with the labels on" in text for text in warnings)
+    results = [record.getMessage() for record in caplog.records if "win rate 0." in record.getMessage()]
+    assert results[-1].startswith("not to be believed, for a guard fails: win rate 0.")
+
+
+def test_papers_of_another_judge_are_no_papers(better, config):
+    better.run(config)
+    folders = winrate.Folders(better.responses, better.tokens, better.pairs, better.qualification, better.out)
+    with pytest.raises(ArtifactError, match="papers of another judge — run `dvc repro qualify`"):
+        winrate.run(folders, dataclasses.replace(config, tie_margin=0.1))
+
+
+def test_a_whole_conversation_reaches_the_judge(better, config, tmp_path, monkeypatch):
+    (tmp_path / "listens.py").write_text(LISTENS)
+    monkeypatch.syspath_prepend(tmp_path)
+    judge = PythonJudge("python", "listens:Listens", {"log": str(tmp_path / "log")})
+    better.run(dataclasses.replace(config, judge=judge))
+    assert "[['user', 'My radio p0 has a crack. What now?']] gold True" in (tmp_path / "log").read_text()
 
 
 def test_an_answer_that_is_missing_is_refused_and_nothing_is_written(better, config):
@@ -248,10 +303,12 @@ def test_the_stage_needs_no_torch(better):
     code = (
         "import sys; from pathlib import Path; from tasks import winrate; from tasks.core.params import load_section;"
         "a = [Path(p) for p in sys.argv[1:]];"
-        "winrate.run(winrate.Folders(*a[:4]), load_section(a[4], 'winrate', winrate.WinrateConfig));"
+        "config = load_section(a[5], 'winrate', winrate.WinrateConfig);"
+        "from tasks import qualify; qualify.run(qualify.Folders(a[2], a[1], a[3]), config);"
+        "winrate.run(winrate.Folders(*a[:5]), config);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    paths = (better.responses, better.tokens, better.pairs, better.out, _params_file())
+    paths = (better.responses, better.tokens, better.pairs, better.qualification, better.out, _params_file())
     done = subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (better.out / "manifest.json").is_file()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError
 from tasks.core.json_lines import read_json_lines
-from tasks.judges.games import Comparison
-from tasks.judges.protocol import Answer
+from tasks.judges.games.games import Comparison
+from tasks.judges.protocol.conversations import conversations
+from tasks.judges.protocol.protocol import Answer, Prompt
 
 SIDES = ("policy", "reference", "control")
 CHAMPION = "champion"  # a side only where `respond.champion` names one
@@ -18,9 +20,16 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The answered held-out prompts, in order, and the answers of every side by (prompt, sample)."""
+    """The answered prompts.
 
-    prompts: dict[str, Row]
+    Attributes:
+        rows: What `encode` wrote of each, in order, by its id.
+        prompts: The conversations, by the same ids.
+        sides: The answers of every side by (prompt, sample).
+    """
+
+    rows: dict[str, Row]
+    prompts: dict[str, Prompt]
     sides: dict[str, dict[tuple[str, int], Answer]]
 
     def pairs(self, candidate: str, opponent: str = "reference") -> list[Comparison]:
@@ -29,22 +38,21 @@ class Answers:
             Comparison(
                 prompt_id,
                 sample,
-                self.prompts[prompt_id]["question"],
+                self.prompts[prompt_id],
                 candidate=answer,
                 opponent=self.sides[opponent][prompt_id, sample],
-                gold=self.prompts[prompt_id].get("gold_chosen"),
             )
             for (prompt_id, sample), answer in self.sides[candidate].items()
         ]
 
 
-def read_answers(responses: Path, tokens: Path) -> Answers:
+def read_answers(responses: Path, tokens: Path, pairs: Path) -> Answers:
     """Read answers and their prompts, and check that each side answered each prompt equally often.
 
     Raises:
         ArtifactError: A line is malformed, or an answer is missing or has no prompt.
     """
-    prompts = read_json_lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question"))
+    prompts = read_json_lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question", "ids"))
     known = {row["prompt_id"]: row for row in prompts}
     sides: dict[str, dict[tuple[str, int], Answer]] = {side: {} for side in SIDES}
     keys = ("prompt_id", "side", "sample", "text", "n_tokens", "finish")
@@ -70,4 +78,19 @@ def read_answers(responses: Path, tokens: Path) -> Answers:
         raise ArtifactError(
             f"prompt {unknown[0]} was answered but is not in {tokens}/prompts.jsonl", "run `dvc repro respond`"
         )
-    return Answers({prompt_id: known[prompt_id] for prompt_id in answered}, sides)
+    return Answers({name: known[name] for name in answered}, _prompts(pairs, answered, known), sides)
+
+
+def _prompts(pairs: Path, answered: Collection[str], known: Mapping[str, Row]) -> dict[str, Prompt]:
+    """Return the conversations of the answered prompts.
+
+    Raises:
+        ArtifactError: A prompt is not in `test.parquet`.
+    """
+    turns = conversations(pairs, answered)
+    if unknown := [name for name in answered if name not in turns]:
+        raise ArtifactError(
+            f"prompt {unknown[0]} was answered but is not in {pairs}/test.parquet", "run `dvc repro respond`"
+        )
+    rows = {name: known[name] for name in answered}
+    return {name: Prompt(turns[name], row.get("gold_chosen"), tuple(row["ids"])) for name, row in rows.items()}

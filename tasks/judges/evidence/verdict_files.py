@@ -1,18 +1,19 @@
-"""Writes the evidence to files: every verdict, the score of every prompt, and tables for plots."""
+"""Writes the evidence to files: every verdict as it comes, the score of every prompt, and tables for plots."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from tasks.core.files import sha256_bytes, write_text
-from tasks.core.json_lines import write_json_lines
-from tasks.judges.games import Verdict
-from tasks.judges.judged_answers import CHAMPION, Answers
+from tasks.core.json_lines import json_line, write_json_lines
+from tasks.judges.evidence.judged_answers import CHAMPION, Answers
+from tasks.judges.games.games import Verdict
 
 DIGITS = 6
 Row = dict[str, Any]
@@ -23,17 +24,37 @@ class Judged:
     """The result of judging.
 
     Attributes:
-        verdicts: By (candidate, opponent): policy and control against the reference, and the policy against the
-            champion where there is one.
         scores: The policy's credit against the reference by prompt, NaN where the verdict is missing.
-        metrics: The numbers computed from them.
+        metrics: The numbers computed from the verdicts.
+        totals: The judge's score of the policy's and the reference's first sample by prompt, where it gives scores.
         duel: The policy's credit against the champion, as ``scores``; None without a champion.
     """
 
-    verdicts: dict[tuple[str, str], list[Verdict]]
     scores: dict[str, float]
     metrics: dict[str, Any]
+    totals: dict[str, tuple[float | None, float | None]]
     duel: dict[str, float] | None = None
+
+
+class VerdictWriter:
+    """Writes verdicts to a file as they come; a context manager, whose file appears whole at its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._stream = self._path.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._stream.close()
+
+    def through(self, verdicts: Iterable[Verdict], candidate: str, opponent: str) -> Iterator[Verdict]:
+        """Write each verdict on its way from a judge to whoever counts it."""
+        for verdict in verdicts:
+            row = {"candidate_side": candidate, "opponent_side": opponent, **dataclasses.asdict(verdict)}
+            self._stream.write(json_line(rounded(row)))
+            yield verdict
 
 
 def rounded(value: Any) -> Any:
@@ -46,25 +67,13 @@ def rounded(value: Any) -> Any:
 
 
 def write_evidence(folder: Path, answers: Answers, judged: Judged) -> None:
-    """Write verdicts, scores and the tables for plots into ``folder``."""
-    verdicts = [
-        {"candidate_side": side, "opponent_side": opponent, **dataclasses.asdict(verdict)}
-        for (side, opponent), side_verdicts in judged.verdicts.items()
-        for verdict in side_verdicts
-    ]
+    """Write scores and the tables for plots into ``folder``."""
     scores = _scores(answers, judged.scores, "reference")
-    write_json_lines(folder / "verdicts.jsonl", rounded(verdicts))
     write_json_lines(folder / "scores.jsonl", rounded(scores))
     if judged.duel is not None:
         write_json_lines(folder / "champion_scores.jsonl", rounded(_scores(answers, judged.duel, CHAMPION)))
 
-    # the judge's totals, where it gives any; of several samples of a prompt, those of the first
-    details = {verdict.prompt_id: verdict.detail for verdict in reversed(judged.verdicts["policy", "reference"])}
-    totals = {
-        name: [detail.get(side, {}).get("total") for side in ("candidate", "opponent")]
-        for name, detail in details.items()
-    }
-    table = [[row["prompt_id"], row["score"], *totals[row["prompt_id"]]] for row in scores]
+    table = [[row["prompt_id"], row["score"], *judged.totals.get(row["prompt_id"], (None, None))] for row in scores]
     _write_table(folder / "scores.csv", ["prompt_id", "score", "policy_total", "reference_total"], table)
 
     policy, reference = answers.sides["policy"], answers.sides["reference"]
@@ -78,7 +87,7 @@ def _scores(answers: Answers, credits: Mapping[str, float], opponent: str) -> li
         {
             "prompt_id": prompt_id,
             "score": credit if credit == credit else None,  # NaN: no verdict
-            "slice": answers.prompts[prompt_id].get("slice"),
+            "slice": answers.rows[prompt_id].get("slice"),
             **{
                 f"{side}_text": sha256_bytes(answers.sides[side][prompt_id, 0].text.encode())
                 for side in ("policy", opponent)

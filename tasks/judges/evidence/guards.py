@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core.section import Section, at_least, band, between
-from tasks.judges.leakage import Leakage
-from tasks.judges.protocol import Answer
-from tasks.judges.texts import distinct_ngram_share
+from tasks.judges.evidence.leakage import Leakage
+from tasks.judges.protocol.protocol import Answer
+from tasks.judges.qualification.qualification import LEAST_CANARIES_LOST, MOST_POSITION_BIAS
+from tasks.judges.rules.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
 MAX_EMPTY_SHARE = 0.02  # empty answers of the policy
@@ -90,6 +91,7 @@ class Measured:
         leakage: How many held-out prompts are in the training data.
         control_rate: Win rate of the reference against itself.
         control_se: Its standard error; None for a single prompt.
+        papers: What `qualify` measured of the judge.
         is_control_judge: Whether the judge is a control, which ignores quality.
     """
 
@@ -99,6 +101,7 @@ class Measured:
     leakage: Leakage
     control_rate: float
     control_se: float | None
+    papers: Mapping[str, Any]
     is_control_judge: bool = False
 
 
@@ -124,6 +127,16 @@ def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
         "overlapping_prompt_share": Guard(leakage.overlapping, "at most", limits.max_overlapping_prompt_share),
         "control_z": Guard(_control_z(measured), "at most", MAX_CONTROL_Z),
         "control_judge": Guard(float(measured.is_control_judge), "at most", 0.0),
+        **_judge_guards(measured.papers),
+    }
+
+
+def _judge_guards(papers: Mapping[str, Any]) -> dict[str, Guard]:
+    """Return the guards on the judge itself: agreement with labels, canaries, position."""
+    return {
+        "judge_agreement": Guard(papers["agreement"]["bound"], "above", papers["min_agreement"]),
+        "judge_canaries": Guard(min(papers["canaries"].values(), default=0.0), "at least", LEAST_CANARIES_LOST),
+        "judge_position_bias": Guard(papers["position_bias"], "at most", MOST_POSITION_BIAS),
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tasks.core.errors import ArtifactError
-from tasks.judges.texts import ngrams, words
+from tasks.judges.rules.texts import ngrams, words
 
 _COLUMNS = ["prompt_id", "prompt"]
 

@@ -1,4 +1,4 @@
-"""The rule judge: versioned scorers, each 0 to 1 with a weight; the better weighted mean wins.
+"""The judge by rules: versioned measures of a text, each 0 to 1 with a weight; the better weighted mean wins.
 
 It is cheap, offline, deterministic and explainable: a verdict holds the score of every rule for both
 answers. It judges by its rules alone, so it suits tasks whose requirements can be written as rules
@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from tasks.core.files import digest_of
 from tasks.core.section import Rule, Section, at_least, band
-from tasks.judges.protocol import Answer, Item, Opinion, opinion_of
-from tasks.judges.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
+from tasks.judges.protocol.protocol import Answer, Response, Score
+from tasks.judges.rules.texts import STOP_WORDS, contains_phrase, content_words, distinct_ngram_share, words
 
 # A scorer whose meaning changes gets a new number: the judge's fingerprint then changes with it.
 VERSIONS = {"required": 1, "forbidden": 1, "overlap": 1, "length": 1, "repetition": 1, "ending": 1, "gold": 1}
@@ -87,13 +87,15 @@ class RuleScores:
     by_rule: dict[str, float]
 
 
-class RuleJudge:
-    """Prefers the answer with the higher weighted mean of rule scores; a small difference is a tie."""
+class RuleScorer:
+    """Scores an answer by the weighted mean of the rules; the higher mean wins, a small difference is a tie."""
+
+    is_soft = False
 
     def __init__(self, config: RulesConfig, tie_margin: float) -> None:
         """Prepare the rules; scores that differ by `tie_margin` or less are a tie."""
         self._config = config
-        self._tie_margin = tie_margin
+        self.dead_band = tie_margin
         self._topics = {word.casefold() for word in config.topic_words}
         self._required = [[words(phrase) for phrase in group] for group in config.required_groups]
         self._forbidden = [words(phrase) for phrase in config.forbidden_phrases]
@@ -101,20 +103,14 @@ class RuleJudge:
     @property
     def fingerprint(self) -> str:
         """Digest of the rules' versions, the built-in stop words, every setting and the tie margin."""
-        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), self._config.settings(), self._tie_margin])
+        return digest_of(["rules", VERSIONS, sorted(STOP_WORDS), self._config.settings(), self.dead_band])
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """Score both answers of every item and compare."""
-        return [self._judge_one(item) for item in items]
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """Score every answer; the detail has the score of each rule."""
+        scores = [self.rule_scores(item.prompt.question, item.answer, item.prompt.gold) for item in responses]
+        return [Score(score.total, _shown(score)) for score in scores]
 
-    def _judge_one(self, item: Item) -> Opinion:
-        first = self.score(item.question, item.first, item.gold)
-        second = self.score(item.question, item.second, item.gold)
-        difference = first.total - second.total
-        p_first = 0.5 if abs(difference) <= self._tie_margin else float(difference > 0)
-        return opinion_of(p_first, {"first": _shown(first), "second": _shown(second)})
-
-    def score(self, question: str, answer: Answer, gold: str | None = None) -> RuleScores:
+    def rule_scores(self, question: str, answer: Answer, gold: str | None = None) -> RuleScores:
         """Score one answer: Σ wᵢ·sᵢ / Σ wᵢ over the rules that apply and weigh above 0; an empty answer scores 0."""
         weights = {name: weight for name, weight in self._config.weight_by_rule().items() if weight > 0}
         if not words(answer.text):

@@ -1,0 +1,1 @@
+"""Games: two answers to one prompt, shown to a judge, and the verdicts."""

@@ -1,0 +1,1 @@
+"""What judges see and say: the pair judge, the scorer, and what each returns."""

@@ -1,0 +1,1 @@
+"""How far a judge agrees with labelled pairs, before it judges any answer."""

@@ -1,0 +1,1 @@
+"""Judges without a model: rules on text, and the controls, which ignore quality."""
