@@ -3,8 +3,10 @@
 The reference here is the bare base, whatever adapter training continued from: all versions of one base are compared
 with the same opponent.
 
-reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/adapters/champion/
-writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample
+reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/adapters/champion/; the files of
+        `respond.prompt_sets`, as in data/raw/
+writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample; added_prompts.jsonl, the
+        prompts of `respond.prompt_sets`
 params: `respond` in params.yaml, `encode` for the template; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
 
@@ -20,13 +22,13 @@ from typing import Any
 
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
-from tasks.core.files import atomic_folder, manifest_digest, pretty_json, write_text
+from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
 from tasks.core.json_lines import write_json_lines
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.generation.answering import answer, describe, gather_on_main, load_policy, merge, work_name
-from tasks.dpo.generation.held_out import check_context, choose_prompts, read_end_tokens, read_prompts
+from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_end_tokens, read_prompts
 from tasks.dpo.generation.questions import CHAMPION, SIDES, Questions, Request, Sampling
 from tasks.dpo.generation.respond_config import RespondConfig, tell_of_sampling
 from tasks.dpo.generation.sides import max_abs_delta_logit
@@ -34,9 +36,10 @@ from tasks.dpo.model import sharding
 from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
-from tasks.pairs.encoding.base_tokenizer import base_settings
-from tasks.pairs.encoding.encoder import EncodeConfig
+from tasks.pairs.encoding.base_tokenizer import base_settings, generation_eos
+from tasks.pairs.encoding.encoder import EncodeConfig, PairEncoder
 from tasks.pairs.encoding.turn_marks import turn_marks
+from tasks.pairs.prompts.prompt_sets import read_prompt_sets
 from tasks.telemetry import log
 
 GUARD_PROMPTS = 8  # on which the adapter's effect on the logits is measured
@@ -77,7 +80,10 @@ def run(
         **({"champion": champion.version} if champion else {}),
     }
 
-    prompts = choose_prompts(read_prompts(folders.tokens), config.max_prompts)
+    prompts, added = _prompts(folders.tokens, base, config, encode or EncodeConfig())
+    if added:
+        inputs["prompt_sets"] = digest_of(added)
+    prompts += added
     requests = [
         Request(row["prompt_id"], n, tuple(row["ids"])) for row in prompts for n in range(config.samples_per_prompt)
     ]
@@ -101,12 +107,26 @@ def run(
         metrics["adapter_max_abs_delta_logit"] = float(f"{delta:.6g}")
         with atomic_folder(folders.out, {"stage": "respond", "inputs": inputs}) as draft:
             write_json_lines(draft / "responses.jsonl", answers)
+            if added:
+                write_json_lines(draft / "added_prompts.jsonl", added)
             write_text(draft / "metrics.json", pretty_json(metrics))
         shutil.rmtree(work, ignore_errors=True)
         counts = len(prompts), ", ".join(questions.sides)
         _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
     all_done(accelerator)
     return metrics
+
+
+def _prompts(tokens: Path, base: BaseModel, config: RespondConfig, encode: EncodeConfig) -> tuple[list[Row], list[Row]]:
+    """Return the held-out prompts to answer, and those of `respond.prompt_sets`."""
+    held_out = choose_prompts(read_prompts(tokens), config.max_prompts)
+    if not config.prompt_sets:
+        return held_out, []
+    slices = {row.get("slice") for row in held_out}
+    taken = next((name for name in config.prompt_sets if name in slices), None)
+    config.require(taken is None, "prompt_sets", f"{taken} is a slice of the held-out prompts: name the set otherwise")
+    encoder = PairEncoder(base.load_tokenizer(), encode, generation_eos(base))
+    return held_out, read_prompt_sets(config.prompt_sets, encoder, {row["prompt_id"] for row in held_out})
 
 
 def _stop_texts(base: BaseModel, config: RespondConfig, encode: EncodeConfig, sampling: Sampling) -> tuple[str, ...]:

@@ -82,7 +82,8 @@ def test_a_stop_string_ends_an_answer_in_both_ways_of_answering() -> None:
     answers = answer_all(model, requests(), SAMPLING, "policy", 200, stops)
     assert answers == alone(model, SAMPLING, stops)
     batches = plan_batches(requests(), 14, 200)
-    assert answers == [each for batch in batches for each in generate_batch(model, batch, SAMPLING, "policy", stops=stops)]
+    in_batches = [generate_batch(model, batch, SAMPLING, "policy", stops=stops) for batch in batches]
+    assert answers == [each for batch in in_batches for each in batch]
     whole = {answer.prompt_id: Digits().decode(list(answer.ids)) for answer in alone(model, SAMPLING)}
     assert any("3.4" in text or "8" in text for text in whole.values())
     for answer in answers:

@@ -40,11 +40,12 @@ OBSERVERS = (
     "tasks/dpo/telemetry/meter.py",
     "tasks/dpo/telemetry/heap.py",
 )
+ROWS = "tasks/pairs/ingestion/rows.py"  # which reads the prompt sets of `respond`, too
 EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
-    Edit("tasks/pairs/ingestion/rows.py", ("ingest", "qualify"), ("encode", *WITH_ADAPTER)),
-    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), tuple(stage for stage in AFTER_ENCODE if stage != "respond")),
+    Edit(ROWS, ("ingest", "respond", "qualify"), ("encode", *WITH_ADAPTER[:2], *AFTER_RESPOND)),
+    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), (*AFTER_ENCODE[:2], "qualify", *AFTER_RESPOND)),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),

@@ -29,6 +29,7 @@ class RespondConfig(Section, path="respond"):
         champion: Version of the registry that answers, too: `registry:NAME@DIGEST`; None for none.
         top_k: Draw among so many likeliest tokens; None among all.
         repetition_penalty: Makes tokens that stand in the prompt or in the answer so far less likely above 1.
+        prompt_sets: Files of prompts that are answered beside the held-out ones, by the name of their set.
         stop: Texts at which an answer ends; `auto`: the marks of turns that a template writes without end tokens.
     """
 
@@ -46,6 +47,7 @@ class RespondConfig(Section, path="respond"):
     champion: str | None = None
     top_k: Annotated[int, at_least(1)] | None = None
     repetition_penalty: Annotated[float, above(0)] = 1.0
+    prompt_sets: dict[str, str] = dataclasses.field(default_factory=dict)
     stop: Literal["auto"] | tuple[Annotated[str, filled("write the text at which an answer ends")], ...] = "auto"
 
     def __post_init__(self) -> None:

@@ -46,6 +46,8 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, drawn: int, lost:
     blind = ids[:drawn]
     losses = [name for name in ids[drawn:] if (score := scores[name]) is not None and score < 0.5][:lost]
     prompts = {row.text("prompt_id"): row for row in read_lines(tokens / "prompts.jsonl", "encode")}
+    if (added := responses / "added_prompts.jsonl").exists():  # those of `respond.prompt_sets`
+        prompts |= {row.text("prompt_id"): row for row in read_lines(added, "respond")}
 
     examples = tuple(_example(name, prompts, answers, scores[name]) for name in (*blind, *losses))
 
