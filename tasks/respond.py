@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,11 @@ from tasks.core.json_lines import write_json_lines
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CHAMPION_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
-from tasks.dpo.generation.answering import answer, describe, gather_on_main, load_policy, merge, work_name
-from tasks.dpo.generation.held_out import Row, check_context, choose_prompts, read_end_tokens, read_prompts
-from tasks.dpo.generation.questions import CHAMPION, SIDES, Questions, Request, Sampling
+from tasks.dpo.generation.answering import describe, load_policy, merge, work_name
+from tasks.dpo.generation.backends import Asked, ask_model, ask_server
+from tasks.dpo.generation.held_out import Row, choose_prompts, read_end_tokens, read_prompts
+from tasks.dpo.generation.questions import CHAMPION, SIDES, Questions, Request, Side
 from tasks.dpo.generation.respond_config import RespondConfig, tell_of_sampling
-from tasks.dpo.generation.sides import max_abs_delta_logit
-from tasks.dpo.model import sharding
 from tasks.dpo.model.distributed import all_done, open_accelerator
 from tasks.launch.launcher import relaunch_on_all_gpus
 from tasks.launch.stage import door
@@ -42,7 +42,6 @@ from tasks.pairs.encoding.turn_marks import turn_marks
 from tasks.pairs.prompts.prompt_sets import read_prompt_sets
 from tasks.telemetry import log
 
-GUARD_PROMPTS = 8  # on which the adapter's effect on the logits is measured
 _log = log.get_logger(__name__)
 
 
@@ -80,41 +79,49 @@ def run(
         **({"champion": champion.version} if champion else {}),
     }
 
-    prompts, added = _prompts(folders.tokens, base, config, encode or EncodeConfig())
-    if added:
-        inputs["prompt_sets"] = digest_of(added)
-    prompts += added
-    requests = [
-        Request(row["prompt_id"], n, tuple(row["ids"])) for row in prompts for n in range(config.samples_per_prompt)
-    ]
-    sampling = config.sampling(read_end_tokens(folders.tokens))
-    stop = _stop_texts(base, config, encode or EncodeConfig(), sampling)
-    questions = Questions(requests, sampling, (*SIDES, CHAMPION) if champion else SIDES, config.batch_tokens, stop)
+    sides = (*SIDES, CHAMPION) if champion else SIDES
+    asked = _asked(folders.tokens, base, config, encode or EncodeConfig(), sides)
+    if asked.added:
+        inputs["prompt_sets"] = digest_of(asked.added)
 
     accelerator = open_accelerator(runtime)
-    policy = load_policy(base, folders.adapter, champion, accelerator, runtime)
-    check_context(prompts, getattr(policy.config, "max_position_embeddings", None), config.max_new_tokens)
     kind = str(accelerator.device.type)
-    work = folders.runs / work_name(inputs, dataclasses.asdict(config), stop, f"{base.dtype_on(kind)} on {kind}")
-    rows = gather_on_main(answer(policy, questions, base.load_tokenizer(), work))
-    metrics: dict[str, Any] = {}
-    if rows is not None or sharding.is_sharded(policy):  # a forward pass of a sharded model takes all ranks
-        delta = max_abs_delta_logit(policy, [row["ids"] for row in choose_prompts(prompts, GUARD_PROMPTS)])
+    computed = "server" if config.server else f"{base.dtype_on(kind)} on {kind}"
+    work = folders.runs / work_name(inputs, dataclasses.asdict(config), asked.questions.stop, computed)
+    if config.server:
+        rows, delta = ask_server(config.server, base, asked, work)
+    else:
+        rows, delta = ask_model(load_policy(base, folders.adapter, champion, accelerator, runtime), base, asked, work)
 
+    metrics: dict[str, Any] = {}
     if rows is not None:
-        answers = merge(rows, prompts, questions.sides, config.samples_per_prompt)
-        metrics = describe(answers, questions.sides, len(prompts), config.samples_per_prompt)
+        answers = merge(rows, asked.prompts, sides, config.samples_per_prompt)
+        metrics = describe(answers, sides, len(asked.prompts), config.samples_per_prompt)
         metrics["adapter_max_abs_delta_logit"] = float(f"{delta:.6g}")
         with atomic_folder(folders.out, {"stage": "respond", "inputs": inputs}) as draft:
             write_json_lines(draft / "responses.jsonl", answers)
-            if added:
-                write_json_lines(draft / "added_prompts.jsonl", added)
+            if asked.added:
+                write_json_lines(draft / "added_prompts.jsonl", asked.added)
             write_text(draft / "metrics.json", pretty_json(metrics))
         shutil.rmtree(work, ignore_errors=True)
-        counts = len(prompts), ", ".join(questions.sides)
+        counts = len(asked.prompts), ", ".join(sides)
         _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
     all_done(accelerator)
     return metrics
+
+
+def _asked(tokens: Path, base: BaseModel, config: RespondConfig, encode: EncodeConfig, sides: Sequence[Side]) -> Asked:
+    """Read the prompts, find out where answers end, and tell of it."""
+    held_out, added = _prompts(tokens, base, config, encode)
+    sampling = config.sampling(read_end_tokens(tokens))
+    samples = range(config.samples_per_prompt)
+    requests = [Request(row["prompt_id"], n, tuple(row["ids"])) for row in (*held_out, *added) for n in samples]
+
+    tokenizer = base.load_tokenizer()
+    stop = turn_marks(tokenizer, encode) if config.stop == "auto" else config.stop
+    ends = tokenizer.convert_ids_to_tokens(sampling.eos_token_ids)
+    tell_of_sampling(config, base_settings(base, "generation_config.json"), ends, stop)
+    return Asked([*held_out, *added], added, Questions(requests, sampling, sides, config.batch_tokens, stop))
 
 
 def _prompts(tokens: Path, base: BaseModel, config: RespondConfig, encode: EncodeConfig) -> tuple[list[Row], list[Row]]:
@@ -127,15 +134,6 @@ def _prompts(tokens: Path, base: BaseModel, config: RespondConfig, encode: Encod
     config.require(taken is None, "prompt_sets", f"{taken} is a slice of the held-out prompts: name the set otherwise")
     encoder = PairEncoder(base.load_tokenizer(), encode, generation_eos(base))
     return held_out, read_prompt_sets(config.prompt_sets, encoder, {row["prompt_id"] for row in held_out})
-
-
-def _stop_texts(base: BaseModel, config: RespondConfig, encode: EncodeConfig, sampling: Sampling) -> tuple[str, ...]:
-    """Return the texts at which answers end, and tell of all that ends them."""
-    tokenizer = base.load_tokenizer()
-    stop = turn_marks(tokenizer, encode) if config.stop == "auto" else config.stop
-    ends = tokenizer.convert_ids_to_tokens(sampling.eos_token_ids)
-    tell_of_sampling(config, base_settings(base, "generation_config.json"), ends, stop)
-    return stop
 
 
 def main() -> None:

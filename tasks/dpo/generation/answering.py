@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,29 +61,22 @@ def load_policy(
     return sharding.place(policy.eval(), accelerator, runtime)
 
 
-def answer(policy: Any, questions: Questions, tokenizer: Any, work: Path) -> list[Row]:
-    """Answer this rank's share of the questions and return its rows.
-
-    The questions are shared out by parts: some batches of one side. What a part is depends on the questions and the
-    model alone, so the answers do not depend on the number of ranks.
+def answer(
+    parts: Sequence[Part],
+    answers_of: Callable[[Part], list[Completion]],
+    tokenizer: Any,
+    work: Path,
+    is_sharded: bool = False,
+) -> list[Row]:
+    """Answer this rank's share of the parts and return its rows.
 
     Args:
-        policy: All sides in one model.
-        questions: What all ranks answer together.
+        parts: What all ranks answer together.
+        answers_of: Answers a part.
         tokenizer: Turns tokens into text.
         work: Folder of finished parts; those that an earlier run finished are taken from there.
+        is_sharded: The model is shared out over the ranks, which answer as many parts each.
     """
-    is_sharded = sharding.is_sharded(policy)
-    has_refill = not is_sharded and can_refill(policy.get_base_model())
-    stops = StopTexts(tokenizer, questions.stop) if questions.stop else None
-
-    def answers_of(part: Part) -> list[Completion]:
-        if has_refill:
-            budget = questions.batch_tokens
-            return answer_all(policy, part.requests, questions.sampling, part.side, budget, stops)
-        return generate_batch(policy, part.requests, questions.sampling, part.side, is_sharded, stops)
-
-    parts = plan_parts(questions, BATCHES_OF_A_PART if has_refill else 1)
     parts_of_rank = list(enumerate(parts))[ranks.rank() :: ranks.world_size()]
     files = [work / f"part-{number:05d}.json" for number, _ in parts_of_rank]
     left = [(file, part) for file, (_, part) in zip(files, parts_of_rank, strict=True) if not file.is_file()]
@@ -111,11 +104,38 @@ class Part:
     requests: list[Request]
 
 
-def plan_parts(questions: Questions, batches: int) -> list[Part]:
-    """Cut the questions into parts of so many ``batches`` of one side; the sides of the same requests follow."""
+def plan_parts(questions: Questions, batches: int = BATCHES_OF_A_PART) -> list[Part]:
+    """Cut the questions into parts of so many ``batches`` of one side; the sides of the same requests follow.
+
+    Parts do not depend on the number of ranks, so neither do the answers.
+    """
     planned = questions.batches()
     groups = [planned[first : first + batches] for first in range(0, len(planned), batches)]
     return [Part(side, [each for batch in group for each in batch]) for group in groups for side in questions.sides]
+
+
+def answer_by_model(policy: Any, questions: Questions, tokenizer: Any, work: Path) -> list[Row]:
+    """Answer this rank's share of the questions with the model ``policy``, all sides in one, and return its rows.
+
+    Finished parts are kept in the folder ``work``; those that an earlier run finished are taken from there.
+    """
+    is_sharded = sharding.is_sharded(policy)
+    stops = StopTexts(tokenizer, questions.stop) if questions.stop else None
+    sampling, budget = questions.sampling, questions.batch_tokens
+    if not is_sharded and can_refill(policy.get_base_model()):
+        return answer(
+            plan_parts(questions),
+            lambda part: answer_all(policy, part.requests, sampling, part.side, budget, stops),
+            tokenizer,
+            work,
+        )
+    return answer(
+        plan_parts(questions, batches=1),
+        lambda part: generate_batch(policy, part.requests, sampling, part.side, is_sharded, stops),
+        tokenizer,
+        work,
+        is_sharded,
+    )
 
 
 def _idle_parts(count: int) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tasks.core.section import Section, above, at_least, between, filled
 from tasks.dpo.generation.questions import Sampling
+from tasks.dpo.generation.server import ServerConfig
 from tasks.telemetry import log
 
 _OFFERED = ("temperature", "top_p", "top_k", "repetition_penalty")
@@ -30,6 +31,7 @@ class RespondConfig(Section, path="respond"):
         top_k: Draw among so many likeliest tokens; None among all.
         repetition_penalty: Makes tokens that stand in the prompt or in the answer so far less likely above 1.
         prompt_sets: Files of prompts that are answered beside the held-out ones, by the name of their set.
+        server: Answers in place of this machine; None to answer here.
         stop: Texts at which an answer ends; `auto`: the marks of turns that a template writes without end tokens.
     """
 
@@ -48,6 +50,7 @@ class RespondConfig(Section, path="respond"):
     top_k: Annotated[int, at_least(1)] | None = None
     repetition_penalty: Annotated[float, above(0)] = 1.0
     prompt_sets: dict[str, str] = dataclasses.field(default_factory=dict)
+    server: ServerConfig | None = None
     stop: Literal["auto"] | tuple[Annotated[str, filled("write the text at which an answer ends")], ...] = "auto"
 
     def __post_init__(self) -> None:
