@@ -32,10 +32,14 @@ from tasks.dpo.generation.answering import merge
 from tasks.dpo.generation.batchwise import generate_batch
 from tasks.dpo.generation.held_out import choose_prompts, read_prompts
 from tasks.dpo.generation.questions import Request, Sampling, draws, plan_batches
+from tasks.dpo.generation.respond_config import tell_of_sampling
+from tasks.dpo.generation.server import ServerConfig
 from tasks.dpo.generation.sides import max_abs_delta_logit
 from tasks.dpo.model.adapter import LoraSettings, attach_lora
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.adapter_saving import save_adapter
+from tasks.pairs.encoding.encoder import EncodeConfig
+from tasks.pairs.encoding.turn_marks import turn_marks
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
 from tests.dpo.test_sharding import needs_deepspeed
@@ -289,6 +293,10 @@ def test_no_held_out_prompt_is_refused(tmp_path):
         ({"top_p": 1.5}, "respond.top_p"),
         ({"max_prompts": 0}, "respond.max_prompts"),
         ({"batch_tokens": 0}, "respond.batch_tokens"),
+        ({"top_k": 0}, "respond.top_k"),
+        ({"repetition_penalty": 0.0}, "respond.repetition_penalty"),
+        ({"stop": ("",)}, "respond.stop"),
+        ({"server": ServerConfig("", "a", "b")}, "respond.server.base_url"),
         ({"temperature": 0.0, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
     ],
 )
@@ -300,3 +308,69 @@ def test_wrong_settings_are_refused_by_name(change, told):
 def test_the_shipped_settings_load():
     path = next(path for path in (ROOT / "params.yaml", ROOT / "params.d" / "respond.yaml") if path.is_file())
     assert load_section(path, "respond", RespondConfig).samples_per_prompt >= 1
+
+
+def write_set(folder: Path, *rows: dict[str, Any]) -> dict[str, str]:
+    write_text(folder / "mine.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return {"mine": str(folder / "mine.jsonl")}
+
+
+def test_prompts_of_a_set_are_answered_beside_the_held_out_ones_and_change_none_of_them(inputs, finished, tmp_path):
+    sets = write_set(tmp_path, {"prompt": "Ben had a red ball", "gold": "He lost it."}, {"prompt": "Anna sat down"})
+    metrics = inputs.run(dataclasses.replace(CONFIG, prompt_sets=sets))
+    added = [json.loads(line) for line in (inputs.out / "added_prompts.jsonl").read_text().splitlines()]
+    assert [(row["set"], row["slice"], row["question"], row.get("gold_chosen")) for row in added] == [
+        ("mine", "mine", "Ben had a red ball", "He lost it."),
+        ("mine", "mine", "Anna sat down", None),
+    ]
+    assert metrics["prompts"] == 7
+    ids = {row["prompt_id"] for row in added}
+    assert [row for row in inputs.rows() if row["prompt_id"] not in ids] == finished.rows()
+    assert len([row for row in inputs.rows() if row["prompt_id"] in ids]) == 2 * 3
+    assert "prompt_sets" in read_manifest(inputs.out, "respond")["inputs"]
+
+
+def test_without_prompt_sets_nothing_is_written_of_them(finished):
+    assert sorted(path.name for path in finished.out.iterdir()) == ["manifest.json", "metrics.json", "responses.jsonl"]
+
+
+def test_stop_strings_end_answers_and_are_told(inputs, caplog):
+    caplog.set_level("INFO")
+    inputs.run(dataclasses.replace(CONFIG, temperature=0.0, stop=(" was", "big dog")))
+    rows = inputs.rows()
+    assert not [row for row in rows if " was" in row["text"] or "big dog" in row["text"]]
+    assert "and at the texts ' was', 'big dog'" in caplog.text
+    whole = dataclasses.replace(inputs, out=inputs.out.parent / "whole")
+    whole.run(dataclasses.replace(CONFIG, temperature=0.0))
+    cut = [(row, long) for row, long in zip(rows, whole.rows(), strict=True) if row != long]
+    assert cut
+    assert all(long["text"].startswith(row["text"]) and row["finish"] == "stop" for row, long in cut)
+    assert all(row["n_tokens"] < long["n_tokens"] for row, long in cut)
+
+
+def test_the_bases_own_generation_settings_are_offered(caplog):
+    caplog.set_level("INFO")
+    own = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.0, "max_length": 20}
+    tell_of_sampling(CONFIG, own, ["</s>", "<|end|>"], ("\n\nHuman:",))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == r"answers end at '</s>', '<|end|>', and at the texts '\n\nHuman:'"
+    assert second == (
+        "the base's generation_config.json has temperature: 0.6, top_k: 20: write that under `respond` to answer so"
+    )
+
+
+def test_marks_of_a_plain_transcript_stop_answers_by_default(pinned):
+    tokenizer = BaseModel.open(pinned).load_tokenizer()
+    assert turn_marks(tokenizer, EncodeConfig(chat_template="plain")) == ("\n\nAssistant:", "\n\nHuman:")
+    assert turn_marks(tokenizer, EncodeConfig()) == ()
+
+
+def test_a_set_with_the_name_of_a_slice_is_refused(inputs, tokens, tmp_path):
+    copied = tmp_path / "tokens"
+    shutil.copytree(tokens, copied)
+    lines = [json.loads(line) for line in (copied / "prompts.jsonl").read_text().splitlines()]
+    write_text(copied / "prompts.jsonl", "".join(json.dumps({**row, "slice": "mine"}) + "\n" for row in lines))
+    write_manifest(copied, {"stage": "encode"})
+    sets = write_set(tmp_path, {"prompt": "Ben had a red ball"})
+    with pytest.raises(ConfigError, match=r"`respond.prompt_sets` is .* — mine is a slice of the held-out prompts"):
+        dataclasses.replace(inputs, tokens=copied).run(dataclasses.replace(CONFIG, prompt_sets=sets))

@@ -144,9 +144,7 @@ def test_a_server_that_is_not_there_is_named(ask: Ask) -> None:
 def test_the_key_is_read_from_the_environment_and_never_shown(
     ask: Ask, inputs: Inputs, manners: Manners, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(
-        ConfigError, match="key_env` is SOME_KEY, which is not set — export the server's key"
-    ):
+    with pytest.raises(ConfigError, match="key_env` is SOME_KEY, which is not set — export the server's key"):
         ask(key_env="SOME_KEY")
     manners.key = "sk-right"
     monkeypatch.setenv("SOME_KEY", "sk-secret-wrong")
