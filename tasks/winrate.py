@@ -1,6 +1,7 @@
 """Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
-reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/
+reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/,
+        results/benchmarks/
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
         champion, champion_scores.jsonl
 params: `winrate` in params.yaml
@@ -16,9 +17,10 @@ from typing import Any
 
 from tasks.core import paths
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
+from tasks.estimation.bounds import ALPHA
+from tasks.estimation.power import describe_power, smallest_detectable_win_rate, spent_alpha
 from tasks.judges.choice.build import build_judge, is_control, kind_of
-from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
-from tasks.judges.estimates import smallest_detectable_win_rate
+from tasks.judges.choice.config import SEED, WinrateConfig
 from tasks.judges.evidence.guards import Measured, check_guards, length_ratio
 from tasks.judges.evidence.judged_answers import Answers, read_answers
 from tasks.judges.evidence.judging import judge_answers
@@ -39,6 +41,7 @@ class Folders:
     responses: Path = paths.RESPONSES
     tokens: Path = paths.TOKENS
     pairs: Path = paths.PAIRS
+    benchmarks: Path = paths.BENCHMARKS
     qualification: Path = paths.QUALIFICATION
     out: Path = paths.WINRATE
 
@@ -54,6 +57,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "responses": manifest_digest(folders.responses, "respond"),
         "tokens": manifest_digest(folders.tokens, "encode"),
         "pairs": manifest_digest(folders.pairs, "ingest"),
+        "benchmarks": manifest_digest(folders.benchmarks, "benchmarks"),
         "qualification": manifest_digest(folders.qualification, "qualify"),
     }
     kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
@@ -61,9 +65,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     for fault in papers["faults"]:
         _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
     answers = read_answers(folders.responses, folders.tokens, folders.pairs)
-    smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
-    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
-    _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", len(answers.prompts), 100 * smallest, chances)
+    _log.info("%s", describe_power(len(answers.prompts), paths.PARAMS))
 
     with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
         with VerdictWriter(draft / "verdicts.jsonl") as writer:
@@ -74,7 +76,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
             **judged.metrics,
             "judge_kind": kind,
             "qualification": papers,
-            "smallest_detectable_win_rate": smallest,
+            "smallest_detectable_win_rate": smallest_detectable_win_rate(len(answers.prompts), spent_alpha(ALPHA, 1)),
             "lengths": {
                 "policy_tokens_mean": _tokens_mean(measured.policy),
                 "reference_tokens_mean": _tokens_mean(measured.reference),
@@ -104,6 +106,7 @@ def _measured(
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
         papers=papers,
+        benchmark_drop=read_json(folders.benchmarks / "metrics.json")["greatest_drop"],
         is_control_judge=is_control(config.judge),
     )
 

@@ -27,7 +27,7 @@ class Edit:
 AFTER_ENCODE = STAGES[STAGES.index("reference") :]
 WITH_ADAPTER = tuple(stage for stage in AFTER_ENCODE if stage != "qualify")  # which depends on none
 AFTER_REFERENCE, AFTER_TRAIN = WITH_ADAPTER[1:], WITH_ADAPTER[2:]
-AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[3:], WITH_ADAPTER[4:], WITH_ADAPTER[5:]
+AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[4:], WITH_ADAPTER[5:], WITH_ADAPTER[6:]
 OBSERVERS = (
     "tasks/telemetry/log.py",
     "tasks/telemetry/receipts.py",
@@ -44,8 +44,8 @@ ROWS = "tasks/pairs/ingestion/rows.py"  # which reads the prompt sets of `respon
 EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
-    Edit(ROWS, ("ingest", "respond", "qualify"), ("encode", *WITH_ADAPTER[:2], *AFTER_RESPOND)),
-    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), (*AFTER_ENCODE[:2], "qualify", *AFTER_RESPOND)),
+    Edit(ROWS, ("ingest", "respond", "qualify"), ("encode", *AFTER_ENCODE[:2], "benchmarks", *AFTER_RESPOND)),
+    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), (*AFTER_ENCODE[:2], "benchmarks", "qualify", *AFTER_RESPOND)),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),

@@ -12,7 +12,7 @@ from torch import Tensor
 from tasks.dpo.generation.questions import Sampling
 
 _FIRST_WIDTH = 64  # likeliest tokens that are looked at first; most rows reach top-p with them
-_WIDER = 8  # times as many for the rows that do not
+_SECOND_WIDTH = 4096  # for rows that do not; then all tokens
 
 
 def next_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -53,17 +53,19 @@ def draw(scores: Tensor, top_k: int | None, top_p: float, uniforms: Tensor) -> T
     total = scores.topk(width).values.double().logsumexp(-1) if top_k else scores.logsumexp(-1).double()
     tokens, left = torch.empty(rows, dtype=torch.long, device=scores.device), torch.arange(rows, device=scores.device)
     while len(left):
-        likeliest, ids = (scores if len(left) == rows else scores[left]).topk(width)
+        part = scores if len(left) == rows else scores[left]
+        likeliest, ids = part.topk(width) if width < vocabulary else part.sort(dim=-1, descending=True)
         shares = (likeliest.double() - total[left, None]).exp()
         before = shares.cumsum(dim=-1) - shares
-        is_whole = top_k is not None or width == vocabulary
-        is_enough = torch.full_like(left, True, dtype=torch.bool) if is_whole else before[:, -1] >= top_p
+        kept = torch.where(before < top_p, shares, 0.0)
+        if width == vocabulary:  # back into the vocabulary's order
+            tokens[left] = _inverse(torch.zeros_like(kept).scatter_(1, ids, kept), uniforms[left])
+            break
 
-        ids, order = ids[is_enough].sort(dim=-1)  # into the vocabulary's order
-        kept = torch.where(before < top_p, shares, 0.0)[is_enough].gather(1, order)
-        drawn = left[is_enough]
-        tokens[drawn] = ids.gather(1, _inverse(kept, uniforms[drawn])[:, None]).squeeze(1)
-        left, width = left[~is_enough], min(width * _WIDER, vocabulary)
+        is_enough = before[:, -1] >= top_p if top_k is None else torch.ones_like(left, dtype=torch.bool)
+        drawn, (ids, order) = left[is_enough], ids[is_enough].sort(dim=-1)
+        tokens[drawn] = ids.gather(1, _inverse(kept[is_enough].gather(1, order), uniforms[drawn])[:, None]).squeeze(1)
+        left, width = left[~is_enough], vocabulary if width >= _SECOND_WIDTH else min(_SECOND_WIDTH, vocabulary)
     return tokens
 
 

@@ -14,7 +14,8 @@ from tasks.pairs.ingestion.formats import read_rows
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.raw.cells import is_blank, kind
 from tasks.pairs.raw.raw_row import RawRow
-from tasks.pairs.record.pair import SYSTEM_NAMES, Columns, Pair, Rejection
+from tasks.pairs.record.pair import SYSTEM_NAMES, Columns, Pair
+from tasks.pairs.record.rejection import Rejection
 from tasks.telemetry.log import get_logger
 
 GOLD, SLICE = "gold", "slice"

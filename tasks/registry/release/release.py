@@ -27,17 +27,27 @@ class Release:
 
     Attributes:
         digest: The version.
-        serial: Its serial number, from 1 for each name.
+        serial: Its serial number, from 1 for each name; None where it is not registered.
         decision: The gate's.
         is_promoted: Whether the alias was moved to it, now or when it was first registered.
         is_new: Whether the log did not contain it before.
     """
 
     digest: str
-    serial: int
+    serial: int | None
     decision: Decision
     is_promoted: bool
     is_new: bool
+
+    @property
+    def is_registered(self) -> bool:
+        """Tell whether the registry holds it."""
+        return self.serial is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether registering it again would change nothing."""
+        return self.is_registered and (self.is_promoted or self.decision.outcome != PASSED)
 
 
 def weigh(registry: Registry, history: History, evidence: Evidence, alias: str, gate: GateConfig) -> Decision:
@@ -46,8 +56,16 @@ def weigh(registry: Registry, history: History, evidence: Evidence, alias: str, 
     If that is the version itself, it is compared with the one before it.
     """
     earlier = [d for d in history.targets_of(alias) if d != evidence.version and d not in history.collected]
-    champion = _evidence_of(registry, earlier[-1]) if earlier else None
+    champion = evidence_of(registry, earlier[-1]) if earlier else None
     return decide(evidence, champion, history.attempt(evidence), gate)
+
+
+def evidence_of(registry: Registry, digest: str) -> Evidence:
+    """Read the evidence that a version carries, its bytes verified."""
+    version = registry.read(digest)
+    names = [name for name in version.files if name.startswith(EVIDENCE)]
+    files = {name.removeprefix(EVIDENCE): registry.read_file(digest, name) for name in names}
+    return evidences.parse(files, f"version {short(digest)}", version.identity.base, digest)
 
 
 def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias: str, gate: GateConfig) -> Release:
@@ -70,6 +88,20 @@ def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias
     return Release(digest, serial, decision, is_promoted, is_new)
 
 
+def judge(registry: Registry, evidence: Evidence, alias: str, gate: GateConfig) -> Release:
+    """Return what the registry says of a candidate, or else what the gate would say; nothing is written.
+
+    So it is no look at the prompts that costs the gate any of its alpha.
+    """
+    history, digest = registry.history(), evidence.version
+    if not registry.holds(digest):
+        decision = weigh(registry, history, evidence, alias, gate)
+        return Release(digest, None, decision, is_promoted=False, is_new=False)
+
+    decision = _logged_decision(registry, history, evidence, alias, gate)
+    return Release(digest, history.serials()[digest], decision, history.was_promoted(digest, alias), is_new=False)
+
+
 def promote(
     registry: Registry, digest: str, alias: str, override: str | None = None, reason: str | None = None
 ) -> bool:
@@ -90,7 +122,7 @@ def promote(
         RegistryError: The version is not registered, no longer kept, or deprecated.
     """
     check_alias(alias)
-    evidence = _evidence_of(registry, digest)
+    evidence = evidence_of(registry, digest)
     gate = Decision.from_json(json.loads(registry.read_file(digest, DECISION))).gate
 
     def event(history: History) -> Event | None:
@@ -175,14 +207,6 @@ def restore(registry: Registry, digest: str, reason: str | None = None) -> bool:
     return registry.log.append(event) is not None
 
 
-def _evidence_of(registry: Registry, digest: str) -> Evidence:
-    """Read the evidence that a version carries, its bytes verified."""
-    version = registry.read(digest)
-    names = [name for name in version.files if name.startswith(EVIDENCE)]
-    files = {name.removeprefix(EVIDENCE): registry.read_file(digest, name) for name in names}
-    return evidences.parse(files, f"version {short(digest)}", version.identity.base, digest)
-
-
 def _rolled_back_to(registry: Registry, alias: str, left: str) -> str:
     """Return the version to which the newest move of ``alias`` led, if it was a rollback from ``left``."""
     moves = [entry.event for entry in registry.log.entries() if entry.event.alias == alias]
@@ -220,6 +244,14 @@ def _log_registration(registry: Registry, version: Version, evidence: Evidence, 
     return registry.log.append(event) is not None
 
 
+def _logged_decision(
+    registry: Registry, history: History, evidence: Evidence, alias: str, gate: GateConfig
+) -> Decision:
+    """Return the decision in the log entry that registered a version."""
+    logged = history.registered[evidence.version].event.decision
+    return Decision.from_json(logged) if logged else weigh(registry, history, evidence, alias, gate)
+
+
 def _promote_if_decided(
     registry: Registry, digest: str, evidence: Evidence, alias: str, gate: GateConfig
 ) -> tuple[Decision, bool]:
@@ -228,9 +260,7 @@ def _promote_if_decided(
     Returns:
         The last decision, and whether the version is or was promoted.
     """
-    history = registry.history()
-    logged = history.registered[digest].event.decision
-    decision = Decision.from_json(logged) if logged else weigh(registry, history, evidence, alias, gate)
+    decision = _logged_decision(registry, registry.history(), evidence, alias, gate)
 
     def event(history: History) -> Event | None:
         nonlocal decision
