@@ -45,7 +45,7 @@ EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
     Edit(ROWS, ("ingest", "respond", "qualify"), ("encode", *AFTER_ENCODE[:2], "benchmarks", *AFTER_RESPOND)),
-    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), (*AFTER_ENCODE[:2], "benchmarks", "qualify", *AFTER_RESPOND)),
+    Edit("tasks/pairs/encoding/template.py", ("encode", "respond"), (*AFTER_ENCODE[:2], *AFTER_ENCODE[3:])),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),
