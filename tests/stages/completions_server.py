@@ -30,6 +30,8 @@ class Manners:
         name: What it calls itself, whatever was asked; None for the name asked for.
         tokens_read: How many tokens it says that it read; None for the truth.
         bodies: What it was asked.
+        finish: How its answers end; None for the truth.
+        broken: A reply in place of the right one.
         noise: Grows the log-probabilities of each request a little more.
     """
 
@@ -42,6 +44,7 @@ class Manners:
     finish: str | None = None
     bodies: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     noise: float = 0.0
+    broken: Any = None
 
 
 class Model:
@@ -51,7 +54,7 @@ class Model:
         self.policy, self.tokenizer, self.manners = policy, tokenizer, manners
         self.lock = threading.Lock()
 
-    def reply(self, body: dict[str, Any]) -> dict[str, Any]:
+    def reply(self, body: dict[str, Any]) -> Any:
         manners = self.manners
         side = "policy" if body["model"] in manners.adapters else "reference"
         stops = StopTexts(self.tokenizer, body.get("stop", []))
@@ -75,6 +78,8 @@ class Model:
         if body.get("prompt_logprobs") and "prompt_logprobs" in manners.gives:
             entries = zip(body["prompt"][1:], logps, strict=True)
             choice["prompt_logprobs"] = [None, *({str(token): {"logprob": logp}} for token, logp in entries)]
+        if manners.broken is not None:
+            return manners.broken
         count = len(body["prompt"]) if manners.tokens_read is None else manners.tokens_read
         return {"model": manners.name or body["model"], "choices": [choice], "usage": {"prompt_tokens": count}}
 

@@ -105,6 +105,8 @@ def test_a_server_that_gives_no_log_probabilities_is_refused(ask: Ask, manners: 
     [
         ({"name": "other"}, "the server answered as 'other', and was asked for 'bare' — correct the names"),
         ({"tokens_read": 99}, "read a prompt of .* tokens as 99 tokens, .* — use a server that takes token ids"),
+        ({"broken": {"choices": ["text"]}}, "otherwise than with one answer — use a server that takes token ids"),
+        ({"broken": {"error": "no"}}, "otherwise than with one answer — use a server that takes token ids"),
         ({"key": "k"}, "refused a request for bare: 401 .* — correct `respond.server`"),
         ({"faults": [404]}, "refused a request for bare: 404 .* — correct `respond.server`"),
         ({"faults": [302]}, "refused a request for bare: 302 .* — correct `respond.server`"),
@@ -125,6 +127,28 @@ def test_faults_that_may_pass_are_asked_again_and_no_longer_than_that(ask: Ask, 
     with pytest.raises(NetworkError, match="did not answer in 6 attempts: 503"):
         ask(dataclasses.replace(GREEDY, seed=2))
     assert len(manners.faults) == 94
+
+
+def test_after_a_refusal_nothing_more_is_asked(ask: Ask, inputs: Inputs, manners: Manners) -> None:
+    ask()
+    probes = sum("echo" in body for body in manners.bodies)
+    manners.bodies.clear()
+    manners.finish = "abort"
+    with pytest.raises(NetworkError):
+        ask(dataclasses.replace(GREEDY, seed=2), connections=1)
+    assert len(manners.bodies) <= probes + 2
+
+
+def test_a_reply_that_is_no_object_is_asked_for_again(ask: Ask, manners: Manners) -> None:
+    manners.broken = ["no object"]
+    with pytest.raises(NetworkError, match="did not answer in 6 attempts: its reply is no JSON object"):
+        ask()
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "file:///etc/passwd", "http://user:key@host/v1", ""])
+def test_an_address_that_is_none_or_holds_a_key_is_refused_by_name(ask: Ask, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"`respond.server.base_url` is .* — write an address without a key"):
+        ask(base_url=url)
 
 
 def test_an_answer_that_the_server_broke_off_is_no_answer(ask: Ask, inputs: Inputs, manners: Manners) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +21,7 @@ from http.client import HTTPException
 from typing import Annotated, Any
 
 from tasks.core.errors import ConfigError, NetworkError
-from tasks.core.section import at_least, filled
+from tasks.core.section import Rule, at_least, filled
 from tasks.dpo.generation.answering import Part
 from tasks.dpo.generation.batchwise import completion
 from tasks.dpo.generation.questions import CHAMPION, Completion, Finish, Questions, Request, Side
@@ -32,6 +33,11 @@ MOST_STOPS = 4  # that the interface takes; all are cut off here
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT = 60.0  # seconds between two attempts
 _KEY = "respond.server"
+
+
+def _is_address(text: str) -> bool:
+    """Return whether a text is an address of HTTP; a user's name and password in it would stand in messages."""
+    return re.fullmatch(r"https?://[^\s@]+", text) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,7 @@ class ServerConfig:
         connections: Requests that are open at once.
     """
 
-    base_url: Annotated[str, filled("write where its interface begins, such as http://localhost:8000/v1")]
+    base_url: Annotated[str, Rule(_is_address, "write an address without a key, such as http://localhost:8000/v1")]
     base: Annotated[str, filled("write the server's name of the bare base")]
     policy: Annotated[str, filled("write the server's name of the base with the trained adapter")]
     champion: str | None = None
@@ -98,8 +104,11 @@ class Server:
             ConfigError: The server refuses a request, or answers as another model or to another prompt.
             NetworkError: It does not answer.
         """
-        with ThreadPoolExecutor(self._config.connections) as pool:
+        pool = ThreadPoolExecutor(self._config.connections)
+        try:
             return list(pool.map(self._answer, part.requests, itertools.repeat(part.side)))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
 
     def max_abs_delta_logp(self, prompts: Sequence[Sequence[int]]) -> float:
         """Return the largest |Δlog-probability| of any prompt's token between the policy and the bare base.
@@ -174,13 +183,15 @@ class Server:
         """Return the one choice of a completion, after checking that it is of this model and prompt."""
         reply = self._post({"model": model, "prompt": list(ids), "n": 1, **more})
         choices, count = reply.get("choices"), (reply.get("usage") or {}).get("prompt_tokens", len(ids))
-        if not isinstance(choices, list) or len(choices) != 1 or count != len(ids):
-            what = f"the server read a prompt of {len(ids)} tokens as {count} tokens, with {len(choices or [])} answers"
+        choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+        if not isinstance(choice, dict) or count != len(ids):
+            replied = "with one answer" if isinstance(choice, dict) else "otherwise than with one answer"
+            what = f"the server read a prompt of {len(ids)} tokens as {count} tokens, and replied {replied}"
             raise ConfigError(what, "use a server that takes token ids as the prompt, such as vLLM")
         if reply.get("model", model) != model:
             what = f"the server answered as {reply['model']!r:.80}, and was asked for {model!r}"
             raise ConfigError(what, f"correct the names under `{_KEY}`")
-        return dict(choices[0])
+        return choice
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request, again where the fault may pass, and return the JSON object of the reply."""
@@ -192,7 +203,9 @@ class Server:
             try:
                 request = urllib.request.Request(url, json.dumps(body).encode(), headers)
                 with self._opener.open(request, timeout=SECONDS_TO_ANSWER) as reply:
-                    return dict(json.load(reply))
+                    if isinstance(value := json.load(reply), dict):
+                        return value
+                    fault = "its reply is no JSON object"
             except urllib.error.HTTPError as error:
                 fault = self._shown(f"{error.code} {error.read(2000).decode('utf-8', 'replace')}")
                 if error.code not in _PASSING:
