@@ -16,6 +16,7 @@ from tasks.dpo.generation import server
 from tasks.dpo.generation.server import ServerConfig
 from tests.stages.completions_server import Manners, Model, serving
 from tests.stages.responding import CONFIG, Inputs
+from tests.stages.test_respond import CHAMPION, pin_champion
 
 GREEDY = dataclasses.replace(CONFIG, temperature=0.0)
 Ask = Callable[..., dict[str, Any]]
@@ -79,13 +80,30 @@ def test_a_server_that_drops_the_adapter_is_refused_before_anything_is_answered(
     ask: Ask, inputs: Inputs, manners: Manners
 ) -> None:
     manners.adapters = ()
-    said = r"tuned gives the log-probabilities of bare \(they differ by 0,.* does not apply the adapter — load models"
+    said = (
+        r"tuned gives the log-probabilities of bare \(they differ by 0,.* does not apply the adapter — load the adapter"
+    )
     with pytest.raises(ConfigError, match=said):
         ask()
     assert all("echo" in body for body in manners.bodies)
     assert not inputs.out.exists()
     manners.adapters = ("tuned",)  # as the advice says
     ask()
+
+
+def test_the_champions_adapter_must_be_applied_too(ask: Ask, inputs: Inputs, adapter: Path, manners: Manners) -> None:
+    pin_champion(inputs.champion, adapter)
+    config = dataclasses.replace(GREEDY, champion=CHAMPION)
+    with pytest.raises(ConfigError, match=r"`respond.server.champion` is not set — write the server's name"):
+        ask(config)
+    with pytest.raises(
+        ConfigError, match=r"model best gives the log-probabilities of bare .* `respond.server.champion`"
+    ):
+        ask(config, champion="best")
+    manners.adapters = ("tuned", "best")
+    ask(config, champion="best")
+    texts = {(row["prompt_id"], row["side"]): row["text"] for row in inputs.rows()}
+    assert all(text == texts[prompt_id, "policy"] for (prompt_id, side), text in texts.items() if side == "champion")
 
 
 def test_a_difference_within_the_servers_noise_is_no_adapter(ask: Ask, manners: Manners) -> None:

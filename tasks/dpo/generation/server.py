@@ -114,24 +114,32 @@ class Server:
         """Return the largest |Δlog-probability| of any prompt's token between the policy and the bare base.
 
         Raises:
-            ConfigError: It is no larger than between two requests to the base: the server does not apply the adapter.
-                Or the server gives no log-probabilities of prompts.
+            ConfigError: It, or the champion's, is no larger than between two requests to the base: the server does not
+                apply the adapter. Or the server gives no log-probabilities of prompts.
         """
-        noise = delta = 0.0
-        for prompt in prompts:
-            base, again, policy = (
-                self._prompt_logps(name, prompt) for name in (self._config.base, self._config.base, self._config.policy)
-            )
-            noise = max(noise, *(abs(x - y) for x, y in zip(base, again, strict=True)), 0.0)
-            delta = max(delta, *(abs(x - y) for x, y in zip(base, policy, strict=True)), 0.0)
-        if delta <= 2 * noise:
-            what = f"the server's model {self._config.policy} gives the log-probabilities of {self._config.base}"
-            raise ConfigError(
-                f"{what} (they differ by {delta:.3g}, those of the base by {noise:.3g} from one request to the next): "
-                "it does not apply the adapter",
-                f"load models/adapter into the server, and name it in `{_KEY}.policy`",
-            )
-        return delta
+        base = self._config.base
+        logps = [self._prompt_logps(base, prompt) for prompt in prompts]
+        noise = self._largest_delta(base, prompts, logps)
+        deltas = {}
+        for side in ("policy", CHAMPION):
+            if side not in self._names:
+                continue
+            name = str(self._names[side])
+            deltas[side] = self._largest_delta(name, prompts, logps)
+            if deltas[side] <= 2 * noise:
+                raise ConfigError(
+                    f"the server's model {name} gives the log-probabilities of {base} (they differ by "
+                    f"{deltas[side]:.3g}, those of the base by {noise:.3g} from one request to the next): it does not "
+                    "apply the adapter",
+                    f"load the adapter into the server, and name it in `{_KEY}.{side}`",
+                )
+        return deltas["policy"]
+
+    def _largest_delta(self, model: str, prompts: Sequence[Sequence[int]], logps: Sequence[Sequence[float]]) -> float:
+        """Return by how much the model's log-probabilities of any prompt's token differ from ``logps`` at most."""
+        given = [self._prompt_logps(model, prompt) for prompt in prompts]
+        pairs = zip(itertools.chain(*given), itertools.chain(*logps), strict=True)
+        return max((abs(one - other) for one, other in pairs), default=0.0)
 
     def _answer(self, request: Request, side: Side) -> Completion:
         sampling, stop = self._questions.sampling, self._questions.stop
