@@ -97,11 +97,12 @@ def _measured(
     folders: Folders, config: WinrateConfig, answers: Answers, judged: Judged, papers: Mapping[str, Any]
 ) -> Measured:
     """Return what the guards check."""
+    added = {name: row["prompt"] for name, row in answers.rows.items() if "prompt" in row}
     return Measured(
         policy=list(answers.sides["policy"].values()),
         reference=[answers.sides["reference"][key] for key in answers.sides["policy"]],
         max_abs_delta_logit=read_json(folders.responses / "metrics.json")["adapter_max_abs_delta_logit"],
-        leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words),
+        leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words, added),
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
         papers=papers,

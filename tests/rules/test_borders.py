@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "pairs/hygiene": ("core", "pairs/record"),
     "pairs/ingestion": ("core", "hub", "object_store", "pairs/record", "pairs/raw", "pairs/forms", "pairs/hygiene"),
     "pairs/encoding": ("core", "pairs/record", "pairs/tokens", "rowstore"),
+    "pairs/prompts": ("core", "pairs/record", "pairs/raw", "pairs/ingestion", "pairs/encoding"),
     "dpo/model": ("core",),
     "dpo/objective": ("core",),
     "dpo/generation": ("core", "dpo/model"),
