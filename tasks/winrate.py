@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
+from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
-from tasks.judges.choice.build import build_judge, is_control, kind_of
+from tasks.judges.choice.build import build_judge, is_control, is_paid, kind_of
 from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
 from tasks.judges.estimates import smallest_detectable_win_rate
 from tasks.judges.evidence.guards import Measured, check_guards, length_ratio
@@ -49,6 +50,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     Raises:
         ArtifactError: An input is missing or damaged, or answers and prompts do not belong together.
         DataError: The judge gave no usable verdict at all.
+        ConfigError: A judge that may cost money does not qualify.
     """
     inputs = {
         "responses": manifest_digest(folders.responses, "respond"),
@@ -58,6 +60,12 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     }
     kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
     papers = read_papers(folders.qualification, judge.fingerprint)
+    if papers["faults"] and is_paid(config.judge):
+        raise ConfigError(
+            f"the judge `{kind}` does not qualify, so it is not paid for any answer: {'; '.join(papers['faults'])}",
+            "choose another model, write `winrate.judge.criteria` by which the labels were given, or measure it on "
+            "labels of your own (`winrate.qualification.file`)",
+        )
     for fault in papers["faults"]:
         _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
     answers = read_answers(folders.responses, folders.tokens, folders.pairs)
