@@ -104,6 +104,8 @@ class Endpoint:
         size = sum(len(message["content"].encode()) for message in body["messages"]) + 100
         async with self._window.place() as place:
             await self.sleep(max(self._requests.delay(1), self._tokens.delay(size / 4 + body["max_tokens"])))
+            while self._budget.is_tight(size, body["max_tokens"]):
+                await self.sleep(0.05)
             with self._budget.booked(size, body["max_tokens"]):
                 try:
                     data = await self.client.post("/chat/completions", cast_to=object, body=body)

@@ -92,7 +92,8 @@ class Budget:
 
     def __init__(self, choice: OpenAIJudge) -> None:
         self._choice = choice
-        self.calls, self.cost, self._booked = 0, 0.0, 0.0
+        self.calls, self.cost = 0, 0.0
+        self._booked, self._in_flight = 0.0, 0
 
     def begin(self, calls: int, cost: float) -> None:
         """Start from what earlier runs took for the same verdicts."""
@@ -108,11 +109,17 @@ class Budget:
         most = self._choice.cost(tokens_in, tokens_out)
         self.check(self.calls + 1, self.cost + self._booked + most, "one more call would exceed it")
         self.calls += 1
-        self._booked += most
+        self._booked, self._in_flight = self._booked + most, self._in_flight + 1
         try:
             yield
         finally:
-            self._booked -= most
+            self._in_flight -= 1
+            self._booked = self._booked - most if self._in_flight else 0.0
+
+    def is_tight(self, tokens_in: int, tokens_out: int) -> bool:
+        """Tell whether a call has to wait: there is enough for it only if those in flight cost less than booked."""
+        most = self.cost + self._booked + self._choice.cost(tokens_in, tokens_out)
+        return self._choice.max_cost is not None and self._in_flight > 0 and most > self._choice.max_cost
 
     def spend(self, cost: float) -> None:
         """Note what a call cost."""

@@ -34,6 +34,8 @@ class ChatServer:
         model: The name by which it answers; None for the one that is asked for.
         obeys: A text that, standing in an answer, makes that answer win: a judge that can be fooled.
         on_call: Called with each call's number before it is answered.
+        longer: Tokens of each reply beyond its text.
+        tokens: All that were counted for calls that were answered in full.
         paid: Calls that were answered in full, by their body without the seed.
     """
 
@@ -44,6 +46,7 @@ class ChatServer:
         self.model: str | None = None
         self.obeys: str | None = None
         self.delay_s = 0.0
+        self.longer = self.tokens = 0
         self.on_call: Callable[[int], None] = lambda number: None
         self.calls = 0
         self.at_once = self.most_at_once = 0
@@ -67,10 +70,14 @@ class ChatServer:
             await asyncio.sleep(self.delay_s)
         if fault.startswith("429"):
             after = fault.removeprefix("429").strip()
+            if after == "insufficient_quota":
+                return _error(429, after)
             date = email.utils.formatdate(time.time() + 1, usegmt=True) if after == "date" else after
             return _error(429, "slow down", {"retry-after": date} if date else {})
         if fault.isdigit():
             return _error(int(fault), f"planned {fault}; you sent {headers.get('authorization')}")
+        if fault == "400 too long":
+            return _error(400, "This model's maximum context length is 64 tokens.")
         if fault == "slow":
             await asyncio.sleep(3600)
         if fault == "cut connection":
@@ -79,9 +86,9 @@ class ChatServer:
             return 200, {}, b"<html>oh no</html>"
         if fault == "empty object":
             return 200, {}, b"{}"
-        return self.completed(body, fault)
+        return self.completed(body, fault, headers)
 
-    def completed(self, body: Json, fault: str = "") -> tuple[int, dict[str, str], bytes]:
+    def completed(self, body: Json, fault: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         form = "label" if body.get("logprobs") else "json" if "response_format" in body else "line"
         if form not in self.forms and form != "line":
             return _error(400, f"{form} is not supported")
@@ -111,7 +118,11 @@ class ChatServer:
         if fault == "cut off":
             choice["finish_reason"], text = "content_filter", text[:5]
         choice["message"]["content"] = text
-        usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4 + 1}
+        if fault == "echo":
+            choice["message"]["refusal"] = f"Is {headers['authorization']} your key?"
+        size = sum(len(message["content"]) for message in body["messages"])
+        usage = {"prompt_tokens": size // 4, "completion_tokens": len(text) // 4 + 1 + self.longer}
+        self.tokens += sum(usage.values())
         model = "another-model" if fault == "wrong model" else self.model or body["model"]
         self.paid[json.dumps({**body, "seed": 0})] += 1
         answer = {"id": "x", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
@@ -149,7 +160,9 @@ class ChatServer:
             entry = json.loads(line)
             number, self.calls = self.calls, self.calls + 1
             fault = self.plan(number, entry["body"]) or ""
-            status, _, body = _error(int(fault), "planned") if fault.isdigit() else self.completed(entry["body"], fault)
+            status, _, body = (
+                _error(int(fault), "planned") if fault.isdigit() else self.completed(entry["body"], fault, {})
+            )
             response = {"status_code": status, "body": json.loads(body)}
             lines.append(json.dumps({"custom_id": entry["custom_id"], "response": response, "error": None}))
         name = f"out-{batch['id']}"
