@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
 from tasks.core.errors import Preempted
@@ -15,7 +15,7 @@ _AHEAD = 4096  # items begun or done before the oldest of them is; bounds memory
 _LOOK_EVERY_S = 0.1  # for a request to stop, which wakes nobody by itself
 
 
-def opinions(judge: PairJudge, items: Iterable[Item]) -> Iterator[Opinion]:
+def opinions(judge: PairJudge, items: Iterable[Item]) -> Generator[Opinion, None, None]:
     """Yield a judge's opinion on each item, in order; up to its `at_once` items are with the judge at any time.
 
     Told to stop by SIGTERM or SIGINT, or by an error of the judge, it starts no further item and waits for those that
@@ -36,13 +36,14 @@ def opinions(judge: PairJudge, items: Iterable[Item]) -> Iterator[Opinion]:
             runner.run(pool.drain())
             raise
         runner.run(pool.drain())
+        _end_if_asked(stop)
 
 
 def finish(judge: PairJudge, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of a judge's own work; a request to stop reaches the judge while it runs.
 
     Raises:
-        Preempted: The process was asked to stop before the work was done.
+        Preempted: The process was asked to stop.
         PipelineError: The judge cannot go on.
     """
 
@@ -55,7 +56,14 @@ def finish(judge: PairJudge, work: Coroutine[Any, Any, T]) -> T:
             await _close(judge)
 
     with listen_for_stop() as stop, asyncio.Runner() as runner:
-        return runner.run(watched())
+        result = runner.run(watched())
+        _end_if_asked(stop)
+        return result
+
+
+def _end_if_asked(stop: StopRequest) -> None:
+    if stop.is_set:
+        raise Preempted("judging was stopped; what the judge caches is kept", "run again")
 
 
 async def _tell_of_stop(judge: PairJudge, stop: StopRequest) -> None:
@@ -85,14 +93,13 @@ class _Pool:
         self._watcher: asyncio.Task[None] | None = None
         self._done: dict[int, Opinion] = {}
         self._next = 0  # number of the opinion that is fetched next
-        self._is_cut = False  # whether an item was taken and not judged
         self._fault: BaseException | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # an opinion, a fault, or the end of a worker
         self._fetched = asyncio.Event()
 
     async def next_ready(self) -> list[Opinion]:
-        """Return the opinions that are next in order, at least one; none when all items are done."""
+        """Return the opinions that are next in order; none when all items are done, or no more are begun."""
         if self._watcher is None:
             self._watcher = asyncio.create_task(_tell_of_stop(self._judge, self._stop))
             self._workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
@@ -102,9 +109,7 @@ class _Pool:
             if self._fault:
                 raise self._fault
             if all(worker.done() for worker in self._workers):
-                if not self._is_cut and next(self._items, None) is None:
-                    return []
-                raise Preempted("judging was stopped; what the judge caches is kept", "run again")
+                return []
             self._changed.clear()
             await self._changed.wait()
 
@@ -122,7 +127,6 @@ class _Pool:
                 self._fetched.clear()
                 await self._fetched.wait()
             if self._is_stopped():
-                self._is_cut = True
                 return
 
             self._done[number] = await self._judge.judge(item)
@@ -135,10 +139,9 @@ class _Pool:
         """Remember the first error of a worker, which ends the others; those that follow come of that."""
         error = None if worker.cancelled() else worker.exception()
         if error is not None:
-            self._is_cut = True
+            self._fetched.set()
             if self._fault is None:
                 self._fault = error
-                self._fetched.set()
                 self._stopping = asyncio.get_running_loop().create_task(_stop(self._judge))
         self._changed.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ class PairRunner:
         fingerprint = self.fingerprint
         shown = [(pair, order) for pair in comparisons if not pair.is_identical for order in BOTH]
         answers = opinions(self._judge, (_item(pair, order) for pair, order in shown))
-        with bar(what, total=len(shown), unit="verdict") as progress:
+        with contextlib.closing(answers), bar(what, total=len(shown), unit="verdict") as progress:
             for pair in comparisons:
                 for order in BOTH:
                     if pair.is_identical:
@@ -96,6 +97,7 @@ class PairRunner:
                     self.usage += opinion.usage
                     progress.update()
                     yield _unswapped(pair, order, opinion, fingerprint)
+            next(answers, None)  # raises where the last opinions came after a request to stop
 
 
 def _fingerprint(judge: str, source: str) -> str:
