@@ -27,7 +27,7 @@ env: $(INSTALLED) # the environment alone
 
 repro: $(INSTALLED)
 	@# DVC talks on stdout, of which one line a stage is worth reading; stages and errors talk on stderr.
-	@dvc repro | sed -nuE "s/^(Running stage '[^']*'|Stage '[^']*' is cached|Data and pipelines are up to date).*/\1/p"
+	@python -P flows/dvc_project/run_cache.py repro | sed -nuE "s/^(Running stage '[^']*'|Stage '[^']*' is cached|Data and pipelines are up to date).*/\1/p"
 	python -m tasks.telemetry.summary
 
 # two workers on two cores: a second thread each would only wait

@@ -22,7 +22,7 @@ from flows.pipeline import RunSettings, finish, run_all
 from flows.prefect_ui import command_line, run_names
 from tasks.core.errors import ArtifactError, PipelineError
 
-STAGES = (registry_commands.ADAPTERS, registry_commands.RESPOND, "winrate", "report")
+STAGES = (registry_commands.ADAPTERS, registry_commands.RESPOND, "benchmarks", "qualify", "winrate", "report")
 
 
 @flow(name="evaluate-only", flow_run_name=run_names.of_run, persist_result=False)
@@ -70,7 +70,11 @@ def refuse_stale(workspace: Path) -> None:
             return
         if step.stage == registry_commands.ADAPTERS:
             is_adapters_stale = step.is_stale
-        elif step.forecast != "unchanged" and not (is_adapters_stale and step.forecast == "may run"):
+        elif (
+            step.stage not in STAGES
+            and step.forecast != "unchanged"
+            and not (is_adapters_stale and step.forecast == "may run")
+        ):
             message = f"`{step.stage}` is not up to date: {step.why}"
             raise ArtifactError(message, "run the pipeline, or get its output with `dvc pull`")
 

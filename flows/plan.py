@@ -1,7 +1,8 @@
 """The plan: which stages would run and why, without running anything.
 
 run as: python -m flows.plan [--json | --markdown] [--workspace FOLDER]
-        exit status: 0 if no stage would run, 1 if one would, 2 if the project cannot be read
+        exit status: 0 if dvc.lock matches this code, these params and this data, 1 if a stage would run to make it so,
+        2 if the project cannot be read
 deploy: the entrypoint is `flows.plan.plan`
 """
 
@@ -27,7 +28,8 @@ def summary(steps: tuple[Step, ...]) -> str:
     """Return the plan in one line."""
     stale = [step.stage for step in steps if step.is_stale]
     if not stale:
-        return "nothing would run: dvc.lock matches this code, these params and this data"
+        asking = [f"; {step.stage}: {step.why}" for step in steps if step.forecast == "ask"]
+        return f"nothing would run: dvc.lock matches this code, these params and this data{''.join(asking)}"
     return f"{len(stale)} of {len(steps)} stages would run: {', '.join(stale)}"
 
 

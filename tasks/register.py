@@ -6,8 +6,12 @@ writes: a version and log entries in the registry; results/register/ (registrati
 params: `register` in params.yaml
 run as: python -m tasks.register
 
-A refusal by the gate is a result, not a failure: the version is recorded, the alias stays, and the
-stage ends well, unless `register.require_promotion` is set.
+DVC runs it at every `dvc repro`, for only the registry knows what it holds. A version that it holds already is
+neither written nor read again. An experiment (`dvc exp run`) is judged and not registered, unless
+`register.in_experiments` is set.
+
+A refusal by the gate is a result, not a failure: the version is recorded, the alias stays, and the stage ends well,
+unless `register.require_promotion` is set.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from tasks.registry.log import names
 from tasks.registry.release import candidate, lineage, release
 from tasks.registry.release.candidate import Sources
 from tasks.registry.release.release import Release
+from tasks.registry.stores.main_checkout import experiment
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.versions.registry import Registry
 from tasks.telemetry.log import get_logger
@@ -45,11 +50,12 @@ class RegisterConfig(Section, path="register"):
 
     Attributes:
         name: The series of versions that it belongs to.
-        root: The registry: a folder, or `s3://bucket/prefix`.
+        root: The registry: a folder, relative to the main checkout, or `s3://bucket/prefix`.
         encryption: How the server of a bucket encrypts; its default when empty.
         kms_key: The key for `aws:kms`; the account's default when empty.
         alias: The alias that is moved to a promoted version.
         require_promotion: Whether a refusal by the gate ends the stage with exit status 3.
+        in_experiments: Whether experiments of DVC register, too.
         gate: The conditions.
     """
 
@@ -59,6 +65,7 @@ class RegisterConfig(Section, path="register"):
     kms_key: str = ""
     alias: Annotated[str, Rule(names.is_alias, "use a word, as champion or candidate")] = names.DEFAULT_ALIAS
     require_promotion: bool = False
+    in_experiments: bool = False
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
@@ -68,7 +75,7 @@ class RegisterConfig(Section, path="register"):
 
 
 def run(sources: Sources, out: Path, config: RegisterConfig, params: str = "") -> Release:
-    """Register the adapter of ``sources``, apply the gate, and write ``out``.
+    """Register the adapter of ``sources``, apply the gate, and write ``out``; in an experiment only ask the gate.
 
     Args:
         sources: The folders of the earlier stages, and what the lineage is read from.
@@ -84,14 +91,16 @@ def run(sources: Sources, out: Path, config: RegisterConfig, params: str = "") -
         GateRefused: Promotion is required and was refused; the version and ``out`` are written.
     """
     identity, evidence = candidate.identify(sources)
-    gathered = candidate.gather(sources, identity, params, lineage.trace(sources, params))
-
     registry = Registry(open_store(config.root, config.encryption, config.kms_key), config.name)
-    result = release.register(registry, gathered, evidence, config.alias, config.gate)
+
+    result = release.judge(registry, evidence, config.alias, config.gate)
+    if not result.is_settled and (config.in_experiments or not experiment()):
+        gathered = candidate.gather(sources, identity, params, lineage.trace(sources, params))
+        result = release.register(registry, gathered, evidence, config.alias, config.gate)
     _write(out, config, result, dataclasses.asdict(identity))
     _report(config, result)
 
-    if config.require_promotion and not result.is_promoted:
+    if config.require_promotion and result.is_registered and not result.is_promoted:
         reasons = "; ".join(result.decision.reasons)
         raise GateRefused(
             f"version {names.short(result.digest)} is recorded, not promoted: {reasons}", "see the report"
@@ -112,6 +121,7 @@ def _write(out: Path, config: RegisterConfig, result: Release, identity: dict[st
     registration = {
         "name": config.name,
         "version": result.digest,
+        "registered": result.is_registered,
         "serial": result.serial,
         "alias": config.alias,
         "outcome": result.decision.outcome,
@@ -130,11 +140,15 @@ def _report(config: RegisterConfig, result: Release) -> None:
     note(version=result.digest, is_new=result.is_new, outcome=result.decision.outcome, promoted=result.is_promoted)
     version = f"{config.name} v{result.serial} ({names.short(result.digest)})"
     known = "recorded" if result.is_new else "was recorded before"
-    if result.is_promoted:
+    outcome, reasons = result.decision.outcome, "; ".join(result.decision.reasons)
+    if not result.is_registered:
+        version = f"{config.name} {names.short(result.digest)}"
+        advice = "set `register.in_experiments`, or apply the experiment and run `dvc repro`, to register it"
+        log.info("%s not registered by an experiment (the gate says %s: %s): %s", version, outcome, reasons, advice)
+    elif result.is_promoted:
         log.info("%s %s and promoted to `%s`: %s", version, known, config.alias, result.decision.reasons[0])
     else:
-        reasons = "; ".join(result.decision.reasons)
-        log.info("%s %s, not promoted (%s): %s", version, known, result.decision.outcome, reasons)
+        log.info("%s %s, not promoted (%s): %s", version, known, outcome, reasons)
 
 
 def main() -> None:

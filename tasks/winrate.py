@@ -1,6 +1,7 @@
 """Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
-reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/
+reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/,
+        results/benchmarks/
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
         champion, champion_scores.jsonl
 params: `winrate` in params.yaml
@@ -40,6 +41,7 @@ class Folders:
     responses: Path = paths.RESPONSES
     tokens: Path = paths.TOKENS
     pairs: Path = paths.PAIRS
+    benchmarks: Path = paths.BENCHMARKS
     qualification: Path = paths.QUALIFICATION
     out: Path = paths.WINRATE
 
@@ -56,6 +58,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "responses": manifest_digest(folders.responses, "respond"),
         "tokens": manifest_digest(folders.tokens, "encode"),
         "pairs": manifest_digest(folders.pairs, "ingest"),
+        "benchmarks": manifest_digest(folders.benchmarks, "benchmarks"),
         "qualification": manifest_digest(folders.qualification, "qualify"),
     }
     kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
@@ -111,6 +114,7 @@ def _measured(
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
         papers=papers,
+        benchmark_drop=read_json(folders.benchmarks / "metrics.json")["greatest_drop"],
         is_control_judge=is_control(config.judge),
     )
 

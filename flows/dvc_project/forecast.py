@@ -11,15 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.dvc_project.graph import changes_of, in_one_line, is_code, open_index, overlaps, reasons_of, stage_nodes
+from flows.dvc_project.graph import (
+    changes_of,
+    in_one_line,
+    is_code,
+    open_index,
+    overlaps,
+    reasons_of,
+    registry_faults,
+    stage_nodes,
+)
 from flows.dvc_project.run_cache import last_run
 from tasks.core.files import digest_of
 
-Forecast = Literal["unchanged", "restore", "fetch", "run", "may run"]
+Forecast = Literal["unchanged", "restore", "fetch", "ask", "run", "may run"]
 IN_WORDS: dict[Forecast, str] = {
     "unchanged": "up to date",
     "restore": "from the cache",
     "fetch": "from the remote, if it holds it",
+    "ask": "would register it where the registry lacks it",
     "run": "would run",
     "may run": "would run, unless its inputs stay the same",
 }
@@ -31,8 +41,9 @@ class Step:
 
     Attributes:
         stage: Its name.
-        forecast: `unchanged`; `restore` its outputs from the local cache, or `fetch` them from the remote; `run`; or
-            `may run`, unless a stage before it makes the same bytes again.
+        forecast: `unchanged`; `restore` its outputs from the local cache, or `fetch` them from the remote; `ask` the
+            registry, which may lack the version; `run`; or `may run`, unless a stage before it makes the same bytes
+            again.
         why: What changed; empty if nothing did.
     """
 
@@ -53,7 +64,7 @@ def forecast(workspace: Path) -> tuple[Step, ...]:
         ConfigError: DVC cannot read the project.
     """
     index = open_index(workspace)
-    forecaster = Forecaster([Path(out.fs_path) for out in index.outs])
+    forecaster = Forecaster(workspace, [Path(out.fs_path) for out in index.outs])
     return tuple(forecaster.step(node) for node in stage_nodes(index))
 
 
@@ -98,7 +109,8 @@ def inputs_besides_data(workspace: Path, data_stage: str) -> tuple[str, tuple[st
 class Forecaster:
     """Steps through the stages in order, and keeps the hash of each output that is known before the run."""
 
-    def __init__(self, made: list[Path]) -> None:
+    def __init__(self, workspace: Path, made: list[Path]) -> None:
+        self._workspace = workspace
         self._made = made
         self._hashes: dict[Path, Any] = {}
         self._stale: dict[Path, str] = {}
@@ -122,6 +134,8 @@ class Forecaster:
 
         if not reasons:
             changes = [change for out in node.outs for change in changes_of(out)]
+            if node.always_changed and (faults := changes or registry_faults(self._workspace)):
+                return "ask", in_one_line(faults)
             if not changes:
                 return "unchanged", ""
             is_here = all(out.hash_info and not out.changed_cache() for out in node.outs)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.core.errors import ConfigError
 from tasks.core.nested import flatten
+from tasks.telemetry import registration
 
 _SHOWN = 3
 
@@ -85,10 +86,18 @@ def staleness_of(workspace: Path, stage: str) -> Staleness:
     reasons = list(reasons_of(node, node.deps))
     if any(dep.hash_info for dep in node.deps):  # it ran before, so its outputs were there
         reasons += [change for out in node.outs for change in changes_of(out)]
+    if node.always_changed and not reasons:
+        reasons += registry_faults(workspace)
     is_in_cache = all(out.hash_info and not out.changed_cache() for out in node.outs)
     made = [Path(out.fs_path) for out in index.outs]
     lost = tuple(str(dep) for dep in node.deps if not dep.exists and not overlaps(Path(dep.fs_path), made))
     return Staleness(in_one_line(reasons), is_in_cache, lost)
+
+
+def registry_faults(workspace: Path) -> list[str]:
+    """Return why `register`, of which DVC knows no change, runs all the same: the registry lacks its version."""
+    version = registration.look_up(workspace)
+    return [str(version or registration.NOT_HERE)] if version is None or version.fault else []
 
 
 def in_one_line(reasons: list[str]) -> str:
@@ -144,7 +153,7 @@ def reasons_of(node: Any, deps: Iterable[Any]) -> Iterator[str]:
         return
     if node.changed_stage():
         yield "its command changed"
-    if node.always_changed or node.is_callback:
+    if node.is_callback:
         yield "it runs always"
     for dep in deps:
         if not hasattr(dep, "read_params"):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from flows.dvc_project.graph import is_code, open_index
 from flows.dvc_project.outcome import is_network_fault
-from flows.dvc_project.stage_run import run_module
+from flows.dvc_project.stage_run import DVC, environment
 from flows.git_work.workspaces import params
 from tasks.core import paths
 from tasks.core.errors import ConfigError, NetworkError
@@ -128,8 +130,10 @@ def run_dvc(workspace: Path, *arguments: str) -> str:
         NetworkError: A remote or a source failed or does not answer.
         ConfigError: The command failed for another reason.
     """
-    done = run_module(workspace, "dvc", *arguments)
+    command = [*DVC, *arguments]
+    done = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode == 0:
+        sys.stderr.write(done.stderr)
         return done.stdout
 
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()[-1:]

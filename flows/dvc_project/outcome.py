@@ -28,6 +28,7 @@ KEY_METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "reference": ("data/reference", ("test.ranking_accuracy",)),
     "train": ("results/train", ("before.accuracy", "after.accuracy", "after.margin")),
     "respond": ("data/responses", ("prompts", "adapter_max_abs_delta_logit")),
+    "qualify": ("results/qualification", ("qualified", "agreement.bound")),
     "winrate": ("results/winrate", ("win_rate", "low", "high")),
     "register": ("results/register", ("serial", "promoted")),
 }

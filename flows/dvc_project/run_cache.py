@@ -1,14 +1,19 @@
-"""DVC's command line with a run cache that several processes can share: it ignores files that are being written.
+"""DVC's command line, mended in two places where other processes of DVC, living or killed, make it fail.
 
 DVC (3.67, dvc.stage.cache) takes the newest file of a stage's folder in the run cache as the stage's last run. That
 file may be one that another process is still writing under a temporary name. If it is renamed meanwhile, the stage
-fails with FileNotFoundError; if it is read half written, DVC removes it, and the other process fails.
+fails with FileNotFoundError; if it is read half written, DVC removes it, and the other process fails. So files that are
+being written are ignored.
+
+DVC notes in .dvc/tmp/rwlock who reads and writes which files. If it is killed while it writes that file, every later
+DVC fails. So a file that is no JSON, and that nobody is writing, is removed.
 
 run as: python -P run_cache.py repro …      as `dvc repro …`
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -22,7 +27,7 @@ _WHOLE = re.compile(r"[0-9a-f]{64}")
 def last_run(runs: Any, stage: Any) -> Any:
     """Return the last run of ``stage``, in its present state, from the run cache; None if there was none.
 
-    A stage with an output that persists (`register`) is never in it.
+    A stage that always runs (`register`) is never in it.
 
     Args:
         runs: DVC's ``StageCache``.
@@ -36,8 +41,34 @@ def last_run(runs: Any, stage: Any) -> Any:
     return newest and runs._load_cache(key, newest.name)
 
 
+def remove_torn_lock(folder: Path) -> bool:
+    """Remove the rwlock of the project in ``folder`` if a killed DVC left it half written; tell whether it did."""
+    from dvc.config import Config
+    from dvc.lock import LockError, make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    tmp = folder / ".dvc" / "tmp"
+    path = tmp / RWLOCK_FILE
+    if not path.is_file():
+        return False
+    is_hardlink = Config(str(folder / ".dvc"))["core"].get("hardlink_lock", False)
+    try:
+        # who writes the file holds this lock, and loses it when killed
+        with make_lock(str(tmp / RWLOCK_LOCK), tmp_dir=str(tmp), hardlink_lock=is_hardlink):
+            try:
+                json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                path.unlink()
+                return True
+    except LockError:
+        pass  # somebody is writing it
+    return False
+
+
 if __name__ == "__main__":
     from dvc.cli import main
 
+    if remove_torn_lock(Path()):
+        print("removed .dvc/tmp/rwlock, which a killed DVC left half written", file=sys.stderr)
     cache.StageCache._load = last_run
     sys.exit(main(sys.argv[1:]))

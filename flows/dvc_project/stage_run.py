@@ -23,7 +23,7 @@ from tasks.core.errors import PipelineError
 from tasks.telemetry import log
 from tasks.telemetry.receipts import receipt_path
 
-RUN_CACHE = Path(__file__).with_name("run_cache.py")
+DVC = (sys.executable, "-P", str(Path(__file__).with_name("run_cache.py")))
 _HINTS = (  # what DVC prints after every stage for a person at a prompt
     "To track the changes with git",
     "git add ",
@@ -74,8 +74,8 @@ def run(
         if not line.strip().startswith(_HINTS):
             on_line(line)
 
-    dvc = [sys.executable, "-P", str(RUN_CACHE), "--wait-for-lock", "repro", "--single-item", "--pull"]
-    command = [*dvc, *(["--force"] if force else []), *stage.targets]
+    repro = ("--wait-for-lock", "repro", "--single-item", "--pull")
+    command = [*DVC, *repro, *(["--force"] if force else []), *stage.targets]
     try:
         code = run_watched(command, workspace, listen, environment(run_id), timeout_s, grace)
     except TimedOut as error:

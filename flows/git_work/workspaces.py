@@ -1,6 +1,7 @@
 """Workspaces of runs: a checkout, where one run works at a time, or a separate worktree for each run.
 
-A worktree shares DVC's cache and remotes, the row store and a registry in a folder with its checkout, and nothing else.
+A worktree shares DVC's cache and remotes and the row store with its checkout, and nothing else; a registry in a folder
+is the main checkout's anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from tasks.telemetry.git_calls import git
 
 LOCK = paths.RUNS / "flow.lock"
 WORKTREES = paths.RUNS / "worktrees"
-SHARED = (("runtime", "row_store"), ("register", "root"))  # params that may name a folder to share
 _POLL_S = 0.5
 
 
@@ -91,14 +91,13 @@ def worktree(repository: Path, name: str, commit: str) -> Path:
         git(repository, "worktree", "add", "--force", "--force", "--quiet", "--detach", str(folder), commit)
 
     _share_dvc(repository, folder)
-    for section, key in SHARED:
-        shared = str(params(repository).get(section, {}).get(key) or "")
-        if shared and "://" not in shared and not Path(shared).is_absolute():
-            target, link = repository / shared, folder / shared
-            target.mkdir(parents=True, exist_ok=True)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(target, target_is_directory=True)
+    row_store = str(params(repository).get("runtime", {}).get("row_store") or "")
+    if row_store and "://" not in row_store and not Path(row_store).is_absolute():
+        target, link = repository / row_store, folder / row_store
+        target.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(target, target_is_directory=True)
     return folder
 
 

@@ -20,6 +20,7 @@ from prefect.artifacts import (
 from flows.dvc_project import outcome
 from flows.dvc_project.outcome import Outcome, read_json
 from tasks.core import paths
+from tasks.telemetry import registration
 
 _BAR = re.compile(r"^(?P<what>[\w ]+):\s+(?P<percent>\d+)%\|")
 _UPDATE_EVERY_S = 5.0
@@ -103,19 +104,17 @@ def win_rates(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def evidence(workspace: Path, with_report: bool = True) -> str:
-    """Return Markdown with the path of the report, the registered version and the gate's decision."""
+    """Return Markdown with the path of the report, the version as the registry knows it and the gate's decision."""
     report, lines = workspace.resolve() / paths.REPORT / "report.html", []
     if with_report and report.is_file():
         lines.append(f"- **Report**: [{report.name}]({report.as_uri()}) in `{report.parent}`")
 
-    entry = read_json(workspace / paths.REGISTER / "registration.json")
-    decision = read_json(workspace / paths.REGISTER / "decision.json")
-    if entry:
-        name, digest = entry["name"], entry["version"]
-        decision_text = f"promoted to `{entry['alias']}`" if entry["promoted"] else f"not promoted: {entry['outcome']}"
-        lines.append(f"- **Registry**: `{name}@v{entry['serial']}` (`{digest[:12]}`), {decision_text}")
-        lines.append(f"- **Show it**: `python -m tasks.registry show {name}@{digest[:12]}`")
-    lines += [f"  - {reason}" for reason in decision.get("reasons", ())]
+    if version := registration.look_up(workspace):
+        decision = read_json(workspace / paths.REGISTER / "decision.json")
+        lines.append(f"- **Registry**: {version}")
+        if not version.fault:
+            lines.append(f"- **Show it**: `python -m tasks.registry show {version.name}@{version.digest[:12]}`")
+        lines += [f"  - {reason}" for reason in decision.get("reasons", ())]
     return "\n".join(lines) or "Nothing was reported or registered."
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import ArtifactError
+from tasks.core.errors import ArtifactError, NetworkError
 from tasks.core.files import read_manifest, sha256_file, verify_manifest
 
 KINDS = ("demo", "local", "hub")
@@ -39,17 +40,18 @@ class BaseModel:
 
     @classmethod
     def open(cls, folder: Path, check_files: bool = True) -> BaseModel:
-        """Read `data/base/`, and check that the weights, here or in a local folder, are the pinned bytes.
+        """Read `data/base/`, and check that the weights, here, in a folder or in the hub's cache, are the pinned bytes.
 
         Raises:
             ArtifactError: The manifest is missing or wrong, or a file changed since.
+            NetworkError: The hub's cache lacks a file, and the hub does not give it.
         """
         manifest = verify_manifest(folder, "base") if check_files else read_manifest(folder, "base")
         if manifest.get("kind") not in KINDS or "digest" not in manifest:
             raise ArtifactError(f"{folder}/manifest.json is not a base manifest", "run `dvc repro base`")
         location = str(folder) if manifest["kind"] == "demo" else manifest["source"]
-        if manifest["kind"] == "local" and check_files:
-            _check_local(Path(location), manifest["model_files"])
+        if check_files and manifest["kind"] != "demo":
+            _check_files(manifest)
         revision, quantise = manifest.get("revision"), manifest.get("quantise", "none")
         dtype = manifest.get("compute_dtype", "auto")
         return cls(manifest["kind"], manifest["source"], revision, manifest["digest"], location, quantise, dtype)
@@ -80,16 +82,38 @@ class BaseModel:
             raise ArtifactError(what, "add it there, or run `dvc repro -f base`") from None
 
 
-def _check_local(folder: Path, pinned: dict[str, dict[str, Any]]) -> None:
-    """Refuse a local model folder whose files are no longer those that the base stage hashed."""
-    if (folder / "adapter_config.json").exists():
-        what = f"{folder} has adapter_config.json beside its weights: the base would be loaded with that adapter"
-        raise ArtifactError(what, "move the adapter to another folder")
-    for name, entry in pinned.items():
-        path = folder / name
+def _check_files(manifest: Mapping[str, Any]) -> None:
+    """Refuse a model, in a local folder or in the hub's cache, whose files are no longer those that `base` hashed."""
+    is_hub, source = manifest["kind"] == "hub", manifest["source"]
+    advice = "restore it, or pin it anew with `dvc repro -f base`"
+    for name, entry in manifest["model_files"].items():
+        path = _in_hub_cache(source, manifest["revision"], name) if is_hub else Path(source) / name
+        if (path.parent / "adapter_config.json").exists():
+            what = f"{path.parent} has adapter_config.json beside its weights, and the base would be loaded with it"
+            raise ArtifactError(what, "move the adapter to another folder")
         if not path.is_file():
             raise ArtifactError(f"the base model's file {path} is missing", "restore it, or run `dvc repro -f base`")
+
         if path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
-            raise ArtifactError(
-                f"{path} changed since the base stage pinned it", "restore it, or pin it anew with `dvc repro -f base`"
-            )
+            if is_hub:
+                advice = f"delete {path.resolve()}: it is downloaded again"
+            raise ArtifactError(f"{path} changed since the base stage pinned it", advice)
+
+
+def _in_hub_cache(source: str, revision: str, name: str) -> Path:
+    """Return a file of a hub model in the hub's cache, downloaded if it is not there.
+
+    Raises:
+        NetworkError: It is not there, and the hub does not give it.
+    """
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported on demand
+
+    if isinstance(cached := try_to_load_from_cache(source, name, revision=revision), str):
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(source, name, revision=revision))
+    except (errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        what = f"the base model's file {name} is not in the hub's cache, and the hub does not give it ({reason})"
+        raise NetworkError(what, f"check that this machine may download {source} at {revision}") from None

@@ -16,6 +16,7 @@ REFERENCE = Path("data/reference")
 ADAPTER = Path("models/adapter")
 TRAIN_RESULTS = Path("results/train")
 RESPONSES = Path("data/responses")
+BENCHMARKS = Path("results/benchmarks")
 QUALIFICATION = Path("results/qualification")
 WINRATE = Path("results/winrate")
 REPORT = Path("results/report")
@@ -30,6 +31,7 @@ OUTPUTS = (
     ADAPTER,
     TRAIN_RESULTS,
     RESPONSES,
+    BENCHMARKS,
     QUALIFICATION,
     WINRATE,
     REPORT,

@@ -61,6 +61,7 @@ def guard_name(name: str) -> str:
 
 
 _GUARDS = {
+    "benchmark_drop": "greatest drop of a benchmark's metric",
     "adapter_max_abs_delta_logit": "adapter applied: largest change of a logit",
     "control_judge": "judge that ignores quality",
     "control_z": "base against itself: standard errors off one half",

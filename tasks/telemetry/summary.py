@@ -12,10 +12,11 @@ from typing import Any
 from tasks.core import paths
 from tasks.core.files import read_json
 from tasks.telemetry.one_line import exit_status
+from tasks.telemetry.registration import NOT_HERE, look_up
 
 
 def lines(root: Path = Path()) -> list[tuple[str, str]]:
-    """Return the table's rows, (what, value), from the results under ``root``.
+    """Return the table's rows, (what, value), from the results under ``root`` and from the registry.
 
     Raises:
         ArtifactError: A stage has not written its results yet.
@@ -23,14 +24,13 @@ def lines(root: Path = Path()) -> list[tuple[str, str]]:
     pairs = read_json(root / paths.PAIRS / "metrics.json")
     trained = read_json(root / paths.TRAIN_RESULTS / "metrics.json")
     judged = read_json(root / paths.WINRATE / "metrics.json")
-    entry = read_json(root / paths.REGISTER / "registration.json")
     before, after = trained["before"], trained["after"]
     return [
         ("pairs", _pairs(pairs)),
         ("held-out accuracy", f"{before['accuracy']:.3f} → {after['accuracy']:.3f}"),
         ("held-out margin", f"{before['margin']:+.3f} → {after['margin']:+.3f}"),
         ("win rate", _win_rate(judged)),
-        ("registry", _entry(entry)),
+        ("registry", str(look_up(root) or NOT_HERE)),
         ("report", str(paths.REPORT / "report.html")),
     ]
 
@@ -47,11 +47,6 @@ def _win_rate(metrics: dict[str, Any]) -> str:
         f"{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
         f"{metrics['high']:.3f}, {metrics['prompts']} prompts"
     )
-
-
-def _entry(entry: dict[str, Any]) -> str:
-    outcome = f"promoted to {entry['alias']}" if entry["promoted"] else f"not promoted ({entry['outcome']})"
-    return f"{entry['name']} v{entry['serial']} ({entry['version'][:12]}), {outcome}"
 
 
 def main() -> int:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ArtifactError
+from tasks.core.errors import ArtifactError, NetworkError
 from tasks.core.files import atomic_folder, sha256_file
 from tasks.telemetry import provenance
 
 DIGEST = "d" * 64
+COMMIT = "a" * 40
+FILES = ("config.json", "model.safetensors")
 
 
 def pinned(folder: Path, kind: str, source: str, revision: str | None = None, **files: str) -> Path:
@@ -43,6 +45,56 @@ def test_the_type_to_compute_in_is_read_where_the_base_stage_wrote_one(tmp_path:
 def test_a_hub_base_is_named_by_its_id_and_revision(tmp_path: Path):
     base = BaseModel.open(pinned(tmp_path / "base", "hub", "org/model", "a" * 40))
     assert (base.location, base.revision) == ("org/model", "a" * 40)
+
+
+def hub_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A base of the hub whose files lie in the hub's cache as its client lays them out; the cache and `data/base`."""
+    snapshot = tmp_path / "cache/models--org--model/snapshots" / COMMIT
+    blobs = tmp_path / "cache/models--org--model/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in FILES:
+        (blobs / f"etag-of-{name}").write_text(f"the bytes of {name}")
+        (snapshot / name).symlink_to(blobs / f"etag-of-{name}")
+    files = {n: {"sha256": sha256_file(snapshot / n), "size": (snapshot / n).stat().st_size} for n in FILES}
+    about = {"stage": "base", "kind": "hub", "source": "org/model", "revision": COMMIT, "digest": DIGEST}
+    with atomic_folder(tmp_path / "base", {**about, "model_files": files}) as draft:
+        (draft / "metrics.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return snapshot, tmp_path / "base"
+
+
+def test_a_hub_base_whose_cached_files_are_the_pinned_ones_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, folder = hub_base(tmp_path, monkeypatch)
+    assert BaseModel.open(folder).location == "org/model"
+
+
+def test_a_hub_base_that_changed_in_the_hubs_cache_is_refused_with_the_file_to_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    snapshot, folder = hub_base(tmp_path, monkeypatch)
+    (snapshot / "model.safetensors").write_text("the bytes of model.safetensorZ")
+    blob = (snapshot / "model.safetensors").resolve()
+    with pytest.raises(ArtifactError, match=rf"changed since the base stage pinned it — delete {blob}"):
+        BaseModel.open(folder)
+    assert BaseModel.open(folder, check_files=False).digest == DIGEST
+
+
+def test_an_adapter_beside_a_hub_base_in_the_hubs_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    snapshot, folder = hub_base(tmp_path, monkeypatch)
+    (snapshot / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json beside its weights"):
+        BaseModel.open(folder)
+
+
+def test_a_hub_base_that_is_not_in_the_cache_and_cannot_be_downloaded_is_the_networks_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    snapshot, folder = hub_base(tmp_path, monkeypatch)
+    (snapshot / "config.json").unlink()
+    said = rf"config\.json is not in the hub's cache, .* — check that this machine may download org/model at {COMMIT}"
+    with pytest.raises(NetworkError, match=said):
+        BaseModel.open(folder)
 
 
 def local(tmp_path: Path) -> tuple[Path, Path]:

@@ -35,6 +35,11 @@ def results(checkout: Checkout, path: str) -> Any:
     return json.loads((checkout.folder / path).read_text(encoding="utf-8"))
 
 
+def stages_run(told: str) -> list[str]:
+    """Return the stages that DVC says it ran."""
+    return re.findall(r"^Running stage '(\w+)'", told, re.MULTILINE)
+
+
 def clone(checkout: Checkout, folder: Path) -> Checkout:
     """Clone a checkout and point the clone at the same DVC remote, as another machine would be."""
     checkout.run(*GIT, "clone", "-q", str(checkout.folder), str(folder))
@@ -53,8 +58,11 @@ def test_the_demo_learns_and_shows_it(demo: Checkout) -> None:
     assert results(demo, "results/register/decision.json")["outcome"] == "promote"
 
 
-def test_a_second_repro_has_nothing_to_do(demo: Checkout) -> None:
-    assert "Data and pipelines are up to date" in demo.make("repro").stdout
+def test_a_second_repro_only_asks_the_registry(demo: Checkout) -> None:
+    told = demo.make("repro")
+    assert stages_run(told.stdout) == ["register"]
+    assert "was recorded before" in told.stderr
+    assert demo.run(*GIT, "status", "--porcelain").stdout == ""
 
 
 def test_metrics_and_plots_show(demo: Checkout, tmp_path: Path) -> None:
@@ -65,11 +73,15 @@ def test_metrics_and_plots_show(demo: Checkout, tmp_path: Path) -> None:
     assert (tmp_path / "plots/index.html").stat().st_size > 10_000
 
 
-def test_in_a_fresh_clone_with_the_remote_nothing_runs(demo: Checkout, tmp_path: Path) -> None:
+def test_in_a_fresh_clone_with_the_remote_nothing_runs_but_its_own_registry_gets_the_version(
+    demo: Checkout, tmp_path: Path
+) -> None:
     copy = clone(demo, tmp_path / "copy")
     copy.dvc("pull")
-    assert "Data and pipelines are up to date" in copy.dvc("repro").stdout
-    assert not (copy.folder / "runs/receipts").exists()
+    assert stages_run(copy.dvc("repro").stdout) == ["register"]
+    assert [path.name for path in (copy.folder / "runs/receipts").iterdir()] == ["register.json"]
+    held = json.loads(copy.run(sys.executable, "-m", "tasks.registry", "list", "--json").stdout)
+    assert [version["digest"] for version in held] == [results(copy, "results/register/registration.json")["version"]]
 
 
 def test_a_harmless_edit_runs_again_what_it_can_change_and_no_more(demo: Checkout, tmp_path: Path) -> None:

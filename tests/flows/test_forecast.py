@@ -60,10 +60,11 @@ def test_a_param_that_was_flipped_and_is_flipped_back_comes_from_the_run_cache(p
     assert [step.forecast for step in forecast(project)] == ["unchanged", "restore", "restore"]
 
 
-def test_a_stage_whose_output_persists_runs_again_where_others_come_from_the_run_cache(project: Path) -> None:
+def test_a_stage_that_always_runs_does_so_where_others_come_from_the_run_cache(project: Path) -> None:
+    always = "outs: [out/last]\n    always_changed: true"
     text = (project / "dvc.yaml").read_text()
     assert "outs: [out/last]" in text
-    (project / "dvc.yaml").write_text(text.replace("outs: [out/last]", "outs: [{out/last: {persist: true}}]"))
+    (project / "dvc.yaml").write_text(text.replace("outs: [out/last]", always))
     set_param(project, "middle", 2)
     dvc(project, "repro", "--quiet")
     set_param(project, "middle", 1)

@@ -16,6 +16,7 @@ from flows.dvc_project import stage_run
 from flows.dvc_project.forecast import forecast
 from flows.dvc_project.graph import stages_in_order
 from flows.git_work import workspaces
+from tasks.registry.stores.open_store import open_store
 from tasks.telemetry import git_calls
 from tests.flows.conftest import ROOT, git, set_param, wait_for
 
@@ -51,22 +52,27 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(project: Path) -> None:
-    params = "runtime: {row_store: runs/rows}\nregister: {root: models/registry}\n"
+def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = "runtime: {row_store: runs/rows}\n"
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + params)
     git(project, "commit", "--all", "--quiet", "--message", "Folders to share")
     folder = workspaces.worktree(project, "one", "HEAD")
     assert folder == project / "runs/worktrees/one"
     assert [step.forecast for step in forecast(folder)] == ["restore"] * 3
-    for place in ("runs/rows", "models/registry"):
-        (folder / place / "mine").touch()
-        assert (project / place / "mine").exists()
+    (folder / "runs/rows/mine").touch()
+    assert (project / "runs/rows/mine").exists()
+    with monkeypatch.context() as context:
+        context.chdir(folder)
+        assert open_store("models/registry").put("tiny/mine", b"")
     assert workspaces.worktree(project, "one", "HEAD") == folder, "one that a died run left is taken as it is"
     statuses = [stage_run.run(stage, folder, lambda _: None).status for stage in stages_in_order(folder)]
     assert statuses == ["restored"] * 3
     workspaces.remove_worktree(project, folder)
     assert not folder.exists()
-    assert (project / "models/registry/mine").exists(), "what was shared stays"
+    assert (project / "runs/rows/mine").exists(), "what was shared stays"
+    assert (project / "models/registry/tiny/mine").exists()
     assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
 
 

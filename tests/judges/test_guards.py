@@ -20,6 +20,7 @@ LIMITS = GuardLimits(
     min_distinct_ratio=0.5,
     length_ratio=(0.5, 2.0),
     max_overlapping_prompt_share=0.2,
+    max_benchmark_drop=0.02,
     overlap_words=4,
 )
 SOUND = Measured(
@@ -61,6 +62,7 @@ def test_a_sound_run_passes_every_guard():
         ({"papers": {**SOUND.papers, "canaries": {"dot": 1.0, "empty": 0.8}}}, "judge_canaries"),
         ({"papers": {**SOUND.papers, "canaries": {}}}, "judge_canaries"),
         ({"papers": {**SOUND.papers, "position_bias": 0.21}}, "judge_position_bias"),
+        ({"benchmark_drop": 0.021}, "benchmark_drop"),
         ({"control_rate": 0.6, "control_se": None}, "control_z"),
     ],
 )

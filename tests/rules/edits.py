@@ -27,7 +27,7 @@ class Edit:
 AFTER_ENCODE = STAGES[STAGES.index("reference") :]
 WITH_ADAPTER = tuple(stage for stage in AFTER_ENCODE if stage != "qualify")  # which depends on none
 AFTER_REFERENCE, AFTER_TRAIN = WITH_ADAPTER[1:], WITH_ADAPTER[2:]
-AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[3:], WITH_ADAPTER[4:], WITH_ADAPTER[5:]
+AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[4:], WITH_ADAPTER[5:], WITH_ADAPTER[6:]
 OBSERVERS = (
     "tasks/telemetry/log.py",
     "tasks/telemetry/receipts.py",

@@ -9,19 +9,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = (
-    "base",
-    "ingest",
-    "encode",
-    "adapters",
-    "reference",
-    "train",
-    "respond",
-    "qualify",
-    "winrate",
-    "report",
-    "register",
-)
+_BEFORE = ("base", "ingest", "encode", "adapters", "reference", "train")  # the adapter is judged
+STAGES = (*_BEFORE, "respond", "benchmarks", "qualify", "winrate", "report", "register")
 SECTIONS = tuple(stage for stage in STAGES if stage not in ("adapters", "qualify"))  # which read others' sections
 TORCH_FREE = ("ingest", "encode", "adapters", "qualify", "winrate", "report", "register")
 

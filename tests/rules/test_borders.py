@@ -53,6 +53,7 @@ MAY_IMPORT = {
         *("core", "pairs/tokens", "dpo/model", "dpo/objective", "dpo/scoring", "dpo/capacity", "dpo/dataset"),
         "dpo/telemetry",
     ),
+    "harness": ("core",),
     "judges/protocol": ("core",),
     "judges/rules": ("core", "judges/protocol"),
     "judges/games": ("core", "judges/protocol"),

@@ -15,7 +15,7 @@ TOP = {
     "README.md": "what this is, and how to start",
     "CHANGELOG.md": "what changed",
     "params.yaml": "every parameter, a sentence above each key",
-    "dvc.yaml": "the ten stages, what each reads and writes",
+    "dvc.yaml": "the twelve stages, what each reads and writes",
     "pyproject.toml": "packages and tools",
     "constraints.txt": "the whole dependency tree, pinned",
     "Makefile": "repro, test, lint, e2e, nightly",

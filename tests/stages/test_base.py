@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -176,6 +177,9 @@ def test_a_revision_of_a_folder_is_refused(model: Path, tmp_path: Path) -> None:
 # the hub
 
 
+OPEN_BASE = "from pathlib import Path; from tasks.core.base_model import BaseModel; BaseModel.open(Path('data/base'))"
+
+
 @pytest.fixture
 def hub(model: Path) -> Iterator[Hub]:
     (model / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -186,15 +190,19 @@ def hub(model: Path) -> Iterator[Hub]:
 
 
 def run_stage(root: Path, endpoint: str, source: str, revision: str | None) -> subprocess.CompletedProcess[str]:
-    """Run `python -m tasks.base` in ``root``: the hub's client reads HF_ENDPOINT when it is imported."""
+    """Run `python -m tasks.base` in ``root``."""
     root.mkdir(exist_ok=True)
     with (root / "params.yaml").open("w") as stream:
         YAML(typ="safe", pure=True).dump({"base": {"source": source, "revision": revision}}, stream)
+    return python(root, endpoint, "-m", "tasks.base")
+
+
+def python(root: Path, endpoint: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in ``root`` with a hub cache of its own: the hub's client reads HF_ENDPOINT when it is imported."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(root / "hub"), "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_XET": "1"}
     env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    command = [sys.executable, "-m", "tasks.base"]
-    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *words], cwd=root, env=env, capture_output=True, text=True, timeout=60)
 
 
 def one_error(done: subprocess.CompletedProcess[str], root: Path) -> str:
@@ -232,6 +240,22 @@ def test_a_pinned_hub_model_is_downloaded_once_hashed_and_left_in_the_hub_s_cach
     for hub.status in (503, 403):  # what is pinned and cached needs no hub
         assert run_stage(root, hub.url, NAME, COMMIT).returncode == 0
     assert (root / "data/base/manifest.json").read_bytes() == before
+
+
+def test_weights_that_changed_in_the_hub_s_cache_are_refused_and_fetched_again_as_the_error_advises(
+    tmp_path: Path, hub: Hub
+) -> None:
+    root = tmp_path / "p"
+    assert run_stage(root, hub.url, NAME, COMMIT).returncode == 0
+    (weights,) = (root / "hub").rglob("snapshots/*/model.safetensors")
+    pinned, content = sha256_file(weights), weights.read_bytes()
+    weights.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused = python(root, hub.url, "-c", OPEN_BASE).stderr
+    assert f"{weights} changed since the base stage pinned it" in refused
+    (advised,) = re.findall(r"delete (\S+): it is downloaded again", refused)
+    Path(advised).unlink()
+    assert python(root, hub.url, "-c", OPEN_BASE).returncode == 0
+    assert sha256_file(weights) == pinned
 
 
 def test_a_model_or_commit_that_the_hub_does_not_have_is_refused_by_name(tmp_path: Path, hub: Hub) -> None:

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from tasks.core import paths
-from tasks.core.errors import ArtifactError, ConfigError, GateRefused, PipelineError
-from tasks.core.files import pretty_json, write_manifest, write_text
+from tasks.core.errors import ArtifactError, ConfigError, GateRefused, PipelineError, RegistryError
+from tasks.core.files import write_manifest, write_text
 from tasks.core.params import build, load_section
 from tasks.register import RegisterConfig, run
 from tasks.registry.release import lineage
 from tasks.registry.release.candidate import Sources
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.versions.registry import Registry
-from tests.registry.samples import evidence_files, sample, scores_of
+from tests.registry.samples import evidence_files, scores_of
+from tests.stages.laid_out import folder, lay
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = RegisterConfig(name="demo")
@@ -42,32 +43,6 @@ stages:
     - path: results/register
       md5: 11111111111111111111111111111111.dir
 """
-
-
-def folder(path: Path, files: dict[str, bytes], **about: object) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    write_manifest(path, about)
-    return path
-
-
-def lay(root: Path, wins: int = 80, seed: int = 0) -> Sources:
-    """Lay out, at their standard places below ``root``, what the stages before this one write."""
-    whole = sample(seed)[0].files
-    adapter = {name: bytes(whole[name]) for name in ("adapter_model.safetensors", "adapter_config.json")}
-    metrics = pretty_json({"pairs": {"train": 90, "test": 10}}).encode()
-    places = {name: root / path for name, path in dataclasses.asdict(Sources()).items()}
-    folder(places["adapter"], adapter | {"README.md": b"peft's own card\n"}, stage="train")
-    folder(places["train_results"], {"metrics.json": metrics, "steps.csv": b"step\n"}, stage="train")
-    folder(places["winrate"], evidence_files(scores_of(wins, losses=100 - wins)) | {"verdicts.jsonl": b""})
-    folder(places["report"], {"report.html": b"<html></html>\n", "README.md": b"# Card\n"}, stage="report")
-    pinned = {"kind": "demo", "source": "demo", "revision": None, "digest": "b" * 64}
-    folder(places["base"], {"config.json": b"{}"}, stage="base", **pinned)
-    folder(places["reference"], {"train.logps.npy": b"numbers"}, stage="reference")
-    folder(root / paths.INIT_ADAPTER, {}, stage="adapters", source=None)
-    folder(places["pairs"], {"train.parquet": b"pairs"}, stage="ingest")
-    return Sources(**places)
 
 
 def run_at(root: Path, sources: Sources, config: RegisterConfig = CONFIG, registry: str = "registry"):
@@ -169,6 +144,48 @@ def test_required_promotion_that_is_refused_ends_with_3_after_recording(tmp_path
     assert caught.value.exit_code == 3
     assert json.loads((tmp_path / "out" / "registration.json").read_bytes())["promoted"] is False
     assert len(Registry(FolderStore(tmp_path / "registry"), "demo").digests()) == 1
+
+
+def test_an_experiment_is_judged_without_a_look_and_cannot_fail_for_a_promotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    sources = lay(tmp_path, wins=10)
+    monkeypatch.setenv("DVC_EXP_NAME", "trial")
+    with caplog.at_level("INFO"):
+        done = run_at(tmp_path, sources, dataclasses.replace(CONFIG, require_promotion=True))
+    assert (done.is_registered, done.serial, done.decision.outcome) == (False, None, "keep")
+    assert not (tmp_path / "registry").exists()
+    registration = json.loads((tmp_path / "out" / "registration.json").read_bytes())
+    assert (registration["registered"], registration["promoted"]) == (False, False)
+    assert "not registered by an experiment (the gate says keep: win rate" in caplog.messages[0]
+
+    told = run_at(tmp_path, sources, dataclasses.replace(CONFIG, in_experiments=True))
+    assert (told.serial, told.is_new) == (1, True)
+    registered = content(tmp_path / "out")
+    again = run_at(tmp_path, sources)
+    assert (again.serial, again.is_new) == (1, False)
+    assert content(tmp_path / "out") == registered, "an experiment says of a registered version what the registry says"
+
+
+def test_a_version_that_is_held_is_not_read_again_and_one_that_lost_a_file_is_refused(tmp_path: Path):
+    sources = lay(tmp_path)
+    first = run_at(tmp_path, sources)
+    weights = tmp_path / "registry/demo/versions" / first.digest / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    flip(weights)  # who would read it would refuse it
+    assert not run_at(tmp_path, sources).is_new
+    weights.unlink()
+    with pytest.raises(RegistryError, match=r"adapter_model\.safetensors of version .* is missing"):
+        run_at(tmp_path, sources)
+
+
+def test_a_promotion_that_a_killed_run_left_undone_is_made_by_the_next(tmp_path: Path):
+    sources = lay(tmp_path)
+    done = run_at(tmp_path, sources)
+    (tmp_path / "registry/demo/log/00000002.json").unlink()
+    again = run_at(tmp_path, sources)
+    assert (again.is_promoted, again.serial) == (True, 1)
+    assert Registry(FolderStore(tmp_path / "registry"), "demo").find("champion") == done.digest
 
 
 def flip(path: Path) -> None:

@@ -55,17 +55,20 @@ def config() -> WinrateConfig:
 class Inputs:
     """The folders that the stage reads, and one to write."""
 
+    def folders(self) -> winrate.Folders:
+        return winrate.Folders(*dataclasses.astuple(self))
+
     responses: Path
     tokens: Path
     pairs: Path
+    benchmarks: Path
     qualification: Path
     out: Path
 
     def run(self, config: WinrateConfig) -> dict:
         """Qualify the judge and judge the answers."""
         qualify.run(qualify.Folders(self.pairs, self.tokens, self.qualification), config)
-        folders = (self.responses, self.tokens, self.pairs, self.qualification, self.out)
-        return winrate.run(winrate.Folders(*folders), config)
+        return winrate.run(self.folders(), config)
 
     def lines(self, name: str) -> list[dict]:
         return [json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").split("\n") if line]
@@ -88,8 +91,8 @@ def _write_lines(path: Path, rows: list[dict]) -> None:
 
 
 def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples: int = 1) -> Inputs:
-    inputs = Inputs(*(root / name for name in ("responses", "tokens", "pairs", "qualification", "out")))
-    for folder in (inputs.responses, inputs.tokens, inputs.pairs):
+    inputs = Inputs(*(root / name for name in ("responses", "tokens", "pairs", "benchmarks", "qualification", "out")))
+    for folder in (inputs.responses, inputs.tokens, inputs.pairs, inputs.benchmarks):
         folder.mkdir(parents=True)
     count = len(texts["policy"])
     prompts = [
@@ -108,6 +111,8 @@ def _inputs(root: Path, texts: dict[str, list[str]], delta: float = 0.5, samples
         ]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows), inputs.pairs / f"{split}.parquet")
     (inputs.pairs / "metrics.json").write_text(pretty_json({"rows_by_source": {"demo": count}}))
+    (inputs.benchmarks / "metrics.json").write_text(pretty_json({"tasks": {}, "greatest_drop": None}))
+    write_manifest(inputs.benchmarks, {"stage": "benchmarks"})
     for folder, stage in ((inputs.responses, "respond"), (inputs.tokens, "encode"), (inputs.pairs, "ingest")):
         write_manifest(folder, {"stage": stage})
     return inputs
@@ -262,9 +267,8 @@ def test_a_judge_that_does_not_qualify_is_named_before_it_judges(better, config,
 
 def test_papers_of_another_judge_are_no_papers(better, config):
     better.run(config)
-    folders = winrate.Folders(better.responses, better.tokens, better.pairs, better.qualification, better.out)
     with pytest.raises(ArtifactError, match="papers of another judge — run `dvc repro qualify`"):
-        winrate.run(folders, dataclasses.replace(config, tie_margin=0.1))
+        winrate.run(better.folders(), dataclasses.replace(config, tie_margin=0.1))
 
 
 def test_a_whole_conversation_reaches_the_judge(better, config, tmp_path, monkeypatch):
@@ -303,12 +307,12 @@ def test_the_stage_needs_no_torch(better):
     code = (
         "import sys; from pathlib import Path; from tasks import winrate; from tasks.core.params import load_section;"
         "a = [Path(p) for p in sys.argv[1:]];"
-        "config = load_section(a[5], 'winrate', winrate.WinrateConfig);"
-        "from tasks import qualify; qualify.run(qualify.Folders(a[2], a[1], a[3]), config);"
-        "winrate.run(winrate.Folders(*a[:5]), config);"
+        "config = load_section(a[6], 'winrate', winrate.WinrateConfig);"
+        "from tasks import qualify; qualify.run(qualify.Folders(a[2], a[1], a[4]), config);"
+        "winrate.run(winrate.Folders(*a[:6]), config);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    paths = (better.responses, better.tokens, better.pairs, better.qualification, better.out, _params_file())
+    paths = (*dataclasses.astuple(better), _params_file())
     done = subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (better.out / "manifest.json").is_file()

@@ -37,6 +37,7 @@ class GuardLimits(Section, path="winrate.guards"):
         length_ratio: Least and greatest ratio of the mean lengths in tokens, policy over reference.
         max_overlapping_prompt_share: Largest share of held-out prompts that have `overlap_words` words in a row in
             common with a training prompt.
+        max_benchmark_drop: Most by which a metric of `benchmarks` may become worse.
         overlap_words: Words in such a run.
     """
 
@@ -54,6 +55,7 @@ class GuardLimits(Section, path="winrate.guards"):
     min_distinct_ratio: Share
     length_ratio: Annotated[tuple[float, ...], band(0, "for example [0.4, 2.0]")]
     max_overlapping_prompt_share: Share
+    max_benchmark_drop: Share
     overlap_words: Annotated[int, at_least(1)]
 
 
@@ -92,6 +94,7 @@ class Measured:
         control_rate: Win rate of the reference against itself.
         control_se: Its standard error; None for a single prompt.
         papers: What `qualify` measured of the judge.
+        benchmark_drop: How far the metric of `benchmarks` that fell most became worse; None where none was scored.
         is_control_judge: Whether the judge is a control, which ignores quality.
     """
 
@@ -102,6 +105,7 @@ class Measured:
     control_rate: float
     control_se: float | None
     papers: Mapping[str, Any]
+    benchmark_drop: float | None = None
     is_control_judge: bool = False
 
 
@@ -128,7 +132,12 @@ def check_guards(measured: Measured, limits: GuardLimits) -> dict[str, Guard]:
         "control_z": Guard(_control_z(measured), "at most", MAX_CONTROL_Z),
         "control_judge": Guard(float(measured.is_control_judge), "at most", 0.0),
         **_judge_guards(measured.papers),
+        **_benchmark_guard(measured.benchmark_drop, limits),
     }
+
+
+def _benchmark_guard(drop: float | None, limits: GuardLimits) -> dict[str, Guard]:
+    return {} if drop is None else {"benchmark_drop": Guard(drop, "at most", limits.max_benchmark_drop)}
 
 
 def _judge_guards(papers: Mapping[str, Any]) -> dict[str, Guard]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
@@ -36,6 +37,8 @@ def named_store(args: Namespace) -> Store:
     """Return the store that `--root` or params.yaml names, which may be empty."""
     section = params_section()
     root = args.root or str(section.get("root", "models/registry"))
+    if args.root and "://" not in root:
+        root = str(Path(root).absolute())  # what a person types is relative to where they stand
     return open_store(root, str(section.get("encryption") or ""), str(section.get("kms_key") or ""))
 
 

@@ -27,17 +27,27 @@ class Release:
 
     Attributes:
         digest: The version.
-        serial: Its serial number, from 1 for each name.
+        serial: Its serial number, from 1 for each name; None where it is not registered.
         decision: The gate's.
         is_promoted: Whether the alias was moved to it, now or when it was first registered.
         is_new: Whether the log did not contain it before.
     """
 
     digest: str
-    serial: int
+    serial: int | None
     decision: Decision
     is_promoted: bool
     is_new: bool
+
+    @property
+    def is_registered(self) -> bool:
+        """Tell whether the registry holds it."""
+        return self.serial is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether registering it again would change nothing."""
+        return self.is_registered and (self.is_promoted or self.decision.outcome != PASSED)
 
 
 def weigh(registry: Registry, history: History, evidence: Evidence, alias: str, gate: GateConfig) -> Decision:
@@ -68,6 +78,20 @@ def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias
     decision, is_promoted = _promote_if_decided(registry, digest, evidence, alias, gate)
     serial = registry.history().serials()[digest]
     return Release(digest, serial, decision, is_promoted, is_new)
+
+
+def judge(registry: Registry, evidence: Evidence, alias: str, gate: GateConfig) -> Release:
+    """Return what the registry says of a candidate, or else what the gate would say; nothing is written.
+
+    So it is no look at the prompts that costs the gate any of its alpha.
+    """
+    history, digest = registry.history(), evidence.version
+    if not registry.holds(digest):
+        decision = weigh(registry, history, evidence, alias, gate)
+        return Release(digest, None, decision, is_promoted=False, is_new=False)
+
+    decision = _logged_decision(registry, history, evidence, alias, gate)
+    return Release(digest, history.serials()[digest], decision, history.was_promoted(digest, alias), is_new=False)
 
 
 def promote(
@@ -220,6 +244,14 @@ def _log_registration(registry: Registry, version: Version, evidence: Evidence, 
     return registry.log.append(event) is not None
 
 
+def _logged_decision(
+    registry: Registry, history: History, evidence: Evidence, alias: str, gate: GateConfig
+) -> Decision:
+    """Return the decision in the log entry that registered a version."""
+    logged = history.registered[evidence.version].event.decision
+    return Decision.from_json(logged) if logged else weigh(registry, history, evidence, alias, gate)
+
+
 def _promote_if_decided(
     registry: Registry, digest: str, evidence: Evidence, alias: str, gate: GateConfig
 ) -> tuple[Decision, bool]:
@@ -228,9 +260,7 @@ def _promote_if_decided(
     Returns:
         The last decision, and whether the version is or was promoted.
     """
-    history = registry.history()
-    logged = history.registered[digest].event.decision
-    decision = Decision.from_json(logged) if logged else weigh(registry, history, evidence, alias, gate)
+    decision = _logged_decision(registry, registry.history(), evidence, alias, gate)
 
     def event(history: History) -> Event | None:
         nonlocal decision

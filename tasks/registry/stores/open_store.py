@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.registry.stores.main_checkout import main_checkout
 from tasks.registry.stores.store import Store
 
 
 def open_store(root: str, encryption: str = "", kms_key: str = "") -> Store:
-    """Return the store at ``root``: the path of a folder, or ``s3://bucket/prefix``.
+    """Return the store at ``root``: a folder, relative to the main checkout, or ``s3://bucket/prefix``.
 
     Args:
         root: Where it is.
@@ -24,4 +25,5 @@ def open_store(root: str, encryption: str = "", kms_key: str = "") -> Store:
         return S3Store(root, encryption, kms_key)
     from tasks.registry.stores.folder import FolderStore
 
-    return FolderStore(Path(root))
+    checkout = main_checkout()
+    return FolderStore(Path(root) if checkout == Path.cwd() else checkout / root)

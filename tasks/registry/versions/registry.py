@@ -65,6 +65,19 @@ class Registry:
         """Tell whether the version exists, that is: whether its manifest does."""
         return names.is_digest(digest) and self.store.exists(self._key(digest, MANIFEST))
 
+    def holds(self, digest: str) -> bool:
+        """Tell whether the version is registered and all its files are there; their bytes are not read.
+
+        Raises:
+            RegistryError: Its manifest was altered.
+        """
+        history = self.history()
+        if digest not in history.registered or digest in history.collected or not self.has(digest):
+            return False
+        prefix = f"{self.name}/versions/{digest}/"
+        stored = {key.removeprefix(prefix) for key in self.store.ages(prefix.rstrip("/"))}
+        return set(self.read(digest).files) <= stored
+
     def find(self, selector: str | None) -> str:
         """Return the digest that an alias, `v<serial>` or a digest's prefix stands for; None is the default alias.
 

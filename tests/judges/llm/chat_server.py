@@ -56,6 +56,9 @@ class ChatServer:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Json] = {}
         self.polls_until_done = 1
+        self.on_poll: Callable[[int], None] = lambda polls: None
+        self.has_batches = True
+        self.loses_batch_answers = self.refuses_batches = 0
 
     # --- one call of the chat API
 
@@ -131,6 +134,8 @@ class ChatServer:
     # --- the batch API
 
     def batch_api(self, method: str, path: str, data: bytes, kind: str) -> tuple[int, dict[str, str], bytes]:
+        if not self.has_batches:
+            return _error(404, f"no {path} here")
         if method == "POST" and path == "/v1/files":
             boundary = kind.partition("boundary=")[2].encode()
             parts = [part for part in data.split(b"--" + boundary) if b'name="file"' in part]
@@ -142,14 +147,21 @@ class ChatServer:
         if method == "GET" and path.endswith("/content"):
             return 200, {}, self.files[path.split("/")[3]]
         if method == "POST" and path == "/v1/batches":
+            if self.refuses_batches:
+                self.refuses_batches -= 1
+                return _error(503, "not now")
             about = json.loads(data)
             batch = {"id": f"batch-{len(self.batches)}", "object": "batch", "status": "validating", "polls": 0, **about}
             self.batches[batch["id"]] = batch
+            if self.loses_batch_answers:
+                self.loses_batch_answers -= 1
+                return _error(502, "lost")
             return _json(batch)
         if method == "GET" and path.startswith("/v1/batches?"):
             return _json({"object": "list", "data": list(self.batches.values()), "has_more": False})
         batch = self.batches[path.split("/")[3]]
         batch["polls"] += 1
+        self.on_poll(batch["polls"])
         if batch["polls"] >= self.polls_until_done and batch["status"] != "completed":
             self.run_batch(batch)
         return _json(batch)
