@@ -26,6 +26,7 @@ from tasks.judges.evidence.judged_answers import Answers, read_answers
 from tasks.judges.evidence.judging import judge_answers
 from tasks.judges.evidence.leakage import measure_leakage
 from tasks.judges.evidence.verdict_files import Judged, VerdictWriter, rounded, write_evidence
+from tasks.judges.games.runners import JudgeRunner
 from tasks.judges.protocol.protocol import Answer
 from tasks.judges.qualification.qualification import read_papers
 from tasks.launch.stage import door
@@ -62,15 +63,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "qualification": manifest_digest(folders.qualification, "qualify"),
     }
     kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
-    papers = read_papers(folders.qualification, judge.fingerprint)
-    if papers["faults"] and is_paid(config.judge):
-        raise ConfigError(
-            f"the judge `{kind}` does not qualify, so it is not paid for any answer: {'; '.join(papers['faults'])}",
-            "choose another model, write `winrate.judge.criteria` by which the labels were given, or measure it on "
-            "labels of your own (`winrate.qualification.file`)",
-        )
-    for fault in papers["faults"]:
-        _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
+    papers = _papers(folders, config, kind, judge)
     answers = read_answers(folders.responses, folders.tokens, folders.pairs)
     smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
     chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
@@ -100,6 +93,19 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
 
     _report(metrics, [name for name, guard in guards.items() if not guard.is_passed])
     return metrics
+
+
+def _papers(folders: Folders, config: WinrateConfig, kind: str, judge: JudgeRunner) -> dict[str, Any]:
+    papers = read_papers(folders.qualification, judge.fingerprint)
+    if papers["faults"] and is_paid(config.judge):
+        raise ConfigError(
+            f"the judge `{kind}` does not qualify, so it is not paid for any answer: {'; '.join(papers['faults'])}",
+            "choose another model, write `winrate.judge.criteria` by which the labels were given, or measure it on "
+            "labels of your own (`winrate.qualification.file`)",
+        )
+    for fault in papers["faults"]:
+        _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
+    return papers
 
 
 def _measured(

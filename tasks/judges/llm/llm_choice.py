@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from tasks.core.errors import ConfigError
-from tasks.core.section import Rule, above, at_least, filled
+from tasks.core.section import Rule, above, at_least, between, filled
 
 OPENAI = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
 BLOCK = "prefect-block:"
-MOST_AT_ONCE = 256
 _KEY_NAME = re.compile(rf"[A-Z_][A-Z0-9_]*|{BLOCK}[a-z0-9-]+")
 _KEY_ADVICE = (
     f"write the NAME of an environment variable in capitals, or `{BLOCK}NAME`; the key itself stays out of files"
@@ -65,7 +64,7 @@ class OpenAIJudge:
     seed: Annotated[int, at_least(0)] = 0
     max_tokens: Annotated[int, at_least(16)] = 1024
     timeout_s: Annotated[float, above(0)] = 60.0
-    at_once: Annotated[int, Rule(lambda n: 1 <= n <= MOST_AT_ONCE, f"write 1 to {MOST_AT_ONCE}")] = 16
+    at_once: Annotated[int, between(1, 256)] = 16
     requests_per_minute: Annotated[float, above(0, "or null")] | None = None
     tokens_per_minute: Annotated[float, above(0, "or null")] | None = None
     price_in: Annotated[float, at_least(0)] = 0.0

@@ -18,9 +18,9 @@ Json = dict[str, Any]
 _SHOWN = re.compile(r"<<<(\w+) answer ([AB])>>>\n(.*?)\n<<<\1 end>>>", re.DOTALL)
 
 
-def better(first: str, second: str) -> str:
-    """The label of the answer that says `good` more often."""
-    counts = first.count("good"), second.count("good")
+def better(first: str, second: str, word: str) -> str:
+    """The label of the answer that says a word more often."""
+    counts = first.count(word), second.count(word)
     return "tie" if counts[0] == counts[1] else "A" if counts[0] > counts[1] else "B"
 
 
@@ -32,6 +32,7 @@ class ChatServer:
         forms: The forms of verdicts that it can give.
         key: The key that it asks for; None for none.
         model: The name by which it answers; None for the one that is asked for.
+        likes: What makes an answer better.
         obeys: A text that, standing in an answer, makes that answer win: a judge that can be fooled.
         on_call: Called with each call's number before it is answered.
         longer: Tokens of each reply beyond its text.
@@ -44,6 +45,7 @@ class ChatServer:
         self.forms: set[str] = {"label", "json", "line"}
         self.key: str | None = None
         self.model: str | None = None
+        self.likes = "good"
         self.obeys: str | None = None
         self.delay_s = 0.0
         self.longer = self.tokens = 0
@@ -97,7 +99,7 @@ class ChatServer:
             return _error(400, f"{form} is not supported")
         prompt = body["messages"][-1]["content"]
         answers = {label: text for _, label, text in _SHOWN.findall(prompt)}
-        label = better(answers["A"], answers["B"])
+        label = better(answers["A"], answers["B"], self.likes)
         if self.obeys:
             label = next((name for name, text in answers.items() if self.obeys in text), label)
 
