@@ -6,6 +6,7 @@ moment finds its batch again, and nothing is submitted twice.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -15,10 +16,11 @@ from tasks.core.errors import ConfigError, NetworkError
 from tasks.core.files import canonical_json, digest_of
 from tasks.judges.llm.answer_cache import AnswerCache
 from tasks.judges.llm.calls import Call
-from tasks.judges.llm.endpoint import ATTEMPTS, Endpoint, is_same_model, reply_of, usage_of
-from tasks.judges.llm.faults import BUSY, PASSING, call_errors, fault_of
+from tasks.judges.llm.endpoint import ATTEMPTS, Endpoint, is_same_model
+from tasks.judges.llm.faults import BUSY, ITEM, PASSING, Fault, call_errors, fault_of, fault_of_status
 from tasks.judges.llm.limits import Budget
 from tasks.judges.llm.llm_choice import OpenAIJudge
+from tasks.judges.llm.verdict_forms import Reply
 from tasks.judges.protocol.protocol import Usage
 from tasks.telemetry import log
 
@@ -91,8 +93,9 @@ class Batches:
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
                 content = await self._asked(functools.partial(self._endpoint.client.files.content, file))
-                for line in content.text.splitlines():
-                    self._keep(json.loads(line))
+                for line in content.text.split("\n"):
+                    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # a line that is broken
+                        self._keep(line)
 
         self._cache.set_fact(self._fact, None)
         if batch.status == "failed":
@@ -112,26 +115,31 @@ class Batches:
             await self._endpoint.sleep(POLL_EVERY_S)
         return batch
 
-    def _keep(self, line: dict[str, Any]) -> None:
-        key, response = str(line["custom_id"]), line.get("response") or {}
-        body = response.get("body") or {}
-        if response.get("status_code") != 200:
-            reason = canonical_json(line.get("error") or body or response)
-            self._cache.fail(key, self._endpoint.clean(reason)[:300])
+    def _keep(self, line: str) -> None:
+        """Keep the answer in a line of a batch's output; the call of a line that holds none stays missing."""
+        entry = json.loads(line)
+        key, response = str(entry["custom_id"]), entry.get("response") or {}
+        body, status = response.get("body"), int(response.get("status_code") or 0)
+        if status != 200:
+            fault = fault_of_status(status, entry.get("error") or body, self._endpoint.clean)
+            self._cache.fail(key, fault.text)
+            if fault.kind == ITEM:
+                self._cache.put(key, Reply(fault.text, "refused").payload(), Usage(attempts=1))
             return
-        try:
-            reply, usage = reply_of(body), usage_of(body, 0, self._choice)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
-            self._cache.fail(key, "no chat completion")
+
+        outcome = self._endpoint.read(body, 0)
+        if isinstance(outcome, Fault):
+            self._cache.fail(key, outcome.text)
             return
-        if not is_same_model(self._model, usage.model):
-            self._cache.fail(key, f"answered by {usage.model!r}")
+        if not is_same_model(self._model, outcome.usage.model):
+            self._cache.fail(key, f"answered by {outcome.usage.model!r}")
             raise ConfigError(
-                f"a batch for the model {self._model!r} was answered by {usage.model!r}",
-                f"if that is meant, write `winrate.judge.answered_as: {usage.model}`",
+                f"a batch for the model {self._model!r} was answered by {outcome.usage.model!r}",
+                f"if that is meant, write `winrate.judge.answered_as: {outcome.usage.model}`",
             )
-        self._budget.spend(usage.cost)
-        self._cache.put(key, reply.payload(), usage + Usage(attempts=1, model=usage.model))
+        self._budget.spend(outcome.usage.cost)
+        usage = outcome.usage + Usage(attempts=1, model=outcome.usage.model)
+        self._cache.put(key, outcome.reply.payload(), usage)
 
     async def _asked(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """Return the answer to a question, which is asked again where a fault may pass."""

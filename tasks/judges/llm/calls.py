@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -71,38 +71,40 @@ class Survey:
         items: Items that were looked up.
         calls: Calls made for them, failed ones included.
         cost: What those took.
-        missing: The calls that are next, by key; of an item whose last reply is no verdict, the one that asks again.
+        missing: Calls that are still to be made; of an item whose last reply is no verdict, the one that asks again.
+        characters: Of the prompts of those.
     """
 
     items: int = 0
     calls: int = 0
     cost: float = 0.0
-    missing: dict[str, Call] = dataclasses.field(default_factory=dict)
+    missing: int = 0
+    characters: int = 0
 
 
-def survey(choice: OpenAIJudge, form: Form, items: Sequence[Item], cache: AnswerCache) -> Survey:
+def survey(choice: OpenAIJudge, form: Form, items: Iterable[Item], cache: AnswerCache) -> Survey:
     """Look up every item."""
     total = Survey()
+    for call in missing_calls(choice, form, items, cache, total):
+        total.missing += 1
+        total.characters += call.characters
+    return total
+
+
+def missing_calls(
+    choice: OpenAIJudge, form: Form, items: Iterable[Item], cache: AnswerCache, total: Survey
+) -> Iterator[Call]:
+    """Yield the calls that are still to be made, each once; add what is there to ``total``."""
     left, seen = iter(items), set[str]()
     while part := list(islice(left, _ITEMS_AT_ONCE)):
         total.items += len(part)
         for ask in range(ASKS):
             calls = {call.key: (item, call) for item in part if (call := call_of(choice, form, item, ask))}
-            payloads = cache.get_many(calls)
-            total.missing |= {key: call for key, (_, call) in calls.items() if key not in payloads}
-            _count(total, [key for key in calls if key not in seen], cache)
+            calls = {key: entry for key, entry in calls.items() if key not in seen}
+            payloads, usages = cache.get_many(calls), cache.usage_of(calls)
             seen |= set(calls)
-            part = list(_unsettled(form, calls, payloads))
-    return total
 
-
-def _unsettled(form: Form, calls: Mapping[str, tuple[Item, Call]], payloads: Mapping[str, Any]) -> Iterator[Item]:
-    for key, payload in payloads.items():
-        if not settles(form, Reply.of(payload)):
-            yield calls[key][0]
-
-
-def _count(total: Survey, keys: Sequence[str], cache: AnswerCache) -> None:
-    usages = cache.usage_of(keys)
-    total.calls += len(usages) + cache.failures_of(keys)
-    total.cost += sum(usage.cost for usage in usages.values())
+            total.calls += len(usages) + cache.failures_of(calls)
+            total.cost += sum(usage.cost for usage in usages.values())
+            yield from (call for key, (_, call) in calls.items() if key not in payloads)
+            part = [calls[key][0] for key, payload in payloads.items() if not settles(form, Reply.of(payload))]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tasks.core.errors import ConfigError, NetworkError
+from tasks.core.errors import ConfigError, NetworkError, printable
 from tasks.judges.llm.api_key import read_key, without_key
 from tasks.judges.llm.faults import BUSY, PASSING, Fault, call_errors, fault_of, no_completion
 from tasks.judges.llm.limits import Budget, Pace, Window, stopped
@@ -109,7 +110,7 @@ class Endpoint:
             with self._budget.booked(size, body["max_tokens"]):
                 try:
                     data = await self.client.post("/chat/completions", cast_to=object, body=body)
-                    outcome = self._read(data, size)
+                    outcome = self.read(data, size)
                 except call_errors() as error:
                     outcome = fault_of(error, self.clean)
                 if isinstance(outcome, Fault):
@@ -122,16 +123,21 @@ class Endpoint:
         self._window.widen()
         return outcome
 
-    def _read(self, data: Any, size: int) -> Answered | Fault:
+    def read(self, data: Any, size: int) -> Answered | Fault:
+        """Return the reply in a chat completion; a fault where it is none.
+
+        Args:
+            data: What the endpoint answered.
+            size: The most tokens that the prompt can have, which counts where the endpoint tells none.
+        """
         try:
-            reply, usage = reply_of(data), usage_of(data, size, self._choice)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+            return Answered(_reply_of(data, self.clean), _usage_of(data, size, self._choice))
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError):
             return no_completion(data, self.clean)
-        return Answered(Reply(self.clean(reply.text), reply.finish, reply.top, self.clean(reply.refusal)), usage)
 
     def clean(self, text: str) -> str:
-        """Return a server's text without the key."""
-        return without_key(text, self._key)
+        """Return a server's text without the key, and as UTF-8 can hold it."""
+        return printable(without_key(text, self._key))
 
     def _count(self, fault: Fault) -> None:
         """Stop the run after many failures in a row.
@@ -204,38 +210,27 @@ def open_client(choice: OpenAIJudge, key: str) -> Any:
     return openai.AsyncOpenAI(base_url=choice.endpoint, api_key=key, max_retries=0, timeout=choice.timeout_s)
 
 
-def reply_of(data: Any) -> Reply:
-    """Return the reply in a chat completion.
-
-    Raises:
-        KeyError: It is no completion; also TypeError, IndexError, ValueError, AttributeError.
-    """
+def _reply_of(data: Any, clean: Callable[[str], str]) -> Reply:
     choice = data["choices"][0]
     message, content = choice["message"], choice["message"].get("content") or ""
     text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-    scored = (choice.get("logprobs") or {}).get("content") or []
-    return Reply(text, str(choice.get("finish_reason") or "stop"), _top(scored), str(message.get("refusal") or ""))
+    top = _top((choice.get("logprobs") or {}).get("content") or [])
+    finish, refusal = str(choice.get("finish_reason") or "stop"), str(message.get("refusal") or "")
+    return Reply(clean(text), clean(finish), tuple((clean(token), value) for token, value in top), clean(refusal))
 
 
-def _top(scored: list[dict[str, Any]]) -> tuple[tuple[str, float], ...]:
+def _top(scored: list[dict[str, Any]]) -> list[tuple[str, float]]:
     """Return the alternatives of the first token that is no space; the one that was taken stands first."""
     for token in scored:
         if str(token["token"]).strip():
-            likely = {str(token["token"]): float(token["logprob"])}
-            for other in token.get("top_logprobs") or []:
-                likely.setdefault(str(other["token"]), float(other["logprob"]))
-            return tuple(likely.items())
-    return ()
+            likely: dict[str, float] = {}
+            for one in (token, *(token.get("top_logprobs") or [])):
+                likely.setdefault(str(one["token"]), float(one["logprob"]))
+            return [(name, value) for name, value in likely.items() if math.isfinite(value)]
+    return []
 
 
-def usage_of(data: Any, size: int, choice: OpenAIJudge) -> Usage:
-    """Return the tokens, cost and model of a chat completion.
-
-    Args:
-        data: The completion.
-        size: The most tokens that its prompt can have, which counts where the server tells none.
-        choice: Has the prices.
-    """
+def _usage_of(data: Any, size: int, choice: OpenAIJudge) -> Usage:
     used = data.get("usage") or {}
     tokens_in, tokens_out = int(used.get("prompt_tokens") or size), int(used.get("completion_tokens") or 0)
     model = str(data.get("model") or choice.answered_as or choice.model)

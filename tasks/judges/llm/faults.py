@@ -66,11 +66,18 @@ def fault_of(error: Exception, clean: Callable[[str], str]) -> Fault:
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        text = _shortened(clean(f"{error.status_code}: {_message_of(error.body) or error.response.text}"))
-        after = _retry_after(error.response.headers)
-        return Fault(_kind_of(error.status_code, f"{error.code} {text}"), text, error.status_code, after)
+        body = error.body or error.response.text
+        return fault_of_status(error.status_code, body, clean)._replace(
+            retry_after=_retry_after(error.response.headers)
+        )
     cause = f" ({error.__cause__})" if error.__cause__ else ""
     return Fault(PASSING, _shortened(clean(f"{type(error).__name__}: {error}{cause}")))
+
+
+def fault_of_status(status: int, body: Any, clean: Callable[[str], str]) -> Fault:
+    """Return what an HTTP status that is no success means, with what the server says."""
+    text = clean(f"{status}: {_message_of(body)}")
+    return Fault(_kind_of(status, f"{body} {text}"), _shortened(text), status)
 
 
 def _kind_of(status: int, text: str) -> Kind:

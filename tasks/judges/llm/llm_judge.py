@@ -14,7 +14,7 @@ from tasks.judges.games.pool import finish
 from tasks.judges.llm import verdict_forms, wording
 from tasks.judges.llm.answer_cache import AnswerCache
 from tasks.judges.llm.batches import Batches
-from tasks.judges.llm.calls import ASKS, Call, Survey, call_of, settles, survey
+from tasks.judges.llm.calls import ASKS, Call, Survey, call_of, missing_calls, settles, survey
 from tasks.judges.llm.endpoint import Answered, Endpoint, Refused
 from tasks.judges.llm.faults import ITEM
 from tasks.judges.llm.limits import Budget, stopped
@@ -92,7 +92,7 @@ class LlmJudge:
         result = survey(choice, self._form, items, self._cache)
         if result.missing and choice.mode == "replay":
             raise ConfigError(
-                f"{len(result.missing)} of {result.items} verdicts are not in {choice.cache}, which is replayed",
+                f"{result.missing} of {result.items} verdicts are not in {choice.cache}, which is replayed",
                 "run with `mode: live`, or put the cache of a complete run in its place",
             )
         self._budget.begin(result.calls, result.cost)
@@ -102,9 +102,8 @@ class LlmJudge:
             finish(self, self._submit(items))
 
     def _estimate(self, result: Survey) -> None:
-        choice, traits, calls = self._choice, self._traits, len(result.missing)
-        characters = sum(call.characters for call in result.missing.values())
-        tokens_in, tokens_out = characters / traits.characters_per_token, calls * traits.tokens_out
+        choice, traits, calls = self._choice, self._traits, result.missing
+        tokens_in, tokens_out = result.characters / traits.characters_per_token, calls * traits.tokens_out
         cost = choice.cost(tokens_in, tokens_out)
         _log.info(
             "%d calls to %s, about %.0f tokens in and %.0f out%s; %d of %d verdicts are in the cache",
@@ -175,11 +174,11 @@ class LlmJudge:
         batches = Batches(self._choice, self._cache, self._open(), self._traits.model, self._budget)
         await batches.collect()
         for _ in range(_BATCH_ROUNDS):
-            missing = survey(self._choice, self._form, items, self._cache).missing
+            missing = list(missing_calls(self._choice, self._form, items, self._cache, Survey()))
             if not missing:
                 return
-            await batches.answer(list(missing.values()))
-        if missing := survey(self._choice, self._form, items, self._cache).missing:
+            await batches.answer(missing)
+        if missing := list(missing_calls(self._choice, self._form, items, self._cache, Survey())):
             raise NetworkError(
                 f"{len(missing)} calls of the batches failed", "run again: answers that came are kept in the cache"
             )

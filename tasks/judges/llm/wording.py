@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from tasks.core.errors import printable
 from tasks.core.files import digest_of
 from tasks.judges.protocol.protocol import Item
 
@@ -42,8 +43,9 @@ def messages(item: Item, criteria: str, instruction: str) -> list[dict[str, str]
     turns = [(turn.role, turn.text) for turn in item.prompt.turns]
     shown = [(f"message {number} of the conversation, by {role}", text) for number, (role, text) in enumerate(turns, 1)]
     shown += [("answer A", item.first.text), ("answer B", item.second.text)]
+    shown = [(name, inert(text)) for name, text in shown]
     code = _code([text for _, text in shown])
-    blocks = [f"<<<{code} {name}>>>\n{inert(text)}\n<<<{code} end>>>" for name, text in shown]
+    blocks = [f"<<<{code} {name}>>>\n{text}\n<<<{code} end>>>" for name, text in shown]
     return [
         {"role": "system", "content": _TASK.replace("{}", criteria.strip() or CRITERIA)},
         {"role": "user", "content": "\n\n".join([f"The code of the marks is {code}.", *blocks, instruction])},
@@ -52,7 +54,7 @@ def messages(item: Item, criteria: str, instruction: str) -> list[dict[str, str]
 
 def inert(text: str) -> str:
     """Return a text whose special tokens are broken by a space, so that a server's tokenizer reads them as text."""
-    return _SPECIAL.sub(lambda match: f"{match[0]} ", text)
+    return _SPECIAL.sub(lambda match: f"{match[0]} ", printable(text))
 
 
 def _code(texts: list[str]) -> str:

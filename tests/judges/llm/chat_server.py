@@ -34,6 +34,7 @@ class ChatServer:
         model: The name by which it answers; None for the one that is asked for.
         likes: What makes an answer better.
         obeys: A text that, standing in an answer, makes that answer win: a judge that can be fooled.
+        change: What stands in place of parts of an answer, by the call's number.
         on_call: Called with each call's number before it is answered.
         longer: Tokens of each reply beyond its text.
         tokens: All that were counted for calls that were answered in full.
@@ -48,6 +49,7 @@ class ChatServer:
         self.likes = "good"
         self.obeys: str | None = None
         self.delay_s = 0.0
+        self.change: Callable[[int], Json] = lambda number: {}
         self.longer = self.tokens = 0
         self.on_call: Callable[[int], None] = lambda number: None
         self.calls = 0
@@ -60,7 +62,7 @@ class ChatServer:
         self.polls_until_done = 1
         self.on_poll: Callable[[int], None] = lambda polls: None
         self.has_batches = True
-        self.loses_batch_answers = self.refuses_batches = 0
+        self.loses_batch_answers = self.refuses_batches = self.breaks_lines = 0
 
     # --- one call of the chat API
 
@@ -79,10 +81,8 @@ class ChatServer:
                 return _error(429, after)
             date = email.utils.formatdate(time.time() + 1, usegmt=True) if after == "date" else after
             return _error(429, "slow down", {"retry-after": date} if date else {})
-        if fault.isdigit():
-            return _error(int(fault), f"planned {fault}; you sent {headers.get('authorization')}")
-        if fault == "400 too long":
-            return _error(400, "This model's maximum context length is 64 tokens.")
+        if failed := _failed(fault, f"you sent {headers.get('authorization')}"):
+            return failed
         if fault == "slow":
             await asyncio.sleep(3600)
         if fault == "cut connection":
@@ -131,7 +131,7 @@ class ChatServer:
         model = "another-model" if fault == "wrong model" else self.model or body["model"]
         self.paid[json.dumps({**body, "seed": 0})] += 1
         answer = {"id": "x", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
-        return 200, {}, json.dumps({**answer, "usage": usage}).encode()
+        return 200, {}, json.dumps({**answer, "usage": usage, **self.change(self.calls - 1)}).encode()
 
     # --- the batch API
 
@@ -174,12 +174,13 @@ class ChatServer:
             entry = json.loads(line)
             number, self.calls = self.calls, self.calls + 1
             fault = self.plan(number, entry["body"]) or ""
-            status, _, body = (
-                _error(int(fault), "planned") if fault.isdigit() else self.completed(entry["body"], fault, {})
-            )
+            status, _, body = _failed(fault) or self.completed(entry["body"], fault, {})
             response = {"status_code": status, "body": json.loads(body)}
             lines.append(json.dumps({"custom_id": entry["custom_id"], "response": response, "error": None}))
         name = f"out-{batch['id']}"
+        for number in range(self.breaks_lines):
+            lines[number] = lines[number][: 20 * number]
+        self.breaks_lines = 0
         self.files[name] = "\n".join(lines).encode()
         batch |= {"status": "completed", "output_file_id": name}
 
@@ -210,6 +211,12 @@ class ChatServer:
                 told = "".join(f"{name}: {value}\r\n" for name, value in more.items())
                 writer.write(f"HTTP/1.1 {status} X\r\n{told}\r\n".encode() + answer)
                 await writer.drain()
+
+
+def _failed(fault: str, more: str = "") -> tuple[int, dict[str, str], bytes] | None:
+    if fault == "400 too long":
+        return _error(400, "This model's maximum context length is 64 tokens.")
+    return _error(int(fault), f"planned {fault}; {more}") if fault.isdigit() else None
 
 
 def _json(value: Json) -> tuple[int, dict[str, str], bytes]:

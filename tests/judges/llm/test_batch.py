@@ -106,3 +106,16 @@ def test_calls_are_split_where_one_batch_holds_too_few(server: ChatServer, tmp_p
     monkeypatch.setattr(batches, "_MOST_CALLS", 8)
     assert len(judged(server.url, tmp_path, comparisons(10), mode="batch")) == 20
     assert len(server.batches) == 3
+
+
+def test_a_prompt_that_is_too_long_is_one_missing_verdict_in_a_batch_too(server: ChatServer, tmp_path):
+    server.plan = lambda number, body: "400 too long" if "Number 1." in body["messages"][-1]["content"] else None
+    verdicts = judged(server.url, tmp_path, comparisons(4), mode="batch")
+    assert [verdict.status for verdict in verdicts].count("invalid") == 2
+    assert len(server.batches) == 1
+
+
+def test_a_broken_line_is_a_call_that_is_made_again(server: ChatServer, tmp_path):
+    server.breaks_lines = 2
+    assert len(judged(server.url, tmp_path, comparisons(4), mode="batch")) == 8
+    assert len(server.batches) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import random
 import socket
 import time
@@ -12,6 +14,7 @@ import pytest
 
 from tasks.core.errors import ConfigError, NetworkError, PipelineError
 from tasks.judges.games.games import Verdict
+from tasks.judges.protocol.protocol import Answer
 from tests.judges.llm.chat_server import ChatServer
 from tests.judges.llm.judging import comparisons, judged, runner
 
@@ -210,3 +213,36 @@ def test_many_faults_together_end_right_or_stop_resumable(server: ChatServer, tm
     for verdict in verdicts:
         assert verdict == known[verdict.prompt_id, verdict.order] or verdict.status == "invalid"
     assert verdicts == judged(server.url, tmp_path / "faulty", comparisons(30), mode="replay")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"choices": []},
+        {"choices": None},
+        {"choices": [{"message": None}]},
+        {"usage": {"prompt_tokens": "many"}},
+        {"usage": {"prompt_tokens": 1e999}},
+        {"choices": [{"message": {"content": 7}}]},
+        {"choices": [{"message": {"content": "A"}, "logprobs": {"content": ["A"]}}]},
+    ],
+)
+def test_what_is_no_completion_is_asked_for_again(server: ChatServer, tmp_path, change):
+    server.change = lambda number: change if number == 5 else {}
+    assert len(judged(server.url, tmp_path, comparisons(5))) == 10
+    assert server.calls == 10 + PROBE + 1
+
+
+def test_texts_and_numbers_that_no_file_can_hold_break_nothing(server: ChatServer, tmp_path):
+    """Half a surrogate pair, and log-probabilities that are no numbers."""
+    strange = {"token": "\ud800", "logprob": math.nan}
+    top = [{"token": "A", "logprob": -0.1}, strange, {"token": "B", "logprob": -math.inf}]
+    message = {"content": "A", "refusal": None}
+    scored = {"content": [{**top[0], "top_logprobs": top}]}
+    choices = [{"message": message, "finish_reason": "stop", "logprobs": scored}]
+    server.change = lambda number: {"choices": choices}
+    pair = comparisons(1)[0]
+    odd = dataclasses.replace(pair, candidate=Answer("half \ud800 a pair"))
+    assert [verdict.p_candidate for verdict in judged(server.url, tmp_path, [odd])] == [1.0, 0.0]
+    server.change = lambda number: {"choices": [{"message": {"content": "\udfff"}, "finish_reason": "\udfff"}]}
+    assert {verdict.status for verdict in judged(server.url, tmp_path, comparisons(2))} == {"invalid"}
