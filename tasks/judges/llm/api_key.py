@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from tasks.core.errors import ConfigError
 from tasks.judges.llm.llm_choice import BLOCK, DEFAULT_KEY, OPENAI, OpenAIJudge
@@ -28,10 +29,14 @@ def read_key(choice: OpenAIJudge) -> str:
 
 
 def _key_of_block(name: str) -> str:
-    try:
+    def value() -> str:
         from prefect.blocks.system import Secret
 
-        return str(Secret.load(name).get())  # type: ignore[union-attr]  # it is a coroutine inside a running loop alone
+        return str(Secret.load(name).get())  # type: ignore[union-attr]
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # inside a running event loop, as calls are, Prefect returns a coroutine
+            return thread.submit(value).result()
     except Exception as error:  # noqa: BLE001  # of Prefect, its client or its server
         raise ConfigError(
             f"the Prefect block `secret/{name}`, which `winrate.judge.key` names, cannot be read "
