@@ -24,6 +24,7 @@ from tasks.launch.stage import door
 from tasks.pinning.hub_snapshot import download
 from tasks.pinning.model_folder import describe_model, hash_model, local_folder
 from tasks.pinning.model_settings import check_settings
+from tasks.pinning.model_weights import check_weights
 from tasks.telemetry import log
 
 DEMO = "demo"
@@ -76,7 +77,8 @@ def run(folders: Folders, config: BaseConfig, demo: DemoModelConfig | None = Non
 
     Raises:
         ConfigError: The source is no model, or a hub revision is missing or can move.
-        DataError: The folder or repository lacks a file that a model needs, or has one that does not load.
+        DataError: The folder or repository lacks a file that a model needs, has one that does not load, or weights that
+            do not fit the config.
         NetworkError: The hub does not answer.
     """
     about: dict[str, Any] = {"stage": "base", "kind": config.kind, "source": config.source, "revision": config.revision}
@@ -89,6 +91,7 @@ def run(folders: Folders, config: BaseConfig, demo: DemoModelConfig | None = Non
             model = local_folder(config.source) if is_local else download(config.source, config.revision)
             metrics = describe_model(model)
             check_settings(model)
+            check_weights(model)
         about.update(_identity(hash_model(model), config.quantise))
         if config.compute_dtype != "auto":
             about["compute_dtype"] = config.compute_dtype

@@ -35,7 +35,7 @@ from tasks.pairs.ingestion.parts import PartFolder
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.selection import DUPLICATES, Selection
-from tasks.pairs.ingestion.sources import Source, find_entries, rows_source
+from tasks.pairs.ingestion.sources import Source, find_entries, hashing, rows_source
 from tasks.pairs.ingestion.try_file import try_source
 from tasks.pairs.ingestion.two_passes import account, first_pass, listing, sort_pairs
 from tasks.pairs.ingestion.verdicts import Verdicts
@@ -123,8 +123,8 @@ def run(
     kept_out = {f"keep_out: {source.name}": source.identity() for source in evaluation_sets(config.keep_out)}
     settings = {"personal_data": config.personal_data}
 
-    about = {"stage": "ingest", "inputs": {source.name: source.identity() for source in sources} | kept_out}
-    with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject:
+    about: dict[str, Any] = {"stage": "ingest"}
+    with atomic_folder(folders.pairs, about) as draft, listing(draft, kept) as reject, hashing(sources) as identities:
         spill = draft / "keys.parquet"
         with PartFolder(parts or draft / "parts", placement, settings, processes) as folder:
             read = first_pass(intake, sources, folder, spill, reject)
@@ -139,6 +139,7 @@ def run(
                 metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)
         spill.unlink()
         shutil.rmtree(draft / "parts", ignore_errors=True)
+        about["inputs"] = identities() | kept_out
         write_text(draft / "metrics.json", pretty_json(metrics))
     note(rows=intake.rows, rows_by_source=dict(intake.rows_by_source))
     return metrics

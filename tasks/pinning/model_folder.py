@@ -14,6 +14,7 @@ from tasks.core.files import sha256_file
 from tasks.telemetry.log import bar
 
 ADAPTER = "adapter_config.json"
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 SETTINGS = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -47,8 +48,8 @@ def settings_files(names: Collection[str], place: object) -> list[str]:
         DataError: The names lack a config or a tokenizer, or there is an adapter among them.
     """
     _refuse_adapter(names, place)
-    if "config.json" not in names:
-        raise DataError(f"{place} has no config.json", "name a folder in transformers' format in `base.source`")
+    if CONFIG not in names:
+        raise DataError(f"{place} has no {CONFIG}", "name a folder in transformers' format in `base.source`")
     if not any(name in names for name in _TOKENIZERS):
         raise DataError(f"{place} has no tokenizer ({', '.join(_TOKENIZERS)})", "save the tokenizer beside the model")
 
@@ -135,6 +136,10 @@ def _shards(index: dict[str, Any], place: object) -> list[str]:
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise DataError(f"{place}'s {INDEX} has no `weight_map` of file names", _AGAIN)
+    if not isinstance(index.get("metadata"), dict):
+        raise DataError(
+            f"{place}'s {INDEX} has no `metadata`, which transformers reads", 'write `"metadata": {}` there'
+        )
     return sorted(set(places.values()))
 
 
@@ -184,7 +189,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
     vocabulary = vocabulary_of(folder)
     embeddings = [name for name in shapes if name.endswith(_EMBEDDINGS)]
     if len(embeddings) == 1 and vocabulary not in (0, rows := shapes[embeddings[0]][0]):
-        what = f"{folder / 'config.json'} has {vocabulary} as `vocab_size`, and {embeddings[0]} has {rows} rows"
+        what = f"{folder / CONFIG} has {vocabulary} as `vocab_size`, and {embeddings[0]} has {rows} rows"
         raise DataError(what, f"write {rows} there, or save the model again")
     return {"parameters": sum(map(math.prod, shapes.values())), "vocabulary": vocabulary}
 
@@ -195,11 +200,11 @@ def vocabulary_of(folder: Path) -> int:
     Raises:
         DataError: The config is damaged, or the size is no number.
     """
-    config = read_object(folder / "config.json")
+    config = read_object(folder / CONFIG)
     text = config.get("text_config")  # models of more than text keep the language model's size there
     size = (text if isinstance(text, dict) else config).get("vocab_size") or 0
     if not isinstance(size, int):
-        raise DataError(f"{folder / 'config.json'} has {size!r} as `vocab_size`", "write a whole number")
+        raise DataError(f"{folder / CONFIG} has {size!r} as `vocab_size`", "write a whole number")
     return size
 
 

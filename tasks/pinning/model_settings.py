@@ -7,10 +7,10 @@ from typing import Any
 
 from tasks.core.end_ids import end_ids
 from tasks.core.errors import DataError
-from tasks.pinning.model_folder import WEIGHTS, read_object, settings_in, vocabulary_of
+from tasks.pinning.model_folder import CONFIG, WEIGHTS, read_object, settings_in, vocabulary_of
 
-_CONFIG, _GENERATION, _TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
-_JSON = (_CONFIG, _GENERATION, _TOKENIZER, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_GENERATION, _TOKENIZER = "generation_config.json", "tokenizer_config.json"
+_JSON = (CONFIG, _GENERATION, _TOKENIZER, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def check_settings(folder: Path) -> None:
@@ -21,14 +21,15 @@ def check_settings(folder: Path) -> None:
     """
     names = settings_in(folder)
     objects = {name: read_object(folder / name) for name in _JSON if name in names}
-    _refuse_quantised(folder, objects[_CONFIG])
-    if weights := objects[_CONFIG].get("transformers_weights"):
-        what = f"{folder / _CONFIG} names other weights, {weights!r}, in `transformers_weights`"
+    _refuse_quantised(folder, objects[CONFIG])
+    if weights := objects[CONFIG].get("transformers_weights"):
+        what = f"{folder / CONFIG} names other weights, {weights!r}, in `transformers_weights`"
         raise DataError(what, f"remove the key, and name the weights {WEIGHTS}")
 
-    _check_dtype(folder, objects[_CONFIG])
-    config = _load_config(folder, "auto_map" in objects[_CONFIG])
-    _check_ids(folder, objects[_CONFIG], objects.get(_GENERATION, {}))
+    _check_dtype(folder, objects[CONFIG])
+    config = _load_config(folder, "auto_map" in objects[CONFIG])
+    _check_ids(folder, objects[CONFIG], objects.get(_GENERATION, {}))
+    _build(folder, config)
     _load_tokenizer(folder, "auto_map" in objects.get(_TOKENIZER, {}), config)
 
 
@@ -37,7 +38,7 @@ def _refuse_quantised(folder: Path, config: dict[str, Any]) -> None:
     for settings in (config, text if isinstance(text, dict) else {}):
         if kind := settings.get("quantization_config"):
             method = kind.get("quant_method", "unnamed") if isinstance(kind, dict) else kind
-            what = f"{folder / _CONFIG} has `quantization_config` ({method}): the weights are quantised already"
+            what = f"{folder / CONFIG} has `quantization_config` ({method}): the weights are quantised already"
             raise DataError(what, "name the model in full precision; `base.quantise: nf4` takes four bits of it")
 
 
@@ -50,7 +51,7 @@ def _check_dtype(folder: Path, config: dict[str, Any]) -> None:
         for key in ("dtype", "torch_dtype"):
             name = settings.get(key)
             if isinstance(name, str) and not isinstance(getattr(torch, name, None), torch.dtype):
-                what = f"{folder / _CONFIG} has {name!r} in `{key}`, which names no type of torch"
+                what = f"{folder / CONFIG} has {name!r} in `{key}`, which names no type of torch"
                 raise DataError(what, "write bfloat16, float16 or float32, the type that the weights have")
 
 
@@ -62,11 +63,39 @@ def _load_config(folder: Path, has_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001  # the library raises many kinds, some of them its own
-        raise _unread(folder / _CONFIG, error, has_code) from None
+        raise unread(folder / CONFIG, error, has_code) from None
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         reason = ValueError(f"no causal language model of transformers has the type {config.model_type!r}")
-        raise _unread(folder / _CONFIG, reason, has_code)
+        raise unread(folder / CONFIG, reason, has_code)
     return config
+
+
+def _build(folder: Path, config: Any) -> None:
+    """Refuse a config of which transformers makes no model; the model has no values, so it takes no memory.
+
+    Raises:
+        DataError: Naming the value.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    try:
+        with torch.device("meta"):
+            # the config's own attention may not be installed on this machine
+            AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001  # the library raises many kinds
+        if isinstance(error, KeyError) and error.args[0] in _rope_types(config):
+            known = ", ".join(sorted({"default", *ROPE_INIT_FUNCTIONS}))
+            what = f"{folder / CONFIG} has {error.args[0]!r} as `rope_type`, which transformers does not know"
+            raise DataError(what, f"write one of {known}, the one that the model was trained with") from None
+        raise unread(folder / CONFIG, error, has_code=False) from None
+
+
+def _rope_types(config: Any) -> set[str]:
+    """Return the kinds of rotary positions that a config names: one, or one for each type of layer."""
+    ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return {rope["rope_type"] for rope in (ropes, *ropes.values()) if isinstance(rope, dict) and "rope_type" in rope}
 
 
 def _load_tokenizer(folder: Path, has_code: bool, config: Any) -> None:
@@ -76,11 +105,14 @@ def _load_tokenizer(folder: Path, has_code: bool, config: Any) -> None:
     try:
         AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001  # tokenizers raises Exception itself
-        raise _unread(folder / (_TOKENIZER if has_code else name), error, has_code) from None
+        raise unread(folder / (_TOKENIZER if has_code else name), error, has_code) from None
 
 
-def _unread(path: Path, error: Exception, has_code: bool) -> DataError:
+def unread(path: Path, error: Exception, has_code: bool) -> DataError:
+    """Return the refusal of a file or folder of which transformers makes nothing, with the library's own reason."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, KeyError):  # its text is the key alone
+        reason = f"nothing is known by the name {reason}"
     if has_code:
         what = f"{path} has `auto_map`: the model needs code of its own, which is never run, and without: {reason}"
         return DataError(what, "name a model in `base.source` whose architecture and tokenizer transformers has")
@@ -91,7 +123,7 @@ def _check_ids(folder: Path, config: dict[str, Any], generation: dict[str, Any])
     """Refuse ids to pad with and to stop at that are outside the vocabulary."""
     size = vocabulary_of(folder)
     text = config.get("text_config")
-    for name, settings in ((_CONFIG, config), (_CONFIG, text), (_GENERATION, generation)):
+    for name, settings in ((CONFIG, config), (CONFIG, text), (_GENERATION, generation)):
         if not isinstance(settings, dict):
             continue
         try:

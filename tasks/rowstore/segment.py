@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.background import ahead
 from tasks.core.errors import ArtifactError
 from tasks.core.ragged import Counts, take
 
@@ -130,8 +131,8 @@ class Segment:
         starts = np.concatenate([np.zeros(1, np.int64), self._group_ends])
 
         with _reading(self.path) as file:
-            for group, places in zip(groups, places_by_group, strict=True):
-                table = file.read_row_group(int(group))
+            tables = ahead(map(file.read_row_group, groups.tolist()))
+            for table, group, places in zip(tables, groups, places_by_group, strict=True):
                 column = table.column("values").combine_chunks()
                 offsets = column.offsets.to_numpy().astype(np.int64)
                 if not np.array_equal(np.diff(offsets), self.lengths[starts[group] : starts[group + 1]]):

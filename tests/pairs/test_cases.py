@@ -165,6 +165,33 @@ def test_lists_of_texts_that_were_written_as_text_are_refused(tmp_path: Path) ->
     assert len(texts(read(tmp_path, write_rows(tmp_path / "b.jsonl", rows)))) == ROWS  # a question asks for lists
 
 
+@pytest.mark.parametrize("notation", [json.dumps, repr])
+def test_texts_that_all_stand_in_quotes_are_read_without_and_the_log_says_so(
+    tmp_path: Path, notation: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = [{"prompt": f"{ask}\n", "chosen": f'"{good}"', "rejected": bad} for ask, good, bad in TEXTS]
+    path = write_rows(tmp_path / "rows.jsonl", [{key: notation(text) for key, text in row.items()} for row in made])
+    with caplog.at_level("INFO"):
+        pairs = texts(read(tmp_path, path))
+    assert pairs == sorted((row["prompt"], row["chosen"], row["rejected"]) for row in made)
+    assert "rows.jsonl: read as quoted: the texts of prompt, chosen and rejected are in quotes" in caplog.text
+    pairs = texts(read(tmp_path / "as_they_stand", path, form="standard"))
+    assert pairs[0][0][0] == notation("x")[0]
+
+
+def test_where_few_rows_have_quotes_around_all_texts_they_stay_and_where_most_have_them_others_are_refused(
+    tmp_path: Path,
+) -> None:
+    few = [
+        (f'"{ask}"', f'"{good}"', f'"{bad}"') if i < 5 else (ask, good, bad) for i, (ask, good, bad) in enumerate(TEXTS)
+    ]
+    rows = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in few]
+    assert texts(read(tmp_path, write_rows(tmp_path / "rows.jsonl", rows))) == sorted(few)
+    rows = [{key: json.dumps(text) if i > 4 else text for key, text in row.items()} for i, row in enumerate(rows[5:])]
+    with pytest.raises(DataError, match="`prompt` has no quotes around its text, and most rows have"):
+        read(tmp_path, write_rows(tmp_path / "most.jsonl", rows))
+
+
 def test_the_place_in_a_list_of_texts_is_named_as_the_message_says(tmp_path: Path) -> None:
     rows = [{"prompt": ask, "chosen": good, "rejected": [bad, "Never."]} for ask, good, bad in TEXTS]
     path = write_rows(tmp_path / "rows.jsonl", rows)

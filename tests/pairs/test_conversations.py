@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.intake import read_pairs
 from tasks.pairs.ingestion.rows import parse_row
-from tasks.pairs.record.pair import REASONS, Columns, Message, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Message, Pair
+from tasks.pairs.record.rejection import REASONS, Rejection
 from tests.pairs.samples import chat
 
 USER = {"role": "user", "content": "How is the kettle?"}
@@ -200,3 +202,16 @@ def test_a_path_reaches_into_lists() -> None:
     refused = parse_row(RawRow("x:1", row), Columns(chosen="completions.-1.text", rejected="completions.2.text"))
     assert isinstance(refused, Rejection)
     assert refused.reason == "missing_column"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), datetime.now(UTC), b"x"])
+def test_a_value_that_json_does_not_have_turns_the_row_away(value: Any) -> None:
+    tool = {**TOOL, "function": {"name": "boil", "parameters": {"degrees": value}}}
+    call = {"function": {"name": "boil", "arguments": {"degrees": value}}}
+    for row in (
+        {**TEXTS, "tools": [tool]},
+        {**TEXTS, "documents": [{"text": value}]},
+        {**LISTS, "chosen": [{"role": "assistant", "content": None, "tool_calls": [call]}]},
+    ):
+        refused = refusal_of(row)
+        assert (refused.reason, "a value that JSON does not have" in refused.detail) == ("not_text", True)

@@ -46,6 +46,53 @@ def test_a_json_file_that_holds_json_lines_is_read_as_lines(tmp_path: Path) -> N
     assert values(write_rows(tmp_path / "a.json", text_rows(3))) == text_rows(3)
 
 
+def _tables() -> dict[str, str]:
+    rows = text_rows(3)
+    texts = [[row[name] for row in rows] for name in rows[0]]
+    talks = [[{"role": "assistant", "content": text}] for text in texts[1]]
+    names = list(rows[0])
+    return {
+        "a list for each column": json.dumps(dict(zip(names, texts, strict=True))),
+        "an object for each column": json.dumps({name: dict(enumerate(texts[i])) for i, name in enumerate(names)}),
+        "an object of rows by name": json.dumps({f"a{i}": row for i, row in enumerate(rows)}, indent=2),
+        "cells apart from the columns' names": json.dumps(
+            {"columns": names, "index": [0, 1, 2], "data": [list(row.values()) for row in rows]}
+        ),
+        "the rows in the list `data`": json.dumps({"schema": {"fields": []}, "data": rows}),
+        "lists of messages": json.dumps({"prompt": texts[0], "chosen": talks, "rejected": talks}),
+    }
+
+
+@pytest.mark.parametrize("form", _tables())
+def test_an_object_that_holds_a_table_is_read_as_its_rows(
+    tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.json").write_text(_tables()[form])
+    with caplog.at_level("INFO"):
+        rows = values(tmp_path / "a.json")
+    if form == "lists of messages":
+        assert [row["prompt"] for row in rows] == [row["prompt"] for row in text_rows(3)]
+    else:
+        assert rows == text_rows(3)
+        assert f"a.json: read as {form}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {name: {"role": "user", "content": "Hi"} for name in ("prompt", "chosen", "rejected")},
+        {name: [{"role": "user", "content": "Hi"}] for name in ("prompt", "chosen", "rejected")},
+        {"prompt": "Hi", "responses": ["a", "b"], "scores": [1, 2]},
+        {"data": {"prompt": "Hi", "chosen": "a", "rejected": "b"}, "meta": {"id": 1}},
+        {"data": {"prompt": "Hi", "chosen": "a", "rejected": "b"}},
+        {"a": {"response": "x", "model": "m"}, "b": {"response": "y", "model": "n"}},
+    ],
+)
+def test_an_object_that_is_a_row_by_itself_stays_one(tmp_path: Path, row: dict[str, object]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(row, indent=1))
+    assert values(tmp_path / "a.json") == [row]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
     for name, text in (("a.jsonl", '{"x": 1}\n'), ("a.json", '[{"x": 1}]')):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())

@@ -16,7 +16,8 @@ from tasks.ingest import IngestConfig
 from tasks.pairs.forms.choose import FormSettings
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.sources import rows_source
-from tasks.pairs.record.pair import NO_PREFERENCE, REASONS, Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import NO_PREFERENCE, REASONS, Rejection
 from tests.pairs.samples import write_rows
 
 
@@ -83,6 +84,12 @@ def test_true_is_not_the_vote_1() -> None:
     rows = votes(1, 0, True, names=("human_ref_A", "human_ref_B", "labels"))
     _, taken = read([{**row, "history": row["prompt"]} for row in rows])
     assert (replies(taken), reasons(taken)) == ([("one 0", "two 0"), ("two 1", "one 1")], ["unknown_vote"])
+
+
+def test_a_number_without_end_is_a_vote_that_nobody_named() -> None:
+    columns = {"first": "response_a", "second": "response_b", "winner": "winner"}
+    _, taken = read(votes("a", "b", 10**400, float("nan")), columns=columns)
+    assert reasons(taken) == ["unknown_vote", "no_vote"]
 
 
 def test_one_value_with_two_meanings_is_refused() -> None:
@@ -301,3 +308,55 @@ def test_thumbs_read_as_scores_are_refused_and_the_advice_helps() -> None:
     assert "name both thumbs in `ingest.votes`, as `up` and `down`" in taken[0].detail
     _, taken = read(rows, columns=columns, votes={"up": ["thumbs_up"], "down": ["thumbs_down"]})
     assert sorted(texts(taken)) == sorted(KETTLES)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        *(
+            ("preferred", "non_preferred"),
+            ("preferredResponse", "nonPreferredResponse"),
+            ("better_reply", "worse_reply"),
+        ),
+        *(("answer_chosen", "answer_rejected"), ("positive_response", "negative_response"), ("accepted", "declined")),
+        *(("Preferred", "Not preferred"), ("good-answer", "bad-answer"), ("favoured_reply", "unfavoured_reply")),
+    ],
+)
+def test_two_replies_whose_names_say_which_is_better_are_a_pair(better: str, worse: str) -> None:
+    rows = [{"prompt": ask, worse: bad, better: good} for ask, good, bad in KETTLES]
+    intake, taken = read(rows)
+    assert texts(taken) == KETTLES
+    assert intake.forms == {"source0": f"{better}/{worse}: `{better}` over `{worse}`"}
+
+
+def test_names_that_say_nothing_of_replies_or_say_it_of_several_are_no_form() -> None:
+    for names in (
+        ("positive", "negative"),
+        ("winner", "loser"),
+        ("good", "bad"),
+        ("preferred_text", "rejected_answer"),
+    ):
+        with pytest.raises(DataError, match="no column `chosen`"):
+            read([dict(zip(("prompt", *names), row, strict=True)) for row in KETTLES])
+    names = ("preferred_reply", "rejected_reply", "better_answer", "worse_answer")
+    with pytest.raises(DataError, match="no column `chosen`"):
+        read([{"prompt": ask, **dict.fromkeys(names, good)} for ask, good, _ in KETTLES])
+
+
+@pytest.mark.parametrize("labels", [("preferred", "preferred"), ("preferred", None), ("preferred", "bad")])
+def test_candidates_without_one_label_each_are_turned_away(labels: tuple[Any, Any]) -> None:
+    def row(ask: str, *labels: Any) -> dict[str, Any]:
+        candidates = [{"content": [{"text": str(i)}], "preferenceLabel": label} for i, label in enumerate(labels)]
+        return {"messages": [said("user", ask), {"role": "assistant", "candidates": candidates}]}
+
+    _, taken = read([row("A?", "preferred", "non-preferred"), row("B?", *labels)])
+    assert texts(taken) == [("A?", "0", "1")]
+    assert reasons(taken) == ["unknown_vote"]
+
+
+def test_a_row_that_holds_columns_of_rows_says_to_write_one_row_an_object() -> None:
+    columns = {name: [row[i] for row in KETTLES] for i, name in enumerate(("prompt", "chosen", "rejected"))}
+    _, taken = read([columns])
+    assert "are lists of texts, the columns of several rows: write one row an object" in taken[0].detail
+    _, taken = read([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    assert texts(taken) == KETTLES

@@ -5,19 +5,28 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, PipelineError
+from tasks.core.params import build
+from tasks.ingest import IngestConfig
 from tasks.pairs.ingestion.formats import RawRow, read_rows
+from tasks.pairs.ingestion.intake import Intake
+from tasks.pairs.ingestion.reading import read_entries
 from tasks.pairs.ingestion.rows import parse_row
+from tasks.pairs.ingestion.sources import find_entries
 from tasks.pairs.record.pair import Columns, Pair
+from tests.pairs.samples import json_lines
+from tests.pairs.schemas.catalogue import SCHEMAS
 
 ROWS = [
     {"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": "No.", "weight": i + 0.5, "extra": i * 10**9}
@@ -119,6 +128,56 @@ def test_mutated_files_give_rows_or_one_clear_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_thousands_of_mutated_files_give_rows_or_one_clear_error(tmp_path: Path, seed: int) -> None:
     try_mutations(tmp_path, 1000, seed)
+
+
+VALUES = [
+    *(None, True, 0, -1, 1.5, math.nan, math.inf, 10**400, "", " ", "x", "nan", "\ud800", '[{"role": 3}]', [], {}),
+    *(["x"], {"a": 1}, [None], [[1]], [{}], {"role": 5}, [{"role": "user"}], {"content": None}, {"messages": 3}),
+]
+
+
+def with_other_values(rows: list[Any], chance: random.Random) -> bytes:
+    """Return rows as lines, with up to three values anywhere in them replaced."""
+    changed = json.loads(json.dumps(rows))
+    for _ in range(chance.randrange(1, 4)):
+        place = chance.choice(changed)
+        while isinstance(place, dict | list) and place:
+            key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            if not (isinstance(place[key], dict | list) and chance.random() < 0.7):
+                place[key] = chance.choice(VALUES)
+                break
+            place = place[key]
+    return json_lines(changed)
+
+
+def try_schemas(folder: Path, count: int, seed: int) -> None:
+    """Read mutated files of every published schema: pairs and rejections of all rows, or one error."""
+    chance, schemas = random.Random(seed), list(SCHEMAS.values())
+    for _ in range(count):
+        schema = chance.choice(schemas)
+        path, rows = schema.write(folder), schema.rows()
+        if chance.random() < 0.5:
+            path = folder / "values.jsonl"
+            path.write_bytes(with_other_values(rows, chance))
+        else:
+            path.write_bytes(mutated(path.read_bytes(), chance)[0])
+        config = build(IngestConfig, {"sources": [str(path)], **schema.params}, "ingest")
+        intake = Intake()
+        try:
+            taken = list(intake.read(find_entries(read_entries(config), {})))
+        except PipelineError:
+            continue
+        assert len(taken) == intake.total.outcomes - intake.total.filtered, schema.name
+
+
+def test_mutated_files_of_every_schema_give_pairs_or_one_clear_error(tmp_path: Path) -> None:
+    try_schemas(tmp_path, 80, seed=0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_thousands_of_mutated_files_of_every_schema_give_pairs_or_one_clear_error(tmp_path: Path, seed: int) -> None:
+    try_schemas(tmp_path, 1000, seed)
 
 
 def test_a_separator_character_behind_a_weight_in_csv_is_a_space(tmp_path: Path) -> None:

@@ -27,14 +27,15 @@ from tasks.pairs.forms.groups import AnswerStore, Entry
 from tasks.pairs.forms.known import KNOWN
 from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.ingestion import parts as parts_module
-from tasks.pairs.ingestion import text_formats
+from tasks.pairs.ingestion import selection, text_formats
 from tasks.pairs.ingestion.counts import Counts
 from tasks.pairs.ingestion.part_processes import PartProcesses
 from tasks.pairs.ingestion.parts import PartFolder, read_columns, read_part, write_part
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.row_taker import RowTaker
-from tasks.pairs.record.pair import Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import Rejection
 from tests.pairs.samples import text_rows, write_rows
 from tests.small_disk import small_disk
 
@@ -277,3 +278,37 @@ def test_a_full_disk_of_temporary_files_is_one_error() -> None:
     entry = Entry(Single({"prompt": "Q?"}, "word " * 1000, "up"), "a:1", Singles(name="thumbs"), Columns(), 0)
     with pytest.raises(StorageError, match="free some space in the folder for temporary files"):
         store.extend([entry] * 100)
+
+
+def test_reading_rows_imports_no_pandas_and_others_still_can() -> None:
+    code = (
+        "import sys; from tasks.pairs.record.parquet import pa; rows = pa.table({'a': pa.array(['x'])});"
+        "assert 'pandas' not in sys.modules; assert rows.to_pandas()['a'][0] == 'x'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"limit": 40},
+        {"stratify": True},
+        {"near_duplicates": "minhash"},
+        {"contradictions": "keep"},
+        {"sources": [{"path": "a.jsonl", "limit": 50}, {"path": "b.jsonl", "split": "test"}], "test_share": 0},
+        {"sources": [{"path": "a.jsonl", "split": "train"}, "b.jsonl"]},
+    ],
+    ids=str,
+)
+def test_pairs_that_are_joined_share_by_share_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write_rows(Path("a.jsonl"), odd_rows())
+    write_rows(
+        Path("b.jsonl"), odd_rows()[::3] + [{**row, "prompt": f"Another {i}?"} for i, row in enumerate(odd_rows())]
+    )
+    whole = run(Path("one"), source, **section)
+    monkeypatch.setattr(selection, "_SHARE_ROWS", 9)
+    assert run(Path("two"), source, **section) == whole

@@ -10,7 +10,8 @@ import pytest
 
 from tasks.pairs.ingestion.formats import RawRow
 from tasks.pairs.ingestion.rows import parse_row
-from tasks.pairs.record.pair import REASONS, Columns, Message, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Message, Pair
+from tasks.pairs.record.rejection import REASONS, Rejection
 from tests.pairs.samples import chat
 
 USER = {"role": "user", "content": "Hi"}
@@ -55,6 +56,52 @@ def parse(value: Any, columns: Columns | None = None) -> Pair | Rejection:
 )
 def test_every_form_of_one_conversation_gives_the_same_pair(row: dict[str, Any]) -> None:
     assert parse(row) == PARSED
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *(
+            "<image>",
+            "<video>",
+            "<audio>",
+            "<|image|>",
+            "<image_1>",
+            "<|image_pad|>",
+            "<|vision_start|>",
+            "<|audio_bos|>",
+        ),
+        *("<start_of_image>", "<image_soft_token>", "<image-placeholder>", "<|image_1|>", "[IMG]", "<|video|>"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}\nWhat is this?", "What is in {}?", "What is this? {}"])
+def test_a_mark_in_the_place_of_a_picture_is_refused_by_name(mark: str, form: str) -> None:
+    asked = form.format(mark)
+    for row in (
+        {"prompt": asked, "chosen": "A kettle.", "rejected": "A cat."},
+        {"prompt": [{"role": "user", "content": asked}], "chosen": "A kettle.", "rejected": "A cat."},
+        {"system": asked, "prompt": "What?", "chosen": "A kettle.", "rejected": "A cat."},
+    ):
+        refused = parse(row)
+        assert isinstance(refused, Rejection)
+        assert (refused.reason, mark in refused.detail) == ("not_text_part", True)
+        parsed = parse({**row, "prompt": "What?", "system": None})
+        assert isinstance(parsed, Pair)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do I use the <video> tag?",
+        "Why is `<audio>` silent?",
+        '<video><source src="a.mp4"></video> does not play.',
+        "Is <img src='a.png'> closed?",
+        "What is an <image-map> element?",
+        "Compare images[0] and <b>[img]</b>.",
+    ],
+)
+def test_words_about_html_are_no_pictures(text: str) -> None:
+    assert isinstance(parse({"prompt": text, "chosen": "So.", "rejected": "No."}), Pair)
 
 
 def test_plain_text_stays_as_it_is_with_its_spaces() -> None:
@@ -266,3 +313,18 @@ def test_a_slice_that_is_not_a_number_is_none():
     parsed = parse(row)
     assert isinstance(parsed, Pair)
     assert parsed.slice is None
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), "NaN", " nan"])
+@pytest.mark.parametrize("name", ["weight", "margin"])
+def test_what_the_refusal_of_nan_says_to_write_is_read(nothing: Any, name: str) -> None:
+    row = {"prompt": "Hi", "chosen": "a", "rejected": "b", name: nothing}
+    refused = parse(row)
+    assert isinstance(refused, Rejection)
+    assert (
+        f"write nothing or null there, or leave the column unread, by `ingest.columns: {{{name}: null}}`"
+        in refused.detail
+    )
+    plain = parse({**row, name: None})
+    assert isinstance(plain, Pair)
+    assert plain == parse({**row, name: ""}) == parse(row, Columns(**{name: None}))

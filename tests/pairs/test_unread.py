@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tasks.core.errors import DataError
+from tasks.core.params import build
+from tasks.ingest import Folders, IngestConfig, run
 from tasks.pairs.ingestion.intake import read_pairs
-from tasks.pairs.raw.unread import UnreadColumns, shapes_label, shapes_prompt
+from tasks.pairs.raw.column_names import shapes_label, shapes_prompt
+from tasks.pairs.raw.unread import UnreadColumns
 from tasks.pairs.record.pair import Columns
+from tasks.pairs.record.parquet import stored_pairs
+from tests.pairs.samples import write_rows
 
 PLAIN = {"prompt": "How is the kettle?", "chosen": "It boils.", "rejected": "No idea."}
 
@@ -31,6 +37,19 @@ def rows(**more: Any) -> list[dict[str, Any]]:
         ("persona", "a pirate"),
         ("post", "My kettle is cold."),
         ("Code", "boil()"),
+        ("content", "A kettle is on the stove."),
+        ("title", "Kettles"),
+        ("text", "Old kettles boil slowly."),
+        ("task", "Answer in one line."),
+        ("description", "It is made of steel."),
+        ("prompt_template", "Q: {question} A:"),
+        ("sourceText", "Old kettles boil slowly."),
+        ("role_prompt", "You are a pirate."),
+        ("few_shot", ["Q: How is the pan? A: Hot."]),
+        ("constraints", ["one line"]),
+        ("safety", "Name no brands."),
+        ("subject", "The kettle of my aunt"),
+        ("response_prefix", "Well,"),
     ],
 )
 def test_a_column_that_may_shape_the_prompt_is_refused_and_its_advice_helps(column: str, value: Any) -> None:
@@ -61,6 +80,64 @@ def test_ids_sources_and_scores_beside_a_chosen_and_a_rejected_are_no_reason_to_
     assert len(list(read_pairs(rows(**more, **about)))) == 6
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("task", "math"), ("task_type", "open question"), ("subject", "physics"), ("topic", "cold kettles")),
+        *(("url", "https://a.org/b c"), ("article_url", "https://a.org"), ("dataset_description", "of kettles")),
+        *(("language", "British English"), ("annotator", "Ada L."), ("created_at", "2024 01 01"), ("model", "a b")),
+        *(("generation_prompt", ["Make up a question."]), ("prompt_tokens", 7), ("text_embedding", [0.1, 0.2])),
+        *(("preference_score", 0.3), ("total_annotations", 1), ("num_votes", 3), ("votes", 12), ("chosen_index", 1)),
+        *(
+            ("winner_model", "large-2"),
+            ("label", ["a", "b"]),
+            ("order", ["chosen", "rejected"]),
+            ("metadata", {"a": 1}),
+        ),
+    ],
+)
+def test_a_category_an_address_or_a_number_is_no_reason_to_refuse(column: str, value: Any) -> None:
+    assert len(list(read_pairs(rows(**{column: value})))) == 6
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("swapped", True), ("is_swapped", 0), ("flipped", "false"), ("preferred", "rejected"), ("winner", "b")),
+        *(("verdict", "The second is better."), ("better_response_id", 1), ("human_preference", "rejected")),
+        *(("chosen_by", "a coin"), ("annotation", "prefers the second"), ("label", 0), ("label", "Rejected")),
+    ],
+)
+def test_a_verdict_beside_columns_called_chosen_and_rejected_is_refused(column: str, value: Any) -> None:
+    with pytest.raises(DataError, match=rf"`{column}`.*which answer is better.*ingest.ignore: \[{column}\]"):
+        list(read_pairs(rows(**{column: value})))
+    assert len(list(read_pairs(rows(**{column: value}), ignored=[column]))) == 6
+
+
+@pytest.mark.parametrize("flags", [(False, True), (0, 1), ("false", "True")])
+def test_the_line_that_a_refusal_names_reads_a_flag_of_swapped_answers(flags: tuple[Any, Any], tmp_path: Path) -> None:
+    made = [{**row, "swapped": flags[i % 2]} for i, row in enumerate(rows())]
+    source = write_rows(tmp_path / "a.jsonl", made)
+    with pytest.raises(DataError, match="swapped") as refusal:
+        run(Folders(tmp_path / "pairs"), IngestConfig(sources=(str(source),)))
+    line = str(refusal.value).split("such as `")[1].split("`")[0]
+    section = YAML(typ="safe").load(f"{{sources: [{source}], test_share: 0.5, {line}}}")
+    run(Folders(tmp_path / "pairs"), build(IngestConfig, section, "ingest"))
+    pairs = [
+        pair
+        for side in ("train", "test")
+        for batch in stored_pairs(tmp_path / "pairs" / f"{side}.parquet")
+        for pair in batch
+    ]
+    expected = {row["prompt"]: row["rejected" if i % 2 else "chosen"] for i, row in enumerate(made)}
+    assert {pair.prompt: pair.chosen for pair in pairs} == expected
+
+
+def test_without_replies_the_missing_column_is_named_and_not_the_unread_one() -> None:
+    with pytest.raises(DataError, match="has no column `chosen`"):
+        list(read_pairs([{"prompt": "Q?", "text": "A kettle.", "label": 1}]))
+
+
 def test_names_are_read_word_by_word() -> None:
     assert all(
         map(shapes_prompt, ["system", "System", "image1", "custom_system_message", "chatHistory", "tools", "IMAGE"])
@@ -71,9 +148,6 @@ def test_names_are_read_word_by_word() -> None:
 
 
 def test_a_refusal_quotes_the_first_row_and_the_list_of_rejected_rows_outlives_it(tmp_path: Path) -> None:
-    from tasks.ingest import Folders, IngestConfig, run
-    from tests.pairs.samples import write_rows
-
     source = write_rows(tmp_path / "a.jsonl", [{**PLAIN, "slice": ["a", "b"]}] * 4)
     with pytest.raises(DataError, match=r"not_text 4; the first is .*a.jsonl:1: `slice` is a list.*rejects.jsonl"):
         run(Folders(tmp_path / "pairs"), IngestConfig(sources=(str(source),)), kept=tmp_path / "kept")

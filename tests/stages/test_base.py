@@ -160,7 +160,7 @@ def test_a_large_file_s_pointer_instead_of_weights_is_refused_by_name(model: Pat
 
 
 def test_a_missing_shard_is_refused_by_name(model: Path, tmp_path: Path) -> None:
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}, "metadata": {}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     refuse(tmp_path / "base", model, DataError, "lacks model-00002-of-00002.safetensors")
 

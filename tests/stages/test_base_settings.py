@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks import base
@@ -15,6 +16,7 @@ from tasks.core.end_ids import end_ids
 from tasks.core.errors import ArtifactError, DataError
 from tasks.dpo.model.base_loading import load_base
 from tasks.pairs.encoding.base_tokenizer import generation_eos
+from tasks.pinning.model_weights import check_weights
 from tests.stages.hub_server import Hub, serving
 from tests.stages.test_base import COMMIT, NAME, one_error, read, run_stage
 
@@ -87,7 +89,7 @@ def test_the_shards_of_the_index_are_the_weights(model: Path, tmp_path: Path) ->
     shard = "model-00001-of-00001.safetensors"
     (model / "consolidated.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     (model / "model.safetensors").rename(model / shard)
-    edit(model / "model.safetensors.index.json", weight_map={"a": shard})
+    edit(model / "model.safetensors.index.json", weight_map={"a": shard}, metadata={})
     assert pin(tmp_path, model)["parameters"] == 260032
     names = set(read(tmp_path / "base")[0]["model_files"])
     assert {shard, "model.safetensors.index.json"} <= names
@@ -101,7 +103,7 @@ def test_the_shards_of_the_index_are_the_weights(model: Path, tmp_path: Path) ->
 def sharded(model: Path) -> Path:
     (model / "consolidated.safetensors").write_bytes(b"a second copy")
     (model / "model.safetensors").rename(model / "model-1.safetensors")
-    edit(model / "model.safetensors.index.json", weight_map={"a": "model-1.safetensors"})
+    edit(model / "model.safetensors.index.json", weight_map={"a": "model-1.safetensors"}, metadata={})
     (model / "trainer_state.json").write_text("{}")
     return model
 
@@ -182,6 +184,67 @@ def test_a_config_that_does_not_load_is_refused_and_named(model: Path, tmp_path:
     refused(tmp_path, model, words)
     (model / "config.json").write_text(before)
     assert pin(tmp_path, model)
+
+
+SIZES: dict[str, tuple[dict[str, Any], str]] = {
+    "hidden size": (
+        {"hidden_size": 128},
+        r"model.safetensors has .* in the shape 512 x 64, and .*json makes it 512 x 128",
+    ),
+    "heads": ({"num_attention_heads": 4, "num_key_value_heads": 4}, r"_proj.weight in the shape 64 x 64"),
+    "keys": ({"num_key_value_heads": 8}, r"k_proj.weight in the shape 32 x 64, and .*config.json makes it 64 x 64"),
+    "more layers": ({"num_hidden_layers": 7}, r"model.safetensors has no model.layers.5.*config.json .*18 tensors"),
+    "fewer layers": ({"num_hidden_layers": 3}, r"has model.layers.3.* of a layer that .*config.json does not have"),
+    "head of its own": ({"tie_word_embeddings": False}, r"has no lm_head.weight, which .*config.json asks for"),
+    "another kind": ({"model_type": "gpt2"}, r"model.safetensors has no lm_head.weight"),
+    "rotary kind": ({"rope_parameters": {"rope_type": "spiral"}}, "'spiral' as `rope_type`.* not know .* llama3"),
+    "rotary kind of old": ({"rope_scaling": {"type": "spiral", "factor": 2.0}}, "has 'spiral' as `rope_type`"),
+    "rotary factor": ({"rope_parameters": {"rope_type": "linear", "factor": "2", "rope_theta": 1e4}}, "config.json"),
+    "activation": ({"hidden_act": "wave"}, "config.json does not load: nothing is known by the name 'wave'"),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_weights_that_are_another_model_than_the_config_are_refused_and_the_right_value_helps(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    values, words = SIZES[name]
+    before = (model / "config.json").read_text()
+    edit(model / "config.json", **values)
+    refused(tmp_path, model, words)
+    (model / "config.json").write_text(before)
+    assert pin(tmp_path, model)
+
+
+def test_weights_beside_those_of_the_model_are_named_and_the_base_is_pinned(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = model / "model.safetensors"
+    save_file({**load_file(path), "mtp.layers.0.weight": np.zeros(3, np.float32)}, path, {"format": "pt"})
+    with caplog.at_level("INFO"):
+        pin(tmp_path, model)
+    assert "model.safetensors: 1 tensors are no part of the model and stay unread, such as mtp.layers.0" in caplog.text
+
+
+def test_an_index_without_metadata_is_refused_and_the_advice_helps(sharded: Path, tmp_path: Path) -> None:
+    edit(sharded / "model.safetensors.index.json", metadata=None)
+    refused(tmp_path, sharded, r'index.json has no `metadata`.*write `"metadata": \{\}` there')
+    edit(sharded / "model.safetensors.index.json", metadata={})
+    assert pin(tmp_path, sharded)
+
+
+def test_the_weights_are_not_read_where_their_headers_say_enough(model: Path, tmp_path: Path) -> None:
+    before = _bytes_read()
+    big = model / "model.safetensors"
+    size = big.stat().st_size
+    check_weights(model)
+    assert _bytes_read() - before < size / 2
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
 def test_code_beside_an_architecture_of_transformers_does_not_run(model: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from tasks.core.background import ahead
 from tasks.core.errors import DataError
 from tasks.core.json_lines import json_line
 from tasks.pairs.encoding.recall import RecallingEncoder
@@ -21,6 +22,7 @@ from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
 from tasks.telemetry.log import bar, get_logger
 
 _LINE = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_BUFFER = 1 << 20  # bytes of prompts.jsonl that are written at once
 _log = get_logger(__name__)
 
 
@@ -42,7 +44,7 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple
     prompt_ids: set[bytes] = set()  # that stand in prompts.jsonl
     with (
         (folder / "dropped.jsonl").open("w", encoding="utf-8", newline="\n") as dropped,
-        (folder / "prompts.jsonl").open("wb") as prompts,
+        (folder / "prompts.jsonl").open("wb", buffering=_BUFFER) as prompts,
     ):
         for split in ("train", "test"):
             tally = tallies[split] = Tally(unk_id=encoder.facts.unk_id)
@@ -67,7 +69,7 @@ def _encode_split(
         TokenWriter(folder, split, encoder.facts.vocabulary) as writer,
         bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown,
     ):
-        for columns in stored_columns(source):
+        for columns in ahead(stored_columns(source)):
             rows = encoder.encode(columns)
             tokens = to_tokens(columns, rows)
             writer.append(tokens)

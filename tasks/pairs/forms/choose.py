@@ -10,6 +10,7 @@ from tasks.core.errors import ConfigError
 from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.guess import guess
 from tasks.pairs.forms.known import KNOWN
+from tasks.pairs.forms.quoted import quoted_texts
 from tasks.pairs.forms.ranked import Pairing, Ranked, ranked_by
 from tasks.pairs.forms.singles import Singles
 from tasks.pairs.forms.votes import Votes, VoteValues, votes_by_params
@@ -42,14 +43,14 @@ class FormSettings:
 def choose_form(
     sample: Sequence[dict[str, Any]], settings: FormSettings, columns: Columns, ignored: Collection[str] = ()
 ) -> Form | None:
-    """Return the form of a source with these first rows; None for chosen and rejected columns.
+    """Return the form of a source with these first rows; None for columns of chosen and rejected that are plain.
 
     Raises:
         ConfigError: The columns that `ingest.columns` names make no form, or a vote has two meanings.
     """
     form = _form_of(sample, settings, columns)
     if form is None:
-        return None
+        return quoted_texts(sample, columns) if settings.form == AUTO else None
     if isinstance(form, Votes):
         values = {**form.values, **settings.votes.meanings()}
         form = dataclasses.replace(form, values=values, min_gap=settings.min_gap)

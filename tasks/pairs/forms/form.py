@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self
 
 from tasks.pairs.raw.cells import Refused, is_blank, need
+from tasks.pairs.raw.column_names import shapes_prompt
 from tasks.pairs.raw.transcripts import is_transcript, parse_transcript
-from tasks.pairs.raw.unread import shapes_prompt
 from tasks.pairs.record.pair import ABSENT, FORM_COLUMNS, Columns, get_field
 
 Paths = str | tuple[str, ...]  # where a value stands: a path, or several of which the first that is filled counts

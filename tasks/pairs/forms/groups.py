@@ -19,7 +19,8 @@ from tasks.pairs.forms.ranked import Answer, pair_up
 from tasks.pairs.forms.singles import Single, Singles
 from tasks.pairs.raw.cells import Refused
 from tasks.pairs.raw.raw_row import RawRow
-from tasks.pairs.record.pair import ABSENT, Columns, Rejection
+from tasks.pairs.record.pair import ABSENT, Columns
+from tasks.pairs.record.rejection import Rejection
 
 _MEMORY_KB = 32_768
 # Each answer with every score of its key; each score, and whether there is an answer of its key.

@@ -11,6 +11,7 @@ from tasks.pairs.forms.form import Form
 from tasks.pairs.forms.ranked import ranked_by
 from tasks.pairs.forms.votes import TEXTS, Votes, are_known, numbered, spelling
 from tasks.pairs.raw.cells import is_blank
+from tasks.pairs.raw.column_names import spaced
 
 _SIDE = re.compile(
     r"(?:(?P<before>.+?)[ _-]?)(?P<side>a|b|A|B|0|1|2|left|right)"
@@ -19,6 +20,13 @@ _SIDE = re.compile(
 _ANSWERS = re.compile(r"(.*[ _-])?(response|answer|output|completion|generation|reply|candidate|conversation|summary)")
 _WINNERS = ("winner", "preference", "preferred", "label", "choice", "vote", "verdict", "better", "selected", "best")
 _ORDERS = (("a", "b"), ("0", "1"), ("1", "2"), ("left", "right"), ("first", "second"))
+_NOUN = r"(?P<noun>responses?|answers?|completions?|outputs?|repl(?:y|ies)|messages?|conversations?|text)"
+_BETTER = r"chosen|preferred|accepted|favou?red|better|winning|winner|good|positive|pos"
+_WORSE = (
+    r"rejected|(?:non |not |un|dis|less )?preferred|(?:non |not |un)(?:accepted|favou?red|chosen)|disfavou?red|declined"
+    r"|worse|losing|loser|bad|negative|neg"
+)
+_ALONE = r"chosen|.*preferred|.*accepted|rejected|declined|.*favou?red"  # that say so without a noun
 _LISTS = ("answers", "completions", "responses", "generations", "candidates", "outputs", "replies")
 _TEXTS = ("text", "answer", "response", "completion", "content", "output", "generation")
 _SCORES = ("score", "overall_score", "rating")
@@ -30,7 +38,7 @@ def guess(sample: Sequence[dict[str, Any]]) -> Form | None:
     rows = [row for row in sample if row]
     names = [str(name) for name in dict.fromkeys(name for row in rows for name in row)]
     common = [name for name in names if sum(name in row for row in rows) * 2 > len(rows)]
-    return _votes(rows, common) or _scores(common) or _lists(rows, common)
+    return _votes(rows, common) or _scores(common) or _named_sides(rows, common) or _lists(rows, common)
 
 
 def _votes(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Form | None:
@@ -69,6 +77,30 @@ def _scores(names: Sequence[str]) -> Form | None:
     first, second, _ = answers[0]
     about = f"the higher of `{scores[0][0]}` and `{scores[0][1]}` says which of `{first}` and `{second}` is chosen"
     return Votes(name="votes", about=about, first=first, second=second, scores=scores[0])
+
+
+def _named_sides(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Form | None:
+    """Return the form of two replies whose names say which is better, such as `preferred` with `non_preferred`."""
+    replies = [name for name in names if all(isinstance(row.get(name), str | list | dict | None) for row in rows)]
+    better, worse = (
+        {name: noun for name in replies if (noun := _noun(name, side)) is not None} for side in (_BETTER, _WORSE)
+    )
+    worse = {name: noun for name, noun in worse.items() if name not in better}
+    pairs = [(one, other) for one in better for other in worse if better[one] == worse[other]]
+    if len(pairs) != 1:
+        return None
+    chosen, rejected = pairs[0]
+    about = f"`{chosen}` over `{rejected}`"
+    return Form(name=f"{chosen}/{rejected}", about=about, paths={"chosen": chosen, "rejected": rejected})
+
+
+def _noun(name: str, side: str) -> str | None:
+    """Return the noun in the name of a reply of a side, such as response; empty for none, None for other names."""
+    words = spaced(name)
+    for form in (rf"(?:{side}) {_NOUN}", rf"{_NOUN} (?:{side})", rf"(?P<noun>)(?:{_ALONE})"):
+        if (match := re.fullmatch(form, words)) and (match["noun"] or re.fullmatch(side, words)):
+            return match["noun"]
+    return None
 
 
 def _order(first: str, second: str) -> tuple[str, str] | None:

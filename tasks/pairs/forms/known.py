@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tasks.pairs.forms.exports import EXPORTS
+from tasks.pairs.forms.feedback import FEEDBACK
 from tasks.pairs.forms.form import Form
+from tasks.pairs.forms.label_studio import LABEL_STUDIO
+from tasks.pairs.forms.published_sets import PUBLISHED
 from tasks.pairs.forms.ranked import Ranked
-from tasks.pairs.forms.singles import SINGLES
+from tasks.pairs.forms.training_files import TRAINING_FILES
 from tasks.pairs.forms.votes import TEXTS, Votes, numbered
 
 # names that say which reply is the better one, whatever the data set
@@ -135,6 +137,7 @@ VOTES = (
         about="the higher of score_0 and score_1 names answer_0 or answer_1; equal ones are a tie",
         needs=("question.full_text", "answer_0", "answer_1", "score_0", "score_1"),
         paths={"prompt": "question.full_text"},
+        beside=("quotes_0", "quotes_1", "tokens_0", "tokens_1"),  # what a writer searched, and the answers' tokens
         first="answer_0",
         second="answer_1",
         scores=("score_0", "score_1"),
@@ -224,4 +227,4 @@ REPLIES = tuple(
     for chosen, rejected in _NAMED_REPLIES
 )
 
-KNOWN: tuple[Form, ...] = (*FILES, *EXPORTS, *VOTES, *RANKED, *SINGLES, *REPLIES)
+KNOWN: tuple[Form, ...] = (*FILES, *TRAINING_FILES, LABEL_STUDIO, *PUBLISHED, *VOTES, *RANKED, *FEEDBACK, *REPLIES)

@@ -10,7 +10,8 @@ from tasks.pairs.forms.groups import Groups
 from tasks.pairs.forms.singles import Singles
 from tasks.pairs.raw.cells import Refused
 from tasks.pairs.raw.raw_row import RawRow
-from tasks.pairs.record.pair import Columns, Rejection
+from tasks.pairs.record.pair import Columns
+from tasks.pairs.record.rejection import Rejection
 
 _STANDARD_ABOUT = "the columns of prompt, chosen and rejected"
 

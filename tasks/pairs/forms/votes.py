@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.core.errors import ConfigError
 from tasks.pairs.forms.form import Form, find_all
-from tasks.pairs.raw.cells import Refused, is_blank, need, short
+from tasks.pairs.raw.cells import LARGEST_WEIGHT, Refused, is_blank, need, short
 from tasks.pairs.record.pair import Columns
 
 Scalar = str | int | float | bool
@@ -47,7 +47,7 @@ def spelling(value: Any) -> str:
     """Return a value as votes are compared: without case and outer spaces; 1, 1.0 and "1" are alike, true is not 1."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float) and value == value and abs(value) != math.inf:
+    if isinstance(value, int | float) and -LARGEST_WEIGHT < value < LARGEST_WEIGHT:
         return f"{value:g}"
     text = str(value).strip().casefold()
     try:

@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 from tasks.core.errors import ConfigError
 from tasks.core.files import canonical_json
-from tasks.pairs.record.pair import Message, Pair, Rejection
+from tasks.pairs.record.pair import Message, Pair
+from tasks.pairs.record.rejection import Rejection
 
 Mode = Literal["report", "mask", "drop"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tasks.core.files import canonical_json
 from tasks.pairs.ingestion.turns import Turns, content_text, turns_of
-from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, need, optional, text_of
+from tasks.pairs.raw.cells import Refused, is_blank, json_text, json_value, kind, need, optional, text_of
 from tasks.pairs.record.pair import Columns, Message, get_field
 
 
@@ -33,7 +32,7 @@ def read_context(row: dict[str, Any], columns: Columns) -> Context:
     """Return what the row says beside its prompt and its replies."""
     lists = {name: _objects(row, getattr(columns, name), name) for name in ("documents", "tools")}
     inputs = {name: value for name, value in lists.items() if value}
-    texts = text_of(canonical_json(inputs), " and ".join(inputs)) if inputs else ""
+    texts = json_text(inputs, " and ".join(inputs)) if inputs else ""
     return Context(_system(row, columns), _history(row, columns), texts)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from tasks.pairs.ingestion.filters import Conditions, matches
-from tasks.pairs.record.pair import ABSENT, Rejection, get_field
+from tasks.pairs.record.pair import ABSENT, get_field
+from tasks.pairs.record.rejection import Rejection
 
 _MOST_COLUMNS = 100  # that a message may name
 

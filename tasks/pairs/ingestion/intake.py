@@ -23,7 +23,8 @@ from tasks.pairs.ingestion.row_taker import RowTaker
 from tasks.pairs.ingestion.sources import Source, find_sources, rows_source
 from tasks.pairs.raw.raw_row import Block, RawRow
 from tasks.pairs.raw.unread import refuse_unread
-from tasks.pairs.record.pair import NO_PREFERENCE, NOT_FAULTY, Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.telemetry.log import get_logger
 
 _COLUMNS_ADVICE = (
@@ -124,6 +125,8 @@ class Intake:
             DataError: A column that nothing reads may shape the prompt or the label.
         """
         self._source.add(counts)
+        if _absent_columns(self._source):  # without replies there is nothing to shape
+            return
         with source.reading.naming():
             refuse_unread(source.name, self._source.shaping, _with_question(source.reading.columns, self._source))
 
@@ -197,14 +200,17 @@ def _with_question(columns: Columns, counts: Counts) -> Columns:
     return dataclasses.replace(columns, prompt=name)
 
 
+def _absent_columns(counts: Counts) -> list[str]:
+    """Return the columns that are needed and that no row has."""
+    return [name for name, count in counts.lacking.items() if count == counts.objects - counts.filtered]
+
+
 def _check_columns(source: str, counts: Counts) -> None:
     """Refuse a source if a column that was asked for is in none of its rows: then its name is wrong."""
-    parsed = counts.objects - counts.filtered
-    if counts.filtered and not parsed:
+    if counts.filtered and counts.filtered == counts.objects:
         _log.warning("%s: `where` leaves none of its %d rows", source, counts.objects)
     fields = counts.absent_fields()
-    absent = [*fields, *(name for name, count in counts.lacking.items() if count == parsed)]
-    if absent:
+    if absent := [*fields, *_absent_columns(counts)]:
         is_prompt = "not_a_transcript" in counts.rejected
         advice = _PROMPT_ADVICE if is_prompt else _COLUMNS_ADVICE
         advice = "correct the field under `ingest.where`" if fields else advice

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import orjson
 
+from tasks.pairs.ingestion.json_tables import table_rows
 from tasks.pairs.raw.raw_row import BLOCK_BYTES, Block, FormatError, RawRow, in_blocks
 from tasks.telemetry.log import get_logger
 
@@ -82,13 +83,16 @@ def wraps_rows(begun: bytes) -> bool:
 
 
 def rows_of(value: Any, name: str) -> list[Any] | None:
-    """Return the rows of a list or of an object that wraps one; None where the value is a row itself.
+    """Return the rows of a list, or of an object that wraps one or holds a table; None where the value is a row itself.
 
     Raises:
         FormatError: The object wraps several lists of rows.
     """
     if isinstance(value, list):
         return value
+    if isinstance(value, dict) and (table := table_rows(value, _ROW_KEYS)):
+        _log.info("%s: read as %s", name, table[1])
+        return table[0]
     if not isinstance(value, dict) or not _ROW_KEYS.isdisjoint(value):
         return None
     lists = [key for key, item in value.items() if _is_list_of_rows(item)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.pairs.raw.cells import Refused, json_value
@@ -25,6 +25,12 @@ _TURN_MARKS = re.compile(
     r"<\|im_start\|>\s?(?:system|user|assistant|tool)\b|<\|start_header_id\|>|<start_of_turn>(?:user|model)\b"
     r"|<\|(?:system|user|assistant)\|>|<\|(?:START_OF_TURN_TOKEN|start_of_role)\|>|<\|start\|>(?:system|user|assistant)\b"
     r"|\A\s*(?:<s>)?\s*\[INST\]"
+)
+# what stands in a prompt for a part that is no text
+_PLACEHOLDERS = re.compile(
+    r"<\|?(?:image|img|picture|video|audio)[ _-]?(?:placeholder|token|pad|soft_token|\d+)(?:[ _-]?\d+)?\|?>"
+    r"|<\|(?:image|img|vision|video|audio)(?:_(?:start|bos|begin))?\|>|<(?:start_of_image|image)>|\[IMG(?:_?\d+)?\]"
+    r"|(?<!`)<(?P<element>video|audio)>(?!`|\s*(?:tag|element|HTML)s?\b)"
 )
 # how a text begins that is a transcript in any other form than Anthropic's
 _USER_MARK = re.compile(r"\s*(?:#+ ?)?<?(?:human|user|prompter|instruction|question|q)>?\s*:", re.IGNORECASE)
@@ -109,6 +115,36 @@ def refuse_lists(texts: Mapping[str, str]) -> None:
     if all(isinstance(value, list) and value and all(isinstance(item, str) for item in value) for value in values):
         shown = ", ".join(f"`{name}`" for name in texts)
         raise Refused("serialised_conversation", f"{shown} are lists of texts, written as text; give the texts alone")
+
+
+def refuse_columns(cells: Mapping[str, Any]) -> None:
+    """Refuse a row whose prompt and replies are lists of texts: it holds the columns of several rows.
+
+    Args:
+        cells: By column.
+
+    Raises:
+        Refused: They are.
+    """
+    if all(isinstance(cell, list) and cell and all(isinstance(item, str) for item in cell) for cell in cells.values()):
+        shown = ", ".join(f"`{name}`" for name in cells)
+        raise Refused("not_text", f"{shown} are lists of texts, the columns of several rows: write one row an object")
+
+
+def refuse_placeholders(texts: Iterable[str]) -> None:
+    """Refuse texts of a prompt in which a mark stands for a picture, a video or a sound.
+
+    `<video>` and `<audio>` are such marks only outside of HTML and of words about it.
+
+    Raises:
+        Refused: Naming the mark.
+    """
+    for text in texts:
+        if ("<" in text or "[IMG" in text) and (mark := _PLACEHOLDERS.search(text)):
+            if mark["element"] and f"</{mark['element']}>" in text:
+                continue
+            detail = f"the prompt holds {mark[0]}, which stands for a part that is no text, and such parts are not read"
+            raise Refused("not_text_part", f"{detail}; remove the mark where the text says all without it")
 
 
 def refuse_transcripts(prompt: str, chosen: str, rejected: str) -> None:

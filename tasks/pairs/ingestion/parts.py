@@ -36,8 +36,9 @@ from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.row_taker import RowTaker
 from tasks.pairs.ingestion.verdicts import LENGTHS
 from tasks.pairs.raw.raw_row import Block
-from tasks.pairs.record.pair import Pair, Rejection
+from tasks.pairs.record.pair import Pair
 from tasks.pairs.record.parquet import PairWriter
+from tasks.pairs.record.rejection import Rejection
 
 # What stands behind the pairs' own columns: the ids as numbers, what decides on the side, and lengths in characters.
 KEYS = (

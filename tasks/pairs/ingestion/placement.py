@@ -9,7 +9,8 @@ from tasks.core.files import digest_of
 from tasks.pairs.ingestion.keep_out import KeptOut
 from tasks.pairs.ingestion.near import signature
 from tasks.pairs.ingestion.split import split_key, split_key_of, split_text
-from tasks.pairs.record.pair import Pair, Rejection
+from tasks.pairs.record.pair import Pair
+from tasks.pairs.record.rejection import Rejection
 
 
 class Place(NamedTuple):

@@ -14,7 +14,8 @@ from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.rows import parse_row
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.unread import UnreadColumns
-from tasks.pairs.record.pair import Columns, Pair, Rejection
+from tasks.pairs.record.pair import Columns, Pair
+from tasks.pairs.record.rejection import Rejection
 
 
 class RowTaker:

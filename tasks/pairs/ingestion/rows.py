@@ -14,7 +14,9 @@ from tasks.pairs.ingestion.context import Context, find_prompt, read_context
 from tasks.pairs.ingestion.notation import (
     OPENING,
     conversation_in,
+    refuse_columns,
     refuse_lists,
+    refuse_placeholders,
     refuse_rendered,
     refuse_transcripts,
     without_prompt,
@@ -23,7 +25,8 @@ from tasks.pairs.ingestion.turns import ROLE_NAMES, Turns, check_turns, turns_of
 from tasks.pairs.raw.cells import Refused, kind, need, read_number, read_slice, read_weight, text_of
 from tasks.pairs.raw.raw_row import RawRow
 from tasks.pairs.raw.transcripts import is_transcript, with_first_mark
-from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, Rejection, get_field
+from tasks.pairs.record.pair import ABSENT, Columns, Message, Pair, get_field
+from tasks.pairs.record.rejection import Rejection
 
 _NO_CONTEXT = Context()
 _MARK = "\n\nHuman:"
@@ -70,6 +73,7 @@ def _read(row: dict[str, Any], columns: Columns, context: Context, where: str) -
     if prompt is ABSENT and columns.prompt != Columns.prompt:
         need(row, columns.prompt)
 
+    refuse_columns({columns.prompt: prompt, columns.chosen: chosen, columns.rejected: rejected})
     prompt, chosen = _unfold(prompt, columns.prompt), _unfold(chosen, columns.chosen)
     rejected = _unfold(rejected, columns.rejected)
 
@@ -177,6 +181,8 @@ def _checked(pair: Pair, columns: Columns) -> Pair:
             raise Refused(f"empty_{name}", f"the {name} reply has no text")
     if (pair.chosen, pair.chosen_extra) == (pair.rejected, pair.rejected_extra):
         raise Refused("identical_replies", "chosen and rejected are the same text")
+    turns = pair.prompt
+    refuse_placeholders((turns,) if isinstance(turns, str) else (turn.content for turn in turns))
     refuse_rendered(pair.chosen, columns.chosen)
     refuse_rendered(pair.rejected, columns.rejected)
     return pair

@@ -1,7 +1,7 @@
 """Which pairs are kept, and on which side: what params say, and the queries that decide by it.
 
 The first query numbers the rows of the first pass's file; the last one makes the table `places`, which has an index
-into :data:`PLACES` for each row.
+into :data:`PLACES` for each row of that file, in its order.
 """
 
 from __future__ import annotations
@@ -43,11 +43,18 @@ CREATE TEMP TABLE trained AS SELECT DISTINCT split_key FROM keys WHERE split = '
 CREATE TEMP VIEW candidates AS FROM keys WHERE split = 'test' OR split_key NOT IN (FROM tested);
 CREATE TEMP TABLE over_source (entry USMALLINT, pair_key UBIGINT);
 CREATE TEMP TABLE held_out (split_key UBIGINT);
-CREATE TEMP TABLE near (split_key UBIGINT, side UTINYINT)
+CREATE TEMP TABLE near (split_key UBIGINT, side UTINYINT);
+CREATE TEMP MACRO in_share(key, share, shares) AS key % shares::UBIGINT = share::UBIGINT;
+CREATE TEMP TABLE contradicting (pair_key UBIGINT);
+CREATE TEMP TABLE firsts AS FROM keys LIMIT 0;
+CREATE TEMP TABLE placed (ordinal BIGINT, first_weight DOUBLE, first_margin DOUBLE, place UTINYINT)
 """
+# These are asked for a share of the pairs at a time, which their ids choose: joins of all would not fit into memory.
 _CONTRADICTING = """
-CREATE TEMP TABLE contradicting AS
-SELECT DISTINCT pair_key FROM candidates SEMI JOIN (SELECT pair_key AS other FROM candidates) ON other = swapped_key
+INSERT INTO contradicting
+SELECT DISTINCT pair_key FROM candidates
+SEMI JOIN (SELECT pair_key AS other FROM candidates WHERE in_share(pair_key, $share, $shares)) ON other = swapped_key
+WHERE in_share(swapped_key, $share, $shares)
 """
 # Ids are hashes: the pairs whose ids come first are a fixed random choice.
 _OVER_SOURCE = """
@@ -56,8 +63,9 @@ WHERE entry = $entry AND NOT ($drops AND pair_key IN (FROM contradicting))
 GROUP BY pair_key ORDER BY pair_key OFFSET $limit
 """
 _FIRSTS = """
-CREATE TEMP TABLE firsts AS WITH limited AS (FROM candidates ANTI JOIN over_source USING (entry, pair_key))
-FROM limited SEMI JOIN (SELECT min(ordinal) AS ordinal FROM limited GROUP BY pair_key) USING (ordinal)
+INSERT INTO firsts WITH limited AS (
+    FROM (FROM candidates WHERE in_share(pair_key, $share, $shares)) ANTI JOIN over_source USING (entry, pair_key)
+) FROM limited SEMI JOIN (SELECT min(ordinal) AS ordinal FROM limited GROUP BY pair_key) USING (ordinal)
 """
 _OVER_LIMIT = """
 CREATE TEMP TABLE over_limit AS
@@ -88,18 +96,22 @@ FROM firsts AS keys WHERE pair_key NOT IN (FROM over_limit)
 GROUP BY split_key ORDER BY is_tested DESC, ordinal
 """
 _PLACES = f"""
-CREATE TEMP TABLE places AS
+INSERT INTO placed
 SELECT keys.ordinal, firsts.weight AS first_weight, firsts.margin AS first_margin,
        (CASE WHEN keys.split <> 'test' AND keys.split_key IN (FROM tested) THEN 6
-             WHEN (keys.entry, pair_key) IN (FROM over_source) THEN 5
+             WHEN (keys.entry, pair_key) IN (FROM over_source WHERE in_share(pair_key, $share, $shares)) THEN 5
              WHEN keys.ordinal <> firsts.ordinal THEN
                   CASE WHEN keys.weight = firsts.weight AND keys.margin = firsts.margin THEN 2 ELSE 3 END
              WHEN $drops AND pair_key IN (FROM contradicting) THEN 4
-             WHEN pair_key IN (FROM over_limit) THEN 5
+             WHEN pair_key IN (FROM over_limit WHERE in_share(pair_key, $share, $shares)) THEN 5
              WHEN near.side = 2 THEN 7
              ELSE coalesce(near.side, {_SIDE}) END)::UTINYINT AS place
-FROM keys LEFT JOIN firsts USING (pair_key) LEFT JOIN near ON near.split_key = keys.split_key
+FROM (FROM keys WHERE in_share(pair_key, $share, $shares)) keys
+LEFT JOIN (FROM firsts WHERE in_share(pair_key, $share, $shares)) firsts USING (pair_key)
+LEFT JOIN near ON near.split_key = keys.split_key
 """
+_IN_ORDER = "CREATE TEMP TABLE places AS FROM placed ORDER BY ordinal; DROP TABLE placed; DROP TABLE firsts"
+_SHARE_ROWS = 1 << 21  # about so many rows are joined at a time
 
 
 class Execute(Protocol):
@@ -138,7 +150,7 @@ class Selection:
 
 
 def make_places(execute: Execute, path: Path, selection: Selection) -> int:
-    """Make the tables `places`, and `contradicting` of the keys of pairs that also stand swapped.
+    """Make the tables `places`, in the order of the rows, and `contradicting` of the keys of pairs that stand swapped.
 
     Returns:
         How many prompts are near-duplicates of earlier ones; 0 where nobody looked for them.
@@ -155,12 +167,15 @@ def make_places(execute: Execute, path: Path, selection: Selection) -> int:
         _check_weights(execute, spill)
     execute(_KEYS, spill=spill)
     execute(_PROMPTS)
-    execute(_CONTRADICTING)
+    shares = shares_of(path)
+    for share in shares:
+        execute(_CONTRADICTING, share=share, shares=len(shares))
 
     for number, entry in entries:
         if entry.limit is not None:
             execute(_OVER_SOURCE, entry=number, drops=drops, limit=entry.limit)
-    execute(_FIRSTS)
+    for share in shares:
+        execute(_FIRSTS, share=share, shares=len(shares))
     execute(_OVER_LIMIT, drops=drops, limit=2**62 if selection.limit is None else selection.limit)
 
     if selection.is_stratified:
@@ -169,8 +184,15 @@ def make_places(execute: Execute, path: Path, selection: Selection) -> int:
             execute(_HELD_OUT, entry=number, share=selection.test_share)
     threshold = 0 if selection.is_stratified else math.ceil(selection.test_share * 2**64)
     near = _move_near(execute, path, threshold) if selection.finds_near else 0
-    execute(_PLACES, drops=drops, threshold=threshold)
+    for share in shares:
+        execute(_PLACES, drops=drops, threshold=threshold, share=share, shares=len(shares))
+    execute(_IN_ORDER)
     return near
+
+
+def shares_of(path: Path) -> range:
+    """Return the shares of the pairs that are joined one after the other, so that memory does not grow with them."""
+    return range(1 + pq.read_metadata(path).num_rows // _SHARE_ROWS)
 
 
 def _move_near(execute: Execute, path: Path, threshold: int) -> int:

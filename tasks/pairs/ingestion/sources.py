@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import glob
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,14 @@ def find_entries(entries: Iterable[tuple[SourceEntry, Reading]], made: dict[str,
         for number, (entry, reading) in enumerate(entries)
         for source in find_sources([entry.path], reading, made)
     )
+
+
+@contextlib.contextmanager
+def hashing(sources: Sequence[Source]) -> Iterator[Callable[[], dict[str, str]]]:
+    """Hash the sources in another thread during the block; what it yields returns the identity of each by its name."""
+    with ThreadPoolExecutor(1) as thread:
+        identities = thread.map(Source.identity, sources)
+        yield lambda: dict(zip([source.name for source in sources], identities, strict=True))
 
 
 def numbered(sources: Iterable[Source]) -> list[Source]:

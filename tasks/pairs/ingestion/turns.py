@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core.files import canonical_json
 from tasks.pairs.ingestion.notation import conversation_in
-from tasks.pairs.raw.cells import Refused, is_blank, json_value, kind, short, text_of
+from tasks.pairs.raw.cells import Refused, is_blank, json_text, json_value, kind, short, text_of
+from tasks.pairs.raw.column_names import shapes_prompt
 from tasks.pairs.raw.transcripts import is_transcript, parse_transcript
-from tasks.pairs.raw.unread import shapes_prompt
 from tasks.pairs.record.pair import Message
 
 Turns = tuple[Message, ...]
@@ -67,7 +66,7 @@ def _message(value: Any, name: str) -> Message:
     if calls:
         extra["tool_calls"] = _tool_calls(calls, name)
         content = "" if said == _CALL or content is None else content
-    return Message(role, content_text(content, name), text_of(canonical_json(extra), name) if extra else "")
+    return Message(role, content_text(content, name), json_text(extra, name) if extra else "")
 
 
 def _refuse_unread(value: dict[str, Any], name: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.background import Behind, ahead
 from tasks.core.files import kept_on_error
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
@@ -25,8 +26,8 @@ from tasks.pairs.ingestion.parts import KEYS, Part, PartFolder, read_columns
 from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import Verdicts
-from tasks.pairs.record.pair import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.pairs.record.parquet import SCHEMA, PairWriter, TableWriter, keep_rows
+from tasks.pairs.record.rejection import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.telemetry.log import bar, get_logger
 
 _BATCH = 1 << 14  # pairs of single answers in a part
@@ -103,13 +104,13 @@ def first_pass(
         DataError: A source cannot be read, or none of its rows has a column that is needed.
         StorageError: A process was killed, or a part is damaged.
     """
-    with KeyWriter(spill) as keys, bar("reading", unit=" rows") as shown:
+    with KeyWriter(spill) as keys, Behind() as writing, bar("reading", unit=" rows") as shown:
         for source in sources:
             taker, blocks = intake.open(source)
             for part in folder.parts(taker, blocks, source.file):
                 intake.add(source, part.counts)
                 intake.answers.extend(dataclasses.replace(answer, number=source.entry) for answer in part.answers)
-                keys.append(part, source.entry)
+                writing.do(keys.append, part, source.entry)
                 for rejection in part.rejections:
                     reject(rejection)
                 shown.update(part.counts.rows)
@@ -119,7 +120,7 @@ def first_pass(
         for entry, some in itertools.groupby(outcomes, key=lambda outcome: outcome[1]):
             while batch := [taken for taken, _ in itertools.islice(some, _BATCH)]:
                 part = folder.add(batch, intake.total)
-                keys.append(part, entry)
+                writing.do(keys.append, part, entry)
                 for rejection in part.rejections:
                     reject(rejection)
     return keys.parts
@@ -137,14 +138,18 @@ def sort_pairs(parts: Sequence[tuple[Path, int]], folder: Path, verdicts: Verdic
         StorageError: A part is damaged.
     """
     start = 0
-    with PairWriter(folder / "train.parquet") as train, PairWriter(folder / "test.parquet") as test:
-        for path, entry in parts:
-            table = read_columns(path, SCHEMA.names).combine_chunks()
+    tables = ahead(read_columns(path, SCHEMA.names).combine_chunks() for path, _ in parts)
+    with (
+        PairWriter(folder / "train.parquet") as train,
+        PairWriter(folder / "test.parquet") as test,
+        Behind() as writing,
+    ):
+        for table, (_, entry) in zip(tables, parts, strict=True):
             places = verdicts.places[start : start + len(table)]
             start += len(table)
             for batch in _weighed(table, verdicts.factors[entry]).to_batches():
                 for side, writer in (("train", train), ("test", test)):
-                    writer.append_batch(keep_rows(batch, np.equal(places, PLACES.index(side))))
+                    writing.do(writer.append_batch, keep_rows(batch, np.equal(places, PLACES.index(side))))
 
 
 def _weighed(table: pa.Table, factor: float) -> pa.Table:

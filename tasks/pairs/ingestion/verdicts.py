@@ -1,7 +1,7 @@
 """What becomes of each pair that was read, decided by queries over the keys of all of them.
 
-DuckDB sorts and joins the keys within a fixed amount of memory up to ten million rows, and uses the disk beyond it. So
-memory does not grow with the rows until then, apart from one byte a row for the answer.
+DuckDB sorts and joins the keys within a fixed amount of memory, a share of them at a time, and uses the disk beyond it.
+So memory does not grow with the rows, apart from one byte a row for the answer.
 """
 
 from __future__ import annotations
@@ -16,37 +16,29 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from tasks.core.errors import StorageError
-from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern
+from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern, shares_of
 from tasks.pairs.ingestion.split import check_sides
-from tasks.pairs.record.pair import Rejection
+from tasks.pairs.record.rejection import Rejection
 
 LENGTHS = ("prompt", "chosen", "rejected")
 
-# In one thread, for each needs memory of its own: 128 MB are enough for ten million rows, more of them need more.
-_LEAST_MEMORY, _MEMORY_A_ROW = 128 << 20, 14  # bytes
+_MEMORY = 48 << 20  # bytes; in one thread, for each needs memory of its own
 _MOST_SLICES = 50  # more groups than that are an identifier rather than a slice, and would flood the metrics
 _LENGTH_EDGES = [0, *sorted({round(10 ** (step / 10)) for step in range(61)})]  # ten bins a decade, up to a million
 _NUMBER_BINS = 20  # of weights and margins, about so many
 
 _REJECTED = """
 SELECT source, place, pair_id, first_weight, first_margin, weight * factor, margin
-FROM read_parquet($spill, file_row_number = true) JOIN entries USING (entry)
-JOIN (FROM places WHERE place IN (2, 3, 4, 6, 7)) places ON file_row_number = ordinal
+FROM read_parquet($spill) POSITIONAL JOIN places JOIN entries USING (entry) WHERE place IN (2, 3, 4, 6, 7)
 ORDER BY greatest(place, 3), ordinal
 """
+# Of a share of the prompts, or of their wordings.
 _PROMPTS = """
 SELECT count(*) FILTER (low = 0) AS train, count(*) FILTER (high = 1) AS test, count(*) FILTER (low <> high) AS both
-FROM (SELECT prompt_key, min(place) AS low, max(place) AS high
-      FROM read_parquet($spill, file_row_number = true) JOIN (FROM places WHERE place < 2) ON ordinal = file_row_number
-      GROUP BY prompt_key)
-"""
-_WORDINGS = """
-SELECT count(*) AS prompts, count(*) FILTER (low <> high) AS both
-FROM (SELECT split_key, min(place) AS low, max(place) AS high
-      FROM keys JOIN (FROM places WHERE place < 2) USING (ordinal) GROUP BY split_key)
+FROM (SELECT {key}, min(place) AS low, max(place) AS high FROM read_parquet($spill) POSITIONAL JOIN places
+      WHERE place < 2 AND in_share({key}, $share, $shares) GROUP BY {key})
 """
 # The first pass wrote the lengths: long texts read here would not fit into the memory limit.
 # `histogram` counts up to and including each bound, and these bins leave their upper bound out.
@@ -56,7 +48,7 @@ _BINS = ", ".join(
 )
 _LENGTH_STATISTICS = f"""
 SELECT {_BINS}, count(*) FILTER (chosen_length > rejected_length) AS longer
-FROM read_parquet($spill, file_row_number = true) SEMI JOIN (FROM places WHERE place < 2) ON ordinal = file_row_number
+FROM read_parquet($spill) POSITIONAL JOIN places WHERE place < 2
 """
 _STATISTICS = """
 SELECT count(*) AS pairs,
@@ -94,12 +86,11 @@ class Verdicts:
         Raises:
             DataError: A source's weight makes a row's weight no normal number of 32 bits.
         """
-        self._spill = pattern(spill)
+        self._spill, self._shares = pattern(spill), shares_of(spill)
         self._temporary = spill.with_suffix(".tmp")
-        memory = max(_LEAST_MEMORY, _MEMORY_A_ROW * pq.read_metadata(spill).num_rows)
         self._database = duckdb.connect(
             config={
-                "memory_limit": f"{memory}B",
+                "memory_limit": f"{_MEMORY}B",
                 "threads": 1,
                 "temp_directory": str(self._temporary),
                 "autoinstall_known_extensions": False,
@@ -108,8 +99,7 @@ class Verdicts:
         self.factors: npt.NDArray[np.float64] = np.array([entry.weight for entry in selection.entries])
         self.near = make_places(self._execute, spill, selection)
 
-        column = self._execute("SELECT place FROM places ORDER BY ordinal").fetchnumpy()["place"]
-        self.places: npt.NDArray[np.uint8] = np.asarray(column)
+        self.places: npt.NDArray[np.uint8] = np.asarray(self._execute("SELECT place FROM places").fetchnumpy()["place"])
         numbers = np.bincount(self.places, minlength=len(PLACES)).tolist()
         self.counts = Counter(dict(zip(PLACES, numbers, strict=True)))
         self.contradictory: int = self._row("SELECT count(*) AS pairs FROM contradicting")["pairs"]
@@ -140,9 +130,8 @@ class Verdicts:
             rows = self._database.read_parquet(pattern(folder / f"{side}.parquet"))
             rows.project(f"{number} AS side, *").create_view(side, replace=True)
         self._execute("CREATE OR REPLACE TEMP VIEW kept AS FROM train UNION ALL FROM test")
-        prompts = self._row(_PROMPTS, spill=self._spill)
-        wordings = self._row(_WORDINGS)
-        if prompts.pop("both") or wordings["both"]:
+        prompts, wordings = self._count_prompts("prompt_key"), self._count_prompts("split_key")
+        if prompts.pop("both") or wordings.pop("both"):
             raise AssertionError("a prompt stands on both sides of the split")
 
         totals = self._row(_STATISTICS)
@@ -152,7 +141,7 @@ class Verdicts:
         return {
             "pairs": {side: self.counts[side] for side in SIDES},
             "prompts": prompts,
-            "near_duplicates": {"words": sum(prompts.values()) - wordings["prompts"], "minhash": self.near},
+            "near_duplicates": {"words": sum(prompts.values()) - sum(wordings.values()), "minhash": self.near},
             "characters_mean": {name: round(int(lengths[name] or 0) / pairs, 2) for name in LENGTHS},
             "chosen_longer_share": round(lengths["longer"] / pairs, 4),
             **_numbers(totals, "weight"),
@@ -164,6 +153,13 @@ class Verdicts:
                 **{name: self._histogram(totals, name) for name in ("weight", "margin") if totals[f"{name}_pairs"]},
             },
         }
+
+    def _count_prompts(self, key: str) -> Counter[str]:
+        """Return how many distinct values of a key train, test, and both have."""
+        counts: Counter[str] = Counter(train=0, test=0, both=0)
+        for share in self._shares:
+            counts.update(self._row(_PROMPTS.format(key=key), spill=self._spill, share=share, shares=len(self._shares)))
+        return counts
 
     def _histogram(self, totals: dict[str, Any], name: str) -> dict[str, list[float]]:
         """Return the pairs by weight or margin, in bins of one round width; the first begins at the smallest value."""

@@ -45,6 +45,14 @@ def text_of(value: Any, name: str) -> str:
     return value
 
 
+def json_text(value: dict[str, Any], name: str) -> str:
+    """Return an object as canonical JSON that UTF-8 can hold."""
+    try:
+        return text_of(canonical_json(value), name)
+    except (ValueError, TypeError):  # NaN and infinity; times and bytes of tables
+        raise Refused("not_text", f"`{name}` holds a value that JSON does not have, such as NaN or a time") from None
+
+
 def is_blank(value: Any) -> bool:
     """Tell whether a cell holds nothing: no column, null, NaN, white space, or an empty list or object."""
     if isinstance(value, str):
@@ -94,14 +102,21 @@ def read_number(row: dict[str, Any], column: str | None, usual: str | None, reas
     if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value.strip())  # float takes fewer spaces than a pattern: not U+001D
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        raise Refused(reason, f"`{column}` is {kind(value)}, and no number")
+        is_nan = isinstance(value, str) and value.strip().lower() == "nan"
+        raise Refused(reason, f"`{column}` is {kind(value)}, and no number{_where_nothing_is(usual) if is_nan else ''}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not abs(number) <= LARGEST_WEIGHT:  # NaN is refused too
-        raise Refused(reason, f"`{column}` is {short(value)}, and no finite number of 32 bits")
+        advice = _where_nothing_is(usual) if math.isnan(number) else ""
+        raise Refused(reason, f"`{column}` is {short(value)}, and no finite number of 32 bits{advice}")
     return number
+
+
+def _where_nothing_is(column: str | None) -> str:
+    """Say what to write in place of NaN, which pandas writes where there is nothing."""
+    return f": write nothing or null there, or leave the column unread, by `ingest.columns: {{{column}: null}}`"
 
 
 def optional(row: dict[str, Any], column: str, usual: str | None) -> Any:

@@ -43,7 +43,7 @@ class PairColumns:
 
 
 def stored_columns(path: Path, rows: int = ROWS) -> Iterator[PairColumns]:
-    """Yield the pairs of a Parquet file, about ``rows`` at a time; each is valid until the next.
+    """Yield the pairs of a Parquet file, about ``rows`` at a time.
 
     Raises:
         ArtifactError: It is not a file of pairs.
@@ -54,18 +54,19 @@ def stored_columns(path: Path, rows: int = ROWS) -> Iterator[PairColumns]:
             groups.append(group)
             count = sum(file.metadata.row_group(each).num_rows for each in groups)
             if count >= rows or group == file.num_row_groups - 1:
-                yield _columns(file, groups)
+                yield _columns(file, path, groups)
                 groups = []
 
 
-def _columns(file: Any, groups: list[int]) -> PairColumns:
-    """Return the rows of some row groups."""
+def _columns(file: Any, path: Path, groups: list[int]) -> PairColumns:
+    """Return the rows of some row groups of the file ``path``."""
     table = file.read_row_groups(groups, columns=list(_SHORT))
     whole: list[pa.Table] = []
 
     def records(rows: Sequence[int]) -> list[dict[str, Any]]:
         if not whole:
-            whole.append(file.read_row_groups(groups, columns=SCHEMA.names))
+            with open_pairs(path) as again:  # a thread may read on in the other one
+                whole.append(again.read_row_groups(groups, columns=SCHEMA.names))
         return whole[0].take(pa.array(rows, pa.int64())).to_pylist()  # type: ignore[no-any-return]
 
     return PairColumns(

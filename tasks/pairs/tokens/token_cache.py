@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.core.background import Behind
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_manifest, sha256_file
 
@@ -158,6 +159,7 @@ class TokenWriter:
         self._total = 0
         self._ids: IO[bytes] = cache_path(folder, split, "ids").open("wb")
         self._write_header()
+        self._writing = Behind()
 
     def append(self, batch: TokenPairs) -> None:
         """Add the rows of ``batch`` behind those written so far.
@@ -169,7 +171,7 @@ class TokenWriter:
             lowest, highest = int(batch.ids.min()), int(batch.ids.max())
             if lowest < 0 or highest >= self._vocabulary:
                 raise ValueError(f"ids from {lowest} to {highest} do not fit a vocabulary of {self._vocabulary}")
-            self._ids.write(np.ascontiguousarray(batch.ids, self._type).data)
+            self._writing.do(self._ids.write, np.ascontiguousarray(batch.ids, self._type).data)
         self._total += batch.ids.size
         self._small.append(dataclasses.replace(batch, ids=batch.ids[:0].copy()))  # a view would keep the whole batch
 
@@ -178,6 +180,7 @@ class TokenWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self._ids:
+            self._writing.end(kind is not None)
             if kind is not None:
                 return
             self._ids.seek(0)

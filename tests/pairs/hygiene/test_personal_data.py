@@ -19,8 +19,9 @@ from tasks.core.params import build
 from tasks.ingest import Folders, IngestConfig, run
 from tasks.pairs.hygiene import personal_data
 from tasks.pairs.hygiene.personal_data import PersonalData, find_personal_data
-from tasks.pairs.record.pair import Message, Pair, Rejection
+from tasks.pairs.record.pair import Message, Pair
 from tasks.pairs.record.parquet import stored_pairs
+from tasks.pairs.record.rejection import Rejection
 from tests.pairs.samples import text_rows
 
 pytestmark = pytest.mark.skipif(

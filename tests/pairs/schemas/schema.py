@@ -152,6 +152,9 @@ class Schema:
             writer.writeheader()
             writer.writerows(rows)
             path.write_text(text.getvalue(), encoding="utf-8", newline="")
+        elif path.name == "columns.json":
+            columns = {name: {str(i): row[name] for i, row in enumerate(rows)} for name in rows[0]}
+            path.write_text(json.dumps(columns, ensure_ascii=False), encoding="utf-8")
         elif path.suffix == ".json":
             path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
         else:

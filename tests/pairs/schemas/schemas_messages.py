@@ -256,6 +256,25 @@ SCHEMAS = [
         asked_with_system,
     ),
     Schema(
+        "Bedrock preference file",
+        "Amazon Bedrock, preference tuning",
+        lambda x: {
+            "schemaVersion": "bedrock-conversation-2024",
+            "system": [{"text": x.system}],
+            "messages": [
+                {"role": "user", "content": [{"text": x.ask}]},
+                {
+                    "role": "assistant",
+                    "candidates": [
+                        {"content": [{"text": x.first}], "preferenceLabel": x.vote("preferred", "non-preferred")},
+                        {"content": [{"text": x.second}], "preferenceLabel": x.vote("non-preferred", "preferred")},
+                    ],
+                },
+            ],
+        },
+        asked_with_system,
+    ),
+    Schema(
         "NeMo RL preference file",
         "nemo-rl: context and completions",
         lambda x: {

@@ -246,6 +246,22 @@ SCHEMAS = [
         file="export.csv",
     ),
     Schema(
+        "Columns of an object",
+        "DataFrame.to_json without orient",
+        lambda x: {"prompt": x.ask, "chosen": x.good, "rejected": x.bad},
+        file="columns.json",
+    ),
+    Schema(
+        "Preferred and non-preferred",
+        "files of tuning services",
+        lambda x: {"prompt": x.ask, "preferred": x.good, "non_preferred": x.bad},
+    ),
+    Schema(
+        "Texts in quotes",
+        "json.dumps of each text",
+        lambda x: {"prompt": json.dumps(x.ask), "chosen": json.dumps(x.good), "rejected": json.dumps(x.bad)},
+    ),
+    Schema(
         "Replies that begin with the prompt",
         "reward-model training files",
         lambda x: {"prompt": x.ask, "chosen": f"{x.ask} {x.good}", "rejected": f"{x.ask} {x.bad}"},

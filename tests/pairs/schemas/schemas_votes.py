@@ -202,10 +202,12 @@ SCHEMAS = [
         "openai/webgpt_comparisons",
         lambda x: {
             "question": {"dataset": "made", "id": f"w{x.i}", "full_text": x.ask},
-            "quotes_0": {"title": [], "extract": []},
+            "quotes_0": {"title": ["Bread"], "extract": ["Yeast makes gas."]},
+            "tokens_0": {"prefix": [1, 2], "completion": [3]},
             "answer_0": x.first,
             "score_0": x.vote(1.0, -1.0, 0.0),
             "quotes_1": {"title": [], "extract": []},
+            "tokens_1": {"prefix": [1, 2], "completion": [4]},
             "answer_1": x.second,
             "score_1": x.vote(-1.0, 1.0, 0.0),
         },
