@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from pathlib import Path
@@ -120,3 +121,37 @@ def test_the_key_stands_in_no_output_and_usage_in_none_that_is_hashed(inputs, co
     files = [path for path in inputs.out.parent.rglob("*") if path.is_file()]
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
     assert [name for name, data in outputs(inputs).items() if b"tokens_in" in data or b"attempts" in data] == []
+
+
+def test_a_stage_leaves_usage_in_its_receipt_and_the_key_nowhere(
+    inputs, server, tmp_path, monkeypatch, capfd, logging_put_back
+):
+    """Through the stage's door, with params.yaml, a receipt, and a server that repeats the key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "data").mkdir()
+    for name in ("pairs", "tokens"):
+        (tmp_path / name).rename(tmp_path / "data" / name)
+    params = load_params(ROOT / "params.yaml")
+    params["winrate"]["judge"] = {"kind": "openai", "model": "tiny", "base_url": server.url, "price_in": 1.0}
+    (tmp_path / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
+    server.key = KEY
+    server.plan = lambda number, body: "500" if number % 5 == 0 else "echo" if number % 11 == 0 else None
+
+    qualify.main()
+    usage = read_json(tmp_path / "runs/receipts/qualify.json")["notes"]["judge_usage"]
+    assert usage["model"] == "tiny"
+    assert usage["attempts"] + PROBE <= server.calls
+    assert min(usage["tokens_in"], usage["tokens_out"], usage["cost"], usage["seconds"]) > 0
+    log = capfd.readouterr().err
+    assert "calls to tiny, about" in log
+    server.plan = lambda number, body: "401"
+    params["winrate"]["judge"]["seed"] = 7
+    (tmp_path / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        qualify.main()
+
+    log += capfd.readouterr().err
+    assert "refuses the judge's calls (401: planned 401; you sent Bearer ***)" in log
+    assert KEY not in log
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
