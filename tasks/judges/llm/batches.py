@@ -16,7 +16,7 @@ from tasks.core.errors import ConfigError, NetworkError
 from tasks.core.files import canonical_json, digest_of
 from tasks.judges.llm.answer_cache import AnswerCache
 from tasks.judges.llm.calls import Call
-from tasks.judges.llm.endpoint import ATTEMPTS, Endpoint, is_same_model
+from tasks.judges.llm.endpoint import ATTEMPTS, Endpoint
 from tasks.judges.llm.faults import BUSY, ITEM, PASSING, Fault, call_errors, fault_of, fault_of_status
 from tasks.judges.llm.limits import Budget
 from tasks.judges.llm.llm_choice import OpenAIJudge
@@ -131,7 +131,7 @@ class Batches:
         if isinstance(outcome, Fault):
             self._cache.fail(key, outcome.text)
             return
-        if not is_same_model(self._model, outcome.usage.model):
+        if outcome.usage.model != self._model:
             self._cache.fail(key, f"answered by {outcome.usage.model!r}")
             raise ConfigError(
                 f"a batch for the model {self._model!r} was answered by {outcome.usage.model!r}",

@@ -17,11 +17,14 @@ from tasks.judges.llm.limits import Budget, Pace, Window, stopped
 from tasks.judges.llm.llm_choice import OpenAIJudge
 from tasks.judges.llm.verdict_forms import Reply
 from tasks.judges.protocol.protocol import Usage
+from tasks.telemetry import log
 
+_log = log.get_logger(__name__)
 ATTEMPTS = 10  # of one call
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0  # between attempts, doubled each time
 _LONGEST_ASKED_S = 120.0  # a server that asks to wait longer stops the run, which may be resumed
 _FEWEST_IN_A_ROW = 20  # failed calls without a success between that stop the run; more where many are in flight
+_SAID_AT = (4, 16, 64, 256)  # so many of those
 _DATE = re.compile(r"[-@](\d{4}-?\d{2}-?\d{2}|\d{4})")  # behind a model's name
 
 
@@ -146,6 +149,10 @@ class Endpoint:
             NetworkError: The endpoint is down, or asks to wait for too long.
         """
         self._in_a_row += fault.kind == PASSING
+        if fault.kind == PASSING and self._in_a_row in _SAID_AT:
+            _log.warning(
+                "%s failed %d times in a row (%s); trying again", self._choice.endpoint, self._in_a_row, fault.text
+            )
         if self._in_a_row >= max(_FEWEST_IN_A_ROW, 5 * self._choice.at_once):
             raise NetworkError(
                 f"{self._choice.endpoint} failed {self._in_a_row} times in a row ({fault.text})",

@@ -100,13 +100,14 @@ def test_an_endpoint_that_went_down_stops_the_run_which_resumes(server: ChatServ
     assert server.paid.total() == 100 + PROBE
 
 
-def test_nobody_at_the_address_is_one_line(tmp_path):
+def test_nobody_at_the_address_is_one_line(tmp_path, caplog):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         with pytest.raises(NetworkError, match="failed 10 times") as caught:
             judged(url, tmp_path, comparisons(1))
     assert "Connection error" in str(caught.value)
+    assert "failed 4 times in a row (APIConnectionError: Connection error." in caplog.text
 
 
 @pytest.mark.parametrize("answers_as", ["tiny", "tiny-2024-08-06", "tiny-20240806", "tiny-0613"])
