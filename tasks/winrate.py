@@ -18,9 +18,10 @@ from typing import Any
 from tasks.core import paths
 from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
+from tasks.estimation.bounds import ALPHA
+from tasks.estimation.power import describe_power, smallest_detectable_win_rate, spent_alpha
 from tasks.judges.choice.build import build_judge, is_control, is_paid, kind_of
-from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
-from tasks.judges.estimates import smallest_detectable_win_rate
+from tasks.judges.choice.config import SEED, WinrateConfig
 from tasks.judges.evidence.guards import Measured, check_guards, length_ratio
 from tasks.judges.evidence.judged_answers import Answers, read_answers
 from tasks.judges.evidence.judging import judge_answers
@@ -65,9 +66,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
     papers = _papers(folders, config, kind, judge)
     answers = read_answers(folders.responses, folders.tokens, folders.pairs)
-    smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
-    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
-    _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", len(answers.prompts), 100 * smallest, chances)
+    _log.info("%s", describe_power(len(answers.prompts), paths.PARAMS))
 
     with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
         with VerdictWriter(draft / "verdicts.jsonl") as writer:
@@ -78,7 +77,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
             **judged.metrics,
             "judge_kind": kind,
             "qualification": papers,
-            "smallest_detectable_win_rate": smallest,
+            "smallest_detectable_win_rate": smallest_detectable_win_rate(len(answers.prompts), spent_alpha(ALPHA, 1)),
             "lengths": {
                 "policy_tokens_mean": _tokens_mean(measured.policy),
                 "reference_tokens_mean": _tokens_mean(measured.reference),

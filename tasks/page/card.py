@@ -43,7 +43,10 @@ def _metadata(facts: Facts, title: str, model_license: str | None) -> str:
 
 
 def _results(facts: Facts) -> list[EvalResult]:
-    """Return the metrics of the card's `model-index`, as shares in [0, 1]."""
+    """Return the metrics of the card's `model-index`, as shares in [0, 1]; no win rate where a guard failed.
+
+    Programs read them without the sentence that says whether they are to be believed.
+    """
     from huggingface_hub import EvalResult
 
     evidence = facts.evidence
@@ -55,7 +58,9 @@ def _results(facts: Facts) -> list[EvalResult]:
             evidence.lower_bound,
         ),
     ]
-    if evidence.length_controlled:
+    if evidence.failed_guards:
+        values = []
+    elif evidence.length_controlled:
         values.append(("win_rate_length_controlled", "Length-controlled win rate", evidence.length_controlled.value))
     values.append(("preference_accuracy", "Held-out preference accuracy", facts.training.after.accuracy))
     return [

@@ -123,10 +123,16 @@ _DIRECTIONAL = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI"
 
 
 def verdict(evidence: EvidenceFacts) -> str:
-    """Return the evidence in one sentence; the interval decides whether the adapter is better, worse or neither."""
+    """Return the evidence in one sentence; the interval decides whether the adapter is better, worse or neither.
+
+    Where a guard failed, the sentence says that first: then the rate shows nothing.
+    """
     rate = evidence.rate
     bounds = f"{level(evidence)} interval {interval(rate)}{', ties counted as half' if evidence.ties else ''}"
     result = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds})"
+    if evidence.failed_guards:
+        names = ", ".join(guard.name for guard in evidence.failed_guards)
+        return f"Not to be believed, for a guard did not pass ({names}): {result}."
     if rate.low > 0.5:
         return f"The adapter beats its base: {result}."
     if rate.high < 0.5:

@@ -43,7 +43,8 @@ def _pairs(metrics: dict[str, Any]) -> str:
 
 
 def _win_rate(metrics: dict[str, Any]) -> str:
-    return (
+    is_believed = all(guard["passed"] for guard in metrics["guards"].values())
+    return ("" if is_believed else "not to be believed, for a guard failed: ") + (
         f"{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
         f"{metrics['high']:.3f}, {metrics['prompts']} prompts"
     )

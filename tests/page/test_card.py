@@ -52,6 +52,15 @@ def test_data_sets_of_the_hub_are_named(facts):
     assert data.datasets == ["HumanLLMs/Human-Like-DPO-Dataset"]
 
 
+def test_a_failed_guard_keeps_the_win_rate_out_of_the_metadata(facts):
+    failed = dataclasses.replace(facts.evidence.guards[0], is_passed=False)
+    evidence = dataclasses.replace(facts.evidence, guards=(failed,))
+    text = model_card(dataclasses.replace(facts, evidence=evidence), "x", None)
+    metrics = {result.metric_type for result in ModelCard(text, ignore_metadata_errors=False).data.eval_results}
+    assert metrics == {"preference_accuracy"}
+    assert "Not to be believed" in text
+
+
 def test_no_length_controlled_rate_leaves_no_metric_of_it(facts):
     evidence = dataclasses.replace(facts.evidence, length_controlled=None, length_refusal="too one-sided")
     text = model_card(dataclasses.replace(facts, evidence=evidence), "x", None)

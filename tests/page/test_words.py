@@ -57,6 +57,13 @@ def test_a_single_prompt_is_written_in_the_singular(evidence):
     assert f"1{GAP}held-out prompt " in words.verdict(one)
 
 
+def test_a_failed_guard_is_said_before_the_win_rate(evidence):
+    failed = dataclasses.replace(evidence.guards[0], is_passed=False)
+    said = words.verdict(dataclasses.replace(evidence, guards=(failed, *evidence.guards[1:])))
+    assert said.startswith(f"Not to be believed, for a guard did not pass ({failed.name}): a win rate of ")
+    assert "beats" not in said
+
+
 def test_failed_guards_a_leaning_control_and_lost_verdicts_are_said_beside_the_verdict(evidence):
     assert words.caveats(BASE, evidence) == []
     failed = dataclasses.replace(evidence.guards[0], is_passed=False)

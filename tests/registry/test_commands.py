@@ -39,8 +39,29 @@ def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registr
     assert (done.returncode, done.stderr) == (0, "")
     head, first, second = done.stdout.splitlines()
     assert head.split() == ["version", "digest", "aliases", "win", "rate", "lower", "bound", "when"]
-    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7267"]
+    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7228"]
     assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
+
+
+def test_show_names_the_judge_and_its_papers(command, registry: Registry, digests: list[str]):
+    agreement = {"pairs": 228, "agreement": {"value": 0.98, "low": 0.95, "high": 0.99}, "kappa": None}
+    papers = {"kind": "rules", "qualified": True, "agreement": agreement}
+    register(registry, *sample(8, scores_of(90, losses=10), qualification=papers), "champion", GateConfig())
+    line = "judge        rules, qualified: agreement 0.980 (0.950 to 0.990), kappa none on 228 labelled pairs"
+    assert line in command("show", "demo@v3")[1].splitlines()
+    assert "judge  " not in command("show", "demo@v1")[1], "from before judges had papers"
+
+
+def test_list_marks_a_rate_that_is_not_to_be_believed(command, registry: Registry, digests: list[str]):
+    failed = {
+        "control_judge": {"value": 1.0, "limit": 0.0, "passed": False},
+        "judge_agreement": {"value": 0.9, "limit": 0.5, "passed": True},
+    }
+    register(registry, *sample(7, scores_of(90, losses=10), guards=failed), "champion", GateConfig())
+    rows = command("list", "demo", "--json")[1]
+    assert [row["believed"] for row in rows] == [True, True, False]
+    assert "(not to be believed)" in command("list", "demo")[1].splitlines()[3]
+    assert "- not to be believed: guard `control_judge` failed" in command("show", "demo@v3")[1]
 
 
 def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, digests: list[str]):
@@ -48,6 +69,8 @@ def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, d
     assert done.returncode == 0
     assert digests[0] in done.stdout
     assert "against the reference 0.8000 on 100 prompts" in done.stdout
+    assert "look 1 at these prompts, none spent before, at alpha 0.03040 of 0.05" in done.stdout
+    assert "look 2 at these prompts, 1 spent before" in shell(registry, "show", "demo@v2").stdout
     assert "90 train, 10 test" in done.stdout
     assert "adapter_model.safetensors" in done.stdout
 
@@ -135,6 +158,25 @@ def test_promote_rollback_and_log_tell_one_story(command, digests: list[str]):
     ]
     lines = command("log", "demo")[1]
     assert f"champion: {digests[1][:12]} -> {digests[0][:12]}, because: swears" in lines
+
+
+def test_the_board_orders_base_champions_and_the_newest_version(command, registry: Registry, digests: list[str]):
+    newest = register(registry, *sample(3, scores_of(66, losses=34)), "champion", GateConfig()).digest
+    rows = command("board", "demo", "--json")[1]["standings"]
+    assert [row["name"] for row in rows] == [digests[0], newest, digests[1], "base"]
+    assert rows[0]["rating"] == pytest.approx(237.6, abs=0.1)  # 80 of 100 and a tie: 400·log₁₀(80.5/20.5)
+    assert rows[-1] == {"name": "base", "rating": 0.0, "low": 0.0, "high": 0.0, "win_rate": 0.5}
+    status, text, _ = command("board", "demo")
+    assert status == 0
+    assert text.splitlines()[1].split()[:3] == ["demo@v1", digests[0][:12], "238"]
+
+
+def test_the_board_leaves_out_what_met_another_base_and_names_it(command, registry: Registry, digests: list[str]):
+    newest = register(registry, *sample(4, scores_of(70, losses=30), base="f" * 64), "champion", GateConfig()).digest
+    board = command("board", "demo", "--json")[1]
+    assert [row["name"] for row in board["standings"]] == [newest, "base"]
+    assert set(board["left_out"]) == set(digests)
+    assert "demo@v1 is left out: its reference is" in command("board", "demo")[1]
 
 
 def test_every_answer_can_be_had_as_json(command, registry: Registry, digests: list[str], tmp_path: Path):

@@ -149,7 +149,7 @@ def test_a_better_policy_wins_where_the_reference_fails(better, config):
     assert metrics["control"]["low"] < 0.5 < metrics["control"]["high"]
     assert metrics["slices"]["fault"]["win_rate"] == 1.0
     assert metrics["slices"]["damage"] == {"prompts": 20, "win_rate": 0.5} | {
-        key: metrics["slices"]["damage"][key] for key in ("low", "high")
+        key: metrics["slices"]["damage"][key] for key in ("low", "high", "p_value")
     }
     assert "refused" in metrics["length_controlled"]
     assert all(guard["passed"] for guard in metrics["guards"].values())
@@ -170,7 +170,7 @@ def test_the_evidence_holds_every_verdict_score_and_table(better, config):
     lengths = list(csv.DictReader((better.out / "lengths.csv").read_text().splitlines()))
     assert (len(lengths), lengths[0]["policy_tokens"]) == (40, "25")
     told = json.loads((better.out / "metrics.json").read_text())
-    assert told["smallest_detectable_win_rate"] == pytest.approx(0.5 + 2.4865 * 0.5 / 40**0.5, abs=1e-4)
+    assert told["smallest_detectable_win_rate"] == pytest.approx(0.721578)  # exact, at the first look
 
 
 @pytest.fixture
@@ -213,6 +213,14 @@ def test_the_same_answers_give_the_same_bytes(better, config, tmp_path):
     assert {path.name: path.read_bytes() for path in better.out.iterdir()} == {
         path.name: path.read_bytes() for path in again.out.iterdir()
     }
+
+
+def test_what_the_gate_can_show_is_told_before_anything_is_judged(better, config, caplog):
+    with caplog.at_level("INFO", logger="tasks.winrate"):
+        better.run(config)
+    told = [record.getMessage() for record in caplog.records if record.name == "tasks.winrate"]
+    assert "40 prompts can show the gate a win rate of 72.2 % at look 1, " in told[0]
+    assert told[0].endswith("(alpha 0.05 over all looks, power 80 %); a first version needs 50 prompts")
 
 
 def test_a_sabotaged_policy_loses(tmp_path, config):
