@@ -25,6 +25,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0  # between attempts, doubled each tim
 _LONGEST_ASKED_S = 120.0  # a server that asks to wait longer stops the run, which may be resumed
 _FEWEST_IN_A_ROW = 20  # failed calls without a success between that stop the run; more where many are in flight
 _SAID_AT = (4, 16, 64, 256)  # so many of those
+_MOST_TOKENS = 10**9  # of one call; a server that tells more tells nonsense
 _DATE = re.compile(r"[-@](\d{4}-?\d{2}-?\d{2}|\d{4})")  # behind a model's name
 
 
@@ -134,9 +135,16 @@ class Endpoint:
             size: The most tokens that the prompt can have, which counts where the endpoint tells none.
         """
         try:
-            return Answered(_reply_of(data, self.clean), _usage_of(data, size, self._choice))
+            return Answered(_reply_of(data, self.clean), self._usage_of(data, size))
         except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError):
             return no_completion(data, self.clean)
+
+    def _usage_of(self, data: Any, size: int) -> Usage:
+        used = data.get("usage") or {}
+        counts = (used.get("prompt_tokens") or size, used.get("completion_tokens") or 0)
+        tokens_in, tokens_out = (min(max(int(count), 0), _MOST_TOKENS) for count in counts)
+        model = self.clean(str(data.get("model") or self._choice.answered_as or self._choice.model))
+        return Usage(tokens_in, tokens_out, self._choice.cost(tokens_in, tokens_out), model=model)
 
     def clean(self, text: str) -> str:
         """Return a server's text without the key, and as UTF-8 can hold it."""
@@ -235,13 +243,6 @@ def _top(scored: list[dict[str, Any]]) -> list[tuple[str, float]]:
                 likely.setdefault(str(one["token"]), float(one["logprob"]))
             return [(name, value) for name, value in likely.items() if math.isfinite(value)]
     return []
-
-
-def _usage_of(data: Any, size: int, choice: OpenAIJudge) -> Usage:
-    used = data.get("usage") or {}
-    tokens_in, tokens_out = int(used.get("prompt_tokens") or size), int(used.get("completion_tokens") or 0)
-    model = str(data.get("model") or choice.answered_as or choice.model)
-    return Usage(tokens_in, tokens_out, choice.cost(tokens_in, tokens_out), model=model)
 
 
 def is_same_model(asked: str, answered: str) -> bool:

@@ -245,5 +245,6 @@ def test_texts_and_numbers_that_no_file_can_hold_break_nothing(server: ChatServe
     pair = comparisons(1)[0]
     odd = dataclasses.replace(pair, candidate=Answer("half \ud800 a pair"))
     assert [verdict.p_candidate for verdict in judged(server.url, tmp_path, [odd])] == [1.0, 0.0]
-    server.change = lambda number: {"choices": [{"message": {"content": "\udfff"}, "finish_reason": "\udfff"}]}
+    strange = {"choices": [{"message": {"content": "\udfff"}, "finish_reason": "\udfff"}]}
+    server.change = lambda number: {**strange, "usage": {"prompt_tokens": 10**30, "completion_tokens": -1}}
     assert {verdict.status for verdict in judged(server.url, tmp_path, comparisons(2))} == {"invalid"}
