@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from tasks.core.section import at_least, filled
+from tasks.judges.llm.llm_choice import OpenAIJudge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PythonJudge:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-Single = RulesJudge | ControlJudge | PythonJudge
+Single = RulesJudge | ControlJudge | PythonJudge | OpenAIJudge
 
 
 @dataclasses.dataclass(frozen=True)
