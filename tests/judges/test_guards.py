@@ -129,6 +129,14 @@ def test_leaked_prompts_are_counted_exactly_and_by_runs_of_words(tmp_path):
     assert (found.exact, found.overlapping) == (0.25, 0.5)
 
 
+def test_prompts_of_a_set_of_ones_own_leak_like_held_out_ones(tmp_path):
+    pairs = _write_pairs(tmp_path, train={"t": "Where is my parcel?"}, test={"p": "Nothing is known of it"})
+    turns = [{"role": "system", "content": "Where is"}, {"role": "user", "content": "my parcel"}]
+    added = {"a": json.dumps(turns), "b": json.dumps("Who are you?"), "unasked": json.dumps("Where is my parcel?")}
+    leakage = measure_leakage(pairs, ["p", "a", "b"], ngram=4, added=added)
+    assert (leakage.exact, leakage.overlapping) == (1 / 3, 1 / 3)
+
+
 def test_an_answered_prompt_that_is_not_held_out_is_refused(tmp_path):
     pairs = _write_pairs(tmp_path, train={"t": "a"}, test={"p": "b"})
     with pytest.raises(ArtifactError, match=r"prompt gone was answered but is not in .*test\.parquet"):

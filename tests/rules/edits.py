@@ -40,15 +40,19 @@ OBSERVERS = (
     "tasks/dpo/telemetry/meter.py",
     "tasks/dpo/telemetry/heap.py",
 )
+ROWS = "tasks/pairs/ingestion/rows.py"  # which reads the prompt sets of `respond`, too
 EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
-    Edit("tasks/pairs/ingestion/rows.py", ("ingest", "qualify"), ("encode", *WITH_ADAPTER)),
-    Edit("tasks/pairs/encoding/template.py", ("encode", "qualify", "winrate"), (*WITH_ADAPTER[:4], *AFTER_WINRATE)),
+    Edit(ROWS, ("ingest", "respond", "qualify"), ("encode", *AFTER_ENCODE[:2], "benchmarks", *AFTER_RESPOND)),
+    Edit(
+        *("tasks/pairs/encoding/template.py", ("encode", "respond", "qualify", "winrate")),
+        (*AFTER_ENCODE[:2], "benchmarks", *AFTER_WINRATE),
+    ),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),
-    Edit("tasks/dpo/generation/sampling.py", ("respond",), AFTER_RESPOND),
+    Edit("tasks/dpo/generation/next_token.py", ("respond",), AFTER_RESPOND),
     Edit("tasks/judges/rules/rules.py", ("qualify", "winrate"), AFTER_WINRATE),
     Edit("tasks/page/webpage.py", ("report", "register")),
     Edit("tasks/registry/gate/gate.py", ("register",)),

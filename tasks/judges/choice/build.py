@@ -19,6 +19,8 @@ from tasks.judges.choice.kinds import (
     RulesJudge,
 )
 from tasks.judges.games.runners import JudgeRunner, PairRunner, PanelRunner, ScoreRunner
+from tasks.judges.llm.llm_choice import OpenAIJudge
+from tasks.judges.llm.llm_judge import LlmJudge
 from tasks.judges.models.model_choices import ModelJudge, ModelPlace, OwnJudge, RewardModelJudge
 from tasks.judges.models.own_scorer import OwnScorer
 from tasks.judges.models.reward_endpoint import RewardEndpointScorer
@@ -46,6 +48,12 @@ def is_control(choice: JudgeChoice) -> bool:
     """Tell whether the judge, or any member of a panel, is a control."""
     members = choice.members if isinstance(choice, PanelJudge) else (choice,)
     return any(member.kind in CONTROLS for member in members)
+
+
+def is_paid(choice: JudgeChoice) -> bool:
+    """Tell whether the judge, or any member of a panel, is a service that may cost money."""
+    members = choice.members if isinstance(choice, PanelJudge) else (choice,)
+    return any(isinstance(member, OpenAIJudge) for member in members)
 
 
 def is_demo(pairs: Path) -> bool:
@@ -96,6 +104,8 @@ def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path, place: Model
         return ScoreRunner(RuleScorer(config.rules, config.tie_margin))
     if isinstance(choice, ControlJudge):
         return ScoreRunner(LengthScorer()) if choice.kind == "length" else PairRunner(RandomJudge(SEED))
+    if isinstance(choice, OpenAIJudge):
+        return PairRunner(LlmJudge(choice))
     if isinstance(choice, PythonJudge):
         return _python_judge(choice)
     raise ConfigError(f"a judge of the kind {choice.kind!r} cannot be a panel's member", "choose another kind")

@@ -13,7 +13,7 @@ from tasks.core.section import Section, at_least, between
 from tasks.judges.games.games import Comparison, pair_up
 from tasks.judges.games.runners import JudgeRunner, ScoreRunner
 from tasks.judges.qualification.agreement import Agreement, agreement_of
-from tasks.judges.qualification.canaries import lost_shares
+from tasks.judges.qualification.canaries import canary_games, lost_shares
 from tasks.judges.rules.controls import LengthScorer
 
 LEAST_CANARIES_LOST = 0.9  # of the games of each kind
@@ -101,6 +101,7 @@ def papers_of(
     learned_from: Mapping[str, Any] | None = None,
 ) -> Papers:
     """Let a judge judge labelled pairs and canaries, with the settings with which it is to judge answers."""
+    judge.prepare([*pairs, *canary_games(pairs)])
     games = list(pair_up(judge.verdicts(pairs, "judging labelled pairs")))
     by_length = list(pair_up(ScoreRunner(LengthScorer()).verdicts(pairs, "comparing lengths")))
     lost = lost_shares(judge, pairs)

@@ -50,8 +50,10 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, most: int = MOST_
 
     said = _read_responses(responses / "responses.jsonl", shown)
     verdicts = _read_verdicts(winrate / "verdicts.jsonl", shown)
-    encoded = ((row.text("prompt_id"), row) for row in read_lines(tokens / "prompts.jsonl", "encode"))
-    prompts = {name: row for name, row in encoded if name in shown}
+    asked = list(read_lines(tokens / "prompts.jsonl", "encode"))
+    if (added := responses / "added_prompts.jsonl").exists():  # those of `respond.prompt_sets`
+        asked += read_lines(added, "respond")
+    prompts = {name: row for row in asked if (name := row.text("prompt_id")) in shown}
 
     judged = tuple(_judged(prompts, said, verdicts.get(name, ()), name, scores[name], duels.get(name)) for name in ids)
     metrics = read_node(responses / "metrics.json", "respond")
