@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.core.base_model import BaseModel
+from tasks.core.errors import ArtifactError
 from tasks.core.files import digest_of
 from tasks.judges.models.hostile_text import without_special_tokens
 from tasks.judges.models.model_choices import ModelPlace
@@ -71,7 +72,7 @@ class OwnReader:
         """Return the features of texts: float32 [n, d]; ``what`` names them in the progress line.
 
         Raises:
-            ArtifactError: The base does not load.
+            ArtifactError: The base does not load, or gives no finite numbers.
         """
         if not texts:
             return np.zeros((0, 0), np.float32)
@@ -80,7 +81,11 @@ class OwnReader:
         rows = recall(
             self._place.rows("features"), keys, lambda chosen: self._states.read([texts[i] for i in chosen]), what
         )
-        return np.stack(rows)
+        features = np.stack(rows)
+        if broken := int((~np.isfinite(features)).any(axis=1).sum()):
+            what = f"the base model's hidden states are not finite for {broken} of {len(texts)} replies"
+            raise ArtifactError(what, "set `base.compute_dtype: float32`, or check the base's weights")
+        return features
 
 
 def prompt_encoder(place: ModelPlace, config: EncodeConfig) -> Callable[[Pair], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -59,13 +60,8 @@ class RewardModelScorer:
         """Return the score of each answer."""
         texts = [self._text(response) for response in responses]
         readable = [text for text in texts if isinstance(text, TokenText)]
-        rows = iter(self._scores(readable))
-        return [
-            Score(round(float(next(rows)[0]), DIGITS))
-            if isinstance(text, TokenText)
-            else Score(None, {"reason": text}, "invalid")
-            for text in texts
-        ]
+        values = iter([float(row[0]) for row in self._scores(readable)])
+        return [_score(next(values)) if isinstance(text, TokenText) else _invalid(text) for text in texts]
 
     def _scores(self, texts: Sequence[TokenText]) -> Sequence[Any]:
         if not texts:
@@ -94,3 +90,11 @@ class RewardModelScorer:
         if self._positions and len(ids) > self._positions.most:
             return f"{len(ids)} tokens, and the model has {self._positions.most} positions"
         return TokenText(ids) if ids else "it has no tokens"
+
+
+def _score(value: float) -> Score:
+    return Score(round(value, DIGITS)) if math.isfinite(value) else _invalid("the model's score is not finite")
+
+
+def _invalid(reason: str) -> Score:
+    return Score(None, {"reason": reason}, "invalid")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks import qualify
@@ -196,6 +197,14 @@ def test_data_without_a_readable_pair_decide_nothing(place: ModelPlace, monkeypa
     monkeypatch.undo()
     scores = OwnScorer(OWN, place).score([response(place, "We will send it."), response(place, "Read the manual.")])
     assert [score.value for score in scores] == [0.0, 0.0]
+
+
+def test_hidden_states_that_are_not_finite_are_refused(place: ModelPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hidden_states, "_features", lambda _, texts, __: np.full((len(texts), 8), np.nan, np.float32))
+    with pytest.raises(
+        ArtifactError, match=r"not finite for 236 of 236 replies — set `base.compute_dtype: float32`"
+    ):
+        fit_own(OWN, place)
 
 
 def test_a_head_of_another_base_is_refused(place: ModelPlace, tmp_path: Path) -> None:

@@ -176,6 +176,15 @@ def test_the_whole_conversation_is_scored(folder: Path, unstored: ModelPlace) ->
     assert scores[0] != scores[1]
 
 
+def test_a_score_that_is_not_finite_is_invalid(tokenizer: Any, tmp_path: Path, unstored: ModelPlace) -> None:
+    broken = write_reward_model(tmp_path / "m", tokenizer)
+    weights = load_file(broken / "model.safetensors")
+    weights["score.weight"].fill_(float("inf"))
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    scores = RewardModelScorer(choice(broken), unstored).score(responses(2))
+    assert {(score.status, score.value) for score in scores} == {("invalid", None)}
+
+
 # where it comes from
 
 
