@@ -72,6 +72,7 @@ _GUARDS = {
     "distinct_ratio": "different answers over all answers",
     "empty_share": "empty answers",
     "identical_share": "answers equal to the base's",
+    "judge_pairs": "labelled pairs that the judge was measured on",
     "judge_agreement": "judge agrees with labels: lower bound",
     "judge_canaries": "judge is not fooled: least share of games that a canary lost",
     "judge_position_bias": "judge prefers no position: farthest from one half",

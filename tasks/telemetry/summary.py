@@ -43,7 +43,7 @@ def _pairs(metrics: dict[str, Any]) -> str:
 
 
 def _win_rate(metrics: dict[str, Any]) -> str:
-    failed = [name for name, guard in metrics["guards"].items() if not guard["passed"]]
+    failed = [name for name, guard in metrics.get("guards", {}).items() if not guard["passed"]]
     doubt = f"not to be believed ({', '.join(failed)} failed): " if failed else ""
     return (
         f"{doubt}{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "

@@ -30,7 +30,12 @@ SOUND = Measured(
     leakage=Leakage(0.0, 0.1),
     control_rate=0.52,
     control_se=0.03,
-    papers={"agreement": {"bound": 0.7}, "min_agreement": 0.5, "canaries": {"dot": 1.0}, "position_bias": 0.1},
+    papers={
+        "agreement": {"bound": 0.7, "pairs": 20},
+        "min_agreement": 0.5,
+        "canaries": {"dot": 1.0},
+        "position_bias": 0.1,
+    },
 )
 
 
@@ -58,7 +63,8 @@ def test_a_sound_run_passes_every_guard():
         ({"leakage": Leakage(0.0, 0.3)}, "overlapping_prompt_share"),
         ({"control_rate": 0.65}, "control_z"),
         ({"is_control_judge": True}, "control_judge"),
-        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.5}}}, "judge_agreement"),
+        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.5, "pairs": 20}}}, "judge_agreement"),
+        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.7, "pairs": 19}}}, "judge_pairs"),
         ({"papers": {**SOUND.papers, "canaries": {"dot": 1.0, "empty": 0.8}}}, "judge_canaries"),
         ({"papers": {**SOUND.papers, "canaries": {}}}, "judge_canaries"),
         ({"papers": {**SOUND.papers, "position_bias": 0.21}}, "judge_position_bias"),

@@ -18,7 +18,7 @@ DOCUMENT = closure.load()
 LONGEST_DOOR = 170
 READS_ALL_PARAMS = ("report", "register")
 READS_MORE = {"respond": {"encode"}}  # prompts are rendered, and answers end, as encode's template says
-ON_GPU = ("reference", "train", "respond", "benchmarks")
+ON_GPU = ("reference", "train", "respond", "benchmarks", "qualify", "winrate")
 QUALIFY_READS = {"encode", "winrate.judge", "winrate.qualification", "winrate.rules", "winrate.tie_margin"}
 ADAPTERS_READS = {"train.init_adapter", "respond.champion", "ingest.test_share", "ingest.split_seed"}
 

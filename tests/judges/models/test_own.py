@@ -201,9 +201,7 @@ def test_data_without_a_readable_pair_decide_nothing(place: ModelPlace, monkeypa
 
 def test_hidden_states_that_are_not_finite_are_refused(place: ModelPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hidden_states, "_features", lambda _, texts, __: np.full((len(texts), 8), np.nan, np.float32))
-    with pytest.raises(
-        ArtifactError, match=r"not finite for 236 of 236 replies — set `base.compute_dtype: float32`"
-    ):
+    with pytest.raises(ArtifactError, match=r"not finite for 236 of 236 replies — set `base.compute_dtype: float32`"):
         fit_own(OWN, place)
 
 
