@@ -43,9 +43,10 @@ def _pairs(metrics: dict[str, Any]) -> str:
 
 
 def _win_rate(metrics: dict[str, Any]) -> str:
-    is_believed = all(guard["passed"] for guard in metrics["guards"].values())
-    return ("" if is_believed else "not to be believed, for a guard failed: ") + (
-        f"{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
+    failed = [name for name, guard in metrics.get("guards", {}).items() if not guard["passed"]]
+    doubt = f"not to be believed ({', '.join(failed)} failed): " if failed else ""
+    return (
+        f"{doubt}{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
         f"{metrics['high']:.3f}, {metrics['prompts']} prompts"
     )
 

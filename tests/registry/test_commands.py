@@ -13,6 +13,7 @@ from tasks.registry.gate.gate import GateConfig
 from tasks.registry.log.names import Address, is_alias, is_name
 from tasks.registry.release.release import promote, register
 from tasks.registry.versions.registry import Registry
+from tests.page.samples import agreement, papers
 from tests.registry.samples import sample, scores_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,15 +44,6 @@ def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registr
     assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
 
 
-def test_show_names_the_judge_and_its_papers(command, registry: Registry, digests: list[str]):
-    agreement = {"pairs": 228, "agreement": {"value": 0.98, "low": 0.95, "high": 0.99}, "kappa": None}
-    papers = {"kind": "rules", "qualified": True, "agreement": agreement}
-    register(registry, *sample(8, scores_of(90, losses=10), qualification=papers), "champion", GateConfig())
-    line = "judge        rules, qualified: agreement 0.980 (0.950 to 0.990), kappa none on 228 labelled pairs"
-    assert line in command("show", "demo@v3")[1].splitlines()
-    assert "judge  " not in command("show", "demo@v1")[1], "from before judges had papers"
-
-
 def test_list_marks_a_rate_that_is_not_to_be_believed(command, registry: Registry, digests: list[str]):
     failed = {
         "control_judge": {"value": 1.0, "limit": 0.0, "passed": False},
@@ -73,6 +65,42 @@ def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, d
     assert "look 2 at these prompts, 1 spent before" in shell(registry, "show", "demo@v2").stdout
     assert "90 train, 10 test" in done.stdout
     assert "adapter_model.safetensors" in done.stdout
+
+
+def shown_judge(registry: Registry, **changes) -> tuple[list[str], dict]:
+    register(registry, *sample(7, **changes), "champion", GateConfig())
+    done = shell(registry, "show", "demo@v1")
+    assert (done.returncode, done.stderr) == (0, "")
+    values = json.loads(shell(registry, "show", "demo@v1", "--json").stdout)
+    return done.stdout.splitlines(), values["judge"]
+
+
+def test_show_tells_the_judges_papers(registry: Registry):
+    lines, values = shown_judge(registry, qualification=papers(0.8))
+    assert values["qualification"] == papers(0.8)
+    assert [line.removeprefix("             - ") for line in lines[4:11]] == [
+        "judge        openai 5a5a5a5a5a5a, qualified",
+        "agreement with labels 0.8000 (0.7500 to 0.8500), lower bound 0.7600, must lie above 0.5",
+        "200 labelled pairs: 180 decided, 17 ties, 3 invalid",
+        "agreement of the longer answer 0.5000 (0.4500 to 0.5500)",
+        "Cohen's kappa 0.6000 (0.5000 to 0.7000)",
+        "first-position share 0.5200 (0.4700 to 0.5700)",
+        "games lost by canaries: dot 100%, empty 100%, instruction 95%, refusal 100%",
+    ]
+
+
+def test_show_says_first_that_a_rate_beside_a_failed_guard_is_not_believable(registry: Registry):
+    guards = {"judge_agreement": {"value": 0.4, "limit": 0.5, "passed": False}}
+    spoiled = papers(0.44, ("it agrees with the labels on 44.0 %",), length_agreement=agreement(0.5, agreement=None))
+    lines, _ = shown_judge(registry, qualification=spoiled, guards=guards)
+    at = lines.index("believable   no: judge_agreement failed")
+    assert lines[at + 1] == "judge        openai 5a5a5a5a5a5a, not qualified"
+    assert "             - agreement of the longer answer none" in lines
+    assert "             - it agrees with the labels on 44.0 %" in lines
+
+
+def test_show_says_of_an_older_version_that_nobody_measured_its_judge(registry: Registry, digests: list[str]):
+    assert "judge        unknown, without papers: nobody measured it" in shell(registry, "show", "demo@v1").stdout
 
 
 def test_verify_reads_everything_and_ends_with_1_on_damage(registry: Registry, digests: list[str]):

@@ -324,3 +324,23 @@ def test_the_stage_needs_no_torch(better):
     done = subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (better.out / "manifest.json").is_file()
+
+
+def test_prompts_of_a_set_of_ones_own_are_judged_as_a_slice(better, config):
+    asked = "Why is my lamp so warm, and what now?"
+    row = {"prompt_id": "own", "set": "mine", "slice": "mine", "display": asked, "question": asked, "ids": [1, 2]}
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": asked}]
+    _write_lines(better.responses / "added_prompts.jsonl", [{**row, "prompt": json.dumps(turns)}])
+    with (better.responses / "responses.jsonl").open("a") as stream:
+        for side, text in {"policy": WARM, "reference": COLD, "control": COLD}.items():
+            answer = {"prompt_id": "own", "side": side, "sample": 0, "text": text, "n_tokens": 9, "finish": "stop"}
+            stream.write(json.dumps(answer) + "\n")
+    write_manifest(better.responses, {"stage": "respond"})
+    metrics = better.run(config)
+    assert (metrics["slices"]["mine"]["prompts"], metrics["slices"]["mine"]["win_rate"]) == (1, 1.0)
+    assert metrics["guards"]["seen_prompt_share"]["passed"]
+
+    seen = {**row, "prompt": json.dumps("My radio t0 has a crack. What now?")}
+    _write_lines(better.responses / "added_prompts.jsonl", [seen])
+    write_manifest(better.responses, {"stage": "respond"})
+    assert not better.run(config)["guards"]["seen_prompt_share"]["passed"], "it stands in the training data"

@@ -44,7 +44,9 @@ class WinrateConfig(Section, path="winrate"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.judge, PanelJudge) and self.judge.quorum is not None:
+        if isinstance(self.judge, PanelJudge):
             count = len(self.judge.members)
-            if self.judge.quorum > count:
+            if self.judge.quorum is not None and self.judge.quorum > count:
                 raise ConfigError(f"`winrate.judge.quorum` is {self.judge.quorum}", f"write at most {count}")
+            if sum(member.kind == "own" for member in self.judge.members) > 1:
+                raise ConfigError("`winrate.judge.members` has `own` twice, and one head is fitted", "name it once")

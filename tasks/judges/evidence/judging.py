@@ -32,6 +32,7 @@ def judge_answers(
     """
     metric, settings = load_metric(), {"alpha": alpha, "seed": seed}
     table = _GameTable(answers, judge, writer)
+    judge.prepare([pair for sides in played(answers) for pair in answers.pairs(*sides)])
     games, control_games = table.play("policy", "reference"), table.play("control", "reference")
     scores = per_prompt(**columns(games))
     result = metric.compute(**columns(games), **settings, length_differences=_length_differences(answers, games))
@@ -56,6 +57,12 @@ def judge_answers(
         duel = per_prompt(**duels)
     note(verdicts=table.verdicts, judge_usage=dataclasses.asdict(judge.usage))
     return Judged(scores, metrics, table.totals, duel)
+
+
+def played(answers: Answers) -> list[tuple[str, str]]:
+    """Return the pairs of sides that are judged."""
+    with_champion = [("policy", CHAMPION)] if CHAMPION in answers.sides else []
+    return [("policy", "reference"), ("control", "reference"), *with_champion]
 
 
 class _GameTable:

@@ -56,7 +56,7 @@ def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple
                     dropped.write(json_line({**line, "split": split}))
                 if split == "test":
                     for i, record in _records_of(columns, _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)):
-                        prompts.write(orjson.dumps({**_described(record), "ids": rows.prompt(i)}, option=_LINE))
+                        prompts.write(orjson.dumps({**described(record), "ids": rows.prompt(i)}, option=_LINE))
             _check_left(split, tally)
     return tallies, len(prompt_ids)
 
@@ -118,7 +118,7 @@ def _check_left(split: str, tally: Tally) -> None:
     _log.info("%s: %d pairs kept, dropped: %s", split, tally.kept(), dict(tally.dropped))
 
 
-def _described(record: dict[str, Any]) -> dict[str, Any]:
+def described(record: dict[str, Any]) -> dict[str, Any]:
     """Return a pair's prompt as people read it, with its two published replies."""
     prompt = orjson.loads(record["prompt"])  # a text, or messages
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

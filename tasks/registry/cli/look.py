@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
 from typing import Any
 
 from tasks.core.errors import ConfigError, PipelineError, RegistryError
 from tasks.core.params import build
 from tasks.registry.cli.diff import PARTS, compare
 from tasks.registry.cli.output import Answer, find, named_store, params_section, registry_of, store_of, table
+from tasks.registry.cli.papers import judge_lines
 from tasks.registry.gate.gate import FAILED, INCONCLUSIVE, PASSED, Decision, GateConfig
 from tasks.registry.log.evidence import METRICS
 from tasks.registry.log.names import DEFAULT_ALIAS, Address, short
@@ -41,6 +41,7 @@ def show(args: Namespace) -> Answer:
     version, row = registry.read(digest), next(row for row in version_rows(registry) if row["digest"] == digest)
     decision = json.loads(registry.read_file(digest, DECISION))
     lineage = json.loads(registry.read_file(digest, LINEAGE))
+    metrics = json.loads(registry.read_file(digest, EVIDENCE + METRICS))
 
     git, base, data = lineage["git"], lineage["base"], lineage["data"]
     dirty = " (with changes not committed)" if git.get("dirty") else ""
@@ -52,7 +53,7 @@ def show(args: Namespace) -> Answer:
         *([f"deprecated   {row['deprecated']}"] if row["deprecated"] else []),
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
         f"win rate     {_rate(row['win_rate'])}, lower bound {_rate(row['lower_bound'])}",
-        *_judge(json.loads(registry.read_file(digest, EVIDENCE + METRICS))),
+        *judge_lines(metrics),
         f"gate         {decision['outcome']}; {Decision.from_json(decision).looks()}",
         *(f"             - {reason}" for reason in decision["reasons"]),
         f"base         {base['source']} {base['revision'] or ''} ({short(base['digest'])})",
@@ -61,21 +62,8 @@ def show(args: Namespace) -> Answer:
         f"files        {len(version.files)}, {size:,} bytes",
         *(f"             {file.sha256[:12]} {file.size:>11,}  {name}" for name, file in version.files.items()),
     ]
-    return Answer({**row, **version.as_json(), "decision": decision, "lineage": lineage}, lines)
-
-
-def _judge(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line on the judge and its papers; none for evidence from before judges had papers."""
-    papers = metrics.get("qualification")
-    if not papers:
-        return []
-    measured = papers["agreement"]
-    shares = [
-        f"{name} {value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if value else f"{name} none"
-        for name, value in (("agreement", measured["agreement"]), ("kappa", measured["kappa"]))
-    ]
-    said = "qualified" if papers["qualified"] else "not qualified"
-    return [f"judge        {papers['kind']}, {said}: {', '.join(shares)} on {measured['pairs']} labelled pairs"]
+    judge = {"qualification": metrics.get("qualification"), "guards": metrics.get("guards")}
+    return Answer({**row, **version.as_json(), "decision": decision, "lineage": lineage, "judge": judge}, lines)
 
 
 def show_log(args: Namespace) -> Answer:
