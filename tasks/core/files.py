@@ -121,7 +121,10 @@ def atomic_folder(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{os.getpid()}.draft"
-    with hold_lock(target.parent / f".{target.name}.lock", str(target)) as is_locked, naming_file(target):
+    with (
+        hold_lock(target.parent / f".{target.name}.lock", f"{target} is being written") as is_locked,
+        naming_file(target),
+    ):
         if is_locked:
             is_draft = re.compile(rf"\.{re.escape(target.name)}\.\d+(\.old)?\.draft")
             for stale in [path for path in target.parent.iterdir() if is_draft.fullmatch(path.name)]:

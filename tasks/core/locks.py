@@ -24,7 +24,7 @@ def hold_lock(path: Path, work: str) -> Iterator[bool]:
 
     Args:
         path: The lock file, made with its folder where it is missing.
-        work: What the lock stands for, for the message to a second process.
+        work: What its holder does, as `stage x is running`, for the message to a second process.
 
     Yields:
         Whether it is held; False, and a warning, on a file system that has no locks.
@@ -66,8 +66,9 @@ def _locked(path: Path, work: str) -> int:
         except BlockingIOError:
             holder = os.read(lock, 1000).decode() or "another process"
             os.close(lock)
-            what = f"{work} is being worked on already: by {holder}"
-            raise Busy(what, "wait until that process ends, or end it, and run again") from None
+            raise Busy(
+                f"{work} already: by {holder}", "wait until that process ends, or end it, and run again"
+            ) from None
         except OSError:
             os.close(lock)
             raise

@@ -46,7 +46,7 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         receipts.note_params(digest_of(repr(config)))
         with contextlib.ExitStack() as stack:
             if ranks.is_main():
-                stack.enter_context(hold_lock(paths.RUNS / "locks" / stage, f"stage `{stage}`"))
+                stack.enter_context(hold_lock(paths.RUNS / "locks" / stage, f"stage `{stage}` is running"))
             yield config
         receipts.close("ok")
     except (PipelineError, OSError) as error:

@@ -82,7 +82,7 @@ def test_a_second_run_of_a_stage_is_one_line_that_names_the_first_and_a_status_t
         second = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert first.communicate("go on\n")[1] == ""
     assert second.returncode == 75
-    line = rf"\[ingest\] error: stage `ingest` is being worked on already: {HELD_BY.format(pid=first.pid)}.*\n"
+    line = rf"\[ingest\] error: stage `ingest` is running already: {HELD_BY.format(pid=first.pid)}.*\n"
     assert re.fullmatch(line, second.stderr)
     assert first.returncode == 0
     assert files.read_json(tmp_path / "runs/receipts/ingest.json")["status"] == "ok"
