@@ -178,11 +178,9 @@ def kept_on_error(path: Path, folder: Path | None) -> Iterator[None]:
 
 def _swap(draft: Path, target: Path) -> None:
     """Rename ``draft`` to ``target``, taking an older ``target`` out of the way."""
-    if not target.exists():
-        draft.rename(target)
-        return
     old = target.parent / f".{target.name}.{os.getpid()}.old.draft"
-    target.rename(old)
+    with contextlib.suppress(FileNotFoundError):  # DVC, too, may remove it at any moment
+        target.rename(old)
     draft.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
