@@ -277,10 +277,8 @@ def test_a_split_of_which_nothing_is_left_is_refused_with_the_reasons(plain: Pat
 def test_missing_and_damaged_pairs_are_refused(plain: Path, bases: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="run `dvc repro ingest`"):
         run(tmp_path / "nowhere", bases / "stories260K", tmp_path / "tokens", EncodeConfig())
-    for path in plain.iterdir():
-        (tmp_path / "pairs").mkdir(exist_ok=True)
-        (tmp_path / "pairs" / path.name).write_bytes(path.read_bytes())
-    damaged = tmp_path / "pairs/train.parquet"
+    shutil.copytree(plain, tmp_path / "pairs")
+    damaged = tmp_path / "pairs/train.parquet/00000.parquet"
     damaged.write_bytes(b"\0" * damaged.stat().st_size)
     with pytest.raises(ArtifactError, match=r"train\.parquet"):
         run(tmp_path / "pairs", bases / "stories260K", tmp_path / "tokens", EncodeConfig())

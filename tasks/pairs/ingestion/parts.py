@@ -16,7 +16,7 @@ import pickle
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,12 +69,14 @@ class Part:
         counts: The counts of its rows.
         rejections: Why rows gave no pair, in order.
         answers: The single answers, whose pairs come when all rows are read.
+        is_kept: Whether the next run finds it again, by a name that says what it holds.
     """
 
     path: Path
     counts: Counts
     rejections: list[Rejection]
     answers: list[Entry]
+    is_kept: bool = True
 
 
 def write_part(path: Path, taken: Iterable[Pair | Rejection], placement: Placement, counts: Counts) -> list[Rejection]:
@@ -116,7 +118,7 @@ def make_part(path: Path, taker: RowTaker, block: Block, file: str, placement: P
     """
     counts, groups = Counts(), Groups()
     rejections = write_part(path, taker.take(rows_of(block, file), counts, groups), placement, counts)
-    return Part(path, counts, rejections, groups.entries)
+    return Part(path, counts, rejections, groups.entries, not isinstance(taker.reader.form, Singles))
 
 
 def read_part(path: Path) -> Part | None:
@@ -190,7 +192,7 @@ class PartFolder:
     def add(self, taken: Iterable[Pair | Rejection], counts: Counts) -> Part:
         """Write a part of pairs at hand; no other run uses it."""
         path = self._temporary_path()
-        return Part(path, Counts(), write_part(path, taken, self._placement, counts), [])
+        return Part(path, Counts(), write_part(path, taken, self._placement, counts), [], is_kept=False)
 
     def _begin(self, identity: str, taker: RowTaker, block: Block, file: str) -> Callable[[], Part]:
         """Return what gives the part of a block: known, made here, or being made by another process."""
@@ -226,11 +228,16 @@ class PartFolder:
         self._processes.close()
         for path in self._temporary:
             path.unlink(missing_ok=True)
-        if kind is None and self._folder.is_dir():
-            for path in self._folder.iterdir():
-                with contextlib.suppress(FileNotFoundError):  # another run was faster
-                    if path not in self._used and path.stat().st_mtime < time.time() - _KEPT_S:
-                        path.unlink()
+        if kind is None:
+            remove_unused(self._folder, self._used)
+
+
+def remove_unused(folder: Path, used: Container[Path]) -> None:
+    """Remove the files of a folder, if it is there, that this run did not use, and no other one for a day."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # another run was faster
+            if path not in used and path.is_file() and path.stat().st_mtime < time.time() - _KEPT_S:
+                path.unlink()
 
 
 def _plain(value: Any) -> Any:

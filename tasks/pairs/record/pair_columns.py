@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.files import table_files
 from tasks.pairs.record.parquet import SCHEMA, open_pairs
 
 ROWS = 8192  # that are read at once
@@ -43,11 +44,16 @@ class PairColumns:
 
 
 def stored_columns(path: Path, rows: int = ROWS) -> Iterator[PairColumns]:
-    """Yield the pairs of a Parquet file, about ``rows`` at a time.
+    """Yield the pairs of a Parquet file, or of a folder of such files, about ``rows`` of a file at a time.
 
     Raises:
         ArtifactError: It is not a file of pairs.
     """
+    for file in table_files(path):
+        yield from _columns_of(file, rows)
+
+
+def _columns_of(path: Path, rows: int) -> Iterator[PairColumns]:
     with open_pairs(path) as file:
         groups: list[int] = []
         for group in range(file.num_row_groups):
