@@ -14,9 +14,8 @@ import json
 import os
 import pickle
 import secrets
-import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.cache_folder import remove_unused
 from tasks.core.errors import StorageError
 from tasks.core.files import code_digest, digest_of, naming_file
 from tasks.core.versions import versions
@@ -57,7 +57,6 @@ _LONGEST_OUTCOME = 1 << 24  # bytes; Arrow refuses to read metadata of 100 MB
 _SUFFIX = ".parquet"
 _SMALL = 1 << 16  # bytes of a block; to hand a smaller one to another process takes as long as to read it
 _MOST_PAIRS = 1 << 14  # of a row group
-_KEPT_S = 24 * 3600.0  # how long a part is kept that no run uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,14 +229,6 @@ class PartFolder:
             path.unlink(missing_ok=True)
         if kind is None:
             remove_unused(self._folder, self._used)
-
-
-def remove_unused(folder: Path, used: Container[Path]) -> None:
-    """Remove the files of a folder, if it is there, that this run did not use, and no other one for a day."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError):  # another run was faster
-            if path not in used and path.is_file() and path.stat().st_mtime < time.time() - _KEPT_S:
-                path.unlink()
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.background import Behind, ahead
-from tasks.core.files import canonical_json, digest_of, naming_file, sha256_bytes, sha256_file, write_text
-from tasks.pairs.ingestion.parts import Part, read_columns, remove_unused
+from tasks.core.cache_folder import CacheFolder
+from tasks.core.files import canonical_json, digest_of, sha256_bytes, sha256_file
+from tasks.pairs.ingestion.parts import Part, read_columns
 from tasks.pairs.ingestion.selection import PLACES, SIDES
 from tasks.pairs.ingestion.verdicts import LENGTHS, Verdicts
 from tasks.pairs.record.parquet import SCHEMA, PairWriter, keep_rows
@@ -56,63 +55,41 @@ class ReadPart:
         return cls(part.path, entry, len(keys), part.is_kept, ends_shard)
 
 
-class ShardCache:
-    """Shards of earlier runs, in a folder; None for it keeps nothing.
+class ShardCache(CacheFolder):
+    """Shards of earlier runs.
 
     <key>.json         the SHA-256 of each side's shard
     <SHA-256>.parquet  a shard
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._used: set[Path] = set()
-
     def take(self, key: str, files: Mapping[str, Path]) -> bool:
         """Copy the shards of ``key`` to the file of each side, and tell whether all were there and undamaged."""
-        if self._folder is None:
+        if self.folder is None:
             return False
-        listed = self._folder / f"{key}.json"
+        listed = self.folder / f"{key}.json"
         try:
             digests = json.loads(listed.read_text(encoding="utf-8"))
             for side, path in files.items():
-                shard = self._folder / f"{digests[side]}.parquet"
+                shard = self.folder / f"{digests[side]}.parquet"
                 shutil.copyfile(shard, path)
                 if sha256_file(path) != digests[side]:
                     return False
-                self._use(shard)
-            self._use(listed)
+                self.use(shard)
+            self.use(listed)
         except (FileNotFoundError, ValueError, TypeError, KeyError):  # never made, removed meanwhile, or damaged
             return False
         return True
 
     def keep(self, key: str, files: Mapping[str, Path]) -> None:
         """Keep a copy of the shard of each side under ``key``."""
-        if self._folder is None:
+        if self.folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         digests = {side: sha256_file(path) for side, path in files.items()}
         for side, path in files.items():
-            shard = self._folder / f"{digests[side]}.parquet"
-            draft = shard.with_name(f".{secrets.token_hex(8)}.draft")
-            try:
-                with naming_file(shard):
-                    shutil.copyfile(path, draft)
-                    draft.replace(shard)
-            finally:
-                draft.unlink(missing_ok=True)
-            self._used.add(shard)
-        listed = self._folder / f"{key}.json"
-        write_text(listed, canonical_json(digests))
-        self._used.add(listed)
-
-    def remove_unused(self) -> None:
-        """Remove what no run used for a day."""
-        if self._folder is not None:
-            remove_unused(self._folder, self._used)
-
-    def _use(self, path: Path) -> None:
-        os.utime(path)
-        self._used.add(path)
+            with self.writing(self.folder / f"{digests[side]}.parquet") as draft:
+                shutil.copyfile(path, draft)
+        with self.writing(self.folder / f"{key}.json") as draft:
+            draft.write_text(canonical_json(digests), encoding="utf-8")
 
 
 def write_shards(parts: Sequence[ReadPart], folder: Path, verdicts: Verdicts, kept: Path | None) -> None:
