@@ -60,6 +60,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear $(VENV)
 	fi
 	echo "make: installing into $(VENV), a few minutes the first time"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,hygiene]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,hygiene,judge]"
 	rm -f $(VENV)/.installed-with-*
 	touch $@

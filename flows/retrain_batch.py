@@ -192,5 +192,7 @@ def commit_message(batch: Batch) -> str:
     rows = artifacts.win_rates(read_json(batch.worktree / paths.WINRATE / "metrics.json"))
     preposition = "on" if batch.new_pairs or not batch.stale else "what is"
     lines = [f"Retrain {preposition} {batch.why} (data {batch.version})", ""]
+    if rows and rows[0]["to be believed"] != "yes":
+        lines.append(f"To be believed: {rows[0]['to be believed']}")
     lines += [f"{row['against']}: {row['win rate']:.4f} ({row['low']:.4f} to {row['high']:.4f})" for row in rows]
     return "\n".join([*lines, "", artifacts.evidence(batch.worktree, with_report=False)])

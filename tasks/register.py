@@ -2,7 +2,8 @@
 
 reads:  models/adapter, results/train, results/winrate, results/report, data/base, data/reference,
         data/adapters/init, data/pairs, and the registry
-writes: a version and log entries in the registry; results/register/ (registration, decision, metrics)
+writes: a version and log entries in the registry; results/register/ (registration, decision, metrics, and the
+        page decision.html); runs/decision.html, the page with what the judge took
 params: `register` in params.yaml
 run as: python -m tasks.register
 
@@ -26,6 +27,7 @@ from tasks.core.files import atomic_folder, pretty_json, write_text
 from tasks.core.section import Rule, Section
 from tasks.launch.stage import door
 from tasks.object_store.bucket import SCHEME
+from tasks.page.decision.decision_page import PAGE, decision_page
 from tasks.registry.gate.gate import GateConfig
 from tasks.registry.log import names
 from tasks.registry.release import candidate, lineage, release
@@ -34,6 +36,7 @@ from tasks.registry.release.release import Release
 from tasks.registry.stores.main_checkout import experiment
 from tasks.registry.stores.open_store import open_store
 from tasks.registry.versions.registry import Registry
+from tasks.telemetry.judge_usage import read_usage
 from tasks.telemetry.log import get_logger
 from tasks.telemetry.receipts import note
 
@@ -97,7 +100,9 @@ def run(sources: Sources, out: Path, config: RegisterConfig, params: str = "") -
     if not result.is_settled and (config.in_experiments or not experiment()):
         gathered = candidate.gather(sources, identity, params, lineage.trace(sources, params))
         result = release.register(registry, gathered, evidence, config.alias, config.gate)
-    _write(out, config, result, dataclasses.asdict(identity))
+    page = decision_page(config.name, registry.history(), result, config.alias, sources.winrate, params)
+    _write(out, config, result, dataclasses.asdict(identity), page.render())
+    write_text(sources.receipts.parent / PAGE, page.render(read_usage(sources.receipts)))
     _report(config, result)
 
     if config.require_promotion and result.is_registered and not result.is_promoted:
@@ -108,7 +113,7 @@ def run(sources: Sources, out: Path, config: RegisterConfig, params: str = "") -
     return result
 
 
-def _write(out: Path, config: RegisterConfig, result: Release, identity: dict[str, Any]) -> None:
+def _write(out: Path, config: RegisterConfig, result: Release, identity: dict[str, Any], page: str) -> None:
     """Write the stage's output folder."""
     numbers = result.decision.numbers
     metrics = {
@@ -133,6 +138,7 @@ def _write(out: Path, config: RegisterConfig, result: Release, identity: dict[st
         write_text(draft / "registration.json", pretty_json(registration))
         write_text(draft / "decision.json", pretty_json(result.decision.as_json()))
         write_text(draft / "metrics.json", pretty_json(metrics))
+        write_text(draft / PAGE, page)
 
 
 def _report(config: RegisterConfig, result: Release) -> None:

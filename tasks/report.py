@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.files import atomic_folder, write_text
+from tasks.core.nested import flatten
 from tasks.core.params import load_params
 from tasks.core.section import Section, between, filled
 from tasks.launch.stage import door
@@ -32,7 +33,6 @@ from tasks.page.webpage import render
 from tasks.page.words import verdict
 from tasks.telemetry import log
 
-LOST_EXAMPLES = 4  # at most so many more prompts on which the adapter lost
 EXCERPT_CHARS = 1200  # of each question and answer that are shown; what is cut is counted
 _log = log.get_logger(__name__)
 
@@ -44,11 +44,11 @@ class ReportConfig(Section, path="report"):
     Attributes:
         title: Title of page and card.
         license: The adapter's license on the card, as the Hub spells it (`apache-2.0`); None leaves it out.
-        examples: Held-out prompts shown with both answers, drawn blindly.
+        examples: Judged prompts that stand opened on the page, drawn blindly; the others open with a click.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = {
-        "lost_examples": f"delete it: the page shows at most {LOST_EXAMPLES} more prompts on which the adapter lost",
+        "lost_examples": "delete it: the page shows all judged prompts, and can show those alone that were lost",
         "excerpt_chars": f"delete it: the page shows {EXCERPT_CHARS} characters of each text",
     }
 
@@ -82,18 +82,18 @@ def run(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Fa
     Raises:
         ArtifactError: An input is missing, damaged, or lacks a key; the message names file and key.
     """
-    facts = collect(folders, params, config)
+    facts = collect(folders, params)
     inputs = {"base": facts.base.digest, **dict(facts.lineage.digests)}
     with atomic_folder(folders.out, {"stage": "report", "inputs": inputs}) as draft:
-        write_text(draft / "report.html", render(facts, config.title, EXCERPT_CHARS))
+        write_text(draft / "report.html", render(facts, config.title, EXCERPT_CHARS, config.examples))
         write_text(draft / "README.md", model_card(facts, config.title, config.license))
         write_curves(draft / "curves", facts.training)
-    _log.info("%s", verdict(facts.evidence))
+    (_log.warning if facts.evidence.failed_guards else _log.info)("%s", verdict(facts.evidence))
     _log.info("the page is %s", folders.out / "report.html")
     return facts
 
 
-def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -> Facts:
+def collect(folders: Folders, params: Mapping[str, Any]) -> Facts:
     """Read everything that the page states."""
     made = {
         "pairs": ("ingest", folders.pairs),
@@ -104,13 +104,12 @@ def collect(folders: Folders, params: Mapping[str, Any], config: ReportConfig) -
         "winrate": ("winrate", folders.winrate),
     }
     base = BaseModel.open(folders.base, check_files=False)
-    lost = min(LOST_EXAMPLES, config.examples)
     return Facts(
         base=base,
         data=read_data(folders.pairs, folders.tokens),
-        training=read_training(folders.train_results),
-        evidence=read_evidence(folders.winrate),
-        answers=read_answers(folders.tokens, folders.responses, folders.winrate, config.examples, lost),
+        training=read_training(folders.train_results, flatten(params).get("train.objective.beta")),
+        evidence=read_evidence(folders.winrate, (params.get("winrate") or {}).get("judge")),
+        answers=read_answers(folders.tokens, folders.responses, folders.winrate),
         lineage=read_lineage(base, made, params),
     )
 

@@ -1,5 +1,7 @@
 """Judge the policy's answers against the reference's and the champion's, in both orders, and estimate the win rate.
 
+reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/;
+        for the judge `own` data/base/
 reads:  data/responses/, data/tokens/prompts.jsonl, data/pairs/ (conversations, and for guards), results/qualification/,
         results/benchmarks/
 writes: results/winrate/ — metrics.json, verdicts.jsonl, scores.jsonl, scores.csv, lengths.csv; with a
@@ -16,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import paths
+from tasks.core.errors import ConfigError
 from tasks.core.files import atomic_folder, manifest_digest, pretty_json, read_json, read_manifest, write_text
-from tasks.judges.choice.build import build_judge, is_control, kind_of
-from tasks.judges.choice.config import ALPHA, POWER, SEED, WinrateConfig
-from tasks.judges.estimates import smallest_detectable_win_rate
+from tasks.core.params import load_section
+from tasks.core.runtime import RuntimeConfig
+from tasks.estimation.bounds import ALPHA
+from tasks.estimation.power import describe_power, smallest_detectable_win_rate, spent_alpha
+from tasks.judges.choice.build import build_judge, is_control, is_paid, kind_of
+from tasks.judges.choice.config import SEED, WinrateConfig
 from tasks.judges.evidence.guards import Measured, check_guards, length_ratio
 from tasks.judges.evidence.judged_answers import Answers, read_answers
 from tasks.judges.evidence.judging import judge_answers
 from tasks.judges.evidence.leakage import measure_leakage
 from tasks.judges.evidence.verdict_files import Judged, VerdictWriter, rounded, write_evidence
+from tasks.judges.games.runners import JudgeRunner
+from tasks.judges.models.model_choices import ModelPlace
 from tasks.judges.protocol.protocol import Answer
 from tasks.judges.qualification.qualification import read_papers
 from tasks.launch.stage import door
@@ -43,14 +51,16 @@ class Folders:
     benchmarks: Path = paths.BENCHMARKS
     qualification: Path = paths.QUALIFICATION
     out: Path = paths.WINRATE
+    base: Path = paths.BASE
 
 
-def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
+def run(folders: Folders, config: WinrateConfig, runtime: RuntimeConfig | None = None) -> dict[str, Any]:
     """Judge all answers, write the evidence under ``folders.out`` and return its metrics.
 
     Raises:
         ArtifactError: An input is missing or damaged, or answers and prompts do not belong together.
         DataError: The judge gave no usable verdict at all.
+        ConfigError: A judge that may cost money does not qualify.
     """
     inputs = {
         "responses": manifest_digest(folders.responses, "respond"),
@@ -59,14 +69,11 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
         "benchmarks": manifest_digest(folders.benchmarks, "benchmarks"),
         "qualification": manifest_digest(folders.qualification, "qualify"),
     }
-    kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs)
-    papers = read_papers(folders.qualification, judge.fingerprint)
-    for fault in papers["faults"]:
-        _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
+    place = ModelPlace(folders.pairs, folders.tokens, folders.base, folders.qualification, runtime or RuntimeConfig())
+    kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs, place)
+    papers = _papers(folders, config, kind, judge)
     answers = read_answers(folders.responses, folders.tokens, folders.pairs)
-    smallest = smallest_detectable_win_rate(len(answers.prompts), ALPHA, POWER)
-    chances = f"one-sided {100 * ALPHA:g} %, power {100 * POWER:g} %"
-    _log.info("%d prompts can show a win rate of %.1f %% or more (%s)", len(answers.prompts), 100 * smallest, chances)
+    _log.info("%s", describe_power(len(answers.prompts), paths.PARAMS))
 
     with atomic_folder(folders.out, {"stage": "winrate", "inputs": inputs}) as draft:
         with VerdictWriter(draft / "verdicts.jsonl") as writer:
@@ -77,7 +84,7 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
             **judged.metrics,
             "judge_kind": kind,
             "qualification": papers,
-            "smallest_detectable_win_rate": smallest,
+            "smallest_detectable_win_rate": smallest_detectable_win_rate(len(answers.prompts), spent_alpha(ALPHA, 1)),
             "lengths": {
                 "policy_tokens_mean": _tokens_mean(measured.policy),
                 "reference_tokens_mean": _tokens_mean(measured.reference),
@@ -94,15 +101,29 @@ def run(folders: Folders, config: WinrateConfig) -> dict[str, Any]:
     return metrics
 
 
+def _papers(folders: Folders, config: WinrateConfig, kind: str, judge: JudgeRunner) -> dict[str, Any]:
+    papers = read_papers(folders.qualification, judge.fingerprint)
+    if papers["faults"] and is_paid(config.judge):
+        raise ConfigError(
+            f"the judge `{kind}` does not qualify, so it is not paid for any answer: {'; '.join(papers['faults'])}",
+            "choose another model, write `winrate.judge.criteria` by which the labels were given, or measure it on "
+            "labels of your own (`winrate.qualification.file`)",
+        )
+    for fault in papers["faults"]:
+        _log.warning("the judge `%s` does not qualify, so its win rate is not to be believed: %s", kind, fault)
+    return papers
+
+
 def _measured(
     folders: Folders, config: WinrateConfig, answers: Answers, judged: Judged, papers: Mapping[str, Any]
 ) -> Measured:
     """Return what the guards check."""
+    added = {name: row["prompt"] for name, row in answers.rows.items() if "prompt" in row}
     return Measured(
         policy=list(answers.sides["policy"].values()),
         reference=[answers.sides["reference"][key] for key in answers.sides["policy"]],
         max_abs_delta_logit=read_json(folders.responses / "metrics.json")["adapter_max_abs_delta_logit"],
-        leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words),
+        leakage=measure_leakage(folders.pairs, answers.prompts, config.guards.overlap_words, added),
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
         papers=papers,
@@ -133,7 +154,7 @@ def _report(metrics: dict[str, Any], failed: list[str]) -> None:
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("winrate", WinrateConfig) as config:
-        run(Folders(), config)
+        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Workspaces of runs: a checkout, where one run works at a time, or a separate worktree for each run.
 
-A worktree shares DVC's cache and remotes and the row store with its checkout, and nothing else; a registry in a folder
-is the main checkout's anyway.
+A worktree shares DVC's cache and remotes, the row store and the caches of paid judges with its checkout, and nothing
+else; a registry in a folder is the main checkout's anyway.
 """
 
 from __future__ import annotations
@@ -93,12 +93,18 @@ def worktree(repository: Path, name: str, commit: str) -> Path:
     _share_dvc(repository, folder)
     row_store = str(params(repository).get("runtime", {}).get("row_store") or "")
     if row_store and "://" not in row_store and not Path(row_store).is_absolute():
-        target, link = repository / row_store, folder / row_store
-        target.mkdir(parents=True, exist_ok=True)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(target, target_is_directory=True)
+        _share(repository, folder, row_store)
+    _share(repository, folder, str(paths.JUDGE))
     return folder
+
+
+def _share(repository: Path, folder: Path, place: str) -> None:
+    """Link a folder of the checkout into a worktree."""
+    target, link = repository / place, folder / place
+    target.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(target, target_is_directory=True)
 
 
 def rename_worktree(repository: Path, folder: Path, name: str) -> Path:

@@ -19,6 +19,7 @@ from prefect.artifacts import (
 
 from flows.dvc_project import outcome
 from flows.dvc_project.outcome import Outcome, read_json
+from flows.prefect_ui.judge_table import judge_rows
 from tasks.core import paths
 from tasks.telemetry import registration
 
@@ -82,18 +83,25 @@ def publish(outcomes: list[Outcome], workspace: Path) -> None:
         create_markdown_artifact(images, key="curves", description="Training curves")
     if "winrate" in done and (rows := win_rates(read_json(workspace / paths.WINRATE / "metrics.json"))):
         create_table_artifact(table=rows, key="win-rate", description="Win rates on held-out prompts")
+    if "qualify" in done and (rows := judge_rows(workspace)):
+        create_table_artifact(table=rows, key="judge", description="The judge's papers, and what it took")
     if "report" in done or "register" in done:
         text = evidence(workspace)
         create_markdown_artifact(text, key="evidence", description="The report and the registered version")
 
 
 def win_rates(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per opponent: the win rate against it with its interval, wins, ties and losses."""
+    """Return one row per opponent: the win rate against it with its interval, wins, ties and losses.
+
+    Where a guard failed, each row says that its rate is not to be believed, and names the guard.
+    """
+    failed = [name for name, guard in metrics.get("guards", {}).items() if not guard["passed"]]
     opponents = {"reference": metrics, "champion": metrics.get("champion"), "control": metrics.get("control")}
     return [
         {
             "against": name if name != "control" else "control: the reference against itself",
             "win rate": result["win_rate"],
+            "to be believed": f"no: {', '.join(failed)}" if failed else "yes",
             "low": result["low"],
             "high": result["high"],
             **{key: result.get(key, "") for key in ("wins", "ties", "losses", "prompts")},

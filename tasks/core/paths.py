@@ -40,3 +40,4 @@ OUTPUTS = (
 
 RUNS = Path("runs")  # never hashed: receipts, checkpoints, logs
 RECEIPTS = RUNS / "receipts"
+JUDGE = RUNS / "judge"  # caches of what judges were paid for

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.page.facts import Histogram, Spread
+from tasks.page.measured import Histogram, Spread
 
 Lengths = np.ndarray[Any, Any]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.page import words
-from tasks.page.facts import Facts, Rate
+from tasks.page.facts import EvidenceFacts, Facts, PapersFacts
+from tasks.page.measured import Rate
 from tasks.page.snippet import loading_snippet
 
 if TYPE_CHECKING:
@@ -43,21 +45,14 @@ def _metadata(facts: Facts, title: str, model_license: str | None) -> str:
 
 
 def _results(facts: Facts) -> list[EvalResult]:
-    """Return the metrics of the card's `model-index`, as shares in [0, 1]."""
+    """Return the metrics of the card's `model-index`, as shares in [0, 1]; no win rate where a guard failed.
+
+    Programs read them without the sentence that says whether they are to be believed.
+    """
     from huggingface_hub import EvalResult
 
-    evidence = facts.evidence
-    values: list[tuple[str, str, float]] = [
-        ("win_rate", "Win rate against the base", evidence.rate.value),
-        (
-            "win_rate_lower_bound",
-            f"Win rate, one-sided {words.level(evidence)} lower bound".replace("\u00a0", " "),
-            evidence.lower_bound,
-        ),
-    ]
-    if evidence.length_controlled:
-        values.append(("win_rate_length_controlled", "Length-controlled win rate", evidence.length_controlled.value))
-    values.append(("preference_accuracy", "Held-out preference accuracy", facts.training.after.accuracy))
+    accuracy = ("preference_accuracy", "Held-out preference accuracy", facts.training.after.accuracy)
+    values = [*_rates(facts.evidence), accuracy]
     return [
         EvalResult(
             task_type="text-generation",
@@ -71,6 +66,22 @@ def _results(facts: Facts) -> list[EvalResult]:
         )
         for kind, name, value in values
     ]
+
+
+def _rates(evidence: EvidenceFacts) -> list[tuple[str, str, float]]:
+    """Return type, name and value of each win rate; where a guard failed, how many did, for no rate is evidence."""
+    if failed := [guard.key for guard in evidence.failed_guards]:
+        name = f"{words.UNBELIEVABLE}: guards of the win rate failed ({', '.join(failed)})"
+        return [("failed_guards", name, float(len(failed)))]
+
+    bound = f"Win rate, one-sided {words.level(evidence)} lower bound".replace("\u00a0", " ")
+    rates = [
+        ("win_rate", "Win rate against the base", evidence.rate.value),
+        ("win_rate_lower_bound", bound, evidence.lower_bound),
+    ]
+    if evidence.length_controlled:
+        rates.append(("win_rate_length_controlled", "Length-controlled win rate", evidence.length_controlled.value))
+    return rates
 
 
 def _body(facts: Facts, title: str) -> str:
@@ -91,11 +102,18 @@ A LoRA adapter for {_base(facts)}, trained by Direct Preference Optimization
 
 | measure | value |
 |---|---|
-{_table(facts)}
+{_table(_measures(facts))}
 {words.likelihood(training.before, training.after)}
 
 The whole evidence, with curves and answers side by side, is in `report.html`.
 
+## Judge
+
+{_escaped(f"{words.standing(evidence.papers)} {words.origin(evidence.papers)}")}
+
+| the judge | |
+|---|---|
+{_table(_papers(evidence.papers))}
 ## Use
 
 ```python
@@ -107,8 +125,13 @@ The whole evidence, with curves and answers side by side, is in `report.html`.
 {digests}"""
 
 
-def _table(facts: Facts) -> str:
-    """Return the rows of the card's table."""
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    """Return the rows of a table of two columns."""
+    return "".join(f"| {label} | {value} |\n" for label, value in rows)
+
+
+def _measures(facts: Facts) -> list[tuple[str, str]]:
+    """Return the measures of the adapter, as Markdown."""
     evidence, before, after = facts.evidence, facts.training.before, facts.training.after
     level = words.level(evidence)
     rows = [
@@ -119,11 +142,31 @@ def _table(facts: Facts) -> str:
         ("Reward margin", f"{words.number(before.margin)} before, {words.number(after.margin)} after"),
         ("Won, tied, lost", f"{evidence.wins}, {evidence.ties}, {evidence.losses}"),
         ("Guards passed", words.passed_guards(evidence)),
+        *[("Guard failed", f"`{guard.key}`: {_escaped(guard.name)}") for guard in evidence.failed_guards],
     ]
     if evidence.champion:
         version = _escaped(evidence.champion_digest[:12])
         rows.insert(2, (f"Win rate against version {version}", _rate(evidence.champion, level)))
-    return "".join(f"| {label} | {value} |\n" for label, value in rows)
+    return rows
+
+
+def _papers(papers: PapersFacts) -> list[tuple[str, str]]:
+    """Return what is known of the judge, as Markdown."""
+    labels = papers.labels
+    return [
+        ("Kind", _escaped(words.judge_name(papers))),
+        ("Fingerprint", f"`{papers.judge[:12]}`"),
+        ("Agreement with labels", f"{words.share(labels.agreement)} on {words.many(labels.decided, 'decided pair')}"),
+        (
+            "Lower bound of agreement",
+            f"{words.percent(labels.bound)} (must lie above {words.percent(papers.min_agreement)})",
+        ),
+        ("Agreement of the longer answer", words.share(papers.length_labels.agreement)),
+        ("Cohen's κ", words.kappa(labels.kappa)),
+        ("First-position share", words.position(labels)),
+        ("Ties, invalid", f"{labels.ties}, {labels.invalid} of {words.many(labels.pairs, 'labelled pair')}"),
+        ("Games lost by canaries", _escaped(words.canaries(papers))),
+    ]
 
 
 def _base(facts: Facts) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from tasks.page.bins import ticks
-from tasks.page.facts import Curve, Histogram, Rate
+from tasks.page.measured import Curve, Histogram, Rate
 from tasks.page.words import count, interval, number, percent
 
 LINE_HEIGHT = 196  # px of a curve's plotting area

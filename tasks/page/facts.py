@@ -6,17 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from tasks.core.base_model import BaseModel
-
-Curve = tuple[tuple[float, float], ...]  # (optimizer step, value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rate:
-    """A share in [0, 1] with its interval."""
-
-    value: float
-    low: float
-    high: float
+from tasks.page.answer_facts import AnswerFacts
+from tasks.page.measured import Curve, Histogram, Rate, Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,35 +27,6 @@ class Split:
     name: str
     pairs: int
     prompts: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Lengths in tokens: of prompts, chosen or rejected answers, or the answers of one side."""
-
-    name: str
-    median: float
-    p95: float
-    longest: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Histogram:
-    """Counts of one or two sets of numbers over the same bins.
-
-    Attributes:
-        edges: Bin borders, one more than there are bins.
-        upper: Name and counts of the set drawn upwards.
-        lower: Name and counts of the set drawn downwards; None for none.
-        has_overflow: Whether numbers beyond the last edge were put into the last bin.
-        unit: What is counted along the bins.
-    """
-
-    edges: tuple[float, ...]
-    upper: tuple[str, tuple[int, ...]]
-    lower: tuple[str, tuple[int, ...]] | None = None
-    has_overflow: bool = False
-    unit: str = "tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +126,12 @@ class Measures:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFacts:
-    """How training went: sizes, held-out measures before and after, and curves by column name."""
+    """How training went: sizes, held-out measures before and after, and curves by column name.
+
+    Attributes:
+        log_ratios: Mean of log π − log π_ref after training of the whole `chosen` and `rejected` held-out answers, in
+            nats; empty where β is not known.
+    """
 
     train_pairs: int
     test_pairs: int
@@ -173,14 +140,16 @@ class TrainingFacts:
     tokens: int
     before: Measures
     after: Measures
+    log_ratios: dict[str, float]
     train_curves: dict[str, Curve]
     eval_curves: dict[str, Curve]
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """A check that must pass for the win rate to be evidence."""
+    """A check that must pass for the win rate to be evidence; `key` is its name in the metrics."""
 
+    key: str
     name: str
     value: str
     limit: str
@@ -197,15 +166,53 @@ class SliceRate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """One side's answers: lengths, and the shares of empty, cut and distinct ones."""
+class AgreementFacts:
+    """A judge beside the labels of pairs of which the better answer is known.
 
-    name: str
-    tokens_mean: float
-    empty: float
-    truncated: float
-    distinct_ratio: float
-    spread: Spread
+    Attributes:
+        pairs: Labelled pairs that it judged.
+        decided: Those on which its verdict prefers one answer.
+        ties: Those on which it prefers neither.
+        invalid: Those without a verdict.
+        agreement: Agreeing over decided pairs; None where none was decided.
+        bound: Its one-sided lower bound.
+        kappa: Cohen's κ, in [−1, 1].
+        first_position_share: Mean credit of the answer shown first; None where scores decide, which know no position.
+    """
+
+    pairs: int
+    decided: int
+    ties: int
+    invalid: int
+    agreement: Rate | None
+    bound: float
+    kappa: Rate | None
+    first_position_share: Rate | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PapersFacts:
+    """The judge's papers: what is known of it before it judged answers.
+
+    Attributes:
+        judge: Its fingerprint.
+        kind: Its kind.
+        model: The models or classes that its params name; empty for none.
+        labels: It beside the labels.
+        length_labels: The longer answer beside the same labels.
+        canaries: The share of its games that each canary lost.
+        min_agreement: What `labels.bound` must lie above.
+        faults: Why it does not qualify, a sentence each.
+    """
+
+    judge: str
+    kind: str
+    model: str
+    labels: AgreementFacts
+    length_labels: AgreementFacts
+    canaries: Mapping[str, float]
+    min_agreement: float
+    faults: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +221,7 @@ class EvidenceFacts:
 
     Attributes:
         confidence: Level of every interval and bound, 1 − `winrate.alpha`.
-        judge: The kind of judge.
+        papers: Those of the judge.
         consistency: None where every pair of answers was identical, and so no judge was asked.
         first_position_share: None as well then.
         length_refusal: Why there is no length-controlled rate; empty if there is one.
@@ -224,7 +231,7 @@ class EvidenceFacts:
 
     prompts: int
     confidence: float
-    judge: str
+    papers: PapersFacts
     rate: Rate
     lower_bound: float
     interval_method: str
@@ -249,38 +256,6 @@ class EvidenceFacts:
     def failed_guards(self) -> tuple[Guard, ...]:
         """The guards that did not pass."""
         return tuple(guard for guard in self.guards if not guard.is_passed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One held-out prompt with the reference's answer, the policy's, and the policy's score."""
-
-    prompt_id: str
-    slice: str | None
-    question: str
-    whole_prompt: str | None
-    before: str
-    after: str
-    score: float | None
-    before_is_cut: bool
-    after_is_cut: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerFacts:
-    """The answers: each side's statistics, their lengths, and some side by side.
-
-    Attributes:
-        samples: Answers of each side to each prompt; the first of them is shown.
-        drawn: Prompts that were drawn blindly.
-        lost: Further prompts on which the policy lost.
-    """
-
-    samples: int
-    sides: tuple[Side, ...]
-    lengths: Histogram
-    drawn: tuple[Example, ...]
-    lost: tuple[Example, ...]
 
 
 @dataclasses.dataclass(frozen=True)

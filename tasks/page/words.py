@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from tasks.core.base_model import BaseModel
-from tasks.page.facts import EvidenceFacts, Measures, Rate
+from tasks.page.answer_facts import VerdictFacts
+from tasks.page.facts import AgreementFacts, EvidenceFacts, Measures, PapersFacts
+from tasks.page.measured import Rate
 
+UNBELIEVABLE = "Not to be believed"
 _GAP = "\u00a0"  # keeps a number and its unit on one line
 _MINUS = "\u2212"
 _REPLACED = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
@@ -63,11 +67,15 @@ def guard_name(name: str) -> str:
 _GUARDS = {
     "benchmark_drop": "greatest drop of a benchmark's metric",
     "adapter_max_abs_delta_logit": "adapter applied: largest change of a logit",
-    "control_judge": "judge that ignores quality",
+    "control_judge": "judge is a control, which ignores quality",
     "control_z": "base against itself: standard errors off one half",
     "distinct_ratio": "different answers over all answers",
     "empty_share": "empty answers",
     "identical_share": "answers equal to the base's",
+    "judge_pairs": "labelled pairs that the judge was measured on",
+    "judge_agreement": "judge agrees with labels: lower bound",
+    "judge_canaries": "judge is not fooled: least share of games that a canary lost",
+    "judge_position_bias": "judge prefers no position: farthest from one half",
     "length_ratio": "mean length over the base's",
     "overlapping_prompt_share": "prompts sharing a run of words with the training data",
     "repeated_share": "answers that repeat themselves",
@@ -123,10 +131,16 @@ _DIRECTIONAL = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI"
 
 
 def verdict(evidence: EvidenceFacts) -> str:
-    """Return the evidence in one sentence; the interval decides whether the adapter is better, worse or neither."""
+    """Return the evidence in one sentence.
+
+    A failed guard comes first: no rate is evidence then. Else the interval decides whether the adapter is better, worse
+    or neither.
+    """
     rate = evidence.rate
     bounds = f"{level(evidence)} interval {interval(rate)}{', ties counted as half' if evidence.ties else ''}"
     result = f"a win rate of {percent(rate.value)} on {many(evidence.prompts, 'held-out prompt')} ({bounds})"
+    if failed := [guard.key for guard in evidence.failed_guards]:
+        return f"{UNBELIEVABLE}: {guards_failed(failed)}. Measured was {result}."
     if rate.low > 0.5:
         return f"The adapter beats its base: {result}."
     if rate.high < 0.5:
@@ -134,12 +148,24 @@ def verdict(evidence: EvidenceFacts) -> str:
     return f"Undecided: {result}; the true win rate may be one half."
 
 
+def guards_failed(keys: Sequence[str]) -> str:
+    """Return in a clause that guards failed, by the names that params, log and gate give them."""
+    return f"the guard{'s' if len(keys) > 1 else ''} {listed(keys)} failed"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence: ``a, b and c``."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def sentence(clause: str) -> str:
+    """Return a clause as a sentence: with a capital letter and a full stop."""
+    return f"{clause[:1].upper()}{clause[1:]}."
+
+
 def caveats(base: BaseModel, evidence: EvidenceFacts) -> list[str]:
     """Return the reasons to doubt the verdict, one sentence each."""
-    reasons = []
-    if failed := evidence.failed_guards:
-        names = ", ".join(guard.name for guard in failed)
-        reasons.append(f"{many(len(failed), 'guard')} did not pass ({names}): the win rate may have another cause.")
+    reasons = [f"The judge does not qualify: {fault}." for fault in evidence.papers.faults]
     if not evidence.control.low <= 0.5 <= evidence.control.high:
         reasons.append("The base does not score one half against itself: the judge is biased.")
     if evidence.coverage < 1:
@@ -149,6 +175,55 @@ def caveats(base: BaseModel, evidence: EvidenceFacts) -> list[str]:
             "This is the built-in demo, a tiny model in a made-up world: it shows the pipeline, and is no product."
         )
     return reasons
+
+
+def judge_name(papers: PapersFacts) -> str:
+    """Return the judge's kind, and what its params name where they name something: ``openai (gpt-5)``."""
+    kind = {"rules": "rules on text", "own": "learned from the training pairs"}.get(papers.kind, papers.kind)
+    return f"{kind} ({papers.model})" if papers.model else kind
+
+
+def standing(papers: PapersFacts) -> str:
+    """Return in one sentence whether the judge may be believed."""
+    if papers.faults:
+        return "The judge does not qualify, so what it says of answers is no evidence."
+    labels = papers.labels
+    return (
+        f"The judge qualifies: it agrees with the labels on {share(labels.agreement)} of "
+        f"{many(labels.decided, 'decided pair')}; the longer answer does on {share(papers.length_labels.agreement)}."
+    )
+
+
+def origin(papers: PapersFacts) -> str:
+    """Return what a reader must know of where the judge comes from; empty for nothing."""
+    if papers.kind == "own":
+        return "It learned from the labels that the adapter learned from, so the two may share their mistakes."
+    if papers.kind in ("length", "random"):
+        return "It is a control, which ignores quality."
+    return ""
+
+
+def share(rate: Rate | None) -> str:
+    """Return a share with its interval, ``91.4 % (88.0–94.1 %)``; a dash where there is none."""
+    return "–" if rate is None else f"{percent(rate.value)} ({interval(rate)})"
+
+
+def kappa(rate: Rate | None) -> str:
+    """Return Cohen's κ with its interval; a dash where there is none."""
+    return "–" if rate is None else f"{number(rate.value)} ({number(rate.low)} to {number(rate.high)})"
+
+
+def position(labels: AgreementFacts) -> str:
+    """Return the first-position share with its interval, or why there is none."""
+    if labels.first_position_share is None:
+        return "none: each answer is scored alone"
+    return share(labels.first_position_share)
+
+
+def canaries(papers: PapersFacts) -> str:
+    """Return the share of its games that each canary lost."""
+    lost = [f"{name.replace('_', ' ')} {percent(value, 0)}" for name, value in papers.canaries.items()]
+    return ", ".join(lost) or "not measured"
 
 
 def passed_guards(evidence: EvidenceFacts) -> str:
@@ -172,8 +247,44 @@ def likelihood(before: Measures, after: Measures) -> str:
     )
 
 
+def distance(log_ratios: Mapping[str, float]) -> str:
+    """Return how far training moved the adapter from its reference, and what that is not."""
+    chosen, rejected = (signed(log_ratios[name]) for name in ("chosen", "rejected"))
+    return (
+        f"Distance from the reference: the mean of log π − log π_ref is {chosen} nats on the chosen held-out answers "
+        f"and {rejected} on the rejected ones. It is not the KL divergence, which is a mean over answers that the "
+        "adapter itself writes; training does not measure that."
+    )
+
+
 def base_name(base: BaseModel) -> str:
     """Return the name of the base model; of a local folder only the last part of its path."""
     if base.kind == "local":
         return f"a local folder named {PurePath(base.source).name}"
     return base.source if base.kind == "hub" else "the built-in demo model"
+
+
+def outcome(credit: float | None) -> str:
+    """Return what a credit in [0, 1] means for the adapter: `won`, `tied`, `lost` or `missing`."""
+    if credit is None:
+        return "missing"
+    return "tied" if credit == 0.5 else "won" if credit > 0.5 else "lost"
+
+
+def finding(said: VerdictFacts) -> str:
+    """Return what the judge said of two answers, in a clause."""
+    if said.status == "skipped_identical":
+        return "both answers are the same, so no judge was asked: a tie"
+    if said.credit is None:
+        return "no usable verdict" if said.status == "invalid" else "the judge gave no verdict"
+    result = {"won": "the adapter's is better", "lost": "the adapter's is worse"}.get(outcome(said.credit), "a tie")
+    return (
+        result
+        if said.credit in (0, 0.5, 1)
+        else f"{result}, with a probability of {number(max(said.credit, 1 - said.credit))}"
+    )
+
+
+def shown(order: str) -> str:
+    """Return how the judge was shown the two answers."""
+    return {"AB": "adapter shown first", "BA": "adapter shown second"}.get(order, "each scored alone")

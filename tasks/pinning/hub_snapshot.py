@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,8 +19,16 @@ _TIMEOUT_S = 20.0
 _log = log.get_logger(__name__)
 
 
-def download(source: str, revision: str | None) -> Path:
+def download(
+    source: str, revision: str | None, section: str = "base", check: Callable[[Path], None] = check_settings
+) -> Path:
     """Bring a hub model at a pinned commit into the hub's cache; return its folder there.
+
+    Args:
+        source: The model.
+        revision: The commit.
+        section: The params section that names both, for messages.
+        check: Checks the folder that has the model's settings, before its weights are fetched.
 
     Raises:
         ConfigError: The revision is missing or can move; or the hub does not show the model, and its cache lacks it.
@@ -29,14 +38,16 @@ def download(source: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     if revision is None:
-        raise ConfigError(f"`base.revision` is missing: {source} moves", _pin(source, "main"))
+        raise ConfigError(f"`{section}.revision` is missing: {source} moves", _pin(source, "main", section))
     if not _COMMIT.fullmatch(revision):
-        what = f"`base.revision` is {revision!r}, a name that can move, not a commit of {source}"
-        raise ConfigError(what, _pin(source, revision))
+        what = f"`{section}.revision` is {revision!r}, a name that can move, not a commit of {source}"
+        raise ConfigError(what, _pin(source, revision, section))
 
     snapshot = functools.partial(snapshot_download, source, revision=revision)
     try:
-        names = _files_of(source, revision)  # the download itself would retry for half a minute before it raises
+        names = _files_of(
+            source, revision, section
+        )  # the download itself would retry for half a minute before it raises
     except (ConfigError, NetworkError) as fault:  # also an old token, or a proxy that refuses
         try:  # a commit cannot have changed
             folder = Path(
@@ -50,39 +61,40 @@ def download(source: str, revision: str | None) -> Path:
 
     # the settings first: a model that they do not suit is refused before its weights are fetched
     settings = settings_files(names, source)
-    with _asking(source, revision):
+    with _asking(source, revision, section):
         folder = Path(snapshot(allow_patterns=settings))
-    check_settings(folder)
+    check(folder)
     weights = weight_files(names, index_in(folder), source)
-    with _asking(source, revision):
+    with _asking(source, revision, section):
         return Path(snapshot(allow_patterns=[*settings, *weights]))
 
 
-def _files_of(source: str, revision: str) -> list[str]:
+def _files_of(source: str, revision: str, section: str) -> list[str]:
     """Return the names of the files at the top of a repository; other formats of a model lie in its folders."""
     from huggingface_hub import HfApi
 
-    with _asking(source, revision):
+    with _asking(source, revision, section):
         siblings = HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S).siblings or []
     return [sibling.rfilename for sibling in siblings if "/" not in sibling.rfilename]
 
 
-def _commit_of(source: str, revision: str) -> str | None:
+def _commit_of(source: str, revision: str, section: str) -> str | None:
     from huggingface_hub import HfApi
 
-    with _asking(source, revision):
+    with _asking(source, revision, section):
         return HfApi().model_info(source, revision=revision, timeout=_TIMEOUT_S).sha
 
 
-def _pin(source: str, name: str) -> str:
+def _pin(source: str, name: str, section: str) -> str:
     """Say what to write instead: the commit that ``name`` stands at now."""
     try:
-        commit = _commit_of(source, name)
+        commit = _commit_of(source, name, section)
     except NetworkError as error:
         return f"write its commit, 40 hex digits; the hub could not be asked for it: {error.what}"
     return f"pin the commit that `{name}` stands at now: revision: {commit}"
 
 
-def _asking(source: str, revision: str) -> AbstractContextManager[None]:
-    advice = "correct `base.source` (no folder here has that name either) or `base.revision`, or log in (HF_TOKEN)"
+def _asking(source: str, revision: str, section: str) -> AbstractContextManager[None]:
+    names = f"`{section}.source` (no folder here has that name either) or `{section}.revision`"
+    advice = f"correct {names}, or log in (HF_TOKEN)"
     return asking_hub(f"model {source} at {revision}", advice)

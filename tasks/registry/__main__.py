@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from tasks.core.errors import PipelineError
 from tasks.core.files import explain_os_error
-from tasks.registry.cli import change, export, look
+from tasks.registry.cli import change, export, look, standings
 from tasks.registry.cli.output import Answer
 from tasks.registry.log.names import DEFAULT_ALIAS
 from tasks.registry.release.retention import DAYS
@@ -64,6 +64,9 @@ def _add_reading(add: Add) -> None:
     decide = add("decide", look.decide)
     decide.add_argument("name", nargs="?", metavar="NAME", help="default: params.yaml, register.name")
     decide.add_argument("--alias", help="the alias to decide about (default: params.yaml, register.alias)")
+    board = add("board", standings.show_board)
+    board.add_argument("name", metavar="NAME")
+    board.add_argument("--alias", default=DEFAULT_ALIAS, help=f"whose versions (default: {DEFAULT_ALIAS})")
 
 
 def _add_taking(add: Add) -> None:

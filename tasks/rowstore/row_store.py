@@ -28,7 +28,12 @@ from tasks.rowstore import segment as segments
 from tasks.rowstore.segment import KEY_BYTES, Block, Keys, Segment, Values
 from tasks.telemetry import log
 
-DTYPES = {"reference": np.dtype(np.float32), "encode": np.dtype(np.int32)}
+DTYPES = {
+    "reference": np.dtype(np.float32),
+    "encode": np.dtype(np.int32),
+    "features": np.dtype(np.float32),  # of a reply, for the judge `own`
+    "scores": np.dtype(np.float32),  # of an answer, by a reward model
+}
 MANY_SEGMENTS = 256  # to open one takes about a millisecond
 _GONE = {errno.ENOENT, errno.ESTALE}  # removed on this machine, or by another one on a network disk
 _log = log.get_logger(__name__)

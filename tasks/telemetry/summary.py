@@ -43,8 +43,10 @@ def _pairs(metrics: dict[str, Any]) -> str:
 
 
 def _win_rate(metrics: dict[str, Any]) -> str:
+    failed = [name for name, guard in metrics.get("guards", {}).items() if not guard["passed"]]
+    doubt = f"not to be believed ({', '.join(failed)} failed): " if failed else ""
     return (
-        f"{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
+        f"{doubt}{metrics['win_rate']:.3f} against the reference, 95 % interval {metrics['low']:.3f} to "
         f"{metrics['high']:.3f}, {metrics['prompts']} prompts"
     )
 

@@ -27,7 +27,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, doc in (("compact", "make many small segments into one"), ("verify", "check every byte")):
         command = commands.add_parser(name, help=doc, description=doc)
-        command.add_argument("kinds", nargs="*", metavar="KIND", help=f"{' or '.join(DTYPES)} (default: both)")
+        command.add_argument("kinds", nargs="*", metavar="KIND", help=f"{' or '.join(DTYPES)} (default: all)")
         command.add_argument("--store", metavar="PLACE", help="the store (default: params.yaml, runtime.row_store)")
     words = parser.parse_args()
 

@@ -20,7 +20,8 @@ import torch
 from tasks.core.base_model import BaseModel
 from tasks.dpo.capacity.preflight import compute_type
 from tasks.dpo.dataset.scored_pairs import ScoredPairs
-from tasks.dpo.generation.sampling import Request, Sampling, generate_batch
+from tasks.dpo.generation.batchwise import generate_batch
+from tasks.dpo.generation.questions import Request, Sampling
 from tasks.dpo.model import base_loading
 from tasks.dpo.model.adapter import LoraSettings, adapter_parameters, attach_lora
 from tasks.dpo.model.base_loading import load_base

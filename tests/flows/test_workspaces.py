@@ -52,7 +52,7 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
+def test_a_worktree_shares_cache_remote_row_store_judges_caches_and_registry_and_nothing_else(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = "runtime: {row_store: runs/rows}\n"
@@ -61,8 +61,9 @@ def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
     folder = workspaces.worktree(project, "one", "HEAD")
     assert folder == project / "runs/worktrees/one"
     assert [step.forecast for step in forecast(folder)] == ["restore"] * 3
-    (folder / "runs/rows/mine").touch()
-    assert (project / "runs/rows/mine").exists()
+    for place in ("runs/rows", "runs/judge"):
+        (folder / place / "mine").touch()
+        assert (project / place / "mine").exists()
     with monkeypatch.context() as context:
         context.chdir(folder)
         assert open_store("models/registry").put("tiny/mine", b"")
@@ -72,6 +73,7 @@ def test_a_worktree_shares_cache_remote_row_store_and_registry_and_nothing_else(
     workspaces.remove_worktree(project, folder)
     assert not folder.exists()
     assert (project / "runs/rows/mine").exists(), "what was shared stays"
+    assert (project / "runs/judge/mine").exists()
     assert (project / "models/registry/tiny/mine").exists()
     assert [step.forecast for step in forecast(project)] == ["unchanged"] * 3
 

@@ -30,7 +30,12 @@ SOUND = Measured(
     leakage=Leakage(0.0, 0.1),
     control_rate=0.52,
     control_se=0.03,
-    papers={"agreement": {"bound": 0.7}, "min_agreement": 0.5, "canaries": {"dot": 1.0}, "position_bias": 0.1},
+    papers={
+        "agreement": {"bound": 0.7, "pairs": 20},
+        "min_agreement": 0.5,
+        "canaries": {"dot": 1.0},
+        "position_bias": 0.1,
+    },
 )
 
 
@@ -58,7 +63,8 @@ def test_a_sound_run_passes_every_guard():
         ({"leakage": Leakage(0.0, 0.3)}, "overlapping_prompt_share"),
         ({"control_rate": 0.65}, "control_z"),
         ({"is_control_judge": True}, "control_judge"),
-        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.5}}}, "judge_agreement"),
+        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.5, "pairs": 20}}}, "judge_agreement"),
+        ({"papers": {**SOUND.papers, "agreement": {"bound": 0.7, "pairs": 19}}}, "judge_pairs"),
         ({"papers": {**SOUND.papers, "canaries": {"dot": 1.0, "empty": 0.8}}}, "judge_canaries"),
         ({"papers": {**SOUND.papers, "canaries": {}}}, "judge_canaries"),
         ({"papers": {**SOUND.papers, "position_bias": 0.21}}, "judge_position_bias"),
@@ -127,6 +133,14 @@ def test_leaked_prompts_are_counted_exactly_and_by_runs_of_words(tmp_path):
     )
     found = measure_leakage(pairs, ["same", "shares", "short", "fresh"], ngram=4)
     assert (found.exact, found.overlapping) == (0.25, 0.5)
+
+
+def test_prompts_of_a_set_of_ones_own_leak_like_held_out_ones(tmp_path):
+    pairs = _write_pairs(tmp_path, train={"t": "Where is my parcel?"}, test={"p": "Nothing is known of it"})
+    turns = [{"role": "system", "content": "Where is"}, {"role": "user", "content": "my parcel"}]
+    added = {"a": json.dumps(turns), "b": json.dumps("Who are you?"), "unasked": json.dumps("Where is my parcel?")}
+    leakage = measure_leakage(pairs, ["p", "a", "b"], ngram=4, added=added)
+    assert (leakage.exact, leakage.overlapping) == (1 / 3, 1 / 3)
 
 
 def test_an_answered_prompt_that_is_not_held_out_is_refused(tmp_path):

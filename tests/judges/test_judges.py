@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import ConfigError
-from tasks.judges.estimates import consistency, first_position_share, per_prompt
+from tasks.estimation.estimates import consistency, first_position_share, per_prompt
 from tasks.judges.evidence.judging import position
 from tasks.judges.games.games import Comparison, Game, Verdict, pair_up
 from tasks.judges.games.runners import PairRunner, PanelRunner, ScoreRunner

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks.judges.estimates import per_prompt, win_rate
+from tasks.estimation.estimates import per_prompt, win_rate
 from tasks.judges.metric import METRIC, load_metric
 from tests.conftest import ROOT
 
@@ -26,8 +26,9 @@ def metric():
 
 def test_the_metric_gives_what_the_functions_give(metric):
     result = metric.compute(**COLUMNS, seed=3)
-    expected = win_rate(list(per_prompt(**COLUMNS).values()), seed=3)
+    expected = win_rate(list(per_prompt(**COLUMNS).values()))
     assert {key: result[key] for key in dataclasses.asdict(expected)} == dataclasses.asdict(expected)
+    assert result["seed"] == 3
     assert result["coverage"] == 0.75  # c has one order only: missing, never a tie
     assert result["win_rate"] == pytest.approx((0.75 + 0.0 + 0.75) / 3)
     assert "length_controlled" not in result

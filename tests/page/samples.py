@@ -20,8 +20,12 @@ CONFIG = ReportConfig(title="DPO demo: better replies", license="apache-2.0", ex
 PARAMS: dict[str, Any] = {
     "base": {"source": "demo", "seed": 1},
     "ingest": {"sources": ["demo"], "test_share": 0.1},
-    "train": {"beta": 0.1, "learning_rate": 5e-4, "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
-    "winrate": {"judge": "rules"},
+    "train": {
+        "objective": {"beta": 0.1},
+        "learning_rate": 5e-4,
+        "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]},
+    },
+    "winrate": {"judge": {"kind": "openai", "model": "small-judge"}},
     "registry": {"secret_looking": "must not be shown"},
 }
 SLICES = ("billing", "delivery", "determiner_noun_agreement_with_adj_irregular", "passwords")
@@ -62,6 +66,8 @@ def make_folders(
     rejects: int = 37,
     losses_every: int = 11,
     has_slices: bool = True,
+    has_champion: bool = False,
+    members: tuple[str, ...] = (),
 ) -> Folders:
     """Write every input of the report under ``root``; the changes are applied to metrics before writing."""
     folders = Folders(
@@ -80,9 +86,10 @@ def make_folders(
     _tokens(folders.tokens, ids, pairs, hostile, has_slices)
     _training(folders, pairs, prompts, train)
     inputs = {"tokens": manifest_digest(folders.tokens, "encode"), "adapter": manifest_digest(folders.adapter, "train")}
-    _responses(folders.responses, inputs, ids, hostile)
+    _responses(folders.responses, inputs, ids, hostile, has_champion)
     scores = {name: _score(i, losses_every) for i, name in enumerate(ids)}
-    _winrate(folders.winrate, scores, winrate, has_slices, hostile)
+    verdicts = _verdicts(scores, hostile, has_champion, members)
+    _winrate(folders.winrate, scores, winrate, has_slices, hostile, verdicts, has_champion)
     return folders
 
 
@@ -181,7 +188,7 @@ def _training(folders: Folders, pairs: int, prompts: int, change: Change | None)
         for step in range(1, steps + 1)
     ]
     evals = [{"step": round(i * steps / 8), **_measures(i / 8)} for i in range(9)]
-    names = ("loss", "accuracy", "margin", "logp_chosen", "logp_rejected")
+    names = ("loss", "accuracy", "margin", "logp_chosen", "logp_rejected", "reward_chosen", "reward_rejected")
     metrics: dict[str, Any] = {
         "pairs": {"train": pairs, "test": prompts},
         "steps": steps,
@@ -210,8 +217,9 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _responses(folder: Path, inputs: dict[str, str], ids: list[str], hostile: str) -> None:
+def _responses(folder: Path, inputs: dict[str, str], ids: list[str], hostile: str, has_champion: bool) -> None:
     texts = {"policy": policy_answer, "reference": reference_answer, "control": lambda i: reference_answer(i + 1)}
+    texts |= {"champion": lambda i: f"Sorry about that. {reference_answer(i)}"} if has_champion else {}
     rows = [
         {
             "prompt_id": name,
@@ -248,8 +256,78 @@ def rate(scores: list[float]) -> dict[str, float]:
     return {"win_rate": mean, "low": max(mean - half, 0.0), "high": min(mean + half, 1.0)}
 
 
+def agreement(share: float, decided: int = 180, **changes: Any) -> dict[str, Any]:
+    """Return a judge beside labels, as `qualify` writes it."""
+    return {
+        "pairs": 200,
+        "decided": decided,
+        "ties": 17,
+        "invalid": 3,
+        "agreement": {"value": share, "low": share - 0.05, "high": share + 0.05},
+        "bound": share - 0.04,
+        "kappa": {"value": 2 * share - 1, "low": 2 * share - 1.1, "high": 2 * share - 0.9},
+        "first_position_share": {"value": 0.52, "low": 0.47, "high": 0.57},
+        "consistency": 0.9,
+    } | changes
+
+
+def papers(share: float = 0.8, faults: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    """Return the judge's papers, as `qualify` writes them."""
+    return {
+        "judge": "5a" * 32,
+        "kind": "openai",
+        "agreement": agreement(share),
+        "length_agreement": agreement(0.5, first_position_share=None),
+        "canaries": {"dot": 1.0, "empty": 1.0, "instruction": 0.95, "refusal": 1.0},
+        "min_agreement": 0.5,
+        "position_bias": 0.07,
+        "faults": list(faults),
+        "qualified": not faults,
+    } | changes
+
+
+def distrusted(metrics: dict[str, Any]) -> None:
+    """Let the guard on the judge's agreement fail, as `winrate` writes it."""
+    metrics["qualification"] = papers(0.44, ("it agrees with the labels on 44.0 % of 180 decided pairs",))
+    metrics["guards"]["judge_agreement"] = {"value": 0.4, "limit": 0.5, "rule": "above", "passed": False}
+
+
+def _verdicts(
+    scores: dict[str, float | None], hostile: str, has_champion: bool, members: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Return both orders of every game; every seventh is decided by the order alone."""
+    opponents = ["reference", "control"] + (["champion"] if has_champion else [])
+    return [
+        {
+            "candidate_side": "policy" if opponent != "control" else "control",
+            "opponent_side": opponent if opponent != "control" else "reference",
+            "prompt_id": name,
+            "sample": 0,
+            "order": order,
+            "status": "invalid" if score is None else "tie" if score == 0.5 else "ok",
+            "p_candidate": score if score != 0.5 or i % 2 else float(order == "AB"),
+            "judge": "5a" * 32,
+            "detail": {
+                "reason": f"The one is kinder.{hostile}",
+                "candidate": {"total": 0.9, "remark": "warm", "rules": {"ending": 1.0, f"tone{hostile}": 0.5}},
+                "opponent": {"total": 0.4, "rules": {"ending": 1.0}},
+                **({"members": {member: score if at else 0.0 for at, member in enumerate(members)}} if members else {}),
+            },
+        }
+        for opponent in opponents
+        for i, (name, score) in enumerate(scores.items())
+        for order in ("AB", "BA")
+    ]
+
+
 def _winrate(
-    folder: Path, scores: dict[str, float | None], change: Change | None, has_slices: bool, hostile: str
+    folder: Path,
+    scores: dict[str, float | None],
+    change: Change | None,
+    has_slices: bool,
+    hostile: str,
+    verdicts: list[dict[str, Any]],
+    has_champion: bool,
 ) -> None:
     known = [score for score in scores.values() if score is not None]
     overall = rate(known)
@@ -260,7 +338,8 @@ def _winrate(
         "coverage": 1.0,
         "se": 0.018,
         "alpha": 0.05,
-        "judge_kind": "rules",
+        "judge_kind": "openai",
+        "qualification": papers(),
         "lower_bound": max(overall["low"], 0.0),
         "interval_method": "mean ± z·SE",
         "wins": sum(score > 0.5 for score in known),
@@ -282,8 +361,13 @@ def _winrate(
         if has_slices
         else {},
     }
+    if has_champion:
+        metrics["champion"] = {"digest": "66805e367a53" + "f" * 52, "win_rate": 0.4975, "low": 0.4926, "high": 0.5024}
     if change:
         change(metrics)
     with atomic_folder(folder, {"stage": "winrate"}) as draft:
         write_text(draft / "metrics.json", pretty_json(metrics))
         write_text(draft / "scores.jsonl", _lines({"prompt_id": n, "score": s} for n, s in scores.items()))
+        write_text(draft / "verdicts.jsonl", _lines(verdicts))
+        if has_champion:
+            write_text(draft / "champion_scores.jsonl", _lines({"prompt_id": n, "score": 0.5} for n in scores))

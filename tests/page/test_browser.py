@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import pytest
 
-from tasks.report import run
-from tests.page.samples import CONFIG, PARAMS, make_folders
+from tasks.report import collect, run
+from tests.page.accessibility import IN_BROWSER
+from tests.page.samples import CONFIG, PARAMS, distrusted, make_folders
 from tests.page.test_webpage import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -40,12 +42,16 @@ class Browser:
     def __init__(self, program: str, folder: Path, origin: str) -> None:
         self.program, self.folder, self.origin = program, folder, origin
 
-    def open(self, name: str) -> tuple[str, list[str], list[str]]:
+    def open(self, name: str, *flags: str) -> tuple[str, list[str], list[str]]:
         """Open a page; return its document, what it logged, and what it asked to be fetched."""
         log = self.folder / "net.json"
         command = [self.program, *QUIET, f"--user-data-dir={self.folder / 'profile'}", f"--log-net-log={log}"]
         done = subprocess.run(
-            [*command, "--dump-dom", f"{self.origin}/{name}"], capture_output=True, text=True, timeout=120, check=True
+            [*command, *flags, "--dump-dom", f"{self.origin}/{name}"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         logged = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         return done.stdout, logged, self._asked(log, name)
@@ -113,3 +119,61 @@ def test_nothing_sticks_out_at_the_width_of_a_phone_a_tablet_or_a_desk(browser, 
     found = re.search(r"<title>(\d+)</title>", document)
     assert found
     assert int(found[1]) <= width
+
+
+SHOWN = "[...frames[0].document.querySelectorAll('.one')].filter(one => one.getClientRects().length)"
+
+
+def _ask(browser: Browser, question: str, width: int = 1100, *flags: str) -> object:
+    """Return the value of an expression of JavaScript about the page, which is framed by a page that runs scripts."""
+    script = f"onload = () => {{ document.title = JSON.stringify({question}) }}"
+    frame = f'<iframe src="report.html" style="border:0;width:{width}px;height:2000px"></iframe>'
+    html = f"<!doctype html><title></title>{frame}<script>{IN_BROWSER}\n{script}</script>"
+    (browser.folder / "frame.html").write_text(html, encoding="utf-8")
+    document, _, _ = browser.open("frame.html", *flags)
+    answer = re.search(r"<title>(.*?)</title>", document, re.DOTALL)
+    assert answer
+    return json.loads(unescape(answer[1]))
+
+
+def _click(*ids: str) -> str:
+    clicks = "".join(f"frames[0].document.getElementById('{name}').click(); " for name in ids)
+    return f"(() => {{ {clicks}return {SHOWN}.length }})()"
+
+
+def test_prompts_are_filtered_by_outcome_slice_and_judge_without_a_script_on_the_page(browser, tmp_path):
+    folders = make_folders(tmp_path, prompts=60, members=("1 rules", "2 openai"))
+    prompts = run(folders, PARAMS, CONFIG).answers.prompts
+    shutil.copy(folders.out / "report.html", browser.folder / "report.html")
+
+    lost = [one for one in prompts if one.score == 0]
+    first_slice = next(iter(collect(folders, PARAMS).answers.slices))
+    both = [one for one in lost if one.slice == first_slice]
+    questions = [
+        _click("outcome-all"),
+        _click("outcome-lost"),
+        _click("outcome-lost", "slice-0"),
+        _click("outcome-all", "slice-0"),
+        _click("slice-all", "judge-1", "outcome-won"),
+        _click("judge-2", "outcome-lost"),
+        _click("outcome-missing"),
+    ]
+    answers = _ask(browser, f"[{', '.join(questions)}]")
+    assert 0 < len(both) < len(lost) < 60
+    assert answers == [60, len(lost), len(both), 15, 0, len(lost), 0]
+
+
+@pytest.mark.parametrize(("width", "flags"), [(390, []), (1100, []), (1100, ["--force-dark-mode"])])
+def test_the_page_as_it_is_drawn_can_be_read_and_used_by_everybody(browser, tmp_path, width, flags):
+    folders = make_folders(tmp_path, winrate=distrusted, has_champion=True, members=("1 rules", "2 openai"))
+    run(folders, PARAMS, CONFIG)
+    shutil.copy(folders.out / "report.html", browser.folder / "report.html")
+    assert _ask(browser, "faults(frames[0])", width, *flags) == []
+    ground = "frames[0].getComputedStyle(frames[0].document.body).backgroundColor"
+    assert _ask(browser, ground, width, *flags) == ("rgb(20, 23, 26)" if flags else "rgb(252, 251, 248)")
+
+
+def test_a_page_that_is_hard_to_read_would_be_noticed(browser):
+    body = "<main><p style='color:#999'>grey</p><div style='overflow:auto;height:9px'><p>long<p>long</div></main>"
+    (browser.folder / "report.html").write_text(f"<!doctype html><title>bad</title>{body}")
+    assert _ask(browser, "faults(frames[0])") == ["contrast of grey", "scrolls without a keyboard: "]

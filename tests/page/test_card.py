@@ -6,15 +6,16 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tasks.page.card import model_card
-from tasks.page.facts import Facts, Rate
+from tasks.page.facts import Facts
+from tasks.page.measured import Rate
 from tasks.page.snippet import loading_snippet
 from tasks.report import collect
-from tests.page.samples import CONFIG, PARAMS, make_folders
+from tests.page.samples import PARAMS, distrusted, make_folders
 
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory) -> Facts:
-    return collect(make_folders(tmp_path_factory.mktemp("card"), prompts=40, pairs=64), PARAMS, CONFIG)
+    return collect(make_folders(tmp_path_factory.mktemp("card"), prompts=40, pairs=64), PARAMS)
 
 
 def _hub(facts: Facts) -> Facts:
@@ -29,6 +30,34 @@ def test_the_hub_reads_the_metadata_and_the_win_rate_from_the_card(facts):
     results = {result.metric_type: result.metric_value for result in data.eval_results}
     assert results["win_rate"] == pytest.approx(facts.evidence.rate.value, abs=1e-6)
     assert set(results) == {"win_rate", "win_rate_lower_bound", "win_rate_length_controlled", "preference_accuracy"}
+
+
+def test_a_win_rate_beside_a_failed_guard_is_in_no_metadata_and_the_first_sentence_says_so(tmp_path):
+    spoiled = collect(make_folders(tmp_path, prompts=40, pairs=64, winrate=distrusted), PARAMS)
+    text = model_card(_hub(spoiled), "Better replies", None)
+    results = {result.metric_type: result for result in ModelCard(text, ignore_metadata_errors=False).data.eval_results}
+    assert set(results) == {"failed_guards", "preference_accuracy"}
+    assert results["failed_guards"].metric_value == 1
+    assert results["failed_guards"].metric_name == (
+        "Not to be believed: guards of the win rate failed (judge_agreement)"
+    )
+    body = text.split("---\n", 2)[2].split("\n\n")
+    assert body[1].startswith("Not to be believed: the guard judge_agreement failed.")
+    assert "beats" not in text
+    assert "| Guard failed | `judge_agreement`: judge agrees with labels: lower bound |" in text
+
+
+def test_the_card_names_the_judge_and_its_papers(facts):
+    text = model_card(facts, "x", None).replace("\u00a0", " ")
+    for row in (
+        "| Kind | openai (small-judge) |",
+        "| Fingerprint | `5a5a5a5a5a5a` |",
+        "| Agreement with labels | 80.0 % (75.0–85.0 %) on 180 decided pairs |",
+        "| Cohen's κ | 0.60 (0.50 to 0.70) |",
+        "| First-position share | 52.0 % (47.0–57.0 %) |",
+        "| Ties, invalid | 17, 3 of 200 labelled pairs |",
+    ):
+        assert row in text, row
 
 
 def test_a_base_that_is_no_hub_id_stays_out_of_the_metadata_and_stands_in_the_text(facts):

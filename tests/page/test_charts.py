@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.page import charts
 from tasks.page.bins import histogram, round_step, spread, ticks
-from tasks.page.facts import Rate
+from tasks.page.measured import Rate
 from tasks.page.readers.read_training import thin
 
 

@@ -10,10 +10,12 @@ import pytest
 from tasks.core.errors import ArtifactError
 from tasks.core.files import atomic_folder, write_text
 from tasks.page.facts import Facts
+from tasks.page.readers.read_answers import read_answers
 from tasks.page.readers.read_data import read_data
 from tasks.page.webpage import FOLDER, render
 from tasks.report import collect
-from tests.page.samples import CONFIG, PARAMS, make_folders
+from tests.page.accessibility import faults
+from tests.page.samples import PARAMS, distrusted, make_folders
 
 HOSTILE = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}{% raw %}\x00\u202e&amp;"
 
@@ -21,7 +23,7 @@ HOSTILE = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>
 class Page(HTMLParser):
     """Collects what a browser would make of a page: elements with attributes, and text."""
 
-    VOID = frozenset({"meta", "link", "br"})
+    VOID = frozenset({"meta", "link", "br", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -51,11 +53,11 @@ class Page(HTMLParser):
 
 
 def _facts(tmp_path, **changes) -> Facts:
-    return collect(make_folders(tmp_path, **{"prompts": 60, "pairs": 200, **changes}), PARAMS, CONFIG)
+    return collect(make_folders(tmp_path, **{"prompts": 60, "pairs": 200, **changes}), PARAMS)
 
 
 def _render(facts: Facts, title: str = "Better replies") -> str:
-    return render(facts, title, 600)
+    return render(facts, title, 600, 8)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,16 @@ def test_the_page_loads_nothing_and_runs_nothing(page):
 def test_the_page_forbids_scripts_and_loads_itself_as_well(page):
     policies = [a["content"] for tag, a in Page(page).elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_the_page_keeps_the_rules_of_accessible_pages(page, tmp_path):
+    everything = _facts(tmp_path, winrate=distrusted, has_champion=True, members=("1 rules", "2 openai"))
+    assert faults(page) == faults(_render(everything)) == []
+
+
+def test_a_page_that_breaks_these_rules_would_be_noticed():
+    body = "<h1>a</h1><h3>b</h3><input id='x'><svg></svg><table><tr><th>c</th></tr></table><div role='region'></div>"
+    assert len(faults(f"<html><title>t</title><main>{body}<style></style></main></html>")) == 7
 
 
 def test_links_within_the_page_lead_somewhere(page):
@@ -189,14 +201,15 @@ def test_a_champion_that_was_met_stands_beside_the_reference(tmp_path):
 
 def test_a_guard_stands_with_its_limit_and_how_it_is_meant(page):
     text = Page(page).text
-    assert "different answers over all answers 0.93 at least 0.5 passed" in text
-    assert "mean length over the base's 1.5 0.5 to 2 passed" in text
+    assert "different answers over all answers distinct_ratio 0.93 at least 0.5 passed" in text
+    assert "mean length over the base's length_ratio 1.5 0.5 to 2 passed" in text
 
 
 def test_no_slices_and_no_verdicts_to_compare_are_said_in_words(facts):
     bare = dataclasses.replace(facts.evidence, slices=(), consistency=None, first_position_share=None)
     text = Page(_render(dataclasses.replace(facts, evidence=bare))).text
     assert "The held-out prompts carry no slices." in text
+    assert "each answer was scored alone" in text
     assert "None" not in text
     assert "nan" not in text.lower()
 
@@ -216,10 +229,70 @@ def test_many_slices_are_cut_to_the_largest_and_the_rest_counted(facts):
     assert "11\u00a0smaller slices more are in the metrics" in text.replace(" smaller", "\u00a0smaller")
 
 
-def test_a_failed_guard_is_named_on_the_first_screen(facts):
-    guards = (dataclasses.replace(facts.evidence.guards[0], is_passed=False), *facts.evidence.guards[1:])
-    text = Page(_render(dataclasses.replace(facts, evidence=dataclasses.replace(facts.evidence, guards=guards)))).text
-    assert "did not pass (adapter applied)" in text.split("What went in")[0]
+def test_a_failed_guard_is_the_headline_and_no_rate_has_the_colour_of_a_win(tmp_path):
+    text = _render(_facts(tmp_path, winrate=distrusted))
+    headline = Page(re.findall(r"<h1>.*?</h1>", text)[0]).text
+    assert headline.startswith("Not to be believed: the guard judge_agreement failed. Measured was a win rate")
+    first_screen = text.split('<section id="judge">')[0]
+    assert "not to be believed" in first_screen
+    assert "The judge does not qualify: it agrees with the labels on 44.0 %" in first_screen
+    assert 'class="dot policy"' not in first_screen
+
+
+def test_the_judge_stands_before_the_answers_with_its_papers(page):
+    order = re.findall(r'<section id="(\w+)">', page)
+    assert order[:2] == ["judge", "answers"]
+    text = Page(page).text.replace("\u00a0", " ").split("Use it")[1].split("Answers All")[0]
+    for said in (
+        "openai (small-judge)",
+        "Fingerprint 5a5a5a5a5a5a",
+        "80.0 % (75.0–85.0 %) of 180 decided pairs; its lower bound, 76.0 %, must lie above 50.0 %",
+        "Cohen’s κ 0.60 (0.50 to 0.70)",
+        "First-position share 52.0 % (47.0–57.0 %)",
+        "Ties and invalid 17 and 3 of 200 labelled pairs",
+        "dot 100 %, empty 100 %, instruction 95 %, refusal 100 %",
+        "97.0 % consistent same verdict in both orders; first-position share 51.0 %",
+    ):
+        assert said in text, said
+
+
+def test_an_answer_has_the_verdicts_of_both_orders_and_why_they_fell(page, facts):
+    first = Page(page).text.split("1.00 against 1.00")[0]
+    assert "Against the base, adapter shown first: the adapter's is" in first
+    text = Page(page).text.replace("\u00a0", " ")
+    assert "total 0.90 against 0.40" in text
+    assert "tone 0.50 against –" in text
+    assert "reason The one is kinder. remark, adapter warm" in text
+    assert "adapter shown second: " in text
+    assert any(one.orders_disagree for one in facts.answers.prompts)
+    assert "orders disagree" in text
+
+
+def test_the_champions_answers_stand_beside_with_their_verdicts(tmp_path, page):
+    text = Page(_render(_facts(tmp_path, has_champion=True))).text
+    assert "Champion of the registry Sorry about that. No idea." in text
+    assert "Against the champion of the registry, adapter shown first:" in text
+    assert "tied against the champion" in text
+    assert "Champion of the registry" not in Page(page).text
+
+
+def test_a_panel_has_a_filter_by_member(tmp_path, page):
+    facts = _facts(tmp_path, members=("1 rules", "2 openai"))
+    text = _render(facts)
+    assert facts.answers.members == ("1 rules", "2 openai")
+    assert re.search(r"<legend>Judge</legend>.*?all together.*?1 rules.*?2 openai", text, re.DOTALL)
+    assert "j0-won j1-lost j2-won" in text
+    assert "<legend>Judge</legend>" not in page
+
+
+def test_more_prompts_than_a_page_can_hold_are_counted_and_the_files_with_all_are_named(tmp_path):
+    folders = make_folders(tmp_path, prompts=60, pairs=200)
+    few = read_answers(folders.tokens, folders.responses, folders.winrate, most=7)
+    text = _render(dataclasses.replace(collect(folders, PARAMS), answers=few))
+    assert text.count('<details class="one') == 7
+    said = Page(text).text.replace("\u00a0", " ")
+    assert "7 of 60 judged prompts, for a page of all would be too large, in the order of their ids" in said
+    assert "results/winrate/verdicts.jsonl" in said
 
 
 def _colours(block: str) -> dict[str, str]:

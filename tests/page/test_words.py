@@ -6,8 +6,11 @@ import pytest
 
 from tasks.core.base_model import BaseModel
 from tasks.page import words
-from tasks.page.facts import EvidenceFacts, Measures, Rate
+from tasks.page.answer_facts import VerdictFacts
+from tasks.page.facts import EvidenceFacts, Measures
+from tasks.page.measured import Rate
 from tasks.page.readers.read_evidence import read_evidence
+from tests.page.samples import PARAMS, make_folders
 
 GAP = "\u00a0"
 BASE = BaseModel("local", "/models/stories", None, "ab" * 32, "/models/stories")
@@ -15,9 +18,7 @@ BASE = BaseModel("local", "/models/stories", None, "ab" * 32, "/models/stories")
 
 @pytest.fixture
 def evidence(tmp_path) -> EvidenceFacts:
-    from tests.page.samples import make_folders
-
-    return read_evidence(make_folders(tmp_path, prompts=40, pairs=32).winrate)
+    return read_evidence(make_folders(tmp_path, prompts=40, pairs=32).winrate, PARAMS["winrate"]["judge"])
 
 
 def _with_rate(evidence: EvidenceFacts, value: float, low: float, high: float) -> EvidenceFacts:
@@ -57,14 +58,84 @@ def test_a_single_prompt_is_written_in_the_singular(evidence):
     assert f"1{GAP}held-out prompt " in words.verdict(one)
 
 
-def test_failed_guards_a_leaning_control_and_lost_verdicts_are_said_beside_the_verdict(evidence):
+def test_a_failed_guard_comes_before_every_rate(evidence):
+    failed = [dataclasses.replace(guard, is_passed=False) for guard in evidence.guards]
+    one = dataclasses.replace(_with_rate(evidence, 0.9, 0.8, 0.95), guards=(failed[0], *evidence.guards[1:]))
+    assert words.verdict(one).startswith(
+        f"Not to be believed: the guard adapter_applied failed. Measured was a win rate of 90.0{GAP}% on"
+    )
+    assert "beats" not in words.verdict(one)
+    three = words.verdict(dataclasses.replace(one, guards=tuple(failed)))
+    assert "the guards adapter_applied, distinct_ratio and length_ratio failed" in three
+
+
+def test_faults_of_the_judge_a_leaning_control_and_lost_verdicts_are_said_beside_the_verdict(evidence):
     assert words.caveats(BASE, evidence) == []
-    failed = dataclasses.replace(evidence.guards[0], is_passed=False)
-    spoiled = dataclasses.replace(evidence, guards=(failed,), control=Rate(0.7, 0.6, 0.8), coverage=0.9)
+    papers = dataclasses.replace(evidence.papers, faults=("it is blind", "it is deaf"))
+    spoiled = dataclasses.replace(evidence, papers=papers, control=Rate(0.7, 0.6, 0.8), coverage=0.9)
     said = " ".join(words.caveats(BASE, spoiled))
-    assert f"1{GAP}guard did not pass (adapter applied)" in said
+    assert "The judge does not qualify: it is blind. The judge does not qualify: it is deaf." in said
     assert "does not score one half against itself" in said
     assert f"Only 90.0{GAP}% of the prompts" in said
+
+
+def test_the_judge_is_named_with_its_standing_and_where_it_comes_from(evidence):
+    papers = evidence.papers
+    assert words.judge_name(papers) == "openai (small-judge)"
+    assert words.standing(papers).replace(GAP, " ") == (
+        "The judge qualifies: it agrees with the labels on 80.0 % (75.0–85.0 %) of 180 decided "
+        "pairs; the longer answer does on 50.0 % (45.0–55.0 %)."
+    )
+    assert "does not qualify" in words.standing(dataclasses.replace(papers, faults=("x",)))
+    assert "from the labels that the adapter learned from" in words.origin(dataclasses.replace(papers, kind="own"))
+    assert "ignores quality" in words.origin(dataclasses.replace(papers, kind="length"))
+    assert words.origin(papers) == ""
+
+
+@pytest.mark.parametrize(
+    ("choice", "model"),
+    [
+        ({"kind": "openai", "model": "small-judge"}, "small-judge"),
+        ({"kind": "python", "name": "my_judges:CalmJudge"}, "my_judges:CalmJudge"),
+        ({"kind": "reward_model", "source": "org/reward", "revision": "a" * 40}, "org/reward"),
+        ({"kind": "reward_model", "source": "/models/reward", "revision": None}, "reward"),
+        ({"kind": "panel", "members": [{"kind": "rules"}, {"kind": "openai", "model": "m"}]}, "m"),
+        ({"kind": "rules"}, ""),
+        ("rules", ""),
+        (None, ""),
+    ],
+)
+def test_the_models_and_classes_that_a_choice_names_are_told_without_paths(tmp_path, choice, model):
+    assert read_evidence(make_folders(tmp_path, prompts=8, pairs=8).winrate, choice).papers.model == model
+
+
+def test_a_judge_that_decided_nothing_has_dashes_in_place_of_numbers(evidence):
+    labels = dataclasses.replace(evidence.papers.labels, agreement=None, kappa=None, first_position_share=None)
+    assert (words.share(labels.agreement), words.kappa(labels.kappa)) == ("–", "–")
+    assert words.position(labels) == "none: each answer is scored alone"
+
+
+@pytest.mark.parametrize(
+    ("status", "credit", "said"),
+    [
+        ("ok", 1.0, "the adapter's is better"),
+        ("ok", 0.0, "the adapter's is worse"),
+        ("ok", 0.73, "the adapter's is better, with a probability of 0.73"),
+        ("ok", 0.27, "the adapter's is worse, with a probability of 0.73"),
+        ("tie", 0.5, "a tie"),
+        ("invalid", None, "no usable verdict"),
+        ("error", None, "the judge gave no verdict"),
+        ("skipped_identical", 0.5, "both answers are the same, so no judge was asked: a tie"),
+    ],
+)
+def test_a_verdict_is_said_in_words(status, credit, said):
+    assert words.finding(VerdictFacts("reference", "AB", status, credit, {}, {}, {})) == said
+
+
+def test_a_distance_from_the_reference_is_not_called_a_divergence():
+    text = words.distance({"chosen": 2.24, "rejected": -15.7})
+    assert "+2.24 nats on the chosen held-out answers and \u221215.70 on the rejected ones" in text
+    assert "not the KL divergence" in text
 
 
 def test_a_demo_is_called_a_demo(evidence):

@@ -31,7 +31,10 @@ def evidence_files(scores: dict[str, float | None], **changes) -> dict[str, byte
         "coverage": len(known) / len(scores),
         "win_rate": sum(known) / max(len(known), 1),
         "lower_bound": 0.1,
-        "guards": {"empty_share": {"value": 0.0, "limit": 0.05, "passed": True}},
+        "guards": {
+            "empty_share": {"value": 0.0, "limit": 0.05, "passed": True},
+            "judge_agreement": {"value": 0.9, "limit": 0.5, "passed": True},
+        },
         "something_new": {"that": "is ignored"},
     } | changes
     lines = [json.dumps({"prompt_id": prompt, "score": score, "more": 1}) for prompt, score in scores.items()]

@@ -13,6 +13,7 @@ from tasks.registry.gate.gate import GateConfig
 from tasks.registry.log.names import Address, is_alias, is_name
 from tasks.registry.release.release import promote, register
 from tasks.registry.versions.registry import Registry
+from tests.page.samples import agreement, papers
 from tests.registry.samples import sample, scores_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -39,8 +40,20 @@ def test_list_shows_versions_in_order_with_aliases_and_numbers(registry: Registr
     assert (done.returncode, done.stderr) == (0, "")
     head, first, second = done.stdout.splitlines()
     assert head.split() == ["version", "digest", "aliases", "win", "rate", "lower", "bound", "when"]
-    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7267"]
+    assert first.split()[:5] == ["demo@v1", digests[0][:12], "-", "0.8000", "0.7228"]
     assert second.split()[:4] == ["demo@v2", digests[1][:12], "champion", "0.6000"]
+
+
+def test_list_marks_a_rate_that_is_not_to_be_believed(command, registry: Registry, digests: list[str]):
+    failed = {
+        "control_judge": {"value": 1.0, "limit": 0.0, "passed": False},
+        "judge_agreement": {"value": 0.9, "limit": 0.5, "passed": True},
+    }
+    register(registry, *sample(7, scores_of(90, losses=10), guards=failed), "champion", GateConfig())
+    rows = command("list", "demo", "--json")[1]
+    assert [row["believed"] for row in rows] == [True, True, False]
+    assert "(not to be believed)" in command("list", "demo")[1].splitlines()[3]
+    assert "- not to be believed: guard `control_judge` failed" in command("show", "demo@v3")[1]
 
 
 def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, digests: list[str]):
@@ -48,8 +61,46 @@ def test_show_tells_a_versions_numbers_reasons_and_lineage(registry: Registry, d
     assert done.returncode == 0
     assert digests[0] in done.stdout
     assert "against the reference 0.8000 on 100 prompts" in done.stdout
+    assert "look 1 at these prompts, none spent before, at alpha 0.03040 of 0.05" in done.stdout
+    assert "look 2 at these prompts, 1 spent before" in shell(registry, "show", "demo@v2").stdout
     assert "90 train, 10 test" in done.stdout
     assert "adapter_model.safetensors" in done.stdout
+
+
+def shown_judge(registry: Registry, **changes) -> tuple[list[str], dict]:
+    register(registry, *sample(7, **changes), "champion", GateConfig())
+    done = shell(registry, "show", "demo@v1")
+    assert (done.returncode, done.stderr) == (0, "")
+    values = json.loads(shell(registry, "show", "demo@v1", "--json").stdout)
+    return done.stdout.splitlines(), values["judge"]
+
+
+def test_show_tells_the_judges_papers(registry: Registry):
+    lines, values = shown_judge(registry, qualification=papers(0.8))
+    assert values["qualification"] == papers(0.8)
+    assert [line.removeprefix("             - ") for line in lines[4:11]] == [
+        "judge        openai 5a5a5a5a5a5a, qualified",
+        "agreement with labels 0.8000 (0.7500 to 0.8500), lower bound 0.7600, must lie above 0.5",
+        "200 labelled pairs: 180 decided, 17 ties, 3 invalid",
+        "agreement of the longer answer 0.5000 (0.4500 to 0.5500)",
+        "Cohen's kappa 0.6000 (0.5000 to 0.7000)",
+        "first-position share 0.5200 (0.4700 to 0.5700)",
+        "games lost by canaries: dot 100%, empty 100%, instruction 95%, refusal 100%",
+    ]
+
+
+def test_show_says_first_that_a_rate_beside_a_failed_guard_is_not_believable(registry: Registry):
+    guards = {"judge_agreement": {"value": 0.4, "limit": 0.5, "passed": False}}
+    spoiled = papers(0.44, ("it agrees with the labels on 44.0 %",), length_agreement=agreement(0.5, agreement=None))
+    lines, _ = shown_judge(registry, qualification=spoiled, guards=guards)
+    at = lines.index("believable   no: judge_agreement failed")
+    assert lines[at + 1] == "judge        openai 5a5a5a5a5a5a, not qualified"
+    assert "             - agreement of the longer answer none" in lines
+    assert "             - it agrees with the labels on 44.0 %" in lines
+
+
+def test_show_says_of_an_older_version_that_nobody_measured_its_judge(registry: Registry, digests: list[str]):
+    assert "judge        unknown, without papers: nobody measured it" in shell(registry, "show", "demo@v1").stdout
 
 
 def test_verify_reads_everything_and_ends_with_1_on_damage(registry: Registry, digests: list[str]):
@@ -135,6 +186,25 @@ def test_promote_rollback_and_log_tell_one_story(command, digests: list[str]):
     ]
     lines = command("log", "demo")[1]
     assert f"champion: {digests[1][:12]} -> {digests[0][:12]}, because: swears" in lines
+
+
+def test_the_board_orders_base_champions_and_the_newest_version(command, registry: Registry, digests: list[str]):
+    newest = register(registry, *sample(3, scores_of(66, losses=34)), "champion", GateConfig()).digest
+    rows = command("board", "demo", "--json")[1]["standings"]
+    assert [row["name"] for row in rows] == [digests[0], newest, digests[1], "base"]
+    assert rows[0]["rating"] == pytest.approx(237.6, abs=0.1)  # 80 of 100 and a tie: 400·log₁₀(80.5/20.5)
+    assert rows[-1] == {"name": "base", "rating": 0.0, "low": 0.0, "high": 0.0, "win_rate": 0.5}
+    status, text, _ = command("board", "demo")
+    assert status == 0
+    assert text.splitlines()[1].split()[:3] == ["demo@v1", digests[0][:12], "238"]
+
+
+def test_the_board_leaves_out_what_met_another_base_and_names_it(command, registry: Registry, digests: list[str]):
+    newest = register(registry, *sample(4, scores_of(70, losses=30), base="f" * 64), "champion", GateConfig()).digest
+    board = command("board", "demo", "--json")[1]
+    assert [row["name"] for row in board["standings"]] == [newest, "base"]
+    assert set(board["left_out"]) == set(digests)
+    assert "demo@v1 is left out: its reference is" in command("board", "demo")[1]
 
 
 def test_every_answer_can_be_had_as_json(command, registry: Registry, digests: list[str], tmp_path: Path):

@@ -8,6 +8,7 @@ import pytest
 
 from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.params import build
+from tasks.estimation.estimates import win_rate
 from tasks.registry.gate.gate import (
     FAILED,
     INCONCLUSIVE,
@@ -15,8 +16,6 @@ from tasks.registry.gate.gate import (
     Decision,
     GateConfig,
     decide,
-    lower_bound,
-    spent_alpha,
 )
 from tasks.registry.log.entries import REGISTER, Event, LogEntry
 from tasks.registry.log.evidence import DUEL, parse
@@ -27,45 +26,14 @@ GATE = GateConfig(alpha=0.05, margin=0.02, tolerance=0.02, min_shared_prompts=50
 CHAMPION_DIGEST, CANDIDATE_DIGEST = "a" * 64, "c" * 64
 
 
-def test_wilsons_bound_of_80_wins_in_100_is_0_7267():
-    # z = 1.644854; centre 0.8 + z²/200 = 0.813528; spread z·sqrt(0.8·0.2/100 + z²/40000) = 0.067170
-    # (0.813528 - 0.067170) / (1 + z²/100) = 0.746358 / 1.027055 = 0.726697
-    assert lower_bound([1.0] * 80 + [0.0] * 20, 0.05) == pytest.approx(0.726696, abs=1e-6)
-
-
-def test_the_normal_bound_of_soft_scores_is_mean_less_z_standard_errors():
-    # mean 0.7; variance (120·0.09 + 40·0.04 + 40·0.49)/199 = 32/199; se = sqrt(32/199/200) = 0.0283552
-    scores = [1.0] * 120 + [0.5] * 40 + [0.0] * 40
-    assert lower_bound(scores, 0.05) == pytest.approx(0.7 - 1.644854 * 0.0283552, abs=1e-6)
-
-
-def test_equal_scores_have_a_bound_below_them_though_their_spread_is_nought():
-    # 50 ties, Wilson with p = 0.5: centre 0.5 + z²/100 = 0.527055, spread z·sqrt(0.005 + z²/10000) = 0.119414
-    # (0.527055 - 0.119414) / (1 + z²/50) = 0.407641 / 1.054111 = 0.386716
-    assert lower_bound([0.5] * 50, 0.05) == pytest.approx(0.386716, abs=1e-6)
-
-
-def test_few_soft_scores_take_the_more_cautious_of_both_bounds():
-    scores = [0.9] * 9 + [0.8]
-    assert lower_bound(scores, 0.05) < 0.7  # mean - z·se alone would be 0.8736
-
-
-def test_a_bound_does_not_depend_on_the_order_of_the_scores():
-    scores = [0.1, 0.7, 0.3] * 50 + [1.0]
-    assert lower_bound(scores, 0.05) == lower_bound(scores[::-1], 0.05)
-
-
-def test_the_levels_of_all_looks_sum_to_alpha():
-    assert spent_alpha(0.05, 1) == pytest.approx(0.0303964, abs=1e-7)  # 0.05 · 6 / π²
-    assert spent_alpha(0.05, 2) == pytest.approx(0.0303964 / 4, abs=1e-7)
-    assert math.fsum(spent_alpha(0.05, k) for k in range(1, 100_000)) == pytest.approx(0.05, abs=1e-6)
-
-
-BAD_GUARD = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}}
+PAPERS = {"judge_agreement": {"value": 0.9, "limit": 0.5, "passed": True}}
+BAD_GUARD = {"empty_share": {"value": 0.4, "limit": 0.05, "passed": False}} | PAPERS
+NO_PAPERS = {"empty_share": {"value": 0.0, "limit": 0.05, "passed": True}}
+BAD_JUDGE = {"judge_agreement": {"value": 0.36, "limit": 0.5, "passed": False}}
 FIRST_RUNS = {
-    # 80 of 100: bound 0.7154 at alpha 0.0304
+    # 80 of 100: bound 0.7121 at alpha 0.0304
     "a clear win": (scores_of(80, losses=20), {}, 1, PASSED, "clears 0.5200"),
-    # 60 of 100: bound 0.5063, under 0.52; the rate is above
+    # 60 of 100: bound 0.5004, under 0.52; the rate is above
     "a win within the noise": (scores_of(60, losses=40), {}, 1, INCONCLUSIVE, "does not clear 0.5200, though"),
     "a narrow loss": (scores_of(50, losses=50), {}, 1, FAILED, "nor does the rate"),
     "chosen and rejected swapped": (scores_of(10, losses=90), {}, 1, FAILED, "0.1000 on 100 prompts"),
@@ -76,12 +44,14 @@ FIRST_RUNS = {
         FAILED,
         "`empty_share` failed: value 0.4",
     ),
+    "a judge without papers": (scores_of(80, losses=20), {"guards": NO_PAPERS}, 1, FAILED, "showed no papers"),
+    "a judge that disagrees": (scores_of(80, losses=20), {"guards": BAD_JUDGE}, 1, FAILED, "`judge_agreement` failed"),
     "no guard at all": (scores_of(80, losses=20), {"guards": {}}, 1, FAILED, "no guard"),
     "too many missing": (scores_of(90, losses=5, missing=5), {}, 1, INCONCLUSIVE, "coverage 0.9500 is below 0.9800"),
     # 51 of the 98 known are won, 0.5204; with the missing ones as losses 0.51, under 0.52
     "missing is lost": (scores_of(51, losses=47, missing=2), {}, 1, FAILED, "0.5100 on 100 prompts"),
     "a lower coverage than counted": (scores_of(80, losses=20), {"coverage": 0.9}, 1, INCONCLUSIVE, "0.9000"),
-    # 65 of 100: at look 1 the bound is 0.5569, at look 50 (z 4.22) 0.4404
+    # 65 of 100: at look 1 the bound is 0.5515, at look 50 (alpha 0.0000122) 0.4331
     "the first look": (scores_of(65, losses=35), {}, 1, PASSED, "look 1"),
     "the fiftieth look": (scores_of(65, losses=35), {}, 50, INCONCLUSIVE, "look 50"),
 }
@@ -97,11 +67,13 @@ def test_a_first_version_is_held_against_the_reference(case: str):
 
 
 def test_the_numbers_of_a_first_promotion_are_those_worked_out_by_hand():
-    # z = 1.875000 at the first look's 0.0303964: centre 0.8 + z²/200 = 0.817578,
-    # spread z·sqrt(0.0016 + z²/40000) = 0.077032; (0.817578 - 0.077032) / (1 + z²/100) = 0.740546 / 1.035156
+    # with a rate of 0.712133, 80 wins or more of 100 have the probability 0.0303964, 0.05 · 6/π²; with 0.7228, 0.05
     numbers = decide(evidence(scores_of(80, losses=20)), None, 1, GATE).numbers
-    assert numbers["opponent_lower_bound"] == pytest.approx(0.715395, abs=1e-6)
-    assert numbers["lower_bound"] == pytest.approx(0.726696, abs=1e-6)  # at 0.05, for the table
+    for bound, level in ((0.712133, 0.0303964), (0.722800, 0.05)):
+        tail = math.fsum(math.comb(100, won) * bound**won * (1 - bound) ** (100 - won) for won in range(80, 101))
+        assert tail == pytest.approx(level, abs=1e-6)
+    assert numbers["opponent_lower_bound"] == pytest.approx(0.712133, abs=1e-6)
+    assert numbers["lower_bound"] == pytest.approx(0.722800, abs=1e-6)  # at 0.05, as every table shows it
     assert (numbers["threshold"], numbers["win_rate"], numbers["prompts"]) == (0.52, 0.8, 100)
 
 
@@ -114,9 +86,9 @@ def paired(better: int, equal: int, worse: int) -> tuple[dict[str, float | None]
 
 
 CHALLENGES = {
-    # mean gain 0.4: as a win rate 0.7, sd 0.2930 over 100 → bound 0.6451, threshold 0.51
+    # mean gain 0.4: as a win rate 0.7 over 100, threshold 0.51
     "better on shared prompts": (paired(45, 50, 5), PASSED, "clears 0.5100"),
-    # mean gain 0.05: 0.525, sd 0.3362 → bound 0.4620
+    # mean gain 0.05: 0.525
     "better within the noise": (paired(25, 55, 20), INCONCLUSIVE, "does not clear 0.5100, though"),
     "worse on shared prompts": (paired(5, 50, 45), FAILED, "nor does the rate"),
     "the very same answers": (paired(0, 100, 0), FAILED, "0.5000 on 100 prompts"),
@@ -168,6 +140,68 @@ def test_a_slow_slide_below_the_champion_is_stopped_by_the_fixed_reference():
     assert "is below the champion's" in decision.reasons[1]
 
 
+def test_a_slide_is_refused_only_where_the_paired_difference_shows_it():
+    duel = {"champion": {"digest": CHAMPION_DIGEST}}
+
+    def outcome(scores, champions) -> str:
+        return decide(
+            with_duel(scores, scores_of(140, losses=60), duel), evidence(champions, CHAMPION_DIGEST), 1, GATE
+        ).outcome
+
+    # 5 points below the champion on 200 prompts, which noise explains: two bounds apart by more than the tolerance
+    names = [f"p{number:03d}" for number in range(200)]
+    champions = dict.fromkeys(names, 1.0) | dict.fromkeys(names[:80], 0.0)  # 120 wins
+    noisy = dict.fromkeys(names, 0.0) | dict.fromkeys(names[40:150], 1.0)  # 110 wins, on other prompts
+    assert outcome(noisy, champions) == PASSED
+    steady = dict(champions) | dict.fromkeys(names[80:90], 0.0)  # the same 120 but 10: lost on ten, won on none
+    assert outcome(steady, champions) == FAILED
+
+
+def test_few_shared_prompts_against_the_base_leave_the_floor_of_one_half():
+    duel = {"champion": {"digest": CHAMPION_DIGEST}}
+    champion = evidence({f"q{number}": 1.0 for number in range(90)}, CHAMPION_DIGEST)
+    for wins, outcome in ((80, PASSED), (55, INCONCLUSIVE)):
+        decision = decide(
+            with_duel(scores_of(wins, losses=100 - wins), scores_of(80, losses=20), duel), champion, 1, GATE
+        )
+        assert decision.outcome == outcome
+        assert "they share 0 prompts, 50 are needed" in decision.reasons[1]
+
+
+def test_twelve_wins_and_no_loss_among_fifty_prompts_are_promoted():
+    assert decide(evidence(scores_of(12, ties=38)), None, 1, GateConfig()).outcome == PASSED
+
+
+@pytest.mark.parametrize("count", [4, 49])
+def test_few_prompts_promote_no_first_version_however_many_are_won(count: int):
+    decision = decide(evidence(scores_of(count)), None, 1, GateConfig())
+    assert decision.outcome == INCONCLUSIVE
+    assert f"{count} prompts, 50 are needed" in decision.reasons[0]
+    assert decide(evidence(scores_of(4)), None, 1, GateConfig(min_prompts=1)).outcome == INCONCLUSIVE  # p = 0.0625
+
+
+def test_an_inconclusive_decision_tells_its_power_and_what_would_help():
+    decision = decide(evidence(scores_of(112, losses=88)), None, 1, GateConfig())
+    assert decision.outcome == INCONCLUSIVE
+    # rate 0.56; at look 2 z = 2.4293: (2.4293 + 0.8416)² · 0.2464 · 200/199 / 0.0036 = 736.0
+    assert "rates from 0.5967 on" in decision.reasons[0]
+    assert decision.numbers["prompts_needed"] == pytest.approx(736, abs=1)
+    assert "about 736 prompts" in decision.reasons[0] or "about 737 prompts" in decision.reasons[0]
+    assert decision.looks() == "look 1 at these prompts, none spent before, at alpha 0.03040 of 0.05"
+
+
+def test_the_bound_that_is_shown_is_that_of_the_evidence_s_own_metrics():
+    scores = scores_of(60, ties=40, losses=30, missing=2)
+    rate = win_rate([float("nan") if score is None else score for score in scores.values()])
+    numbers = decide(evidence(scores), None, 3, GATE).numbers
+    assert (numbers["win_rate"], numbers["lower_bound"]) == (round(rate.win_rate, 6), round(rate.lower_bound, 6))
+
+
+def test_a_failed_guard_is_said_first():
+    decision = decide(evidence(scores_of(80, losses=20), guards=BAD_GUARD), None, 1, GATE)
+    assert decision.reasons[0].startswith("not to be believed: guard `empty_share` failed")
+
+
 def test_a_successor_of_the_champion_is_promoted_where_it_beats_it_and_holds_against_the_base():
     # trained on from the champion: 70 % against it, and against the bare base as good as the champion was
     duel = {"champion": {"digest": CHAMPION_DIGEST}}
@@ -183,17 +217,6 @@ def test_bounds_of_two_judges_are_not_compared_though_the_two_versions_met():
         decision = decide(candidate, champion, 1, GATE)
         assert decision.outcome == outcome
         assert "the champion's cannot be compared: its judge was the old judg" in decision.reasons[1]
-
-
-@pytest.mark.parametrize(("won", "lost", "ties"), [(4, 0, 196), (6, 1, 193), (4, 0, 496)])
-def test_a_few_decided_prompts_among_many_ties_prove_nothing(won: int, lost: int, ties: int):
-    # the exact sign test gives 0.0625 each time, and the normal bound lay above one half
-    assert lower_bound([1.0] * won + [0.0] * lost + [0.5] * ties, 0.0304) < 0.5
-
-
-def test_the_bound_of_few_decided_prompts_is_that_of_a_sign_test():
-    # of 10 wins and no loss Clopper and Pearson's bound is 0.05^(1/10) = 0.741134; 10 of 200: 0.5 + 0.05 (0.241134)
-    assert lower_bound([1.0] * 10 + [0.5] * 190, 0.05) == pytest.approx(0.5120567, abs=1e-6)
 
 
 def with_duel(scores, duel, changes):
@@ -278,7 +301,28 @@ def test_a_look_at_much_the_same_prompts_is_another_look():
     assert looks() == 1
     assert looks(judged(0, 200, "1" * 64)) == 2
     assert looks(judged(10, 200, "1" * 64), judged(0, 199, "2" * 64), judged(0, 230, "3" * 64)) == 4
-    assert looks(judged(0, 4000, "1" * 64)) == looks(judged(170, 200, "2" * 64)) == looks(judged(900, 9, "3" * 64)) == 1
+    assert looks(judged(170, 200, "1" * 64)) == looks(judged(900, 9, "2" * 64)) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "look"),
+    [
+        (0, 70, 2),  # 70 of the same 200
+        (150, 20, 2),
+        (0, 4000, 2),  # the 200 were a part of these
+        (50, 1000, 2),  # three quarters of the 200
+        (190, 200, 1),
+        (190, 30, 1),  # 10 of these 30
+        (3000, 5000, 1),
+    ],
+)
+@pytest.mark.parametrize("kept", [64, 256])
+def test_a_part_of_the_same_prompts_is_the_same_look(first: int, count: int, look: int, kept: int):
+    earlier = evidence({f"p{number:05d}": 1.0 for number in range(first, first + count)}, "1" * 64)
+    candidate = evidence({f"p{number:05d}": 1.0 for number in range(200)}, CANDIDATE_DIGEST)
+    event = Event(REGISTER, "1" * 64, prompt_set=earlier.prompt_set, prompt_sample=earlier.prompt_sample[:kept])
+    history = History(registered={"1" * 64: LogEntry(1, event, "", "", "", "")})
+    assert history.attempt(candidate) == look
 
 
 def test_a_look_of_before_samples_were_kept_counts_where_the_prompts_are_the_same():

@@ -56,7 +56,8 @@ def test_what_the_log_command_prints_are_the_files_themselves(old: Registry, com
 
 
 def test_it_is_continued(old: Registry):
-    second = register(old, *sample(1, scores_of(10, losses=10)), "champion", GateConfig())
+    guards = {"empty_share": {"value": 0.0, "limit": 0.05, "passed": True}}  # from before judges had papers
+    second = register(old, *sample(1, scores_of(10, losses=10), guards=guards), "champion", GateConfig())
     assert (second.digest, second.serial) == (COLLECTED[0], 2)
     promote(old, second.digest, "champion", override="after all")
     fresh = Registry(old.store, "demo")

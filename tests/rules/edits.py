@@ -27,7 +27,7 @@ class Edit:
 AFTER_ENCODE = STAGES[STAGES.index("reference") :]
 WITH_ADAPTER = tuple(stage for stage in AFTER_ENCODE if stage != "qualify")  # which depends on none
 AFTER_REFERENCE, AFTER_TRAIN = WITH_ADAPTER[1:], WITH_ADAPTER[2:]
-AFTER_RESPOND, AFTER_WINRATE, AFTER_REPORT = WITH_ADAPTER[4:], WITH_ADAPTER[5:], WITH_ADAPTER[6:]
+AFTER_RESPOND, AFTER_WINRATE = WITH_ADAPTER[4:], WITH_ADAPTER[5:]
 OBSERVERS = (
     "tasks/telemetry/log.py",
     "tasks/telemetry/receipts.py",
@@ -40,17 +40,21 @@ OBSERVERS = (
     "tasks/dpo/telemetry/meter.py",
     "tasks/dpo/telemetry/heap.py",
 )
+ROWS = "tasks/pairs/ingestion/rows.py"  # which reads the prompt sets of `respond`, too
 EDITS = (
     *(Edit(file, ()) for file in OBSERVERS),
     Edit("tasks/upkeep/compaction.py", ()),
-    Edit("tasks/pairs/ingestion/rows.py", ("ingest", "qualify"), ("encode", *WITH_ADAPTER)),
-    Edit("tasks/pairs/encoding/template.py", ("encode",), AFTER_ENCODE),
+    Edit(ROWS, ("ingest", "respond", "qualify"), ("encode", *AFTER_ENCODE[:2], "benchmarks", *AFTER_RESPOND)),
+    Edit(
+        *("tasks/pairs/encoding/template.py", ("encode", "respond", "qualify", "winrate")),
+        (*AFTER_ENCODE[:2], "benchmarks", *AFTER_WINRATE),
+    ),
     Edit("tasks/dpo/reference/reference_pass.py", ("reference",), AFTER_REFERENCE),
     Edit("tasks/dpo/capacity/preflight.py", ("reference", "train"), AFTER_TRAIN),
     Edit("tasks/dpo/training/trainer.py", ("train",), AFTER_TRAIN),
-    Edit("tasks/dpo/generation/sampling.py", ("respond",), AFTER_RESPOND),
+    Edit("tasks/dpo/generation/next_token.py", ("respond",), AFTER_RESPOND),
     Edit("tasks/judges/rules/rules.py", ("qualify", "winrate"), AFTER_WINRATE),
-    Edit("tasks/page/webpage.py", ("report",), AFTER_REPORT),
+    Edit("tasks/page/webpage.py", ("report", "register")),
     Edit("tasks/registry/gate/gate.py", ("register",)),
     Edit("tasks/registry/release/release.py", ("register",)),
     # `adapters` writes the same bytes again whatever its code, so DVC runs no stage that reads them

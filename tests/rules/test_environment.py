@@ -32,7 +32,7 @@ def installed_tree() -> dict[str, str]:
     """Name and version of everything that the project asks for, directly or through others."""
     versions: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
-    to_visit = [("dpo-pipeline", extra) for extra in ("", "dev", "hygiene")]
+    to_visit = [("dpo-pipeline", extra) for extra in ("", "dev", "hygiene", "judge")]
     while to_visit:
         name, extra = to_visit.pop()
         if (name, extra) in seen:
@@ -70,7 +70,9 @@ def _allows(pin: Requirement, version: str) -> bool:
 def test_the_pins_fit_what_pyproject_asks_for_and_solve_the_known_traps() -> None:
     pinned = pins()
     extras = PROJECT["optional-dependencies"]
-    asked = [Requirement(text) for text in [*PROJECT["dependencies"], *extras["dev"], *extras["hygiene"]]]
+    asked = [
+        Requirement(text) for text in [*PROJECT["dependencies"], *extras["dev"], *extras["hygiene"], *extras["judge"]]
+    ]
     for requirement in asked:
         (version,) = (clause.version for clause in pinned[canonicalize_name(requirement.name)].specifier)
         assert requirement.specifier.contains(version), f"{requirement} against {version}"
@@ -150,7 +152,7 @@ def test_an_environment_that_an_interrupted_install_left_is_built_anew(tmp_path:
         subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "MAKEFLAGS": ""})
     assert (tmp_path / ".venv" / "built").exists()
     installs = (tmp_path / "installs").read_text().splitlines()
-    assert installs == ["-m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev,hygiene]"]
+    assert installs == ["-m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev,hygiene,judge]"]
 
 
 @pytest.mark.parametrize("script", [".ci/run"])

@@ -19,7 +19,7 @@ from tasks.core.section import Rule, Section
 from tasks.launch.recipe import owner_of, read_settings
 from tests.rules.source import ROOT, modules, tree_of
 
-MOST_KEYS = 111
+MOST_KEYS = 117
 PARAMS = ROOT / "params.yaml"
 TEXT = PARAMS.read_text(encoding="utf-8")
 DOCUMENT = load_params(PARAMS)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.stages.responding import adapter, inputs, pinned, policy, tokens  # noqa: F401  # fixtures of respond's tests
+
 
 @pytest.fixture(autouse=True)
 def _logging_is_put_back(logging_put_back: None) -> None:

@@ -302,9 +302,11 @@ def test_decide_says_what_register_would_and_records_nothing(
     assert shown["outcome"] == outcome
     assert not (tmp_path / "models/registry").exists()
     done = run_at(tmp_path, Sources(), registry="models/registry")
-    assert shown == {"digest": done.digest, **done.decision.as_json()}
+    assert shown == {"digest": done.digest, **done.decision.as_json(), "looks_spent": 0}
     assert main(["decide"]) == status  # registered or not, it says the same
-    assert capsys.readouterr().out.startswith(f"{outcome}: demo {done.digest[:12]} for `champion`")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{outcome}: demo {done.digest[:12]} for `champion`")
+    assert "look 1 at these prompts, none spent before, at alpha 0.03040 of 0.05; asking spends none" in said
 
 
 def test_the_params_that_are_delivered_are_understood():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tasks.core.errors import ArtifactError, ConfigError
 from tasks.core.files import MANIFEST, manifest_digest, read_manifest, verify_manifest, write_manifest
 from tasks.core.params import load_section
 from tasks.report import Folders, ReportConfig, run
-from tests.page.samples import CONFIG, PARAMS, make_folders
+from tests.page.samples import CONFIG, PARAMS, distrusted, make_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,24 +60,30 @@ def test_neither_page_nor_card_tells_where_it_was_made(tmp_path):
         assert os.uname().nodename not in text
 
 
-def test_examples_are_drawn_by_id_and_losses_come_beyond_them(tmp_path):
-    facts = run(_small(tmp_path, prompts=100), PARAMS, CONFIG)
-    drawn = [one.prompt_id for one in facts.answers.drawn]
-    everything = sorted(
-        json.loads(line)["prompt_id"] for line in (tmp_path / "results/winrate/scores.jsonl").read_text().splitlines()
-    )
-    assert drawn == everything[:8]
-    assert len(facts.answers.lost) == 4
-    assert all(one.score == 0.0 for one in facts.answers.lost)
-    assert not {one.prompt_id for one in facts.answers.lost} & set(drawn)
+def test_every_judged_prompt_is_shown_in_the_order_of_ids_and_a_few_stand_open(tmp_path):
+    folders = _small(tmp_path, prompts=100)
+    facts = run(folders, PARAMS, CONFIG)
+    lines = (tmp_path / "results/winrate/scores.jsonl").read_text().splitlines()
+    assert [one.prompt_id for one in facts.answers.prompts] == sorted(json.loads(line)["prompt_id"] for line in lines)
+    page = (folders.out / "report.html").read_text(encoding="utf-8")
+    assert "All 100\u00a0judged prompts" in page
+    assert page.count('<details class="one') == 100
+    assert len(re.findall(r'<details class="one[^>]* open>', page)) == CONFIG.examples
 
 
-def test_no_examples_are_shown_when_none_are_asked_for(tmp_path):
+def test_no_prompt_stands_open_when_none_is_asked_for(tmp_path):
     folders = _small(tmp_path)
-    config = ReportConfig(title="t", license=None, examples=0)
-    facts = run(folders, PARAMS, config)
-    assert facts.answers.drawn == facts.answers.lost == ()
-    assert "none were asked for" in (folders.out / "report.html").read_text(encoding="utf-8")
+    run(folders, PARAMS, ReportConfig(title="t", license=None, examples=0))
+    page = (folders.out / "report.html").read_text(encoding="utf-8")
+    assert page.count('<details class="one') == 40
+    assert not re.findall(r'<details class="one[^>]* open>', page)
+
+
+def test_a_win_rate_beside_a_failed_guard_is_logged_as_not_to_be_believed(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run(_small(tmp_path, winrate=distrusted), PARAMS, CONFIG)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("Not to be believed: the guard judge_agreement failed. Measured was a win rate")
 
 
 def test_params_of_the_stages_are_shown_and_other_sections_are_not(tmp_path):

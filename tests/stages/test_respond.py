@@ -14,15 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import respond
 from tasks.core.base_model import BaseModel
 from tasks.core.errors import ArtifactError, ConfigError, DataError
 from tasks.core.files import (
     atomic_folder,
-    digest_of,
     pretty_json,
     read_manifest,
-    sha256_file,
     verify_manifest,
     write_manifest,
     write_text,
@@ -30,107 +27,23 @@ from tasks.core.files import (
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import CONFIG as CONFIG_FILE
 from tasks.core.pinned_adapter import WEIGHTS, adapter_digest
-from tasks.core.runtime import RuntimeConfig
 from tasks.dpo.generation import answering
 from tasks.dpo.generation.answering import merge
+from tasks.dpo.generation.batchwise import generate_batch
 from tasks.dpo.generation.held_out import choose_prompts, read_prompts
-from tasks.dpo.generation.sampling import Request, Sampling, draws, generate_batch, max_abs_delta_logit, plan_batches
+from tasks.dpo.generation.questions import Request, Sampling, draws, plan_batches
+from tasks.dpo.generation.respond_config import tell_of_sampling
+from tasks.dpo.generation.server import ServerConfig
+from tasks.dpo.generation.sides import max_abs_delta_logit
 from tasks.dpo.model.adapter import LoraSettings, attach_lora
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.adapter_saving import save_adapter
+from tasks.pairs.encoding.encoder import EncodeConfig
+from tasks.pairs.encoding.turn_marks import turn_marks
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
 from tests.dpo.test_sharding import needs_deepspeed
-from tests.stages import project
-
-CONFIG = RespondConfig(
-    max_prompts=None,
-    samples_per_prompt=1,
-    temperature=0.8,
-    top_p=0.95,
-    max_new_tokens=12,
-    batch_tokens=100,
-    seed=0,
-)
-RUNTIME = RuntimeConfig(device="cpu")
-OPENINGS = ("Once upon a time", "Lily", "One day, a big dog named Max", "The sun was", "Tom and Sue went to the park.")
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """The folders that the stage reads, and those that it writes."""
-
-    tokens: Path
-    base: Path
-    adapter: Path
-    champion: Path
-    out: Path
-    work: Path
-
-    def run(self, config: RespondConfig = CONFIG) -> dict[str, Any]:
-        folders = respond.Folders(self.tokens, self.base, self.adapter, self.champion, self.out, self.work)
-        return respond.run(folders, config, RUNTIME)
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.out / "responses.jsonl").read_text().split("\n") if line]
-
-
-@pytest.fixture(scope="session")
-def pinned(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that pins the real model where it lies."""
-    source, folder = shared / "models" / "stories260K", tmp_path_factory.mktemp("base")
-    files = {
-        name: {"sha256": sha256_file(source / name), "size": (source / name).stat().st_size} for name in MODEL_FILES
-    }
-    about = {"stage": "base", "kind": "local", "source": str(source), "revision": None, "model_files": files}
-    write_manifest(folder, {**about, "digest": digest_of(files)})
-    return folder
-
-
-@pytest.fixture(scope="session")
-def policy(pinned: Path) -> Any:
-    """The base with an adapter of random weights, large enough to be felt."""
-    model = attach_lora(load_base(BaseModel.open(pinned)), LoraSettings(rank=4, alpha=8), seed=0)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
-@pytest.fixture(scope="session")
-def adapter(policy: Any, pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapter")
-    save_adapter(policy, folder, BaseModel.open(pinned))
-    write_manifest(folder, {"stage": "train"})
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tokens(pinned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, tokenizer = tmp_path_factory.mktemp("tokens"), BaseModel.open(pinned).load_tokenizer()
-    rows = [
-        {"prompt_id": f"id{i}", "question": text, "ids": tokenizer(text)["input_ids"]}
-        for i, text in enumerate(OPENINGS)
-    ]
-    write_text(folder / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    period = tokenizer(".", add_special_tokens=False)["input_ids"][-1]  # so that answers end: this base never says </s>
-    write_text(
-        folder / "template.json", pretty_json({"kind": "none", "template": None, "eos_token_ids": [2, 1, period]})
-    )
-    write_manifest(folder, {"stage": "encode"})
-    return folder
-
-
-def inputs_in(folder: Path, tokens: Path, pinned: Path, adapter: Path) -> Inputs:
-    project.write_no_adapter(folder / "champion")
-    return Inputs(tokens, pinned, adapter, folder / "champion", folder / "responses", folder / "work")
-
-
-@pytest.fixture
-def inputs(tokens: Path, pinned: Path, adapter: Path, tmp_path: Path) -> Inputs:
-    return inputs_in(tmp_path, tokens, pinned, adapter)
+from tests.stages.responding import CONFIG, Inputs, inputs_in
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +148,7 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
     script = tmp_path / "ranks.py"
     script.write_text(
         "import dataclasses, sys\nfrom pathlib import Path\nfrom tasks import respond\n"
-        "from tasks.core.runtime import RuntimeConfig\nfrom tests.stages.test_respond import CONFIG\n"
+        "from tasks.core.runtime import RuntimeConfig\nfrom tests.stages.responding import CONFIG\n"
         "config = dataclasses.replace(CONFIG, batch_tokens=1)\n"  # five batches: a rank has one more than the other
         f"runtime = RuntimeConfig(device='cpu', sharding={sharding!r})\n"
         "respond.run(respond.Folders(*map(Path, sys.argv[1:])), config, runtime)\n"
@@ -250,22 +163,22 @@ def test_one_rank_and_two_ranks_write_the_same_file(finished, inputs, tmp_path, 
     assert (two.out / "metrics.json").read_bytes() == (finished.out / "metrics.json").read_bytes()
 
 
-def test_a_killed_run_goes_on_from_its_finished_batches(finished, inputs, monkeypatch):
-    real, calls = answering.generate_batch, []
+def test_a_killed_run_goes_on_from_its_finished_parts(finished, inputs, monkeypatch):
+    real, calls = answering.answer_all, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
-        if len(calls) == 4:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(answering, "generate_batch", interrupted)
+    monkeypatch.setattr(answering, "answer_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         inputs.run()
     assert not inputs.out.exists()
-    assert len(list(inputs.work.rglob("batch-*.json"))) == 1
+    assert len(list(inputs.work.rglob("part-*.json"))) == 1
     inputs.run()
-    assert len(calls) == 4 + 3  # of two batches the first is not run again, the second is, on three sides
+    assert len(calls) == 2 + 2  # of three sides the first is not run again, the second and the third are
     assert (inputs.out / "responses.jsonl").read_bytes() == (finished.out / "responses.jsonl").read_bytes()
     assert not any(inputs.work.glob("*"))
 
@@ -380,6 +293,10 @@ def test_no_held_out_prompt_is_refused(tmp_path):
         ({"top_p": 1.5}, "respond.top_p"),
         ({"max_prompts": 0}, "respond.max_prompts"),
         ({"batch_tokens": 0}, "respond.batch_tokens"),
+        ({"top_k": 0}, "respond.top_k"),
+        ({"repetition_penalty": 0.0}, "respond.repetition_penalty"),
+        ({"stop": ("",)}, "respond.stop"),
+        ({"server": ServerConfig("", "a", "b")}, "respond.server.base_url"),
         ({"temperature": 0.0, "samples_per_prompt": 2}, "respond.samples_per_prompt"),
     ],
 )
@@ -391,3 +308,69 @@ def test_wrong_settings_are_refused_by_name(change, told):
 def test_the_shipped_settings_load():
     path = next(path for path in (ROOT / "params.yaml", ROOT / "params.d" / "respond.yaml") if path.is_file())
     assert load_section(path, "respond", RespondConfig).samples_per_prompt >= 1
+
+
+def write_set(folder: Path, *rows: dict[str, Any]) -> dict[str, str]:
+    write_text(folder / "mine.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return {"mine": str(folder / "mine.jsonl")}
+
+
+def test_prompts_of_a_set_are_answered_beside_the_held_out_ones_and_change_none_of_them(inputs, finished, tmp_path):
+    sets = write_set(tmp_path, {"prompt": "Ben had a red ball", "gold": "He lost it."}, {"prompt": "Anna sat down"})
+    metrics = inputs.run(dataclasses.replace(CONFIG, prompt_sets=sets))
+    added = [json.loads(line) for line in (inputs.out / "added_prompts.jsonl").read_text().splitlines()]
+    assert [(row["set"], row["slice"], row["question"], row.get("gold_chosen")) for row in added] == [
+        ("mine", "mine", "Ben had a red ball", "He lost it."),
+        ("mine", "mine", "Anna sat down", None),
+    ]
+    assert metrics["prompts"] == 7
+    ids = {row["prompt_id"] for row in added}
+    assert [row for row in inputs.rows() if row["prompt_id"] not in ids] == finished.rows()
+    assert len([row for row in inputs.rows() if row["prompt_id"] in ids]) == 2 * 3
+    assert "prompt_sets" in read_manifest(inputs.out, "respond")["inputs"]
+
+
+def test_without_prompt_sets_nothing_is_written_of_them(finished):
+    assert sorted(path.name for path in finished.out.iterdir()) == ["manifest.json", "metrics.json", "responses.jsonl"]
+
+
+def test_stop_strings_end_answers_and_are_told(inputs, caplog):
+    caplog.set_level("INFO")
+    inputs.run(dataclasses.replace(CONFIG, temperature=0.0, stop=(" was", "big dog")))
+    rows = inputs.rows()
+    assert not [row for row in rows if " was" in row["text"] or "big dog" in row["text"]]
+    assert "and at the texts ' was', 'big dog'" in caplog.text
+    whole = dataclasses.replace(inputs, out=inputs.out.parent / "whole")
+    whole.run(dataclasses.replace(CONFIG, temperature=0.0))
+    cut = [(row, long) for row, long in zip(rows, whole.rows(), strict=True) if row != long]
+    assert cut
+    assert all(long["text"].startswith(row["text"]) and row["finish"] == "stop" for row, long in cut)
+    assert all(row["n_tokens"] < long["n_tokens"] for row, long in cut)
+
+
+def test_the_bases_own_generation_settings_are_offered(caplog):
+    caplog.set_level("INFO")
+    own = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.0, "max_length": 20}
+    tell_of_sampling(CONFIG, own, ["</s>", "<|end|>"], ("\n\nHuman:",))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == r"answers end at '</s>', '<|end|>', and at the texts '\n\nHuman:'"
+    assert second == (
+        "the base's generation_config.json has temperature: 0.6, top_k: 20: write that under `respond` to answer so"
+    )
+
+
+def test_marks_of_a_plain_transcript_stop_answers_by_default(pinned):
+    tokenizer = BaseModel.open(pinned).load_tokenizer()
+    assert turn_marks(tokenizer, EncodeConfig(chat_template="plain")) == ("\n\nAssistant:", "\n\nHuman:")
+    assert turn_marks(tokenizer, EncodeConfig()) == ()
+
+
+def test_a_set_with_the_name_of_a_slice_is_refused(inputs, tokens, tmp_path):
+    copied = tmp_path / "tokens"
+    shutil.copytree(tokens, copied)
+    lines = [json.loads(line) for line in (copied / "prompts.jsonl").read_text().splitlines()]
+    write_text(copied / "prompts.jsonl", "".join(json.dumps({**row, "slice": "mine"}) + "\n" for row in lines))
+    write_manifest(copied, {"stage": "encode"})
+    sets = write_set(tmp_path, {"prompt": "Ben had a red ball"})
+    with pytest.raises(ConfigError, match=r"`respond.prompt_sets` is .* — mine is a slice of the held-out prompts"):
+        dataclasses.replace(inputs, tokens=copied).run(dataclasses.replace(CONFIG, prompt_sets=sets))

@@ -149,7 +149,7 @@ def test_a_better_policy_wins_where_the_reference_fails(better, config):
     assert metrics["control"]["low"] < 0.5 < metrics["control"]["high"]
     assert metrics["slices"]["fault"]["win_rate"] == 1.0
     assert metrics["slices"]["damage"] == {"prompts": 20, "win_rate": 0.5} | {
-        key: metrics["slices"]["damage"][key] for key in ("low", "high")
+        key: metrics["slices"]["damage"][key] for key in ("low", "high", "p_value")
     }
     assert "refused" in metrics["length_controlled"]
     assert all(guard["passed"] for guard in metrics["guards"].values())
@@ -170,7 +170,7 @@ def test_the_evidence_holds_every_verdict_score_and_table(better, config):
     lengths = list(csv.DictReader((better.out / "lengths.csv").read_text().splitlines()))
     assert (len(lengths), lengths[0]["policy_tokens"]) == (40, "25")
     told = json.loads((better.out / "metrics.json").read_text())
-    assert told["smallest_detectable_win_rate"] == pytest.approx(0.5 + 2.4865 * 0.5 / 40**0.5, abs=1e-4)
+    assert told["smallest_detectable_win_rate"] == pytest.approx(0.721578)  # exact, at the first look
 
 
 @pytest.fixture
@@ -213,6 +213,14 @@ def test_the_same_answers_give_the_same_bytes(better, config, tmp_path):
     assert {path.name: path.read_bytes() for path in better.out.iterdir()} == {
         path.name: path.read_bytes() for path in again.out.iterdir()
     }
+
+
+def test_what_the_gate_can_show_is_told_before_anything_is_judged(better, config, caplog):
+    with caplog.at_level("INFO", logger="tasks.winrate"):
+        better.run(config)
+    told = [record.getMessage() for record in caplog.records if record.name == "tasks.winrate"]
+    assert "40 prompts can show the gate a win rate of 72.2 % at look 1, " in told[0]
+    assert told[0].endswith("(alpha 0.05 over all looks, power 80 %); a first version needs 50 prompts")
 
 
 def test_a_sabotaged_policy_loses(tmp_path, config):
@@ -316,3 +324,23 @@ def test_the_stage_needs_no_torch(better):
     done = subprocess.run([sys.executable, "-c", code, *paths], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (better.out / "manifest.json").is_file()
+
+
+def test_prompts_of_a_set_of_ones_own_are_judged_as_a_slice(better, config):
+    asked = "Why is my lamp so warm, and what now?"
+    row = {"prompt_id": "own", "set": "mine", "slice": "mine", "display": asked, "question": asked, "ids": [1, 2]}
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": asked}]
+    _write_lines(better.responses / "added_prompts.jsonl", [{**row, "prompt": json.dumps(turns)}])
+    with (better.responses / "responses.jsonl").open("a") as stream:
+        for side, text in {"policy": WARM, "reference": COLD, "control": COLD}.items():
+            answer = {"prompt_id": "own", "side": side, "sample": 0, "text": text, "n_tokens": 9, "finish": "stop"}
+            stream.write(json.dumps(answer) + "\n")
+    write_manifest(better.responses, {"stage": "respond"})
+    metrics = better.run(config)
+    assert (metrics["slices"]["mine"]["prompts"], metrics["slices"]["mine"]["win_rate"]) == (1, 1.0)
+    assert metrics["guards"]["seen_prompt_share"]["passed"]
+
+    seen = {**row, "prompt": json.dumps("My radio t0 has a crack. What now?")}
+    _write_lines(better.responses / "added_prompts.jsonl", [seen])
+    write_manifest(better.responses, {"stage": "respond"})
+    assert not better.run(config)["guards"]["seen_prompt_share"]["passed"], "it stands in the training data"

@@ -1,13 +1,14 @@
-"""Answering the prompts: load the policy, share batches out over the ranks, gather the answers and describe them.
+"""Answering the prompts: load the policy, share parts out over the ranks, gather the answers and describe them.
 
-Finished batches are kept until all are there.
+Finished parts are kept until all are there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ from tasks.core.files import canonical_json, code_digest, digest_of, read_json, 
 from tasks.core.pinned_adapter import PinnedAdapter
 from tasks.core.runtime import RuntimeConfig
 from tasks.core.versions import versions
+from tasks.dpo.generation.batchwise import generate_batch
 from tasks.dpo.generation.held_out import Row
-from tasks.dpo.generation.sampling import CHAMPION, Request, Sampling, Side, generate_batch
+from tasks.dpo.generation.questions import CHAMPION, Completion, Questions, Request, Side
+from tasks.dpo.generation.refilling import answer_all, can_refill
+from tasks.dpo.generation.stop_texts import StopTexts
 from tasks.dpo.model import sharding
 from tasks.dpo.model.base_loading import load_base
 from tasks.telemetry import log
 from tasks.telemetry.receipts import note
 
+BATCHES_OF_A_PART = 4  # a larger part fills its seats better; a smaller one is sooner finished and kept
 _LIBRARIES = ("numpy", "peft", "tokenizers", "torch", "transformers")
 
 
@@ -57,51 +62,100 @@ def load_policy(
 
 
 def answer(
-    policy: Any, batches: list[list[Request]], draws: Sampling, sides: Sequence[Side], tokenizer: Any, work: Path
+    parts: Sequence[Part],
+    answers_of: Callable[[Part], list[Completion]],
+    tokenizer: Any,
+    work: Path,
+    is_sharded: bool = False,
 ) -> list[Row]:
-    """Answer this rank's share of the batches, each side in turn, and return its rows.
+    """Answer this rank's share of the parts and return its rows.
 
     Args:
-        policy: All sides in one model.
-        batches: What all ranks answer together.
-        draws: How answers are drawn.
-        sides: Who answers.
+        parts: What all ranks answer together.
+        answers_of: Answers a part.
         tokenizer: Turns tokens into text.
-        work: Folder of finished batches; those that an earlier run finished are taken from there.
+        work: Folder of finished parts; those that an earlier run finished are taken from there.
+        is_sharded: The model is shared out over the ranks, which answer as many parts each.
     """
-    batches_of_rank = list(enumerate(batches))[ranks.rank() :: ranks.world_size()]
-    files = [work / f"batch-{number:05d}.json" for number, _ in batches_of_rank]
-    left = [(file, batch) for file, (_, batch) in zip(files, batches_of_rank, strict=True) if not file.is_file()]
-
-    is_sharded, idle_passes = sharding.is_sharded(policy), 0
-    if is_sharded:
-        counts: list[Any] = [None] * ranks.world_size()
-        torch.distributed.all_gather_object(counts, len(left))
-        idle_passes = max(counts) - len(left)
+    parts_of_rank = list(enumerate(parts))[ranks.rank() :: ranks.world_size()]
+    files = [work / f"part-{number:05d}.json" for number, _ in parts_of_rank]
+    left = [(file, part) for file, (_, part) in zip(files, parts_of_rank, strict=True) if not file.is_file()]
+    idle_parts = _idle_parts(len(left)) if is_sharded else 0
 
     tokens, began = 0, time.monotonic()
-    with log.bar("answering", total=len(left), unit="batch") as bar:
-        for file, batch in left:
-            completions = [c for side in sides for c in generate_batch(policy, batch, draws, side, is_sharded)]
-            rows = [
-                {
-                    "prompt_id": completion.prompt_id,
-                    "side": completion.side,
-                    "sample": completion.sample,
-                    "text": tokenizer.decode(list(completion.ids), skip_special_tokens=True),
-                    "n_tokens": len(completion.ids),
-                    "finish": completion.finish,
-                }
-                for completion in completions
-            ]
-            tokens += sum(row["n_tokens"] for row in rows)
-            write_text(file, canonical_json(rows))
+    with log.bar("answering", total=len(left), unit="part") as bar:
+        for file, part in left:
+            answers = answers_of(part)
+            tokens += sum(len(each.ids) for each in answers)
+            write_text(file, canonical_json([_row(each, tokenizer) for each in answers]))
             bar.update()
-    for side in list(sides) * idle_passes:  # all-gather is collective: ranks with fewer batches run dummy ones
-        generate_batch(policy, batches[-1][-1:], draws, side, is_sharded)
+    for _ in range(idle_parts):  # all-gather is collective: ranks with fewer parts run dummy ones
+        answers_of(dataclasses.replace(parts[-1], requests=parts[-1].requests[-1:]))
 
     note(generated_tokens=tokens, generated_tokens_per_s=round(tokens / (time.monotonic() - began), 1))
     return [row for file in files for row in read_json(file)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Requests that one side answers in one go, longest first."""
+
+    side: Side
+    requests: list[Request]
+
+
+def plan_parts(questions: Questions, batches: int = BATCHES_OF_A_PART) -> list[Part]:
+    """Cut the questions into parts of so many ``batches`` of one side; the sides of the same requests follow.
+
+    Parts do not depend on the number of ranks, so neither do the answers.
+    """
+    planned = questions.batches()
+    groups = [planned[first : first + batches] for first in range(0, len(planned), batches)]
+    return [Part(side, [each for batch in group for each in batch]) for group in groups for side in questions.sides]
+
+
+def answer_by_model(policy: Any, questions: Questions, tokenizer: Any, work: Path) -> list[Row]:
+    """Answer this rank's share of the questions with the model ``policy``, all sides in one, and return its rows.
+
+    Finished parts are kept in the folder ``work``; those that an earlier run finished are taken from there.
+    """
+    is_sharded = sharding.is_sharded(policy)
+    stops = StopTexts(tokenizer, questions.stop) if questions.stop else None
+    sampling, budget = questions.sampling, questions.batch_tokens
+    if not is_sharded and can_refill(policy.get_base_model()):
+        return answer(
+            plan_parts(questions),
+            lambda part: answer_all(policy, part.requests, sampling, part.side, budget, stops),
+            tokenizer,
+            work,
+        )
+    return answer(
+        plan_parts(questions, batches=1),
+        lambda part: generate_batch(policy, part.requests, sampling, part.side, is_sharded, stops),
+        tokenizer,
+        work,
+        is_sharded,
+    )
+
+
+def _idle_parts(count: int) -> int:
+    """Return how many parts fewer this rank has than the rank that has most; all ranks call it."""
+    counts: list[Any] = [None] * ranks.world_size()
+    torch.distributed.all_gather_object(counts, count)
+    return int(max(counts)) - count
+
+
+def _row(answer: Completion, tokenizer: Any) -> Row:
+    """Return an answer as a row of `responses.jsonl`."""
+    text = tokenizer.decode(list(answer.ids), skip_special_tokens=True) if answer.text is None else answer.text
+    return {
+        "prompt_id": answer.prompt_id,
+        "side": answer.side,
+        "sample": answer.sample,
+        "text": text,
+        "n_tokens": len(answer.ids),
+        "finish": answer.finish,
+    }
 
 
 def gather_on_main(rows: list[Row]) -> list[Row] | None:

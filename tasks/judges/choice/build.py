@@ -19,6 +19,13 @@ from tasks.judges.choice.kinds import (
     RulesJudge,
 )
 from tasks.judges.games.runners import JudgeRunner, PairRunner, PanelRunner, ScoreRunner
+from tasks.judges.llm.llm_choice import OpenAIJudge
+from tasks.judges.llm.llm_judge import LlmJudge
+from tasks.judges.models.model_choices import ModelJudge, ModelPlace, OwnJudge, RewardModelJudge
+from tasks.judges.models.own_scorer import OwnScorer
+from tasks.judges.models.reward_endpoint import RewardEndpointScorer
+from tasks.judges.models.reward_scorer import RewardModelScorer
+from tasks.judges.protocol.protocol import Scorer
 from tasks.judges.rules.controls import LengthScorer, RandomJudge
 from tasks.judges.rules.rules import RulesConfig, RuleScorer
 
@@ -34,9 +41,7 @@ DEMO_LISTS = {
 
 def kind_of(config: WinrateConfig, pairs: Path) -> str:
     """Return the kind of the judge; `auto` is settled by the data."""
-    if isinstance(config.judge, AutoJudge):
-        return "rules" if is_demo(pairs) else "own"
-    return config.judge.kind
+    return settled(config.judge, pairs).kind
 
 
 def is_control(choice: JudgeChoice) -> bool:
@@ -45,50 +50,79 @@ def is_control(choice: JudgeChoice) -> bool:
     return any(member.kind in CONTROLS for member in members)
 
 
+def is_paid(choice: JudgeChoice) -> bool:
+    """Tell whether the judge, or any member of a panel, is a service that may cost money."""
+    members = choice.members if isinstance(choice, PanelJudge) else (choice,)
+    return any(isinstance(member, OpenAIJudge) for member in members)
+
+
 def is_demo(pairs: Path) -> bool:
     """Tell whether all pairs are the demo's."""
     return list(read_json(pairs / "metrics.json").get("rows_by_source", {})) == ["demo"]
 
 
-def build_judge(config: WinrateConfig, pairs: Path) -> JudgeRunner:
+def build_judge(config: WinrateConfig, pairs: Path, place: ModelPlace | None = None) -> JudgeRunner:
     """Return what asks the judge.
 
     Args:
         config: The section `winrate`.
         pairs: The folder that `ingest` wrote.
+        place: Where a judge that is a model finds what it needs.
 
     Raises:
         ConfigError: The judge's settings do not suit the data, or its class is none.
+        ArtifactError: A folder is missing or damaged.
     """
-    choice = config.judge
-    if isinstance(choice, AutoJudge):
-        choice = _judge_of_data(pairs)
+    choice = settled(config.judge, pairs)
     if isinstance(choice, PanelJudge):
-        members = {_name(number, member): _build(member, config, pairs) for number, member in enumerate(choice.members)}
+        members = {
+            _name(number, member): _build(member, config, pairs, place) for number, member in enumerate(choice.members)
+        }
         return PanelRunner(members, choice.quorum or len(members) // 2 + 1)
-    return _build(choice, config, pairs)
+    return _build(choice, config, pairs, place)
 
 
-def _judge_of_data(pairs: Path) -> RulesJudge:
-    if is_demo(pairs):
-        return RulesJudge("rules")
-    raise ConfigError("`winrate.judge` is `auto`, which knows the demo's data alone", "name a judge")
+def settled(choice: JudgeChoice, pairs: Path) -> JudgeChoice:
+    """Return the judge that is chosen; `auto` is settled by the data in the folder that `ingest` wrote."""
+    if isinstance(choice, AutoJudge):
+        return RulesJudge("rules") if is_demo(pairs) else OwnJudge("own")
+    return choice
 
 
 def _name(number: int, member: Any) -> str:
     return f"{number + 1} {member.kind}"
 
 
-def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path) -> JudgeRunner:
+def _build(choice: JudgeChoice, config: WinrateConfig, pairs: Path, place: ModelPlace | None) -> JudgeRunner:
+    if isinstance(choice, ModelJudge):
+        if place is None:
+            raise ConfigError(f"a judge of the kind {choice.kind!r} needs a place for its model", "give `place`")
+        return ScoreRunner(_model_scorer(choice, place))
     if isinstance(choice, RulesJudge):
         if not is_demo(pairs):
             refuse_demo_rules(config.rules)
         return ScoreRunner(RuleScorer(config.rules, config.tie_margin))
     if isinstance(choice, ControlJudge):
         return ScoreRunner(LengthScorer()) if choice.kind == "length" else PairRunner(RandomJudge(SEED))
+    if isinstance(choice, OpenAIJudge):
+        return PairRunner(LlmJudge(choice))
     if isinstance(choice, PythonJudge):
         return _python_judge(choice)
     raise ConfigError(f"a judge of the kind {choice.kind!r} cannot be a panel's member", "choose another kind")
+
+
+def _model_scorer(choice: ModelJudge, place: ModelPlace) -> Scorer:
+    if isinstance(choice, OwnJudge):
+        return OwnScorer(choice, place)
+    if isinstance(choice, RewardModelJudge):
+        return RewardModelScorer(choice, place)
+    return RewardEndpointScorer(choice, place)
+
+
+def own_choice(choice: JudgeChoice) -> OwnJudge | None:
+    """Return the settings of the judge `own`, alone or in a panel; None where it is not chosen."""
+    members = choice.members if isinstance(choice, PanelJudge) else (choice,)
+    return next((member for member in members if isinstance(member, OwnJudge)), None)
 
 
 def refuse_demo_rules(rules: RulesConfig) -> None:

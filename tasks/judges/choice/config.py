@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar
 
 from tasks.core.errors import ConfigError
 from tasks.core.section import Section, between
+from tasks.estimation.bounds import ALPHA
+from tasks.estimation.power import POWER
 from tasks.judges.choice.kinds import JudgeChoice, PanelJudge
 from tasks.judges.evidence.guards import GuardLimits
 from tasks.judges.qualification.qualification import QualificationConfig
 from tasks.judges.rules.rules import RulesConfig
 
-ALPHA = 0.05  # intervals are at 1 - ALPHA, the lower bound one-sided at 1 - ALPHA
-POWER = 0.8  # the probability of detecting the smallest detectable win rate, which is logged before judging
-SEED = 0  # of the bootstrap, the sign flips and the random judge
+SEED = 0  # of the sign flips, the length-controlled rate's bootstrap and the random judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class WinrateConfig(Section, path="winrate"):
     REMOVED: ClassVar[Mapping[str, str]] = {
         "alpha": f"delete it: intervals are at 1 - {ALPHA}; `register.gate.alpha` is the gate's",
         "power": f"delete it: the smallest detectable win rate is at a power of {POWER}",
-        "seed": f"delete it: the bootstrap's seed is {SEED}",
+        "seed": f"delete it: the seed is {SEED}",
     }
 
     judge: JudgeChoice
@@ -44,7 +44,9 @@ class WinrateConfig(Section, path="winrate"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.judge, PanelJudge) and self.judge.quorum is not None:
+        if isinstance(self.judge, PanelJudge):
             count = len(self.judge.members)
-            if self.judge.quorum > count:
+            if self.judge.quorum is not None and self.judge.quorum > count:
                 raise ConfigError(f"`winrate.judge.quorum` is {self.judge.quorum}", f"write at most {count}")
+            if sum(member.kind == "own" for member in self.judge.members) > 1:
+                raise ConfigError("`winrate.judge.members` has `own` twice, and one head is fitted", "name it once")

@@ -6,6 +6,8 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from tasks.core.section import at_least, filled
+from tasks.judges.llm.llm_choice import OpenAIJudge
+from tasks.judges.models.model_choices import OwnJudge, RewardEndpointJudge, RewardModelJudge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class PythonJudge:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-Single = RulesJudge | ControlJudge | PythonJudge
+Single = RulesJudge | ControlJudge | PythonJudge | OpenAIJudge | OwnJudge | RewardModelJudge | RewardEndpointJudge
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tasks.core.section import Section, at_least, band, between
 from tasks.judges.evidence.leakage import Leakage
 from tasks.judges.protocol.protocol import Answer
-from tasks.judges.qualification.qualification import LEAST_CANARIES_LOST, MOST_POSITION_BIAS
+from tasks.judges.qualification.qualification import FEWEST_PAIRS, LEAST_CANARIES_LOST, MOST_POSITION_BIAS
 from tasks.judges.rules.texts import distinct_ngram_share
 
 Rule = Literal["above", "at most", "at least", "between"]
@@ -143,6 +143,7 @@ def _benchmark_guard(drop: float | None, limits: GuardLimits) -> dict[str, Guard
 def _judge_guards(papers: Mapping[str, Any]) -> dict[str, Guard]:
     """Return the guards on the judge itself: agreement with labels, canaries, position."""
     return {
+        "judge_pairs": Guard(papers["agreement"]["pairs"], "at least", FEWEST_PAIRS),
         "judge_agreement": Guard(papers["agreement"]["bound"], "above", papers["min_agreement"]),
         "judge_canaries": Guard(min(papers["canaries"].values(), default=0.0), "at least", LEAST_CANARIES_LOST),
         "judge_position_bias": Guard(papers["position_bias"], "at most", MOST_POSITION_BIAS),

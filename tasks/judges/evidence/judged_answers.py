@@ -10,7 +10,7 @@ from typing import Any
 from tasks.core.errors import ArtifactError
 from tasks.core.json_lines import read_json_lines
 from tasks.judges.games.games import Comparison
-from tasks.judges.protocol.conversations import conversations
+from tasks.judges.protocol.conversations import conversations, turns_of
 from tasks.judges.protocol.protocol import Answer, Prompt
 
 SIDES = ("policy", "reference", "control")
@@ -52,8 +52,11 @@ def read_answers(responses: Path, tokens: Path, pairs: Path) -> Answers:
     Raises:
         ArtifactError: A line is malformed, or an answer is missing or has no prompt.
     """
-    prompts = read_json_lines(tokens / "prompts.jsonl", "encode", ("prompt_id", "question", "ids"))
-    known = {row["prompt_id"]: row for row in prompts}
+    named = ("prompt_id", "question", "ids")
+    known = {row["prompt_id"]: row for row in read_json_lines(tokens / "prompts.jsonl", "encode", named)}
+    added = responses / "added_prompts.jsonl"  # those of `respond.prompt_sets`
+    for row in read_json_lines(added, "respond", (*named, "prompt")) if added.exists() else ():
+        known[row["prompt_id"]] = row
     sides: dict[str, dict[tuple[str, int], Answer]] = {side: {} for side in SIDES}
     keys = ("prompt_id", "side", "sample", "text", "n_tokens", "finish")
     for row in read_json_lines(responses / "responses.jsonl", "respond", keys):
@@ -87,7 +90,8 @@ def _prompts(pairs: Path, answered: Collection[str], known: Mapping[str, Row]) -
     Raises:
         ArtifactError: A prompt is not in `test.parquet`.
     """
-    turns = conversations(pairs, answered)
+    turns = {name: turns_of(known[name]["prompt"]) for name in answered if "prompt" in known[name]}
+    turns |= conversations(pairs, set(answered) - set(turns))
     if unknown := [name for name in answered if name not in turns]:
         raise ArtifactError(
             f"prompt {unknown[0]} was answered but is not in {pairs}/test.parquet", "run `dvc repro respond`"

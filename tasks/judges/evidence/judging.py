@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.judges.estimates import consistency, first_position_share, per_prompt, win_rate
+from tasks.estimation.estimates import consistency, first_position_share, per_prompt
+from tasks.estimation.slices import slice_rates
 from tasks.judges.evidence.judged_answers import CHAMPION, Answers
 from tasks.judges.evidence.verdict_files import Judged, VerdictWriter
 from tasks.judges.games.games import Game, Verdict, columns, pair_up
@@ -26,11 +27,12 @@ def judge_answers(
         answers: Of all sides.
         judge: Asks the judge.
         alpha: Intervals are at 1 − alpha.
-        seed: Of bootstrap and sign flips.
+        seed: Of sign flips and of the length-controlled rate's bootstrap.
         writer: Takes every verdict.
     """
     metric, settings = load_metric(), {"alpha": alpha, "seed": seed}
     table = _GameTable(answers, judge, writer)
+    judge.prepare([pair for sides in played(answers) for pair in answers.pairs(*sides)])
     games, control_games = table.play("policy", "reference"), table.play("control", "reference")
     scores = per_prompt(**columns(games))
     result = metric.compute(**columns(games), **settings, length_differences=_length_differences(answers, games))
@@ -44,7 +46,7 @@ def judge_answers(
         "alpha": alpha,
         "identical": len(games) - len(shown),
         "control": {key: control[key] for key in ("win_rate", "se", "low", "high")},
-        "slices": _slices(answers, scores, alpha, seed),
+        "slices": _slices(answers, scores, alpha),
     }
 
     duel = None
@@ -55,6 +57,12 @@ def judge_answers(
         duel = per_prompt(**duels)
     note(verdicts=table.verdicts, judge_usage=dataclasses.asdict(judge.usage))
     return Judged(scores, metrics, table.totals, duel)
+
+
+def played(answers: Answers) -> list[tuple[str, str]]:
+    """Return the pairs of sides that are judged."""
+    with_champion = [("policy", CHAMPION)] if CHAMPION in answers.sides else []
+    return [("policy", "reference"), ("control", "reference"), *with_champion]
 
 
 class _GameTable:
@@ -94,16 +102,11 @@ def _length_differences(answers: Answers, games: Sequence[Game]) -> list[float]:
     return [float(policy[key].n_tokens - reference[key].n_tokens) for key in keys]
 
 
-def _slices(answers: Answers, scores: dict[str, float], alpha: float, seed: int) -> dict[str, dict[str, Any]]:
+def _slices(answers: Answers, scores: dict[str, float], alpha: float) -> dict[str, dict[str, Any]]:
     """Return the win rate within each slice that has a judged prompt; prompts without a slice are left out."""
     by_slice: dict[str, list[float]] = {}
     for prompt_id, score in scores.items():
         if (name := answers.rows[prompt_id].get("slice")) is not None:
             by_slice.setdefault(str(name), []).append(score)
 
-    rates = {}
-    for name, slice_scores in sorted(by_slice.items()):
-        if any(score == score for score in slice_scores):  # NaN: no verdict
-            rate = win_rate(slice_scores, alpha, seed)
-            rates[name] = {"prompts": len(slice_scores), "win_rate": rate.win_rate, "low": rate.low, "high": rate.high}
-    return rates
+    return {name: dataclasses.asdict(rate) for name, rate in slice_rates(by_slice, alpha).items()}

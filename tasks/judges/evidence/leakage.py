@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from tasks.core.errors import ArtifactError
@@ -27,21 +27,25 @@ class Leakage:
     overlapping: float
 
 
-def measure_leakage(pairs: Path, prompt_ids: Collection[str], ngram: int) -> Leakage:
-    """Compare the held-out prompts of ``prompt_ids`` with every training prompt.
+def measure_leakage(
+    pairs: Path, prompt_ids: Collection[str], ngram: int, added: Mapping[str, str] | None = None
+) -> Leakage:
+    """Compare the prompts of ``prompt_ids`` with every training prompt.
 
     Only the n-grams of the held-out prompts are in memory; the training data is streamed.
 
     Args:
         pairs: The folder that `ingest` wrote.
-        prompt_ids: The held-out prompts that were answered.
+        prompt_ids: The prompts that were answered.
         ngram: Words in a run that counts as overlap.
+        added: Those of them that are not held out, as JSON of a text or of messages, by their id.
 
     Raises:
         ArtifactError: A held-out prompt is not in `test.parquet`.
     """
     wanted = set(prompt_ids)
     held_out = {name: spoken for name, spoken in _prompts(pairs / "test.parquet") if name in wanted}
+    held_out |= {name: words(_spoken(prompt)) for name, prompt in (added or {}).items() if name in wanted}
     if unknown := sorted(wanted - set(held_out)):
         raise ArtifactError(
             f"prompt {unknown[0]} was answered but is not in {pairs}/test.parquet", "run `dvc repro respond`"

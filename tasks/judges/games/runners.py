@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,9 @@ class JudgeRunner(Protocol):
     def usage(self) -> Usage:
         """What judging took so far."""
 
+    def prepare(self, comparisons: Sequence[Comparison]) -> None:
+        """Take notice of all comparisons of a stage before the first is judged: a paid judge estimates its costs."""
+
     def verdicts(self, comparisons: Sequence[Comparison], what: str = "judging") -> Iterator[Verdict]:
         """Yield the verdicts in the order of the comparisons, AB before BA."""
 
@@ -64,6 +68,15 @@ class PairRunner:
         """The judge's."""
         return _fingerprint(self._judge.fingerprint, self._source)
 
+    def prepare(self, comparisons: Sequence[Comparison]) -> None:
+        """Show the judge all items, where it wants to see them.
+
+        Raises:
+            PipelineError: The judge cannot judge them.
+        """
+        if method := getattr(self._judge, "prepare", None):
+            method([_item(pair, order) for pair in comparisons if not pair.is_identical for order in BOTH])
+
     def verdicts(self, comparisons: Sequence[Comparison], what: str = "judging") -> Iterator[Verdict]:
         """Yield two verdicts a comparison.
 
@@ -74,7 +87,7 @@ class PairRunner:
         fingerprint = self.fingerprint
         shown = [(pair, order) for pair in comparisons if not pair.is_identical for order in BOTH]
         answers = opinions(self._judge, (_item(pair, order) for pair, order in shown))
-        with bar(what, total=len(shown), unit="verdict") as progress:
+        with contextlib.closing(answers), bar(what, total=len(shown), unit="verdict") as progress:
             for pair in comparisons:
                 for order in BOTH:
                     if pair.is_identical:
@@ -84,6 +97,7 @@ class PairRunner:
                     self.usage += opinion.usage
                     progress.update()
                     yield _unswapped(pair, order, opinion, fingerprint)
+            next(answers, None)  # raises where the last opinions came after a request to stop
 
 
 def _fingerprint(judge: str, source: str) -> str:
@@ -124,6 +138,9 @@ class ScoreRunner:
     def fingerprint(self) -> str:
         """The scorer's."""
         return _fingerprint(self._scorer.fingerprint, self._source)
+
+    def prepare(self, comparisons: Sequence[Comparison]) -> None:
+        """Do nothing: a scorer costs nothing."""
 
     def verdicts(self, comparisons: Sequence[Comparison], what: str = "judging") -> Iterator[Verdict]:
         """Yield one verdict a comparison."""
@@ -190,6 +207,11 @@ class PanelRunner:
     def usage(self) -> Usage:
         """The sum of the members'."""
         return sum((member.usage for member in self._members.values()), Usage())
+
+    def prepare(self, comparisons: Sequence[Comparison]) -> None:
+        """Prepare every member."""
+        for member in self._members.values():
+            member.prepare(comparisons)
 
     def verdicts(self, comparisons: Sequence[Comparison], what: str = "judging") -> Iterator[Verdict]:
         """Yield a verdict a comparison, or two where a member is shown both orders."""

@@ -154,7 +154,12 @@ class Score:
 
 
 class PairJudge(Protocol):
-    """Compares two answers. An attribute `at_once` says how many items it may be asked at a time, else one is."""
+    """Compares two answers.
+
+    It may also have: `at_once`, the most items that it is asked at a time, else 1; `prepare(items)`, which is called
+    with all items of a stage before it is asked about any; `async stop()`, after which it begins nothing that is paid;
+    and `async close()`, called at the end of an event loop.
+    """
 
     @property
     def fingerprint(self) -> str:

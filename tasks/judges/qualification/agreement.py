@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from statsmodels.stats.proportion import proportion_confint
 
+from tasks.estimation.bounds import interval
 from tasks.judges.games.games import Game
 
 Floats = NDArray[np.float64]
@@ -63,8 +63,7 @@ def agreement_of(games: Sequence[Game], alpha: float = 0.05) -> Agreement:
     credits = both.mean(axis=1)
     agreeing, decided = int((credits > 0.5).sum()), int((credits != 0.5).sum())
 
-    share = _clopper_pearson(agreeing, decided, alpha) if decided else None
-    bound = _clopper_pearson(agreeing, decided, 2 * alpha).low if decided else 0.0
+    ends = interval(credits[credits != 0.5] > 0.5, alpha) if decided else None
     has_orders = bool(games) and games[0].has_orders and len(both) > 0
     first = (both[:, 0] + 1 - both[:, 1]) / 2
     return Agreement(
@@ -72,17 +71,12 @@ def agreement_of(games: Sequence[Game], alpha: float = 0.05) -> Agreement:
         decided=decided,
         ties=len(both) - decided,
         invalid=len(games) - len(both),
-        agreement=share,
-        bound=bound,
+        agreement=Measure(agreeing / decided, ends.low, ends.high) if ends else None,
+        bound=ends.lower_bound if ends else 0.0,
         kappa=_kappa(both, alpha) if len(both) else None,
         first_position_share=_bootstrap(first[:, None], lambda sums: sums[:, 0], alpha) if has_orders else None,
         consistency=float((np.sign(both[:, 0] - 0.5) == np.sign(both[:, 1] - 0.5)).mean()) if has_orders else None,
     )
-
-
-def _clopper_pearson(successes: int, trials: int, alpha: float) -> Measure:
-    low, high = proportion_confint(successes, trials, alpha=alpha, method="beta")
-    return Measure(successes / trials, float(np.nan_to_num(low, nan=0.0)), float(np.nan_to_num(high, nan=1.0)))
 
 
 def _kappa(both: Floats, alpha: float) -> Measure:

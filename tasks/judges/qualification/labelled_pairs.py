@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks.core.errors import DataError
@@ -15,6 +16,7 @@ from tasks.pairs.ingestion.reading import Reading
 from tasks.pairs.ingestion.sources import find_sources
 from tasks.pairs.record.pair import Pair
 
+PromptEncoder = Callable[[Pair], tuple[int, ...]]
 MAX_REJECTED_SHARE = 0.01  # of the rows of a file of labelled pairs
 _COLUMNS = ["pair_id", "prompt_id", "prompt", "chosen", "rejected"]
 
@@ -42,8 +44,13 @@ def held_out_pairs(pairs: Path, tokens: Path, limit: int) -> list[Comparison]:
     ]
 
 
-def pairs_of_file(source: str, limit: int) -> list[Comparison]:
+def pairs_of_file(source: str, limit: int, encoder: PromptEncoder | None = None) -> list[Comparison]:
     """Return the pairs of a file of one's own, read as `ingest` reads a source, one a prompt.
+
+    Args:
+        source: The file.
+        limit: The most pairs.
+        encoder: Gives the tokens of a pair's prompt; None where the judge reads none.
 
     Raises:
         ConfigError: The source is of a kind that is not read here.
@@ -60,7 +67,13 @@ def pairs_of_file(source: str, limit: int) -> list[Comparison]:
         raise DataError(f"{source} holds no pair", "name a file of prompts with a chosen and a rejected answer")
 
     drawn = sorted(by_prompt.values(), key=lambda pair: sha256_bytes(pair.pair_id.encode()))[:limit]
-    return [_comparison(pair.prompt_id, turns_of(pair.content_json), pair.chosen, pair.rejected, ()) for pair in drawn]
+    return [
+        _comparison(
+            *(pair.prompt_id, turns_of(pair.content_json), pair.chosen, pair.rejected),
+            encoder(pair) if encoder else (),
+        )
+        for pair in drawn
+    ]
 
 
 def _comparison(

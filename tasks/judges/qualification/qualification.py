@@ -13,7 +13,7 @@ from tasks.core.section import Section, at_least, between
 from tasks.judges.games.games import Comparison, pair_up
 from tasks.judges.games.runners import JudgeRunner, ScoreRunner
 from tasks.judges.qualification.agreement import Agreement, agreement_of
-from tasks.judges.qualification.canaries import lost_shares
+from tasks.judges.qualification.canaries import canary_games, lost_shares
 from tasks.judges.rules.controls import LengthScorer
 
 LEAST_CANARIES_LOST = 0.9  # of the games of each kind
@@ -47,6 +47,7 @@ class Papers:
         length_agreement: That of the longer answer, which ignores quality, with the same labels.
         canaries: For each canary, the share of its games that it lost.
         min_agreement: What `agreement.bound` must lie above.
+        learned_from: What it was fitted on, for a judge that is fitted here; None for any other.
     """
 
     judge: str
@@ -55,6 +56,7 @@ class Papers:
     length_agreement: Agreement
     canaries: Mapping[str, float]
     min_agreement: float
+    learned_from: Mapping[str, Any] | None = None
 
     def faults(self) -> list[str]:
         """Return why the judge does not qualify, each as a sentence; nothing where it does."""
@@ -91,12 +93,20 @@ class Papers:
         return facts | {"faults": self.faults(), "qualified": not self.faults()}
 
 
-def papers_of(judge: JudgeRunner, kind: str, pairs: Sequence[Comparison], min_agreement: float) -> Papers:
+def papers_of(
+    judge: JudgeRunner,
+    kind: str,
+    pairs: Sequence[Comparison],
+    min_agreement: float,
+    learned_from: Mapping[str, Any] | None = None,
+) -> Papers:
     """Let a judge judge labelled pairs and canaries, with the settings with which it is to judge answers."""
+    judge.prepare([*pairs, *canary_games(pairs)])
     games = list(pair_up(judge.verdicts(pairs, "judging labelled pairs")))
     by_length = list(pair_up(ScoreRunner(LengthScorer()).verdicts(pairs, "comparing lengths")))
     lost = lost_shares(judge, pairs)
-    return Papers(judge.fingerprint, kind, agreement_of(games), agreement_of(by_length), lost, min_agreement)
+    agreements = agreement_of(games), agreement_of(by_length)
+    return Papers(judge.fingerprint, kind, *agreements, lost, min_agreement, learned_from)
 
 
 def read_papers(folder: Path, fingerprint: str) -> dict[str, Any]:

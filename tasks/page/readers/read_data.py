@@ -12,7 +12,8 @@ import numpy as np
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_manifest
 from tasks.page.bins import spread
-from tasks.page.facts import DataFacts, Histogram, NumberFacts, Reason, SourceFacts, Split
+from tasks.page.facts import DataFacts, NumberFacts, Reason, SourceFacts, Split
+from tasks.page.measured import Histogram
 from tasks.page.readers.json_node import Node, read_lines, read_node
 
 SPLITS = ("train", "test")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tasks.core.files import read_manifest
-from tasks.page.facts import EvidenceFacts, Guard, Rate, SliceRate
+from tasks.page.facts import EvidenceFacts, Guard, SliceRate
+from tasks.page.measured import Rate
 from tasks.page.readers.json_node import Node, read_node
+from tasks.page.readers.read_papers import read_papers
 from tasks.page.words import guard_name
 
 
-def read_evidence(winrate: Path) -> EvidenceFacts:
+def read_evidence(winrate: Path, choice: Any = None) -> EvidenceFacts:
     """Read `results/winrate/metrics.json`.
+
+    Args:
+        winrate: The folder.
+        choice: `winrate.judge` of the params.
 
     Raises:
         ArtifactError: The folder is unfinished or damaged, or a key is missing or wrong.
@@ -28,7 +35,7 @@ def read_evidence(winrate: Path) -> EvidenceFacts:
     return metrics.fill(
         EvidenceFacts,
         confidence=1 - metrics.number("alpha"),
-        judge=metrics.text("judge_kind"),
+        papers=read_papers(metrics.node("qualification"), choice),
         rate=_rate(metrics),
         length_controlled=None if is_refused else _rate(controlled),
         length_refusal=controlled.text("refused") if is_refused else "",
@@ -53,4 +60,4 @@ def _guard(name: str, node: Node) -> Guard:
         limit = " to ".join(f"{bound:.4g}" for bound in limits)
     else:
         limit = f"{node.text('rule')} {node.number('limit'):.4g}"
-    return Guard(guard_name(name), f"{node.number('value'):.4g}", limit, passed)
+    return Guard(name, guard_name(name), f"{node.number('value'):.4g}", limit, passed)

@@ -6,15 +6,20 @@ import dataclasses
 from pathlib import Path
 
 from tasks.core.files import read_manifest
-from tasks.page.facts import Curve, Measures, TrainingFacts
-from tasks.page.readers.json_node import read_columns, read_node
+from tasks.page.facts import Measures, TrainingFacts
+from tasks.page.measured import Curve
+from tasks.page.readers.json_node import Node, read_columns, read_node
 
 MEASURES = tuple(field.name for field in dataclasses.fields(Measures))
 _MOST_POINTS = 240
 
 
-def read_training(results: Path) -> TrainingFacts:
+def read_training(results: Path, beta: float | None = None) -> TrainingFacts:
     """Read `results/train/`.
+
+    Args:
+        results: The folder.
+        beta: β of the objective, by which log-ratios are scaled to rewards; None where it is not known.
 
     Raises:
         ArtifactError: The folder is unfinished or damaged, or a file lacks a key or column.
@@ -29,9 +34,15 @@ def read_training(results: Path) -> TrainingFacts:
         tokens=metrics.count("tokens_train"),
         before=metrics.node("before").fill(Measures),
         after=metrics.node("after").fill(Measures),
+        log_ratios=_log_ratios(metrics.node("after"), beta),
         train_curves=_curves(results / "steps.csv"),
         eval_curves=_curves(results / "evals.csv"),
     )
+
+
+def _log_ratios(after: Node, beta: float | None) -> dict[str, float]:
+    """Return the mean log-ratios, which are the rewards of Eq. 7 of arXiv:2305.18290 before β."""
+    return {name: after.number(f"reward_{name}") / beta for name in ("chosen", "rejected")} if beta else {}
 
 
 def _curves(path: Path) -> dict[str, Curve]:

@@ -111,7 +111,7 @@ def _encode_block(columns: PairColumns, split: str, encoder: RecallingEncoder) -
 
     is_asked = _is_first(columns.prompt_ids, rows.is_kept if split == "test" else np.zeros(len(columns), bool))
     asked = _records_of(columns, is_asked)
-    lines = [orjson.dumps({**_described(record), "ids": rows.prompt(i)}, option=_LINE) for i, record in asked]
+    lines = [orjson.dumps({**described(record), "ids": rows.prompt(i)}, option=_LINE) for i, record in asked]
     return EncodedBlock(len(columns), tokens, tally, "".join(dropped).encode(), columns.prompt_ids[is_asked], lines)
 
 
@@ -151,7 +151,7 @@ def _check_left(split: str, tally: Tally) -> None:
     _log.info("%s: %d pairs kept, dropped: %s", split, tally.kept(), dict(tally.dropped))
 
 
-def _described(record: dict[str, Any]) -> dict[str, Any]:
+def described(record: dict[str, Any]) -> dict[str, Any]:
     """Return a pair's prompt as people read it, with its two published replies."""
     prompt = orjson.loads(record["prompt"])  # a text, or messages
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -10,11 +10,13 @@ from tasks.core.errors import ConfigError, PipelineError, RegistryError
 from tasks.core.params import build
 from tasks.registry.cli.diff import PARTS, compare
 from tasks.registry.cli.output import Answer, find, named_store, params_section, registry_of, store_of, table
+from tasks.registry.cli.papers import judge_lines
 from tasks.registry.gate.gate import FAILED, INCONCLUSIVE, PASSED, Decision, GateConfig
+from tasks.registry.log.evidence import METRICS
 from tasks.registry.log.names import DEFAULT_ALIAS, Address, short
 from tasks.registry.release import candidate, release
 from tasks.registry.stores.store import in_parallel
-from tasks.registry.versions.manifest import DECISION, LINEAGE
+from tasks.registry.versions.manifest import DECISION, EVIDENCE, LINEAGE
 from tasks.registry.versions.registry import Registry, names_in
 
 
@@ -26,6 +28,7 @@ def list_versions(args: Namespace) -> Answer:
     shown = []
     for row in rows:
         digest, marks = short(row["digest"]), row["aliases"] + (["(deprecated)"] if row["deprecated"] else [])
+        marks += [] if row["believed"] else ["(not to be believed)"]
         version = f"{row['name']}@v{row['serial']}" if row["serial"] else f"{row['name']}@{digest}"
         rates = [_rate(row["win_rate"]), _rate(row["lower_bound"])]
         shown.append([version, digest, ",".join(marks) or "-", *rates, row["when"] or "registration cut short"])
@@ -38,6 +41,7 @@ def show(args: Namespace) -> Answer:
     version, row = registry.read(digest), next(row for row in version_rows(registry) if row["digest"] == digest)
     decision = json.loads(registry.read_file(digest, DECISION))
     lineage = json.loads(registry.read_file(digest, LINEAGE))
+    metrics = json.loads(registry.read_file(digest, EVIDENCE + METRICS))
 
     git, base, data = lineage["git"], lineage["base"], lineage["data"]
     dirty = " (with changes not committed)" if git.get("dirty") else ""
@@ -49,7 +53,8 @@ def show(args: Namespace) -> Answer:
         *([f"deprecated   {row['deprecated']}"] if row["deprecated"] else []),
         f"registered   {row['when'] or 'cut short'} by {row['by'] or '?'}",
         f"win rate     {_rate(row['win_rate'])}, lower bound {_rate(row['lower_bound'])}",
-        f"gate         {decision['outcome']}",
+        *judge_lines(metrics),
+        f"gate         {decision['outcome']}; {Decision.from_json(decision).looks()}",
         *(f"             - {reason}" for reason in decision["reasons"]),
         f"base         {base['source']} {base['revision'] or ''} ({short(base['digest'])})",
         f"data         {short(data['digest'])} {pairs}",
@@ -57,7 +62,8 @@ def show(args: Namespace) -> Answer:
         f"files        {len(version.files)}, {size:,} bytes",
         *(f"             {file.sha256[:12]} {file.size:>11,}  {name}" for name, file in version.files.items()),
     ]
-    return Answer({**row, **version.as_json(), "decision": decision, "lineage": lineage}, lines)
+    judge = {"qualification": metrics.get("qualification"), "guards": metrics.get("guards")}
+    return Answer({**row, **version.as_json(), "decision": decision, "lineage": lineage, "judge": judge}, lines)
 
 
 def show_log(args: Namespace) -> Answer:
@@ -146,8 +152,10 @@ def decide(args: Namespace) -> Answer:
     decision = release.weigh(registry, registry.history(), evidence, alias, gate)
     lines = [f"{decision.outcome}: {registry.name} {short(identity.digest)} for `{alias}`"]
     lines += [f"  - {reason}" for reason in decision.reasons]
+    lines += [f"  {decision.looks()}; asking spends none"]
     status = {PASSED: 0, FAILED: 3, INCONCLUSIVE: 4}[decision.outcome]
-    return Answer({"digest": identity.digest, **decision.as_json()}, lines, status)
+    values = {"digest": identity.digest, **decision.as_json(), "looks_spent": decision.attempt - 1}
+    return Answer(values, lines, status)
 
 
 def version_rows(registry: Registry) -> list[dict[str, Any]]:
@@ -168,6 +176,7 @@ def version_rows(registry: Registry) -> list[dict[str, Any]]:
             "deprecated": deprecation.event.reason if deprecation else None,
             "win_rate": numbers.get("win_rate"),
             "lower_bound": numbers.get("lower_bound"),
+            "believed": not numbers or numbers.get("guards_failed") == 0,
             "outcome": decision.get("outcome"),
             "when": entry.when if entry else None,
             "by": entry.by if entry else None,

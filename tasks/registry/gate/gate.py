@@ -3,29 +3,30 @@
 A candidate passes if
 
 - the lower one-sided bound of its win rate (against the champion; on the first run against the reference) clears the
-  threshold,
-- its lower bound against the fixed reference is not below the champion's by more than the tolerance,
+  threshold, on enough prompts,
+- it is not shown to be worse than the champion against the fixed reference, by more than the tolerance,
 - every guard passes, and enough prompts have a verdict.
 
 A missing verdict counts as a loss. The k-th look at much the same prompts is tested at alpha * 6 / (pi * k)^2; these
-levels sum to alpha over all looks.
+levels sum to alpha over all looks. All bounds are those of :mod:`tasks.estimation.bounds`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
 from tasks.core.section import Section, at_least, between
+from tasks.estimation.bounds import ALPHA, lower_bound, upper_bound
+from tasks.estimation.power import EVEN, prompts_needed, smallest_detectable_win_rate, spent_alpha
 from tasks.registry.log.evidence import Evidence
 
 PASSED, FAILED, INCONCLUSIVE = "promote", "keep", "inconclusive"  # outcomes, of the gate and of each condition
-EVEN = 0.5  # the win rate of two equal models
+UNBELIEVABLE = "not to be believed"  # how the reason for a failed guard begins
+PAPERS = "judge_agreement"  # the guard on the judge's agreement with labelled pairs
 MIN_COVERAGE = 0.98  # smallest share of prompts with a verdict; a missing verdict counts as a loss
-_NORMAL_FROM = 100  # prompts from which the normal approximation alone is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,9 @@ class GateConfig(Section, path="register.gate"):
     Attributes:
         alpha: The probability, over all looks at much the same prompts, of promoting a model that is not better.
         margin: How far above one half the lower bound must be, in win rate.
-        tolerance: How far the lower bound against the reference may be below the champion's, in win rate.
+        tolerance: How much lower than the champion's the win rate against the reference may be. A candidate is refused
+            where the upper bound of the paired difference shows a greater loss.
+        min_prompts: The fewest prompts on which a first version may be promoted.
         min_shared_prompts: The fewest prompts on which candidate and champion may be compared.
     """
 
@@ -44,6 +47,7 @@ class GateConfig(Section, path="register.gate"):
     alpha: Annotated[float, between(0, EVEN, "()", "for example 0.05")] = 0.05
     margin: Annotated[float, between(0, EVEN, "[)")] = 0.0
     tolerance: Annotated[float, between(0, 1)] = 0.02
+    min_prompts: Annotated[int, at_least(1)] = 50
     min_shared_prompts: Annotated[int, at_least(1)] = 50
 
 
@@ -66,6 +70,12 @@ class Decision:
     champion: str | None
     attempt: int
     gate: GateConfig
+
+    def looks(self) -> str:
+        """Return a phrase on the looks at these prompts, which share ``alpha``."""
+        spent = spent_alpha(self.gate.alpha, self.attempt)
+        earlier = f"{self.attempt - 1} spent before" if self.attempt > 1 else "none spent before"
+        return f"look {self.attempt} at these prompts, {earlier}, at alpha {spent:.5f} of {self.gate.alpha:g}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of decision.json."""
@@ -99,19 +109,23 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
         config: The conditions.
     """
     level = spent_alpha(config.alpha, attempts)
+    guards = _guards(evidence)
     findings = [_against_opponent(evidence, champion, attempts, level, config)]
     findings += [] if champion is None else [_against_slide(evidence, champion, config)]
-    findings += [_coverage(evidence), *_guards(evidence)]
+    findings += [_coverage(evidence)]
+    # where a guard failed, no number below it is to be believed, so that is said first
+    findings = [*findings, *guards] if guards[0].outcome == PASSED else [*guards, *findings]
 
     # the strictest outcome of all conditions decides
     outcomes = {finding.outcome for finding in findings}
     outcome = FAILED if FAILED in outcomes else INCONCLUSIVE if INCONCLUSIVE in outcomes else PASSED
 
-    scores = evidence.credits()
+    # the two that are shown: of the prompts with a verdict and at ALPHA, as in the evidence's own metrics
+    judged = evidence.judged()
     numbers: dict[str, float | int] = {
-        "win_rate": round(fmean(scores), 6),
-        "lower_bound": round(lower_bound(scores, config.alpha), 6),
-        "prompts": len(scores),
+        "win_rate": round(fmean(judged), 6),
+        "lower_bound": round(lower_bound(judged, ALPHA), 6),
+        "prompts": len(evidence.scores),
         "alpha_spent": round(level, 8),
     }
     for finding in findings:
@@ -121,98 +135,77 @@ def decide(evidence: Evidence, champion: Evidence | None, attempts: int, config:
     return Decision(outcome, tuple(finding.reason for finding in findings), numbers, digest, attempts, config)
 
 
-def spent_alpha(alpha: float, attempt: int) -> float:
-    """Return the level of the ``attempt``-th look (from 1); the levels of all looks sum to ``alpha``."""
-    return alpha * 6 / (math.pi * attempt) ** 2
-
-
-def lower_bound(scores: Sequence[float], alpha: float) -> float:
-    """Return the lower one-sided bound at ``alpha`` of the mean of scores in [0, 1].
-
-    Scores that are all 0 or 1, or all equal, get Wilson's bound, others mean - z * sd / sqrt(n). Below 100 prompts it
-    is the lower of the two: the normal approximation is too narrow there, and Wilson's, which assumes the largest
-    possible spread, is conservative. Ties narrow the spread without any information: if fewer than 100 prompts are
-    decided, the bound is at most what these alone would give.
-    """
-    count, average = len(scores), fmean(scores)
-    z = -NormalDist().inv_cdf(alpha)
-    wilson = _wilson_lower(average, count, z)
-    if count < 2 or set(scores) <= {0.0, 1.0} or len(set(scores)) == 1:
-        return wilson
-    variance = math.fsum((score - average) ** 2 for score in scores) / (count - 1)
-    bounds = [average - z * math.sqrt(variance / count), _decided_lower(scores, alpha)]
-    return min(bounds if count >= _NORMAL_FROM else [*bounds, wilson])
-
-
-def _decided_lower(scores: Sequence[float], alpha: float) -> float:
-    """Return Clopper and Pearson's lower bound (1934) of the decided scores, with the ties added; inf if unused."""
-    decided = [score for score in scores if score != EVEN]
-    if len(decided) in (0, len(scores)) or len(decided) >= _NORMAL_FROM:
-        return math.inf
-    from scipy.special import betaincinv
-
-    won = math.fsum(decided)
-    share = float(betaincinv(won, len(decided) - won + 1, alpha)) if won else 0.0
-    return EVEN + (share - EVEN) * len(decided) / len(scores)
-
-
-def _wilson_lower(share: float, count: int, z: float) -> float:
-    """Return Wilson's lower bound of a share (Wilson 1927; Agresti and Coull 1998, eq. 2)."""
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return max(0.0, (centre - spread) / (1 + z * z / count))
-
-
 def _against_opponent(
     evidence: Evidence, champion: Evidence | None, attempt: int, level: float, config: GateConfig
 ) -> Finding:
     """Compare with the champion, or with the reference if there is none."""
     if champion is None:
-        return _judge("against the reference", evidence.credits(), EVEN + config.margin, level, attempt)
+        opponent, method, threshold = "against the reference", "", EVEN + config.margin
+        scores, fewest, kind = evidence.credits(), config.min_prompts, "prompts"
+    else:
+        opponent, method, threshold = f"against the champion {champion.version[:12]}", "", EVEN + config.margin
+        fewest, kind = config.min_shared_prompts, "shared prompts"
+        duel = evidence.credits_against(champion.version)
+        if duel is None:
+            if why := evidence.differs_from(champion):
+                reason = f"not comparable with the champion {champion.version[:12]}: {why}; judge them head to head"
+                return Finding(INCONCLUSIVE, reason)
+            method, threshold = " (half the paired difference of credits, plus 0.5)", EVEN + config.margin / 2
+        scores = _paired(evidence, champion) if duel is None else duel
 
-    opponent, method, threshold = f"against the champion {champion.version[:12]}", "", EVEN + config.margin
-    scores = evidence.credits_against(champion.version)
-    if scores is None:
-        if why := evidence.differs_from(champion):
-            reason = f"not comparable with the champion {champion.version[:12]}: {why}; judge them head to head"
-            return Finding(INCONCLUSIVE, reason)
-        # a difference of credits is in [-1, 1]: half of it plus one half is a win rate
-        scores = [EVEN + (score - champions) / 2 for score, champions in evidence.shared_with(champion)]
-        method, threshold = " (half the paired difference of credits, plus 0.5)", EVEN + config.margin / 2
-
-    if len(scores) < config.min_shared_prompts:
-        reason = f"{opponent}: {len(scores)} shared prompts, {config.min_shared_prompts} are needed"
+    if len(scores) < fewest:
+        reason = f"{opponent}: {len(scores)} {kind}, {fewest} are needed"
         return Finding(INCONCLUSIVE, reason, {"compared_prompts": len(scores)})
-    return _judge(opponent + method, scores, threshold, level, attempt)
+    return _judge(opponent + method, scores, threshold, level, attempt, config)
 
 
-def _judge(opponent: str, scores: Sequence[float], threshold: float, level: float, attempt: int) -> Finding:
-    """Compare the lower bound of ``scores`` at ``level`` with ``threshold``."""
+def _paired(evidence: Evidence, champion: Evidence) -> list[float]:
+    """Return half the difference of credits on each shared prompt, plus one half: a win rate, in [0, 1]."""
+    return [EVEN + (score - champions) / 2 for score, champions in evidence.shared_with(champion)]
+
+
+def _judge(
+    opponent: str, scores: Sequence[float], threshold: float, level: float, attempt: int, config: GateConfig
+) -> Finding:
+    """Compare the lower bound of ``scores`` at ``level`` with ``threshold``, and say what could be shown."""
     average, bound = fmean(scores), lower_bound(scores, level)
+    smallest = smallest_detectable_win_rate(len(scores), level, threshold)
+    needed = prompts_needed(scores, spent_alpha(config.alpha, attempt + 1), threshold)
+
     outcome = PASSED if bound > threshold else INCONCLUSIVE if average > threshold else FAILED
+    more = f"about {needed} prompts" if needed else "more prompts"
     said = {
         PASSED: f"clears {threshold:.4f}",
-        INCONCLUSIVE: f"does not clear {threshold:.4f}, though the rate does: more prompts could tell",
+        INCONCLUSIVE: f"does not clear {threshold:.4f}, though the rate does: this look shows rates from "
+        f"{smallest:.4f} on with a power of 80 %; if the rate is as observed, {more} would show it at the next look",
         FAILED: f"does not clear {threshold:.4f}, nor does the rate",
     }[outcome]
+
     facts = f"{average:.4f} on {len(scores)} prompts, lower bound {bound:.4f} (alpha {level:.5f}, look {attempt})"
     numbers = {
         "opponent_win_rate": round(average, 6),
         "opponent_lower_bound": round(bound, 6),
         "threshold": round(threshold, 6),
         "compared_prompts": len(scores),
+        "smallest_detectable_win_rate": round(smallest, 6),
+        **({"prompts_needed": needed} if needed and outcome == INCONCLUSIVE else {}),
     }
     return Finding(outcome, f"win rate {opponent} {facts} {said}", numbers)
 
 
 def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -> Finding:
-    """Refuse a slow decline: the lower bound against the fixed reference must stay near the champion's.
+    """Refuse a slow decline: the candidate must not be shown to be worse than the champion against the reference.
 
-    If the champion's had another judge or another reference, the two cannot be compared, and one half is the floor.
+    Both met the same reference, so their credits are paired on the shared prompts. Where that is impossible, the
+    candidate's own lower bound must clear one half.
     """
-    scores = evidence.credits()
-    bound, champions_bound = lower_bound(scores, config.alpha), lower_bound(champion.credits(), config.alpha)
-    if why := evidence.differs_from(champion):
+    paired = _paired(evidence, champion)
+    why = evidence.differs_from(champion)
+    if not why and len(paired) < config.min_shared_prompts:
+        why = f"they share {len(paired)} prompts, {config.min_shared_prompts} are needed"
+    if why:
+        scores = evidence.credits()
+        bound = lower_bound(scores, config.alpha)
         outcome = PASSED if bound > EVEN else INCONCLUSIVE if fmean(scores) > EVEN else FAILED
         said = "clears" if outcome == PASSED else "does not clear"
         reason = (
@@ -220,14 +213,15 @@ def _against_slide(evidence: Evidence, champion: Evidence, config: GateConfig) -
         )
         return Finding(outcome, reason, {"floor": EVEN})
 
-    floor = champions_bound - config.tolerance
-    outcome = PASSED if bound >= floor else INCONCLUSIVE if fmean(scores) >= champions_bound else FAILED
-    said = "is not below" if outcome == PASSED else "is below"
+    difference, highest = (2 * (rate - EVEN) for rate in (fmean(paired), upper_bound(paired, config.alpha)))
+    is_worse = highest < -config.tolerance
+    said = "is below" if is_worse else "is not shown to be below"
     reason = (
-        f"lower bound against the reference {bound:.4f} {said} the champion's {champions_bound:.4f} "
-        f"less the tolerance {config.tolerance:.4f}"
+        f"win rate against the reference {said} the champion's less the tolerance {config.tolerance:.4f}: "
+        f"paired difference {difference:.4f} on {len(paired)} prompts, upper bound {highest:.4f}"
     )
-    return Finding(outcome, reason, {"champion_lower_bound": round(champions_bound, 6), "floor": round(floor, 6)})
+    numbers = {"difference": round(difference, 6), "difference_upper_bound": round(highest, 6)}
+    return Finding(FAILED if is_worse else PASSED, reason, numbers)
 
 
 def _coverage(evidence: Evidence) -> Finding:
@@ -239,11 +233,18 @@ def _coverage(evidence: Evidence) -> Finding:
 
 
 def _guards(evidence: Evidence) -> list[Finding]:
-    """Refuse for each guard that failed, and if no guard was measured at all."""
+    """Refuse for each guard that failed, if none was measured, and if the judge was never held against labels."""
     if not evidence.guards:
-        return [Finding(FAILED, "the evidence holds no guard, so nothing was checked about the outputs")]
-    failed = [guard for guard in evidence.guards if not guard.is_passed]
+        return [Finding(FAILED, f"{UNBELIEVABLE}: the evidence holds no guard, so nothing was checked about it")]
+    failed = [
+        f"guard `{guard.name}` failed: value {guard.value}, limit {guard.limit}"
+        for guard in evidence.guards
+        if not guard.is_passed
+    ]
+    if PAPERS not in {guard.name for guard in evidence.guards}:
+        failed.append(f"the judge showed no papers, for guard `{PAPERS}` is missing: judge again, `dvc repro winrate`")
+
     numbers = {"guards": len(evidence.guards), "guards_failed": len(failed)}
     if not failed:
         return [Finding(PASSED, f"all {len(evidence.guards)} guards passed", numbers)]
-    return [Finding(FAILED, f"guard `{g.name}` failed: value {g.value}, limit {g.limit}", numbers) for g in failed]
+    return [Finding(FAILED, f"{UNBELIEVABLE}: {what}", numbers) for what in failed]

@@ -21,8 +21,10 @@ from tasks.registry.log.names import is_digest
 METRICS, SCORES, DUEL = "metrics.json", "scores.jsonl", "champion_scores.jsonl"
 _AGAIN = "run `dvc repro winrate`"
 _SLACK = 1e-3  # metrics may be rounded
-_SAMPLE = 64  # prompts that stand for a whole set in the log
+_SAMPLE = 256  # prompts that stand for a whole set in the log
+_SAMPLES = (64, _SAMPLE)  # lengths of samples that may be a part of their set; earlier entries hold at most 64
 _DIGITS = 8
+_ALL = "g"  # sorts after every hexadecimal hash
 
 Scores = Mapping[str, float | None]
 
@@ -68,12 +70,16 @@ class Evidence:
 
     @property
     def prompt_sample(self) -> list[str]:
-        """The 64 lowest hashes of the prompts that were judged: from two such samples the overlap can be estimated."""
+        """The 256 lowest hashes of the prompts that were judged: from two such samples the overlap can be estimated."""
         return sorted(sha256_bytes(f"look/{prompt}".encode())[:_DIGITS] for prompt in self.scores)[:_SAMPLE]
 
     def credits(self) -> list[float]:
         """Return the credit of each prompt, 0 where the verdict is missing."""
         return [score or 0.0 for score in self.scores.values()]
+
+    def judged(self) -> list[float]:
+        """Return the credit of each prompt that has a verdict; where none has, 0 for each prompt."""
+        return [score for score in self.scores.values() if score is not None] or self.credits()
 
     def credits_against(self, champion: str) -> list[float] | None:
         """Return the credits head to head against ``champion``; None if they were not compared."""
@@ -100,13 +106,21 @@ class Evidence:
 
 
 def are_much_the_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Estimate from samples whether the Jaccard similarity of two sets of prompts is at least 1/3.
+    """Estimate from samples whether two sets of prompts share at least half of the smaller one.
 
-    For two sets of equal size this means that they share half their prompts. The lowest hashes of the union are a
-    uniform sample of it (Broder 1997, min-wise hashing).
+    So a subset of the same prompts is the same look, and so is a set that contains them. A sample holds the lowest
+    hashes of its set. Up to the lower of the two highest hashes both samples are complete, so there they are compared
+    (Broder 1997, min-wise hashing).
     """
-    shared, union = set(one) & set(other), sorted({*one, *other})[:_SAMPLE]
-    return 3 * sum(name in shared for name in union) >= len(union)
+    highest = min(_complete_to(one), _complete_to(other))
+    parts = [{name for name in names if name <= highest} for names in (one, other)]
+    shared, smaller = len(parts[0] & parts[1]), min(map(len, parts))
+    return smaller > 0 and 2 * shared >= smaller
+
+
+def _complete_to(sample: Sequence[str]) -> str:
+    """Return the hash up to which a sample holds all hashes of its set."""
+    return max(sample) if len(sample) in _SAMPLES else _ALL
 
 
 def read_folder(folder: Path, base: str, version: str) -> Evidence:

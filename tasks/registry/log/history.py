@@ -119,8 +119,8 @@ class History:
     def attempt(self, evidence: Evidence) -> int:
         """Return how many versions, this one included, were judged on much the same prompts up to this one.
 
-        The gate lowers its alpha with each such look. Data grow by a few prompts with each batch, so nearly the same
-        prompts count as the same.
+        The gate lowers its alpha with each such look. A part of the same prompts counts as the same, and so do the same
+        with some more, as data grow with each batch.
         """
         sample, looks = evidence.prompt_sample, 1
         for version, entry in self.registered.items():

@@ -56,8 +56,16 @@ def weigh(registry: Registry, history: History, evidence: Evidence, alias: str, 
     If that is the version itself, it is compared with the one before it.
     """
     earlier = [d for d in history.targets_of(alias) if d != evidence.version and d not in history.collected]
-    champion = _evidence_of(registry, earlier[-1]) if earlier else None
+    champion = evidence_of(registry, earlier[-1]) if earlier else None
     return decide(evidence, champion, history.attempt(evidence), gate)
+
+
+def evidence_of(registry: Registry, digest: str) -> Evidence:
+    """Read the evidence that a version carries, its bytes verified."""
+    version = registry.read(digest)
+    names = [name for name in version.files if name.startswith(EVIDENCE)]
+    files = {name.removeprefix(EVIDENCE): registry.read_file(digest, name) for name in names}
+    return evidences.parse(files, f"version {short(digest)}", version.identity.base, digest)
 
 
 def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias: str, gate: GateConfig) -> Release:
@@ -114,7 +122,7 @@ def promote(
         RegistryError: The version is not registered, no longer kept, or deprecated.
     """
     check_alias(alias)
-    evidence = _evidence_of(registry, digest)
+    evidence = evidence_of(registry, digest)
     gate = Decision.from_json(json.loads(registry.read_file(digest, DECISION))).gate
 
     def event(history: History) -> Event | None:
@@ -197,14 +205,6 @@ def restore(registry: Registry, digest: str, reason: str | None = None) -> bool:
         return Event(RESTORE, digest, reason=reason) if digest in history.deprecated else None
 
     return registry.log.append(event) is not None
-
-
-def _evidence_of(registry: Registry, digest: str) -> Evidence:
-    """Read the evidence that a version carries, its bytes verified."""
-    version = registry.read(digest)
-    names = [name for name in version.files if name.startswith(EVIDENCE)]
-    files = {name.removeprefix(EVIDENCE): registry.read_file(digest, name) for name in names}
-    return evidences.parse(files, f"version {short(digest)}", version.identity.base, digest)
 
 
 def _rolled_back_to(registry: Registry, alias: str, left: str) -> str:

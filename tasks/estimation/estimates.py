@@ -7,39 +7,15 @@ Functions are pure: arrays and a seed in, numbers out, the same for the same inp
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
+from numpy.typing import ArrayLike
 
 from tasks.core.errors import DataError
+from tasks.estimation.bounds import ALPHA, Floats, Interval, interval
 
-Floats = NDArray[np.float64]
-
-NORMAL_FROM = 100  # prompts; with fewer, the mean does not count as normally distributed
-RESAMPLES = 9999
 FLIPS = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """An interval of a mean at 1 − α.
-
-    Attributes:
-        low: Lower end of the two-sided interval.
-        high: Upper end of the two-sided interval.
-        lower_bound: Lower end of the one-sided interval.
-        interval_method: `wilson`, `normal` or `bca`.
-    """
-
-    low: float
-    high: float
-    lower_bound: float
-    interval_method: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +71,7 @@ def per_prompt(prompt_ids: Sequence[str], shown_first: ArrayLike, shown_second: 
     return {key: float(np.mean(credits)) if credits else float("nan") for key, credits in means.items()}
 
 
-def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
+def win_rate(scores: ArrayLike, alpha: float = ALPHA) -> WinRate:
     """Return mean s with standard error, interval and counts; NaN scores count only against coverage.
 
     Raises:
@@ -112,7 +88,7 @@ def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
 
     wins, ties, losses = (int(count.sum()) for count in (judged > 0.5, judged == 0.5, judged < 0.5))
     return WinRate(
-        **vars(interval(judged, alpha, seed)),
+        **vars(interval(judged, alpha)),
         prompts=scores.size,
         judged=judged.size,
         coverage=judged.size / scores.size,
@@ -128,51 +104,6 @@ def win_rate(scores: ArrayLike, alpha: float = 0.05, seed: int = 0) -> WinRate:
 def standard_error(scores: Floats) -> float:
     """Return sd(s, ddof 1)/√n."""
     return float(scores.std(ddof=1) / np.sqrt(scores.size))
-
-
-def interval(scores: Floats, alpha: float = 0.05, seed: int = 0) -> Interval:
-    """Return the interval that fits the scores.
-
-    Wilson's for wins and losses without ties, and for equal scores, which have no spread to resample; the normal
-    one with 100 prompts or more; else BCa.
-    """
-    is_hard = bool(np.isin(scores, (0.0, 1.0)).all())
-    if is_hard or np.ptp(scores) == 0:
-        return wilson(scores, alpha)
-    if scores.size >= NORMAL_FROM:
-        return normal(scores, alpha)
-    return bca(scores, alpha, seed)
-
-
-def wilson(scores: Floats, alpha: float) -> Interval:
-    """Return Wilson's score interval for k = Σ s of n (statsmodels).
-
-    (p̂ + z²/2n ± z·√(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n), z at α/2 for two sides and at α for the lower bound.
-    """
-    low, high = proportion_confint(scores.sum(), scores.size, alpha=alpha, method="wilson")
-    bound, _ = proportion_confint(scores.sum(), scores.size, alpha=2 * alpha, method="wilson")
-    mean = float(scores.mean())  # at 0 and 1, rounding can put an end on the wrong side of it
-    return Interval(min(float(low), mean), max(float(high), mean), min(float(bound), mean), "wilson")
-
-
-def normal(scores: Floats, alpha: float) -> Interval:
-    """Return mean ± z·SE, cut to [0, 1]; z at 1 − α/2 for two sides and at 1 − α for the lower bound."""
-    mean, se = float(scores.mean()), standard_error(scores)
-    half, one_side = stats.norm.ppf(1 - alpha / 2) * se, stats.norm.ppf(1 - alpha) * se
-    return Interval(max(0.0, mean - half), min(1.0, mean + half), max(0.0, mean - one_side), "normal")
-
-
-def bca(scores: Floats, alpha: float, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """Return the bias-corrected and accelerated bootstrap interval of the mean over prompts (scipy)."""
-    common: dict[str, Any] = {"n_resamples": resamples, "method": "BCa"}
-    drawn = stats.bootstrap((scores,), np.mean, confidence_level=1 - alpha, rng=np.random.default_rng(seed), **common)
-    again = {**common, "n_resamples": 0, "bootstrap_result": drawn}
-    one_side = stats.bootstrap((scores,), np.mean, confidence_level=1 - alpha, alternative="greater", **again)
-    ends = (*drawn.confidence_interval, one_side.confidence_interval.low)
-    if not np.isfinite(ends).all():
-        return wilson(scores, alpha)
-    low, high, bound = (float(end) for end in ends)
-    return Interval(low, high, bound, "bca")
 
 
 def sign_flip_p(scores: ArrayLike, seed: int = 0, flips: int = FLIPS) -> float:
@@ -212,12 +143,3 @@ def _both_judged(shown_first: ArrayLike, shown_second: ArrayLike) -> tuple[Float
     first, second = np.asarray(shown_first, dtype=np.float64), np.asarray(shown_second, dtype=np.float64)
     complete = ~(np.isnan(first) | np.isnan(second))
     return first[complete], second[complete]
-
-
-def smallest_detectable_win_rate(prompts: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Return the smallest true win rate that `prompts` hard verdicts detect with this power, one-sided.
-
-    ½ + (z_{1−α} + z_{power}) · ½/√n, with the standard deviation of a hard verdict at its largest, ½; at most 1.
-    """
-    z = stats.norm.ppf(1 - alpha) + stats.norm.ppf(power)
-    return min(1.0, float(0.5 + z * 0.5 / math.sqrt(prompts)))

@@ -1,0 +1,1 @@
+"""Rates with their uncertainty: bounds, win rates, power, slices, the length-controlled rate, the board."""

@@ -1,0 +1,1 @@
+"""The page of the gate's decision, made when a version is registered."""

@@ -1,0 +1,1 @@
+"""Prompts that are answered beside the held-out ones."""
