@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from flows.dvc_project.new_data import pair_ids
 from tasks import ingest
+from tasks.core import paths
 from tasks.core.files import manifest_digest, sha256_file, table_files
 from tasks.core.params import build
 from tasks.ingest import IngestConfig
+from tasks.judges.evidence.leakage import measure_leakage
+from tasks.judges.protocol.conversations import rows_of
 from tasks.pairs.ingestion import shards, text_formats
 from tasks.pairs.record.pair import Pair
 from tasks.pairs.record.parquet import count_pairs, stored_pairs
@@ -136,3 +142,28 @@ def test_shards_that_no_run_used_for_a_day_are_removed(tmp_path: Path) -> None:
         os.utime(path, (time.time() - 90000,) * 2)
     run(tmp_path, text_rows(60), tmp_path / "parts")
     assert set(folder.iterdir()) == used | {folder / "new.parquet"}
+
+
+def test_a_split_in_one_file_and_in_a_folder_read_the_same(tmp_path: Path) -> None:
+    folders = run(tmp_path, text_rows(120))
+    files = tmp_path / "older"
+    files.mkdir()
+    for side in SIDES:
+        pq.write_table(pq.read_table(folders / f"{side}.parquet"), files / f"{side}.parquet")
+    both = (folders, files)
+    for side in SIDES:
+        one, other = (pairs_of(pairs, side) for pairs in both)
+        assert one == other
+        one_rows, other_rows = (list(rows_of(pairs / f"{side}.parquet", ["pair_id", "chosen"])) for pairs in both)
+        assert one_rows == other_rows
+        assert len(one_rows) == len(one) > 20
+    asked = [pair.prompt_id for pair in pairs_of(folders, "test")]
+    first, second = (measure_leakage(pairs, asked, ngram=2) for pairs in both)
+    assert first == second
+    for place, pairs in (("a", folders), ("b", files)):
+        shutil.copytree(pairs, tmp_path / place / paths.PAIRS)
+    assert (
+        pair_ids(tmp_path / "a")
+        == pair_ids(tmp_path / "b")
+        == {p.pair_id for side in SIDES for p in pairs_of(files, side)}
+    )

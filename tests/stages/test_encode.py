@@ -284,6 +284,16 @@ def test_missing_and_damaged_pairs_are_refused(plain: Path, bases: Path, tmp_pat
         run(tmp_path / "pairs", bases / "stories260K", tmp_path / "tokens", EncodeConfig())
 
 
+def test_a_file_among_the_shards_that_ingest_did_not_write_is_refused(plain: Path, bases: Path, tmp_path: Path) -> None:
+    pairs, stranger = tmp_path / "pairs", tmp_path / "pairs/train.parquet/more.parquet"
+    shutil.copytree(plain, pairs)
+    shutil.copy(plain / "test.parquet/00000.parquet", stranger)
+    with pytest.raises(ArtifactError, match=r"more\.parquet is not in the manifest of .*pairs — remove it"):
+        run(pairs, bases / "stories260K", tmp_path / "tokens", EncodeConfig())
+    stranger.unlink()
+    run(pairs, bases / "stories260K", tmp_path / "tokens", EncodeConfig())
+
+
 def test_a_base_without_a_tokenizer_is_refused(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
