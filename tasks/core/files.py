@@ -46,6 +46,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def table_files(path: Path) -> list[Path]:
+    """Return the Parquet files of a table: the file ``path`` itself, or those of a folder, in their order."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+
+
 def code_digest(*rooms: Path) -> str:
     """Return one digest over the names and bytes of all Python files in folders of code: it changes with any edit."""
     files = {f"{room.name}/{path.relative_to(room).as_posix()}": path for room in rooms for path in room.rglob("*.py")}
