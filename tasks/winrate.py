@@ -13,6 +13,8 @@ run as: python -m tasks.winrate
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,10 @@ def run(folders: Folders, config: WinrateConfig, runtime: RuntimeConfig | None =
         "responses": manifest_digest(folders.responses, "respond"),
         "tokens": manifest_digest(folders.tokens, "encode"),
         "pairs": manifest_digest(folders.pairs, "ingest"),
-        "benchmarks": manifest_digest(folders.benchmarks, "benchmarks"),
         "qualification": manifest_digest(folders.qualification, "qualify"),
     }
+    if folders.benchmarks.exists():  # not where the stages are run by hand
+        inputs["benchmarks"] = manifest_digest(folders.benchmarks, "benchmarks")
     place = ModelPlace(folders.pairs, folders.tokens, folders.base, folders.qualification, runtime or RuntimeConfig())
     kind, judge = kind_of(config, folders.pairs), build_judge(config, folders.pairs, place)
     papers = _papers(folders, config, kind, judge)
@@ -118,6 +121,7 @@ def _measured(
     folders: Folders, config: WinrateConfig, answers: Answers, judged: Judged, papers: Mapping[str, Any]
 ) -> Measured:
     """Return what the guards check."""
+    scored = folders.benchmarks / "metrics.json"
     added = {name: row["prompt"] for name, row in answers.rows.items() if "prompt" in row}
     return Measured(
         policy=list(answers.sides["policy"].values()),
@@ -127,7 +131,7 @@ def _measured(
         control_rate=judged.metrics["control"]["win_rate"],
         control_se=judged.metrics["control"]["se"],
         papers=papers,
-        benchmark_drop=read_json(folders.benchmarks / "metrics.json")["greatest_drop"],
+        benchmark_drop=read_json(scored)["greatest_drop"] if scored.is_file() else None,
         is_control_judge=is_control(config.judge),
     )
 
@@ -154,7 +158,12 @@ def _report(metrics: dict[str, Any], failed: list[str]) -> None:
 def main() -> None:
     """Bind the standard paths and params.yaml."""
     with door("winrate", WinrateConfig) as config:
-        run(Folders(), config, load_section(paths.PARAMS, "runtime", RuntimeConfig))
+        folders, runtime = Folders(), load_section(paths.PARAMS, "runtime", RuntimeConfig)
+        if not folders.qualification.exists():
+            _log.info("%s is missing, for DVC did not start this stage: the judge is measured now", paths.QUALIFICATION)
+            if status := subprocess.run([sys.executable, "-m", "tasks.qualify"], check=False).returncode:
+                sys.exit(status)
+        run(folders, config, runtime)
 
 
 if __name__ == "__main__":
