@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "pairs/prompts": ("core", "pairs/record", "pairs/raw", "pairs/ingestion", "pairs/encoding"),
     "dpo/model": ("core",),
     "dpo/objective": ("core",),
-    "dpo/generation": ("core", "dpo/model", "dpo/scoring"),
+    "dpo/generation": ("core", "pairs/tokens", "dpo/model", "dpo/scoring"),
     "dpo/scoring": ("core", "pairs/tokens", "dpo/model"),
     "dpo/capacity": ("core", "pairs/tokens", "dpo/model", "dpo/scoring"),
     "dpo/dataset": ("core", "pairs/tokens"),

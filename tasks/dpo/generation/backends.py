@@ -68,7 +68,9 @@ def ask_model(policy: Any, base: BaseModel, asked: Asked, work: Path) -> tuple[l
     return rows, AdapterEffect(max_abs_delta_logit(policy, asked.probes), kl_to_base(dict(ratios)) if ratios else None)
 
 
-def ask_server(config: ServerConfig, base: BaseModel, asked: Asked, work: Path) -> tuple[list[Row] | None, AdapterEffect]:
+def ask_server(
+    config: ServerConfig, base: BaseModel, asked: Asked, work: Path
+) -> tuple[list[Row] | None, AdapterEffect]:
     """Return the answers of a server, on rank 0 alone, and how far the adapter moves log-probabilities there.
 
     The KL divergence is not measured: it takes a forward pass over the answers, with and without the adapter.

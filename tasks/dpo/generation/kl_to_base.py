@@ -5,8 +5,6 @@ the end token, or those of a stop string, are among them where the answer ended 
 adapter off. Both are taken at temperature 1, without top-k, top-p or repetition penalty. So where answers are drawn
 in that way too, the mean is an unbiased estimate of the KL divergence of answers of at most
 `respond.max_new_tokens` tokens; where they are drawn otherwise, it tells the divergence's size.
-
-Shape suffixes: B rows, L tokens of a row, N drawn tokens, H hidden size.
 """
 
 from __future__ import annotations
@@ -17,21 +15,19 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from tasks.dpo.generation.questions import Questions
+from tasks.dpo.generation.questions import Questions, Request
 from tasks.dpo.generation.sides import switched_to
 from tasks.dpo.model import sharding
-from tasks.dpo.model.anatomy import bare_model, body_of
 from tasks.dpo.model.distributed import turns_behind
 from tasks.dpo.model.threads import suited_threads
-from tasks.dpo.scoring.head import scores_of
-from tasks.dpo.scoring.self_test import choose_head, random_rows
+from tasks.dpo.scoring.scorer import Scorer, sum_by_branch
+from tasks.pairs.tokens.token_cache import TokenRow
 
 Key = tuple[str, int]  # a prompt's id and a sample
-_HEAD_TOKENS = 256  # whose logits exist at once
+_GROUPS = 8  # of a batch: whole texts with their logits then need less memory than the batch's keys and values did
 _DIGITS = 4  # significant ones: more would depend on which answers share a batch
 
 
@@ -51,33 +47,49 @@ class LogRatio:
 def log_ratios(policy: Any, questions: Questions, drawn: Mapping[Key, Sequence[int]]) -> dict[Key, LogRatio]:
     """Return the log-ratio of each answer of the policy that this rank holds.
 
-    Answers are scored in the batches of the questions, which are the same on any number of ranks; so a forward holds
-    no more than `respond.batch_tokens` padded tokens. Ranks that share a model call it together.
+    Answers are scored as training scores them, in groups of the batches of the questions, which are the same on any
+    number of ranks. Ranks that share a model call it together.
 
     Args:
         policy: A PEFT model, policy and reference in one.
         questions: What was asked.
         drawn: The tokens drawn for each answer; all answers of a batch of questions, or none.
     """
-    batches = [
-        [((one.prompt_id, one.sample), one.ids, tuple(drawn[one.prompt_id, one.sample])) for one in batch]
-        for batch in questions.batches()
-        if (batch[0].prompt_id, batch[0].sample) in drawn
-    ]
-    idle = turns_behind(len(batches)) if sharding.is_sharded(policy) else 0
+    batches = [batch for batch in questions.batches() if (batch[0].prompt_id, batch[0].sample) in drawn]
+    groups = [group for batch in batches for group in _groups(batch, drawn)]
+    idle = turns_behind(len(groups)) if sharding.is_sharded(policy) else 0
     ratios: dict[Key, LogRatio] = {}
-    with torch.inference_mode(), suited_threads(policy):
-        scorer = _AnswerScorer(policy)
-        for batch in batches:
-            texts = [(prompt, answer) for _, prompt, answer in batch]
-            on = scorer.logps(texts)
-            with switched_to(policy, "reference"):
-                off = scorer.logps(texts)
-            for (key, _, answer), nats in zip(batch, (on - off).tolist(), strict=True):
-                ratios[key] = LogRatio(nats, len(answer))
-        for _ in range(2 * idle):  # all-gather is collective: ranks with fewer batches run dummy ones
-            scorer.logps([((0,), (0,))])
+    with torch.inference_mode(), suited_threads(policy), Scorer(policy) as scorer:
+        for group in groups:
+            nats = _nats(scorer, [row for _, row in group])
+            for (key, row), value in zip(group, nats, strict=True):
+                ratios[key] = LogRatio(value, len(row.chosen))
+        for _ in range(idle):  # all-gather is collective: ranks with fewer groups run dummy ones
+            _nats(scorer, [_row((0,), (0,))])
     return ratios
+
+
+def _groups(batch: Sequence[Request], drawn: Mapping[Key, Sequence[int]]) -> list[list[tuple[Key, TokenRow]]]:
+    """Return the answers to a batch of questions, longest first, in groups that are scored in one forward each."""
+    keys = [(request.prompt_id, request.sample) for request in batch]
+    rows = [(key, _row(request.ids, drawn[key])) for key, request in zip(keys, batch, strict=True)]
+    rows.sort(key=lambda item: (-len(item[1].prompt) - len(item[1].chosen), item[0]))
+    size = -(-len(rows) // _GROUPS)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _row(prompt: Sequence[int], answer: Sequence[int]) -> TokenRow:
+    """Return an answer as the chosen one of a pair; the rejected one, a single token, adds none to a shared row."""
+    return TokenRow(*(np.array(ids, dtype=np.int32) for ids in (prompt, answer, answer[:1])))
+
+
+def _nats(scorer: Scorer, rows: Sequence[TokenRow]) -> list[float]:
+    """Return log π − log π_ref of each row's chosen answer."""
+    batch = scorer.lay_out(rows)
+    on, _ = sum_by_branch(scorer.logps(batch), batch)
+    with switched_to(scorer.model, "reference"):
+        off, _ = sum_by_branch(scorer.logps(batch), batch)
+    return [float(value) for value in on - off]
 
 
 def kl_to_base(ratios: Mapping[Key, LogRatio]) -> dict[str, float | None]:
@@ -94,48 +106,3 @@ def kl_to_base(ratios: Mapping[Key, LogRatio]) -> dict[str, float | None]:
     se = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else None
     values = {"per_answer": per_answer, "per_answer_se": se, "per_token": per_answer / tokens}
     return {name: None if value is None else float(f"{value:.{_DIGITS}g}") for name, value in values.items()}
-
-
-class _AnswerScorer:
-    """Scores drawn tokens without ever holding the logits of many.
-
-    Args:
-        model: A causal language model with its adapters.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model, inner = model, bare_model(model)
-        self._body: Any = body_of(inner)
-        self._head = choose_head(model, random_rows(inner.get_input_embeddings().weight.shape[0]), two_products=True)
-        # such positions depend on the longest text of a batch
-        kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
-        self._is_alone = self._head is None or any("dynamic" in kind or "longrope" in kind for kind in kinds)
-
-    def logps(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
-        """Return the log-probability of each text's second part behind its first, float64 [texts]."""
-        groups = [[text] for text in texts] if self._is_alone else [texts]
-        return torch.cat([self._logps(group) for group in groups])
-
-    def _logps(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
-        device = self._model.device
-        # padded on the right: in a causal model no token sees a later one, so no mask is needed
-        ids_BL = pad_sequence([torch.tensor([*first, *second]) for first, second in texts], batch_first=True).to(device)
-        places = [
-            (row, len(first) - 1 + step)
-            for row, (first, second) in enumerate(texts)
-            for step in range(len(second))
-        ]
-        row_N, source_N = torch.tensor(places, device=device).unbind(dim=1)
-        logp_N = self._token_logps(ids_BL, row_N, source_N)
-        sums = torch.zeros(len(texts), dtype=torch.float64, device=device)
-        return sums.index_add(0, row_N, logp_N.double()).cpu()
-
-    def _token_logps(self, ids_BL: Tensor, row_N: Tensor, source_N: Tensor) -> Tensor:
-        """Return the log-probability of each token behind a place of a row, float32 [N]."""
-        label_N = ids_BL[row_N, source_N + 1]
-        if self._head is None:
-            logits_BLV = self._model(input_ids=ids_BL, use_cache=False).logits
-            return scores_of(logits_BLV[row_N, source_N], label_N, with_collision=False).logp_N
-        hidden_BLH = self._body(input_ids=ids_BL, use_cache=False).last_hidden_state
-        parts = zip(hidden_BLH[row_N, source_N].split(_HEAD_TOKENS), label_N.split(_HEAD_TOKENS), strict=True)
-        return torch.cat([self._head.score(hidden_CH, label_C).logp_N for hidden_CH, label_C in parts])
