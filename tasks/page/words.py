@@ -268,8 +268,9 @@ def divergence(value: Kl) -> str:
     """Return the KL divergence to the base in a sentence, and at which temperature it is taken."""
     return (
         f"KL to the base, nats per answer: {kl(value)} (standard error over prompts), or {number(value.per_token, 3)} "
-        "per token, estimated on the adapter's own answers. Both models' probabilities are those at temperature 1 and "
-        "without top-p; answers that were drawn otherwise show the divergence's size only."
+        "per token, estimated on the adapter's own answers. They were drawn as `respond` in params.yaml says, and both "
+        "models' probabilities are taken at temperature 1 without top-p: where answers were drawn otherwise, the "
+        "number shows the divergence's size only."
     )
 
 
