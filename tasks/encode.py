@@ -59,7 +59,8 @@ def run(
         DataError: No pair of a split is left, too many are dropped, or rows exceed the base's learned positions.
     """
     base = BaseModel.open(folders.base)
-    inputs = {"pairs": digest_of(verify_manifest(folders.pairs, "ingest")["files"]), "base": base.digest}
+    files = verify_manifest(folders.pairs, "ingest")["files"]
+    inputs = {"pairs": digest_of(files), "base": base.digest}
     eos_ids = generation_eos(base)
     positions = Positions.of(base_settings(base, "config.json"))
     identity = encoding_identity(tokenizer_hashes(folders.base, base), eos_ids, config)
@@ -68,7 +69,8 @@ def run(
     began = time.monotonic()
     about = {"stage": "encode", "inputs": inputs}
     with atomic_folder(folders.tokens, about) as draft, kept_on_error(draft / "dropped.jsonl", kept):
-        tallies, prompts = encode_splits(folders.pairs, draft, encoder)
+        digests = {name: entry["sha256"] for name, entry in files.items()}
+        tallies, prompts = encode_splits(folders.pairs, draft, encoder, digests)
         check_dropped(tallies, config.max_dropped_share)
         longest = max(tally.longest() for tally in tallies.values())
         if positions:

@@ -1,7 +1,7 @@
 """Read preference data of any common form into validated pairs, split by prompt into train and test.
 
 reads:  `ingest.sources` (files, globs, pinned hub data sets, or the built-in demo)
-writes: data/pairs/ (train.parquet, test.parquet, rejects.jsonl, metrics.json, and unpaired.jsonl for lone thumbs)
+writes: data/pairs/ (train.parquet/, test.parquet/, rejects.jsonl, metrics.json, and unpaired.jsonl for lone thumbs)
 params: `ingest` in params.yaml
 run as: python -m tasks.ingest
         python -m tasks.ingest --try FILE    shows how a file is read, and writes nothing
@@ -35,17 +35,17 @@ from tasks.pairs.ingestion.parts import PartFolder
 from tasks.pairs.ingestion.placement import Placement
 from tasks.pairs.ingestion.reading import Reading, SourceEntry, read_entries, read_reading
 from tasks.pairs.ingestion.selection import DUPLICATES, Selection
+from tasks.pairs.ingestion.shards import write_shards
 from tasks.pairs.ingestion.sources import Source, find_entries, hashing, rows_source
 from tasks.pairs.ingestion.try_file import try_source
-from tasks.pairs.ingestion.two_passes import account, first_pass, listing, sort_pairs
+from tasks.pairs.ingestion.two_passes import account, first_pass, listing
 from tasks.pairs.ingestion.verdicts import Verdicts
 from tasks.pairs.ingestion.wording_overlap import leaking_prompt_share
 from tasks.pairs.raw.raw_row import Block
 from tasks.pairs.record.pair import Columns
 from tasks.telemetry.receipts import note
 
-DEMO_PAIRS = 1400  # that the source `demo` makes
-DEMO_SEED = 0
+DEMO_PAIRS, DEMO_SEED = 1400, 0  # of the source `demo`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def run(
                 for rejection in verdicts.rejections():
                     reject(rejection)
                 intake.check_share(config.max_rejected_share)
-                sort_pairs(read, draft, verdicts)
+                write_shards(read, draft, verdicts, parts / "shards" if parts else None)
                 verdicts.check_sides(config.test_share, intake.rejected)
                 metrics = account(intake, verdicts, verdicts.statistics(draft))
                 metrics |= checks.measure(metrics, draft, intake.total.personal_data, leaking_prompt_share)

@@ -21,6 +21,7 @@ from typing import Any
 from tasks.core import paths
 from tasks.core.base_model import BaseModel
 from tasks.core.files import atomic_folder, digest_of, manifest_digest, pretty_json, write_text
+from tasks.core.locks import hold_lock
 from tasks.core.params import load_section
 from tasks.core.pinned_adapter import INIT_KEY, PinnedAdapter, refuse_other_source
 from tasks.core.runtime import RuntimeConfig
@@ -91,7 +92,8 @@ def run(folders: Folders, config: TrainConfig, runtime: RuntimeConfig) -> dict[s
     model = load_base(base, accelerator.device, is_sharded=sharding.is_wanted(runtime, accelerator))
     policy = load_adapter(model, start.folder, config.lora) if start else attach_lora(model, config.lora, config.seed)
     trackers = open_trackers(accelerator, runtime, checkpoints.name, settings, folders.runs / "trackers", resumes)
-    with contextlib.closing(trackers):
+    lock = hold_lock(checkpoints.with_name(f".{checkpoints.name}.lock"), f"{checkpoints} is in use")
+    with contextlib.closing(trackers), lock if accelerator.is_main_process else contextlib.nullcontext():
         result = train(policy, train_set, test_set, config, runtime, checkpoints, trackers)
 
     metrics = _metrics(result, train_set, test_set, config)

@@ -121,16 +121,23 @@ def dvc_errors(workspace: Path) -> Iterator[None]:
         raise ConfigError(f"DVC cannot read {workspace.resolve()}: {error}", "`dvc status` shows where") from error
 
 
+def open_repo(workspace: Path) -> Any:
+    """Return DVC's view of the project in ``workspace``, wherever this process works."""
+    from dvc.repo import Repo
+
+    from flows.dvc_project.run_cache import site_cache
+
+    return Repo(str(workspace), config={"core": {"site_cache_dir": site_cache(workspace)}})
+
+
 def open_index(workspace: Path) -> Any:
     """Return DVC's index of the project as it is now, with its graph checked.
 
     Raises:
         ConfigError: DVC cannot read the project.
     """
-    from dvc.repo import Repo
-
     with dvc_errors(workspace):
-        index = Repo(str(workspace)).index
+        index = open_repo(workspace).index
         index.check_graph()
     return index
 

@@ -96,7 +96,7 @@ def pair_ids(workspace: Path) -> set[str]:
     ids: set[str] = set()
     for name in ("train", "test"):
         path = workspace / paths.PAIRS / f"{name}.parquet"
-        if path.is_file():
+        if path.exists():  # a folder of files, or one file as an older version wrote it
             ids.update(pq.read_table(path, columns=["pair_id"]).column(0).to_pylist())
     return ids
 

@@ -19,7 +19,7 @@ from tasks.core.nested import flatten
 
 Status = Literal["unchanged", "restored", "pulled", "ran", "failed", "skipped"]
 
-RETRIED_KINDS = frozenset({"network", "preempted"})
+RETRIED_KINDS = frozenset({"network", "preempted", "busy"})
 # The metrics of each stage that the table of a run shows, as paths into its metrics.json.
 KEY_METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "base": ("data/base", ("parameters",)),

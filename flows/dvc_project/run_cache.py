@@ -1,9 +1,12 @@
-"""DVC's command line, mended in two places where other processes of DVC, living or killed, make it fail.
+"""DVC's command line, mended where other users, or other processes of DVC, living or killed, are in its way.
 
 DVC (3.67, dvc.stage.cache) takes the newest file of a stage's folder in the run cache as the stage's last run. That
 file may be one that another process is still writing under a temporary name. If it is renamed meanwhile, the stage
 fails with FileNotFoundError; if it is read half written, DVC removes it, and the other process fails. So files that are
 being written are ignored.
+
+DVC keeps its state, with pickles that it loads, in /var/tmp/dvc by default, where every user of the machine can write.
+So it is kept in the checkout.
 
 DVC notes in .dvc/tmp/rwlock who reads and writes which files. If it is killed while it writes that file, every later
 DVC fails. So a file that is no JSON, and that nobody is writing, is removed.
@@ -14,6 +17,7 @@ run as: python -P run_cache.py repro …      as `dvc repro …`
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -39,6 +43,19 @@ def last_run(runs: Any, stage: Any) -> Any:
     entries = [entry for entry in folder.iterdir() if _WHOLE.fullmatch(entry.name)]
     newest = max(entries, key=lambda entry: entry.stat().st_mtime, default=None)
     return newest and runs._load_cache(key, newest.name)
+
+
+def site_cache(folder: Path) -> str:
+    """Return the folder of DVC's state for the project in ``folder``, made so that no other user can write there."""
+    site = folder.resolve() / ".dvc-site"  # as .dvc/config says
+    for made in (site, site / "repo"):  # DVC would make them for everybody
+        made.mkdir(exist_ok=True, mode=0o700)
+        if (mode := made.stat().st_mode) & 0o002:
+            made.chmod(mode & ~0o002)
+    ignored = site / "repo" / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n", encoding="utf-8")
+    return str(site)
 
 
 def remove_torn_lock(folder: Path) -> bool:
@@ -67,7 +84,9 @@ def remove_torn_lock(folder: Path) -> bool:
 
 if __name__ == "__main__":
     from dvc.cli import main
+    from dvc.env import DVC_SITE_CACHE_DIR
 
+    os.environ.setdefault(DVC_SITE_CACHE_DIR, site_cache(Path()))
     if remove_torn_lock(Path()):
         print("removed .dvc/tmp/rwlock, which a killed DVC left half written", file=sys.stderr)
     cache.StageCache._load = last_run

@@ -17,7 +17,7 @@ from typing import Any
 
 from prefect import runtime
 
-from flows.dvc_project.graph import dvc_errors
+from flows.dvc_project.graph import dvc_errors, open_repo
 from flows.process_tree.supervisor import end_with_parent
 from tasks.core import paths
 from tasks.core.errors import StorageError
@@ -140,10 +140,9 @@ def _is_whole(folder: Path) -> bool:
 def _share_dvc(repository: Path, folder: Path) -> None:
     """Configure a worktree to use the cache and the remotes of its checkout, whose relative paths would not fit."""
     from dvc.config import Config
-    from dvc.repo import Repo
 
     with dvc_errors(repository):
-        repo = Repo(str(repository))
+        repo = open_repo(repository)
     # as DVC itself reads the user's file: its paths become absolute, and no section is written twice
     local = repo.config.load_one("local")
     local["cache"]["dir"] = str(repo.cache.local_cache_dir)

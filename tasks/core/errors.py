@@ -7,6 +7,7 @@
     ├── StorageError      a disk or store is full, read-only or unreachable   do: free or open it
     ├── NetworkError      a hub, store or endpoint did not answer             do: try again
     ├── RegistryError     a version, alias or log entry is refused            do: as it says
+    ├── Busy              another process does this very work           do: wait for it, or end it
     ├── GateRefused       the evidence does not allow what was asked          do: read decision.json
     └── Preempted         the machine asked to stop; a checkpoint is saved   do: run again
 
@@ -74,6 +75,13 @@ class RegistryError(PipelineError):
     """A registry operation is refused."""
 
     kind = "registry"
+
+
+class Busy(PipelineError):
+    """Another process, which lives, does the same work in the same place."""
+
+    kind = "busy"
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run me again
 
 
 class GateRefused(PipelineError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import ArtifactError, DataError, StorageError
+from tasks.core.locks import hold_lock
 
 MANIFEST = "manifest.json"
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy on a full disk, without an errno
@@ -43,6 +44,11 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, reading it in blocks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def table_files(path: Path) -> list[Path]:
+    """Return the Parquet files of a table: the file ``path`` itself, or those of a folder, in their order."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def code_digest(*rooms: Path) -> str:
@@ -101,29 +107,57 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[Path]:
+def atomic_folder(
+    target: Path, about: Mapping[str, Any] | None = None, manifest: bytes | None = None
+) -> Iterator[Path]:
     """Give a draft folder to fill; on a clean exit it becomes ``target``, with its manifest.
 
-    An exception leaves an earlier ``target`` as it was and removes the draft. Drafts that a killed
-    process left behind are removed first.
+    An exception leaves an earlier ``target`` as it was and removes the draft. A lock of the kernel stands for a living
+    writer of ``target``: who holds it removes the drafts of killed ones first.
 
     Args:
         target: The folder to create or replace.
         about: Facts recorded in the manifest beside the files (the stage, its inputs' digests).
+        manifest: The bytes of a manifest that exists already, instead.
+
+    Raises:
+        Busy: Another process is writing ``target``.
+        StorageError: The draft was removed before it was finished.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    is_draft = re.compile(rf"\.{re.escape(target.name)}\.\d+(\.old)?\.draft")
-    for stale in [path for path in target.parent.iterdir() if is_draft.fullmatch(path.name)]:
-        shutil.rmtree(stale, ignore_errors=True)
     draft = target.parent / f".{target.name}.{os.getpid()}.draft"
-    draft.mkdir()
-    try:
-        with naming_file(target):
+    with (
+        hold_lock(target.parent / f".{target.name}.lock", f"{target} is being written") as is_locked,
+        naming_file(target),
+    ):
+        if is_locked:
+            is_draft = re.compile(rf"\.{re.escape(target.name)}\.\d+(\.old)?\.draft")
+            for stale in [path for path in target.parent.iterdir() if is_draft.fullmatch(path.name)]:
+                shutil.rmtree(stale, ignore_errors=True)
+        draft.mkdir()
+        opened = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # nobody gets its inode while it is open
+
+        try:
             yield draft
-            write_manifest(draft, about or {})
+            _refuse_lost(draft, opened)
+            if manifest is None:
+                write_manifest(draft, about or {})
+            else:
+                write_bytes(draft / MANIFEST, manifest)
             _swap(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        except Exception:
+            _refuse_lost(draft, opened)  # then any other error only follows from that
+            raise
+        finally:
+            os.close(opened)
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _refuse_lost(draft: Path, opened: int) -> None:
+    """Refuse to go on with a draft folder that is not the one that was ``opened``: files of it are gone."""
+    if not (draft.is_dir() and os.path.samestat(draft.stat(), os.fstat(opened))):
+        what = f"{draft} was removed while it was written"
+        raise StorageError(what, "let nothing remove drafts of running stages, and run again") from None
 
 
 @contextlib.contextmanager
@@ -149,11 +183,9 @@ def kept_on_error(path: Path, folder: Path | None) -> Iterator[None]:
 
 def _swap(draft: Path, target: Path) -> None:
     """Rename ``draft`` to ``target``, taking an older ``target`` out of the way."""
-    if not target.exists():
-        draft.rename(target)
-        return
     old = target.parent / f".{target.name}.{os.getpid()}.old.draft"
-    target.rename(old)
+    with contextlib.suppress(FileNotFoundError):  # DVC, too, may remove it at any moment
+        target.rename(old)
     draft.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from tasks.core import paths, ranks
-from tasks.core.errors import GateRefused, PipelineError, Preempted
+from tasks.core.errors import Busy, GateRefused, PipelineError, Preempted
 from tasks.core.files import pretty_json, write_text
 from tasks.core.params import load_section
 from tasks.core.runtime import RuntimeConfig
@@ -72,7 +72,7 @@ def launch(stage: str, count: int) -> int:
             if status is None:
                 log.say(stage, f"the ranks ended without a receipt: {error}", "error")
                 return 1
-            return {kind.kind: kind.exit_code for kind in (Preempted, GateRefused)}.get(status, 1)
+            return {kind.kind: kind.exit_code for kind in (Preempted, Busy, GateRefused)}.get(status, 1)
     return 1
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 from tasks.core import paths, ranks
 from tasks.core.errors import ConfigError, PipelineError
 from tasks.core.files import digest_of, explain_os_error
+from tasks.core.locks import hold_lock
 from tasks.core.params import load_section
 from tasks.telemetry import log, receipts
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 @contextlib.contextmanager
 def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
     """Open a stage: yield its params; on the way out, write its receipt.
+
+    A second process that opens a stage of the same checkout is refused while the first one lives, such as one that a
+    killed DVC left: both would write the same checkpoints, and one could replace the other's outputs unnoticed.
 
     Any :class:`PipelineError` or fault of the disk becomes one line on standard error and the
     error's exit code. Other exceptions are bugs of ours and keep their traceback. A rank other than
@@ -40,7 +44,10 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
         refuse_links()
         config = load_section(paths.PARAMS, stage, owner) if isinstance(owner, type) else owner(paths.PARAMS)
         receipts.note_params(digest_of(repr(config)))
-        yield config
+        with contextlib.ExitStack() as stack:
+            if ranks.is_main():
+                stack.enter_context(hold_lock(paths.RUNS / "locks" / stage, f"stage `{stage}` is running"))
+            yield config
         receipts.close("ok")
     except (PipelineError, OSError) as error:
         expected = error if isinstance(error, PipelineError) else explain_os_error(error)

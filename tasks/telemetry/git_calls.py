@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import subprocess
 from pathlib import Path
 
@@ -17,8 +19,10 @@ def git(folder: Path, *words: str, timeout_s: float | None = None) -> str:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder", "name a checkout that is there")
     command, shown = ["git", *words], f"`git {' '.join(words[:2])}` in {folder}"
+    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}  # asks no terminal for a password
+    asked = functools.partial(subprocess.run, command, cwd=folder, env=env, stdin=subprocess.DEVNULL, timeout=timeout_s)
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = asked(capture_output=True, text=True, check=False)
     except OSError as error:
         raise ConfigError(f"git does not run: {error}", "install it") from None
     except subprocess.TimeoutExpired:

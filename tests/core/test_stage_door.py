@@ -80,6 +80,7 @@ EXPECTED = {
     errors.NetworkError: ("network", 1),
     errors.RegistryError: ("registry", 1),
     errors.GateRefused: ("gate", 3),
+    errors.Busy: ("busy", 75),
     errors.Preempted: ("preempted", 75),
 }
 

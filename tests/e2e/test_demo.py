@@ -115,7 +115,7 @@ def test_with_chosen_and_rejected_swapped_the_gate_refuses(demo: Checkout, tmp_p
 def test_a_collapse_that_the_loss_hides_is_kept_out(demo: Checkout, tmp_path: Path) -> None:
     copy = clone(demo, tmp_path / "collapse")
     copy.dvc("pull")
-    copy.set_params(train={"learning_rate": 5e-3, "objective": {"beta": 0.1}})
+    copy.set_params(train={"learning_rate": 1e-2, "objective": {"beta": 0.1}})
     copy.dvc("repro")
     trained, judged = results(copy, "results/train/metrics.json"), results(copy, "results/winrate/metrics.json")
     assert trained["after"]["loss"] < 0.25

@@ -38,7 +38,7 @@ def test_without_a_receipt_the_stages_exit_code_tells_the_kind(code: int, kind: 
 
 @pytest.mark.parametrize(
     ("kind", "is_retried"),
-    [("network", True), ("preempted", True)]
+    [("network", True), ("preempted", True), ("busy", True)]
     + [(kind, False) for kind in ("config", "data", "artifact", "storage", "registry", "gate", "bug")],
 )
 def test_only_a_network_fault_and_a_preemption_are_retried(kind: str, is_retried: bool) -> None:

@@ -87,7 +87,8 @@ def pinned_base(folder: Path, source: Path) -> Path:
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder with its content."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def metrics_of(folder: Path) -> Any:

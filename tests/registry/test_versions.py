@@ -131,8 +131,9 @@ def test_damage_is_refused_with_the_reason_wherever_the_version_is_read(registry
     damage(folder_of(registry, done.digest) / WEIGHTS)
     with pytest.raises(RegistryError, match=said):
         registry.check(done.digest)
-    with pytest.raises(RegistryError, match=said):
-        release(registry)  # the same bytes again are no way around it
+    if case != "a missing file":  # that alone is mended by the same bytes
+        with pytest.raises(RegistryError, match=said):
+            release(registry)  # the same bytes again are no way around it
     if "planted" not in case:  # what the manifest does not list is never pulled
         with pytest.raises(RegistryError, match=said):
             registry.pull(done.digest, tmp_path / "pulled")

@@ -277,13 +277,21 @@ def test_a_split_of_which_nothing_is_left_is_refused_with_the_reasons(plain: Pat
 def test_missing_and_damaged_pairs_are_refused(plain: Path, bases: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="run `dvc repro ingest`"):
         run(tmp_path / "nowhere", bases / "stories260K", tmp_path / "tokens", EncodeConfig())
-    for path in plain.iterdir():
-        (tmp_path / "pairs").mkdir(exist_ok=True)
-        (tmp_path / "pairs" / path.name).write_bytes(path.read_bytes())
-    damaged = tmp_path / "pairs/train.parquet"
+    shutil.copytree(plain, tmp_path / "pairs")
+    damaged = tmp_path / "pairs/train.parquet/00000.parquet"
     damaged.write_bytes(b"\0" * damaged.stat().st_size)
     with pytest.raises(ArtifactError, match=r"train\.parquet"):
         run(tmp_path / "pairs", bases / "stories260K", tmp_path / "tokens", EncodeConfig())
+
+
+def test_a_file_among_the_shards_that_ingest_did_not_write_is_refused(plain: Path, bases: Path, tmp_path: Path) -> None:
+    pairs, stranger = tmp_path / "pairs", tmp_path / "pairs/train.parquet/more.parquet"
+    shutil.copytree(plain, pairs)
+    shutil.copy(plain / "test.parquet/00000.parquet", stranger)
+    with pytest.raises(ArtifactError, match=r"more\.parquet is not in the manifest of .*pairs — remove it"):
+        run(pairs, bases / "stories260K", tmp_path / "tokens", EncodeConfig())
+    stranger.unlink()
+    run(pairs, bases / "stories260K", tmp_path / "tokens", EncodeConfig())
 
 
 def test_a_base_without_a_tokenizer_is_refused(plain: Path, tmp_path: Path) -> None:

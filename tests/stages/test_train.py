@@ -21,7 +21,7 @@ from peft import PeftModel
 
 from tasks import reference, train
 from tasks.core.base_model import BaseModel
-from tasks.core.errors import ArtifactError, ConfigError
+from tasks.core.errors import ArtifactError, Busy, ConfigError
 from tasks.core.params import build
 from tasks.dpo.model.base_loading import load_base
 from tasks.dpo.training.train_config import TrainConfig
@@ -329,6 +329,27 @@ def test_stopped_and_killed_and_run_again_it_ends_in_the_same_bytes(tmp_path: Pa
     assert outputs(root) == outputs(undisturbed)
     assert len(outputs(root)) == 7
     assert list((root / "runs/train").iterdir()) == []
+
+
+@pytest.mark.e2e
+def test_a_second_training_beside_a_living_one_changes_nothing(tmp_path: Path):
+    root = ready(tmp_path / "root")
+    project.write_params(root, runtime={"checkpoint_every_s": 1e-9})
+    with project.start(root, "train") as first:
+        wait_for_checkpoint(root, first, beyond=1)
+        first.send_signal(signal.SIGSTOP)  # alive, as one that a killed DVC left
+        stood = project.contents(root / "runs/train")
+        with project.start(root, "train") as second:
+            said = second.communicate(timeout=60)[1]
+        with pytest.raises(Busy, match=f"is in use already: by process {first.pid} on"):
+            train.run(folders(root), config(), tiny.budget(65536))
+        assert project.contents(root / "runs/train") == stood
+        first.send_signal(signal.SIGCONT)
+        assert "Traceback" not in first.communicate(timeout=60)[1]
+    assert second.returncode == 75
+    assert f"[train] error: stage `train` is running already: by process {first.pid} on" in said
+    assert first.returncode == 0
+    assert outputs(root)
 
 
 @pytest.mark.e2e

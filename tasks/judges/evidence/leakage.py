@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from tasks.core.errors import ArtifactError
+from tasks.core.files import table_files
 from tasks.judges.rules.texts import ngrams, words
 
 _COLUMNS = ["prompt_id", "prompt"]
@@ -76,10 +77,11 @@ def _prompts(path: Path) -> Iterator[tuple[str, list[str]]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(columns=_COLUMNS):
-                for row in batch.to_pylist():
-                    yield row["prompt_id"], words(_spoken(row["prompt"]))
+        for file in table_files(path):
+            with pq.ParquetFile(file) as table:
+                for batch in table.iter_batches(columns=_COLUMNS):
+                    for row in batch.to_pylist():
+                        yield row["prompt_id"], words(_spoken(row["prompt"]))
     except (pa.ArrowInvalid, FileNotFoundError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read as pairs ({error})", "run `dvc repro -f ingest`") from None
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import ArtifactError
+from tasks.core.files import table_files
 from tasks.judges.protocol.protocol import Turn
 
 
@@ -39,9 +40,10 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         ArtifactError: It is missing or is not readable, or lacks a column.
     """
     try:
-        with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(columns=columns):
-                yield from _checked(batch, columns, path)
+        for file in table_files(path):
+            with pq.ParquetFile(file) as table:
+                for batch in table.iter_batches(columns=columns):
+                    yield from _checked(batch, columns, path)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{path} is not readable Parquet ({error})", "run `dvc repro -f ingest`") from None
 

@@ -20,6 +20,7 @@ from tasks.core import base_model, ragged
 from tasks.core.files import code_digest, digest_of, sha256_file
 from tasks.core.ragged import Counts
 from tasks.core.versions import versions
+from tasks.pairs.encoding.encoded_block import BlockCache
 from tasks.pairs.encoding.encoder import BATCH, EncodeConfig, EncoderFacts, PairEncoder, in_batches
 from tasks.pairs.encoding.rowcode import EncodedRows, joined, pack, pack_text, unpack_text
 from tasks.pairs.encoding.template import template_content
@@ -31,6 +32,7 @@ from tasks.rowstore.row_store import RowStore
 _KEEP_VALUES = 1 << 23  # numbers (32 MiB) that wait in memory before they become a segment of the store
 # The code that makes a row: an edit makes all rows anew.
 _ROOM, _MODULES = Path(__file__).parent, (base_model, ragged)
+_BLOCK_ROOMS = (_ROOM.with_name("record"), _ROOM.with_name("tokens"))  # beside it, for a block
 _LIBRARIES = ("jinja2", "tokenizers", "transformers")
 
 _Keys = npt.NDArray[np.uint8]
@@ -66,6 +68,7 @@ class RecallingEncoder:
     Attributes:
         known: How many pairs the store had.
         new: How many were tokenised.
+        blocks: Whole blocks of rows beside the store, on this machine.
 
     Args:
         load: Makes the encoder; called when the first pair has to be tokenised.
@@ -77,10 +80,16 @@ class RecallingEncoder:
         self._load, self._identity, self._rows = load, identity, rows
         self._waiting: list[tuple[_Keys, Ids, Counts]] = []
         self.known = self.new = 0
+        self.blocks = BlockCache(None if rows is None else rows.folder.with_name("blocks"))
 
     @cached_property
     def _encoder(self) -> PairEncoder:
         return self._load()
+
+    @cached_property
+    def _block_identity(self) -> str:
+        """All that a block depends on besides its rows."""
+        return digest_of([self._identity, *map(code_digest, _BLOCK_ROOMS)])
 
     @cached_property
     def facts(self) -> EncoderFacts:
@@ -119,6 +128,10 @@ class RecallingEncoder:
         self.new += len(rows)
         self._keep(keys[missing], rows.flat, rows.lengths)
         return rows
+
+    def block_key(self, *place: str | int) -> str:
+        """Return the key of the block of the rows at a place: a split, the SHA-256 of a file, and numbers in it."""
+        return digest_of([self._block_identity, *place])
 
     def flush(self) -> None:
         """Hand what waits in memory to the store."""

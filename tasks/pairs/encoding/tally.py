@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.pairs.encoding.rowcode import CUT, RERENDERED, SHIFTED, EncodedRows
 from tasks.pairs.tokens.token_cache import Ids, TokenPairs
 
 _NAMES = ("prompt", "chosen", "rejected")
+_NUMBERS = ("shifted", "rerendered", "unknown", "plain")
 
 
 @dataclasses.dataclass
@@ -59,6 +61,27 @@ class Tally:
         self.dropped[encoded.reason] += 1
         place = encoded.pair.source or encoded.pair.pair_id
         self.first_detail.setdefault(encoded.reason, f"{place}: {encoded.detail[:200]}")
+
+    def merge(self, other: Tally) -> None:
+        """Add the counts of the rows that come behind."""
+        self.lengths += other.lengths
+        self.dropped.update(other.dropped)
+        self.cut.update(other.cut)
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.first_detail = other.first_detail | self.first_detail
+
+    def to_json(self) -> str:
+        """Return the counts as JSON, without the lengths."""
+        names = ("dropped", "cut", "first_detail", *_NUMBERS)
+        return json.dumps({name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_json(cls, text: str, lengths: Ids) -> Tally:
+        """Read what :meth:`to_json` wrote; ``lengths`` [kept, 3] are those of the rows."""
+        values: dict[str, Any] = json.loads(text)
+        values |= {name: Counter(values[name]) for name in ("dropped", "cut")}
+        return cls(lengths=[lengths], **values)
 
     def kept(self) -> int:
         """Return how many pairs have a row."""

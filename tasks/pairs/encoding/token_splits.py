@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy.typing as npt
 import orjson
 
 from tasks.core.background import ahead
-from tasks.core.errors import DataError
+from tasks.core.errors import ArtifactError, DataError
 from tasks.core.json_lines import json_line
+from tasks.pairs.encoding.encoded_block import EncodedBlock
 from tasks.pairs.encoding.recall import RecallingEncoder
 from tasks.pairs.encoding.rowcode import EncodedRows, unpack
 from tasks.pairs.encoding.tally import Tally
-from tasks.pairs.record.pair_columns import PairColumns, stored_columns
+from tasks.pairs.record.pair_columns import PairColumns, stored_row_groups
 from tasks.pairs.record.parquet import count_pairs, from_record
 from tasks.pairs.tokens.token_cache import TokenPairs, TokenWriter
 from tasks.telemetry.log import bar, get_logger
@@ -26,56 +27,92 @@ _BUFFER = 1 << 20  # bytes of prompts.jsonl that are written at once
 _log = get_logger(__name__)
 
 
-def encode_splits(pairs: Path, folder: Path, encoder: RecallingEncoder) -> tuple[dict[str, Tally], int]:
+def encode_splits(
+    pairs: Path, folder: Path, encoder: RecallingEncoder, digests: Mapping[str, str]
+) -> tuple[dict[str, Tally], int]:
     """Write into ``folder`` both splits of the cache, the held-out prompts and the list of what was dropped.
 
     Args:
         pairs: `data/pairs/`.
         folder: Where the files go.
         encoder: Makes rows of pairs.
+        digests: The SHA-256 of each file of the pairs, by its name there.
 
     Returns:
         What became of each split, and the number of held-out prompts.
 
     Raises:
+        ArtifactError: A file of pairs is damaged, or is none of ``digests``.
         DataError: No pair of a split is left.
     """
     tallies: dict[str, Tally] = {}
     prompt_ids: set[bytes] = set()  # that stand in prompts.jsonl
     with (
-        (folder / "dropped.jsonl").open("w", encoding="utf-8", newline="\n") as dropped,
+        (folder / "dropped.jsonl").open("wb") as dropped,
         (folder / "prompts.jsonl").open("wb", buffering=_BUFFER) as prompts,
     ):
         for split in ("train", "test"):
-            tally = tallies[split] = Tally(unk_id=encoder.facts.unk_id)
-            for columns, rows in _encode_split(pairs / f"{split}.parquet", folder, split, encoder, tally):
-                for i, record in _records_of(columns, ~rows.is_kept):
-                    each = unpack(from_record(record), rows.values(i))
-                    tally.drop(each)
-                    line = {"pair_id": each.pair.pair_id, "reason": each.reason, "detail": each.detail[:200]}
-                    dropped.write(json_line({**line, "split": split}))
-                if split == "test":
-                    for i, record in _records_of(columns, _is_new(columns.prompt_ids, rows.is_kept, prompt_ids)):
-                        prompts.write(orjson.dumps({**described(record), "ids": rows.prompt(i)}, option=_LINE))
+            tally = tallies[split] = Tally()
+            for block in _encode_split(pairs, folder, split, encoder, digests):
+                tally.merge(block.tally)
+                dropped.write(block.dropped)
+                for prompt_id, line in zip(block.prompts.tolist(), block.lines, strict=True):
+                    if prompt_id not in prompt_ids:
+                        prompt_ids.add(prompt_id)
+                        prompts.write(line)
             _check_left(split, tally)
+    encoder.blocks.remove_unused()
     return tallies, len(prompt_ids)
 
 
 def _encode_split(
-    source: Path, folder: Path, split: str, encoder: RecallingEncoder, tally: Tally
-) -> Iterator[tuple[PairColumns, EncodedRows]]:
-    """Write one split of the cache, count its rows in ``tally``, and yield some of them at a time."""
+    pairs: Path, folder: Path, split: str, encoder: RecallingEncoder, digests: Mapping[str, str]
+) -> Iterator[EncodedBlock]:
+    """Write one split of the cache, and yield its blocks; known ones are read, and others kept."""
+    source = pairs / f"{split}.parquet"
+
+    def read() -> Iterator[tuple[str, EncodedBlock | PairColumns]]:
+        for groups in stored_row_groups(source):
+            name = groups.path.relative_to(pairs).as_posix()
+            if name not in digests:
+                raise ArtifactError(f"{groups.path} is not in the manifest of {pairs}", "remove it")
+            key = encoder.block_key(split, digests[name], groups.first, groups.end)
+            yield key, encoder.blocks.take(key) or groups.columns()
+
     with (
         TokenWriter(folder, split, encoder.facts.vocabulary) as writer,
         bar(f"encoding {split}", count_pairs(source), unit=" pairs") as shown,
     ):
-        for columns in ahead(stored_columns(source)):
-            rows = encoder.encode(columns)
-            tokens = to_tokens(columns, rows)
-            writer.append(tokens)
-            tally.add(rows, tokens, columns.is_text)
-            yield columns, rows
-            shown.update(len(columns))
+        for key, known in ahead(read()):
+            if isinstance(known, EncodedBlock):
+                block = known
+                encoder.known += block.rows
+            else:
+                block = _encode_block(known, split, encoder)
+                encoder.blocks.keep(key, block)
+            writer.append(block.tokens)
+            yield block
+            shown.update(block.rows)
+
+
+def _encode_block(columns: PairColumns, split: str, encoder: RecallingEncoder) -> EncodedBlock:
+    """Encode some rows."""
+    rows = encoder.encode(columns)
+    tokens = to_tokens(columns, rows)
+    tally = Tally(unk_id=encoder.facts.unk_id)
+    tally.add(rows, tokens, columns.is_text)
+
+    dropped: list[str] = []
+    for i, record in _records_of(columns, ~rows.is_kept):
+        each = unpack(from_record(record), rows.values(i))
+        tally.drop(each)
+        line = {"pair_id": each.pair.pair_id, "reason": each.reason, "detail": each.detail[:200]}
+        dropped.append(json_line({**line, "split": split}))
+
+    is_asked = _is_first(columns.prompt_ids, rows.is_kept if split == "test" else np.zeros(len(columns), bool))
+    asked = _records_of(columns, is_asked)
+    lines = [orjson.dumps({**described(record), "ids": rows.prompt(i)}, option=_LINE) for i, record in asked]
+    return EncodedBlock(len(columns), tokens, tally, "".join(dropped).encode(), columns.prompt_ids[is_asked], lines)
 
 
 def _records_of(columns: PairColumns, mask: npt.NDArray[np.bool_]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -84,16 +121,12 @@ def _records_of(columns: PairColumns, mask: npt.NDArray[np.bool_]) -> Iterable[t
     return zip(places, columns.records(places), strict=True) if places else ()
 
 
-def _is_new(
-    prompt_ids: npt.NDArray[np.bytes_], is_kept: npt.NDArray[np.bool_], seen: set[bytes]
-) -> npt.NDArray[np.bool_]:
-    """Return which rows are the first that was kept of a prompt, bool [n], and add these prompts to ``seen``."""
-    is_new = np.zeros(len(prompt_ids), bool)
-    for i in np.flatnonzero(is_kept):
-        if (prompt_id := prompt_ids[i]) not in seen:
-            seen.add(prompt_id)
-            is_new[i] = True
-    return is_new
+def _is_first(prompt_ids: npt.NDArray[np.bytes_], is_wanted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which rows are the first that is wanted of a prompt, bool [n]."""
+    wanted = np.flatnonzero(is_wanted)
+    is_first = np.zeros(len(prompt_ids), bool)
+    is_first[wanted[np.unique(prompt_ids[wanted], return_index=True)[1]]] = True
+    return is_first
 
 
 def to_tokens(columns: PairColumns, rows: EncodedRows) -> TokenPairs:

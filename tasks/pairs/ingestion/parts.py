@@ -14,7 +14,6 @@ import json
 import os
 import pickle
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.core.cache_folder import remove_unused
 from tasks.core.errors import StorageError
 from tasks.core.files import code_digest, digest_of, naming_file
 from tasks.core.versions import versions
@@ -57,7 +57,6 @@ _LONGEST_OUTCOME = 1 << 24  # bytes; Arrow refuses to read metadata of 100 MB
 _SUFFIX = ".parquet"
 _SMALL = 1 << 16  # bytes of a block; to hand a smaller one to another process takes as long as to read it
 _MOST_PAIRS = 1 << 14  # of a row group
-_KEPT_S = 24 * 3600.0  # how long a part is kept that no run uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +68,14 @@ class Part:
         counts: The counts of its rows.
         rejections: Why rows gave no pair, in order.
         answers: The single answers, whose pairs come when all rows are read.
+        is_kept: Whether the next run finds it again, by a name that says what it holds.
     """
 
     path: Path
     counts: Counts
     rejections: list[Rejection]
     answers: list[Entry]
+    is_kept: bool = True
 
 
 def write_part(path: Path, taken: Iterable[Pair | Rejection], placement: Placement, counts: Counts) -> list[Rejection]:
@@ -116,7 +117,7 @@ def make_part(path: Path, taker: RowTaker, block: Block, file: str, placement: P
     """
     counts, groups = Counts(), Groups()
     rejections = write_part(path, taker.take(rows_of(block, file), counts, groups), placement, counts)
-    return Part(path, counts, rejections, groups.entries)
+    return Part(path, counts, rejections, groups.entries, not isinstance(taker.reader.form, Singles))
 
 
 def read_part(path: Path) -> Part | None:
@@ -190,7 +191,7 @@ class PartFolder:
     def add(self, taken: Iterable[Pair | Rejection], counts: Counts) -> Part:
         """Write a part of pairs at hand; no other run uses it."""
         path = self._temporary_path()
-        return Part(path, Counts(), write_part(path, taken, self._placement, counts), [])
+        return Part(path, Counts(), write_part(path, taken, self._placement, counts), [], is_kept=False)
 
     def _begin(self, identity: str, taker: RowTaker, block: Block, file: str) -> Callable[[], Part]:
         """Return what gives the part of a block: known, made here, or being made by another process."""
@@ -226,11 +227,8 @@ class PartFolder:
         self._processes.close()
         for path in self._temporary:
             path.unlink(missing_ok=True)
-        if kind is None and self._folder.is_dir():
-            for path in self._folder.iterdir():
-                with contextlib.suppress(FileNotFoundError):  # another run was faster
-                    if path not in self._used and path.stat().st_mtime < time.time() - _KEPT_S:
-                        path.unlink()
+        if kind is None:
+            remove_unused(self._folder, self._used)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Duplicates, contradictions and a limit depend on every row, and the rows may not fit into memory. So the first pass
 writes parts of pairs and one file of the keys of all of them, queries over the keys decide
-(:mod:`tasks.pairs.ingestion.verdicts`), and the second pass writes train and test.
+(:mod:`tasks.pairs.ingestion.verdicts`), and the second pass writes train and test
+(:mod:`tasks.pairs.ingestion.shards`).
 """
 
 from __future__ import annotations
@@ -10,23 +11,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tasks.core.background import Behind, ahead
+from tasks.core.background import Behind
 from tasks.core.files import kept_on_error
 from tasks.core.json_lines import json_line
 from tasks.pairs.ingestion.intake import Intake
 from tasks.pairs.ingestion.parts import KEYS, Part, PartFolder, read_columns
-from tasks.pairs.ingestion.selection import PLACES, SIDES
+from tasks.pairs.ingestion.selection import SIDES
+from tasks.pairs.ingestion.shards import ReadPart
 from tasks.pairs.ingestion.sources import Source
 from tasks.pairs.ingestion.verdicts import Verdicts
-from tasks.pairs.record.parquet import SCHEMA, PairWriter, TableWriter, keep_rows
+from tasks.pairs.record.parquet import SCHEMA, TableWriter
 from tasks.pairs.record.rejection import NEITHER_SIDE, NO_PREFERENCE, NOT_FAULTY, Rejection
 from tasks.telemetry.log import bar, get_logger
 
@@ -67,13 +68,13 @@ class KeyWriter(TableWriter):
     """Writes the keys of all parts to one file, with the number of their entry in `ingest.sources`; a context manager.
 
     Attributes:
-        parts: The file and the entry of each part, in order.
+        parts: The parts, in order.
     """
 
     def __init__(self, path: Path) -> None:
         columns = pa.schema([*SCHEMA, *KEYS])
         super().__init__(path, pa.schema([*(columns.field(name) for name in _SPILLED), _ENTRY]), _KEYS_AT_ONCE)
-        self.parts: list[tuple[Path, int]] = []
+        self.parts: list[ReadPart] = []
 
     def append(self, part: Part, entry: int) -> None:
         """Add a part's keys; they reach the disk with those of others.
@@ -81,8 +82,8 @@ class KeyWriter(TableWriter):
         Raises:
             StorageError: The part is damaged.
         """
-        self.parts.append((part.path, entry))
         keys = read_columns(part.path, _SPILLED)
+        self.parts.append(ReadPart.of(part, entry, keys))
         entries = pa.array(np.full(len(keys), entry, np.uint16))
         for batch in keys.append_column(_ENTRY, entries).combine_chunks().to_batches():
             self.append_batch(batch)
@@ -94,11 +95,11 @@ def first_pass(
     folder: PartFolder,
     spill: Path,
     reject: Callable[[Rejection], None],
-) -> list[tuple[Path, int]]:
+) -> list[ReadPart]:
     """Write the pairs to parts in ``folder``, and their keys to the file ``spill``.
 
     Returns:
-        The file and the entry of each part, in order.
+        The parts, in order.
 
     Raises:
         DataError: A source cannot be read, or none of its rows has a column that is needed.
@@ -124,40 +125,6 @@ def first_pass(
                 for rejection in part.rejections:
                     reject(rejection)
     return keys.parts
-
-
-def sort_pairs(parts: Sequence[tuple[Path, int]], folder: Path, verdicts: Verdicts) -> None:
-    """Write `train.parquet` and `test.parquet` into ``folder`` from the parts, in their order.
-
-    Args:
-        parts: The file and the entry of each.
-        folder: Where the files go.
-        verdicts: What becomes of each pair, and the factors of the entries' weights.
-
-    Raises:
-        StorageError: A part is damaged.
-    """
-    start = 0
-    tables = ahead(read_columns(path, SCHEMA.names).combine_chunks() for path, _ in parts)
-    with (
-        PairWriter(folder / "train.parquet") as train,
-        PairWriter(folder / "test.parquet") as test,
-        Behind() as writing,
-    ):
-        for table, (_, entry) in zip(tables, parts, strict=True):
-            places = verdicts.places[start : start + len(table)]
-            start += len(table)
-            for batch in _weighed(table, verdicts.factors[entry]).to_batches():
-                for side, writer in (("train", train), ("test", test)):
-                    writing.do(writer.append_batch, keep_rows(batch, np.equal(places, PLACES.index(side))))
-
-
-def _weighed(table: pa.Table, factor: float) -> pa.Table:
-    """Return the pairs with each weight times a factor."""
-    if factor == 1:
-        return table
-    place = table.schema.get_field_index("weight")
-    return table.set_column(place, SCHEMA.field("weight"), pc.multiply(table["weight"], factor))
 
 
 def account(intake: Intake, verdicts: Verdicts, statistics: dict[str, Any]) -> dict[str, Any]:

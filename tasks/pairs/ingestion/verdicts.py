@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.errors import StorageError
+from tasks.core.files import table_files
 from tasks.pairs.ingestion.selection import PLACES, SIDES, Selection, make_places, pattern, shares_of
 from tasks.pairs.ingestion.split import check_sides
 from tasks.pairs.record.rejection import Rejection
@@ -121,13 +122,13 @@ class Verdicts:
         check_sides(train, test, test_share, self.counts + rejected + Counter(near=self.near))
 
     def statistics(self, folder: Path) -> dict[str, Any]:
-        """Return the metrics of `train.parquet` and `test.parquet` in ``folder``.
+        """Return the metrics of the folders `train.parquet` and `test.parquet` in ``folder``.
 
         Raises:
             AssertionError: A prompt stands on both sides, or two whose words are the same do.
         """
         for number, side in enumerate(SIDES):
-            rows = self._database.read_parquet(pattern(folder / f"{side}.parquet"))
+            rows = self._database.read_parquet([pattern(file) for file in table_files(folder / f"{side}.parquet")])
             rows.project(f"{number} AS side, *").create_view(side, replace=True)
         self._execute("CREATE OR REPLACE TEMP VIEW kept AS FROM train UNION ALL FROM test")
         prompts, wordings = self._count_prompts("prompt_key"), self._count_prompts("split_key")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.files import table_files
 from tasks.pairs.record.parquet import SCHEMA, open_pairs
 
 ROWS = 8192  # that are read at once
@@ -42,20 +43,53 @@ class PairColumns:
         return len(self.pair_ids)
 
 
-def stored_columns(path: Path, rows: int = ROWS) -> Iterator[PairColumns]:
-    """Yield the pairs of a Parquet file, about ``rows`` at a time.
+@dataclasses.dataclass(frozen=True)
+class RowGroups:
+    """Some row groups of a Parquet file of pairs, one after the other, which are not read yet.
+
+    Attributes:
+        path: The file.
+        first: The number of the first one.
+        end: That behind the last one.
+    """
+
+    path: Path
+    first: int
+    end: int
+
+    def columns(self) -> PairColumns:
+        """Read them.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        with open_pairs(self.path) as file:
+            return _columns(file, self.path, list(range(self.first, self.end)))
+
+
+def stored_row_groups(path: Path, rows: int = ROWS) -> Iterator[RowGroups]:
+    """Yield the row groups of a Parquet file of pairs, or of a folder of such files, about ``rows`` rows at a time.
 
     Raises:
         ArtifactError: It is not a file of pairs.
     """
-    with open_pairs(path) as file:
-        groups: list[int] = []
-        for group in range(file.num_row_groups):
-            groups.append(group)
-            count = sum(file.metadata.row_group(each).num_rows for each in groups)
-            if count >= rows or group == file.num_row_groups - 1:
-                yield _columns(file, path, groups)
-                groups = []
+    for each in table_files(path):
+        with open_pairs(each) as file:
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        first = 0
+        for end in range(1, len(counts) + 1):
+            if sum(counts[first:end]) >= rows or end == len(counts):
+                yield RowGroups(each, first, end)
+                first = end
+
+
+def stored_columns(path: Path, rows: int = ROWS) -> Iterator[PairColumns]:
+    """Yield the pairs of a Parquet file, or of a folder of such files, about ``rows`` of a file at a time.
+
+    Raises:
+        ArtifactError: It is not a file of pairs.
+    """
+    return (groups.columns() for groups in stored_row_groups(path, rows))
 
 
 def _columns(file: Any, path: Path, groups: list[int]) -> PairColumns:

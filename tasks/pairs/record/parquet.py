@@ -1,4 +1,4 @@
-"""Pairs on disk: Parquet with one schema, written and read in batches."""
+"""Pairs on disk: Parquet with one schema, written and read in batches; a split is a folder of such files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.errors import ArtifactError
+from tasks.core.files import table_files
 from tasks.pairs.record.pair import Pair, prompt_of
 
 BATCH = 2048  # pairs; bounds memory
@@ -156,22 +157,23 @@ def open_pairs(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the record batches of a Parquet file of pairs.
+    """Yield the record batches of a Parquet file of pairs, or of a folder of such files.
 
     Raises:
         ArtifactError: It is not one.
     """
-    with open_pairs(path) as table:
-        yield from table.iter_batches(batch_size=BATCH)
+    for file in table_files(path):
+        with open_pairs(file) as table:
+            yield from table.iter_batches(batch_size=BATCH)
 
 
 def count_pairs(path: Path) -> int:
-    """Return how many pairs a Parquet file of pairs holds, from its footer."""
-    return int(pq.read_metadata(path).num_rows)
+    """Return how many pairs a Parquet file of pairs, or a folder of such files, holds, from the footers."""
+    return sum(pq.read_metadata(file).num_rows for file in table_files(path))
 
 
 def stored_pairs(path: Path) -> Iterator[list[Pair]]:
-    """Yield the pairs of a Parquet file in batches.
+    """Yield the pairs of a Parquet file, or of a folder of such files, in batches.
 
     Raises:
         ArtifactError: It is not a file of pairs.

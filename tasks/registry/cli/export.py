@@ -115,10 +115,11 @@ def merged(args: Namespace) -> Answer:
         raise ArtifactError(what, "give the base stage's output of its lineage as --base")
 
     place: dict[str, Any] = {"pretrained_model_name_or_path": given.location, "revision": given.revision or "main"}
-    place["trust_remote_code"] = False
     try:
-        dtype = getattr(AutoConfig.from_pretrained(**place), "dtype", None) or torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, use_safetensors=True)
+        dtype = getattr(AutoConfig.from_pretrained(**place, trust_remote_code=False), "dtype", None) or torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            **place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except Exception as error:  # noqa: BLE001  # the library raises many kinds
         raise ArtifactError(f"the base model {given.source} does not load ({error})", "fetch it again") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ class Event:
         prompt_set: Of a registration: digest of the prompts that the version was judged on.
         prompt_sample: Of a registration: hashes of a sample of these prompts.
         manifest: Of a registration: SHA-256 of the version's manifest.json.
+        folder: Of a registration after a collection: the folder below `versions/`; else it is the digest.
         decision: The gate's decision at that moment.
     """
 
@@ -47,6 +49,7 @@ class Event:
     prompt_set: str | None = None
     prompt_sample: Sequence[str] | None = None
     manifest: str | None = None
+    folder: str | None = None
     decision: Mapping[str, Any] | None = None
 
 
@@ -96,6 +99,8 @@ class LogEntry:
         except (KeyError, TypeError, AttributeError):
             raise ValueError("not a log entry") from None
 
+        if event.folder is not None and not re.fullmatch(rf"{event.version}-[0-9]{{1,9}}", str(event.folder)):
+            raise ValueError("not a log entry")
         if not is_digest(event.version) or (event.action in MOVES and not is_alias(event.alias)):
             raise ValueError("not a log entry")
         return entry

@@ -78,10 +78,9 @@ class History:
     def _can_be_next(self, entry: LogEntry) -> bool:
         """Tell whether the log so far allows this entry next; if not, it was edited or written by hand."""
         event, targets = entry.event, self.targets_of(entry.event.alias or "")
-        is_kept = event.version in self.registered and event.version not in self.collected
 
         follows = (entry.number, entry.after) == (len(self.entries) + 1, self.tip)
-        follows &= is_kept == (event.action != REGISTER)
+        follows &= self.is_kept(event.version) == (event.action != REGISTER)
         if event.action in MOVES:
             follows &= event.previous == (targets[-1] if targets else None)
         if event.action == ROLLBACK:
@@ -100,9 +99,27 @@ class History:
         """Return the versions whose files are kept, in the order of registration."""
         return [digest for digest in self.registered if digest not in self.collected]
 
+    def is_kept(self, digest: str) -> bool:
+        """Tell whether a version is registered and its files are kept."""
+        return digest in self.registered and digest not in self.collected
+
+    def folder(self, digest: str) -> str:
+        """Return the folder, below `versions/`, where a version is, or where it would be registered now.
+
+        Each registration after a collection has a new one: so nobody who still removes the former files meets it.
+        """
+        if self.is_kept(digest):
+            return self.registered[digest].event.folder or digest
+        times = sum(entry.event.action == COLLECT and entry.event.version == digest for entry in self.entries)
+        return f"{digest}-{times}" if times else digest
+
     def targets_of(self, alias: str) -> tuple[str, ...]:
         """Return the versions that ``alias`` pointed to, oldest first; empty if it never pointed to any."""
         return tuple(self.targets.get(alias, ()))
+
+    def reachable(self, alias: str) -> set[str]:
+        """Return the version that ``alias`` points to, and the one that a rollback would lead to."""
+        return {digest for digest in self.targets_of(alias)[-2:] if digest not in self.collected}
 
     def target(self, alias: str) -> str | None:
         """Return the version that ``alias`` points to; None if it points to none."""

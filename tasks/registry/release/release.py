@@ -7,18 +7,21 @@ point, and the result is as if it was done once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 from tasks.core.errors import GateRefused, RegistryError
 from tasks.core.files import pretty_json, sha256_bytes
 from tasks.registry.gate.gate import PASSED, Decision, GateConfig, decide
 from tasks.registry.log import evidence as evidences
-from tasks.registry.log.entries import DEPRECATE, PROMOTE, REGISTER, RESTORE, ROLLBACK, Event
+from tasks.registry.log.entries import COLLECT, DEPRECATE, PROMOTE, REGISTER, RESTORE, ROLLBACK, Event
 from tasks.registry.log.evidence import Evidence
 from tasks.registry.log.history import History
 from tasks.registry.log.names import check_alias, short
 from tasks.registry.versions.manifest import DECISION, EVIDENCE, Candidate, Version
-from tasks.registry.versions.registry import Registry
+from tasks.registry.versions.registry import LostFiles, Registry
+
+_TRIES = 5  # registrations of a version that is collected each time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +78,45 @@ def register(registry: Registry, candidate: Candidate, evidence: Evidence, alias
     undone is completed.
     """
     check_alias(alias)
-    digest = candidate.digest
-    if not registry.has(digest):
-        decision = weigh(registry, registry.history(), evidence, alias, gate)
-        record = pretty_json(decision.as_json()).encode()
-        candidate = dataclasses.replace(candidate, files={**candidate.files, DECISION: record})
+    digest, is_new = candidate.digest, False
+    for _ in range(_TRIES):
+        version = _put(registry, candidate, evidence, alias, gate)
+        if version is None:
+            continue
+        is_new |= _log_registration(registry, version, registry.log.last.folder(digest), evidence, alias, gate)
+        if registry.holds(digest):  # else a collection came in between
+            break
+    else:
+        what = f"version {short(digest)} was collected {_TRIES} times while it was registered"
+        raise RegistryError(what, "run again when `gc` is through")
 
-    version = registry.put(candidate)
-    is_new = _log_registration(registry, version, evidence, alias, gate)
     decision, is_promoted = _promote_if_decided(registry, digest, evidence, alias, gate)
     serial = registry.history().serials()[digest]
     return Release(digest, serial, decision, is_promoted, is_new)
+
+
+def _put(registry: Registry, candidate: Candidate, evidence: Evidence, alias: str, gate: GateConfig) -> Version | None:
+    """Store a candidate, with the decision about it.
+
+    A registered version that lost files, and that this candidate cannot restore, is collected: then None is returned,
+    and the candidate can be stored in a new folder.
+
+    Raises:
+        RegistryError: An alias leads to the version that lost files.
+    """
+    digest, history = candidate.digest, registry.history()
+    if history.is_kept(digest) and (logged := history.registered[digest].event.decision):
+        record = dict(logged)
+    else:
+        record = weigh(registry, history, evidence, alias, gate).as_json()
+    files = {**candidate.files, DECISION: pretty_json(record).encode()}
+    try:
+        return registry.put(dataclasses.replace(candidate, files=files))
+    except LostFiles as error:
+        if registry.log.append(functools.partial(collection, digest)) is None:
+            advice = "restore it from a copy; or promote others until no rollback leads to it, and register it again"
+            raise RegistryError(error.what, advice) from None
+        return None
 
 
 def judge(registry: Registry, evidence: Evidence, alias: str, gate: GateConfig) -> Release:
@@ -226,11 +257,22 @@ def _check_kept(history: History, digest: str) -> None:
         raise RegistryError(f"the registration of {short(digest)} was cut short", "finish it: `dvc repro register`")
 
 
-def _log_registration(registry: Registry, version: Version, evidence: Evidence, alias: str, gate: GateConfig) -> bool:
-    """Write the entry that registers a version, with the decision at that moment; return False if it exists."""
+def collection(digest: str, history: History) -> Event | None:
+    """Return the event that gives up a version's files; None where an alias or a rollback leads to it."""
+    is_needed = any(digest in history.reachable(alias) for alias in history.targets)
+    return None if is_needed or not history.is_kept(digest) else Event(COLLECT, digest)
+
+
+def _log_registration(
+    registry: Registry, version: Version, folder: str, evidence: Evidence, alias: str, gate: GateConfig
+) -> bool:
+    """Write the entry that registers a version, with the decision at that moment; return False if it exists.
+
+    A version that was collected meanwhile is not in the folder that it would be registered in now: False as well.
+    """
 
     def event(history: History) -> Event | None:
-        if version.digest in history.registered and version.digest not in history.collected:
+        if history.is_kept(version.digest) or history.folder(version.digest) != folder:
             return None
         return Event(
             REGISTER,
@@ -238,6 +280,7 @@ def _log_registration(registry: Registry, version: Version, evidence: Evidence, 
             prompt_set=evidence.prompt_set,
             prompt_sample=evidence.prompt_sample,
             manifest=sha256_bytes(version.manifest()),
+            folder=None if folder == version.digest else folder,
             decision=weigh(registry, history, evidence, alias, gate).as_json(),
         )
 
@@ -266,6 +309,7 @@ def _promote_if_decided(
         nonlocal decision
         target = history.target(alias)
         is_settled = target == digest or history.was_promoted(digest, alias) or digest in history.deprecated
+        is_settled |= not history.is_kept(digest)  # it was collected just now
         if decision.outcome != PASSED or is_settled:
             return None
         if target != decision.champion:

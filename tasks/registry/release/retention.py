@@ -15,8 +15,9 @@ import json
 from collections.abc import Iterator, Sequence
 
 from tasks.core.files import MANIFEST
-from tasks.registry.log.entries import COLLECT, Event
+from tasks.registry.log.entries import Event
 from tasks.registry.log.history import History
+from tasks.registry.release.release import collection
 from tasks.registry.stores.store import in_parallel
 from tasks.registry.versions.manifest import LINEAGE
 from tasks.registry.versions.registry import Registry
@@ -32,12 +33,14 @@ class Retention:
     Attributes:
         kept: Why each version is kept, by digest.
         given_up: Digests of the versions that nothing needs.
-        leftovers: Keys of files that belong to no version: of earlier collections and registrations cut short.
+        leftovers: Folders that belong to no version: of earlier collections and registrations cut short.
+        entries: How many entries the log had when this was decided.
     """
 
     kept: dict[str, str]
     given_up: list[str]
     leftovers: list[str]
+    entries: int
 
 
 def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) -> dict[str, Retention]:
@@ -49,6 +52,7 @@ def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) ->
         now: The present, with a time zone.
     """
     known = {registry.name: registry.history().kept() for registry in registries}  # those registered later stay
+    entries = {registry.name: len(registry.log.last.entries) for registry in registries}
     kept: dict[tuple[str, str], str] = {}
     for registry in registries:
         for digest, why in _needed(registry, days, now):
@@ -63,45 +67,45 @@ def plan(registries: Sequence[Registry], days: float, now: datetime.datetime) ->
             if parent not in kept:
                 kept[parent] = f"{name} {child[:12]} was trained from it"
                 todo.append(parent)
-    return {registry.name: _retention(registry, known[registry.name], kept) for registry in registries}
+    return {
+        registry.name: _retention(registry, known[registry.name], entries[registry.name], kept)
+        for registry in registries
+    }
 
 
 def sweep(registry: Registry, retention: Retention) -> list[str]:
     """Collect what ``retention`` says, in the log and then in the store; return the keys removed.
 
-    A version stays if an alias has come to point to it meanwhile.
+    The log is looked at again before each removal. A version stays if an alias has come to point to it meanwhile, or if
+    it was registered again; a registration behind the collection is in another folder.
     """
     removed: list[str] = []
     for digest in retention.given_up:
-        registry.log.append(functools.partial(_collect, digest))
-        if digest in registry.history().collected:
-            removed += _remove(registry, sorted(registry.store.ages(_folder(registry, digest))))
-    known = set(registry.history().kept())
-    removed += _remove(registry, [key for key in retention.leftovers if key.split("/")[2] not in known])
+        folder = f"{registry.name}/versions/{registry.history().folder(digest)}"
+        if registry.log.append(functools.partial(_collect, retention.entries, digest)):
+            removed += _remove(registry, folder)
+    for folder in retention.leftovers:
+        if _is_leftover(registry, folder, registry.history()):
+            removed += _remove(registry, folder)
     return removed
 
 
-def _collect(digest: str, history: History) -> Event | None:
-    is_needed = any(digest in _reachable(targets, history) for targets in history.targets.values())
-    return None if is_needed or digest not in history.kept() else Event(COLLECT, digest)
+def _collect(entries: int, digest: str, history: History) -> Event | None:
+    is_renewed = any(entry.event.version == digest for entry in history.entries[entries:])
+    return None if is_renewed else collection(digest, history)
 
 
 def _needed(registry: Registry, days: float, now: datetime.datetime) -> Iterator[tuple[str, str]]:
     """Yield each version that an alias or a young log entry needs, with the reason."""
     history = registry.history()
     for alias, targets in sorted(history.targets.items()):
-        for digest in _reachable(targets, history):
+        for digest in history.reachable(alias):
             yield digest, f"`{alias}` points to it" if digest == targets[-1] else f"a rollback of `{alias}` leads to it"
     for entry in history.entries:
         event = entry.event
         age = max((now - datetime.datetime.fromisoformat(entry.when)).total_seconds() / 86_400, 0.0)
         if age <= days and event.version not in history.collected:
             yield event.version, f"{event.action} {age:.0f} days ago"
-
-
-def _reachable(targets: Sequence[str], history: History) -> set[str]:
-    """Return the version that an alias points to, and the one that a rollback would lead to."""
-    return {digest for digest in targets[-2:] if digest not in history.collected}
 
 
 def _parents(registry: Registry, digest: str, known: dict[str, Registry]) -> Iterator[tuple[str, str]]:
@@ -112,30 +116,32 @@ def _parents(registry: Registry, digest: str, known: dict[str, Registry]) -> Ite
             yield name, parent["digest"]
 
 
-def _retention(registry: Registry, known: Sequence[str], kept: dict[tuple[str, str], str]) -> Retention:
+def _retention(registry: Registry, known: Sequence[str], entries: int, kept: dict[tuple[str, str], str]) -> Retention:
     history, store = registry.history(), registry.store
     reasons = {digest: why for (name, digest), why in kept.items() if name == registry.name}
     given_up = [digest for digest in known if digest not in reasons]
 
-    unknown = [name for name in store.children(f"{registry.name}/versions") if name not in history.kept()]
-    ages_of = in_parallel(store, lambda name: store.ages(_folder(registry, name)), unknown)
-    leftovers = [
-        key
-        for name, ages in zip(unknown, ages_of, strict=True)
-        if name in history.collected or min(ages.values(), default=0.0) > STALE_SECONDS
-        for key in ages
-    ]
-    return Retention(reasons, given_up, sorted(leftovers))
+    folders = [f"{registry.name}/versions/{name}" for name in store.children(f"{registry.name}/versions")]
+    checked = in_parallel(store, lambda folder: _is_leftover(registry, folder, history), folders)
+    leftovers = [folder for folder, is_leftover in zip(folders, checked, strict=True) if is_leftover]
+    return Retention(reasons, given_up, leftovers, entries)
 
 
-def _remove(registry: Registry, keys: Sequence[str]) -> list[str]:
-    """Remove objects, the manifests first: without its manifest the rest is no version."""
+def _is_leftover(registry: Registry, folder: str, history: History) -> bool:
+    """Tell whether a folder below `versions/` holds no version, and no registration can be under way there."""
+    name = folder.rpartition("/")[2]
+    digest = name.partition("-")[0]
+    if name != history.folder(digest):
+        return digest in history.registered  # it was collected from there
+    ages = {} if history.is_kept(digest) else registry.store.ages(folder)
+    return min(ages.values(), default=0.0) > STALE_SECONDS
+
+
+def _remove(registry: Registry, folder: str) -> list[str]:
+    """Remove a folder below `versions/`, the manifest first: without it the rest is no version. Return the keys."""
+    keys = sorted(registry.store.ages(folder))
     first = [key for key in keys if key.endswith(f"/{MANIFEST}")]
-    rest = [key for key in keys if key not in set(first)]
+    rest = [key for key in keys if key not in first]
     for group in (first, rest):
         in_parallel(registry.store, registry.store.remove, group)
     return [*first, *rest]
-
-
-def _folder(registry: Registry, digest: str) -> str:
-    return f"{registry.name}/versions/{digest}"

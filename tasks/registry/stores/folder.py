@@ -43,10 +43,14 @@ class FolderStore(Store):
         draft.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._fill(draft, content, on_bytes)
-            self._make_folders(path.parent)
-            is_created = self._link(draft, path)
-            self._sync_folder(path.parent)
-            return is_created
+            while True:
+                try:
+                    self._make_folders(path.parent)
+                    is_created = self._link(draft, path)
+                    self._sync_folder(path.parent)
+                    return is_created
+                except FileNotFoundError:
+                    draft.stat()  # it is there: so a collection has removed the empty folder meanwhile
         except OSError as error:
             error.filename = error.filename or str(path)  # a write on a full disk does not say where
             raise
@@ -80,17 +84,18 @@ class FolderStore(Store):
 
     def ages(self, prefix: str) -> dict[str, float]:
         """Return all keys below ``prefix`` with their ages; see :class:`Store`."""
-        folder = self._path(prefix)
-        if not folder.is_dir():
-            return {}
         ages: dict[str, float] = {}
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                key = f"{prefix}/{_checked_name(entry)}"
-                if entry.is_dir(follow_symlinks=False):
-                    ages |= self.ages(key)
-                else:
-                    ages[key] = time.time() - entry.stat(follow_symlinks=False).st_mtime
+        try:
+            entries = list(os.scandir(self._path(prefix)))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        for entry in entries:
+            key = f"{prefix}/{_checked_name(entry)}"
+            if entry.is_dir(follow_symlinks=False):
+                ages |= self.ages(key)
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a collection has just removed it
+                ages[key] = time.time() - entry.stat(follow_symlinks=False).st_mtime
         return ages
 
     def remove(self, key: str) -> None:

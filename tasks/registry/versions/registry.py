@@ -1,7 +1,7 @@
 """One name's versions in a store: written whole, read verified, never changed.
 
 <name>/versions/<digest>/...    files first, manifest.json last: a version exists if and only if
-                                its manifest does
+                                its manifest does; `<digest>-1` once it was collected and registered again
 <name>/log/00000007.json        one numbered entry for each event; see :mod:`tasks.registry.log.registry_log`
 """
 
@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from tasks.core.errors import RegistryError
-from tasks.core.files import MANIFEST, sha256_bytes
+from tasks.core.files import MANIFEST, atomic_folder, sha256_bytes
 from tasks.registry.log import names
 from tasks.registry.log.history import History
 from tasks.registry.log.registry_log import Log
@@ -41,6 +39,10 @@ class UnknownVersion(RegistryError):
     """No version has this name, alias or digest, in a registry that is sound as far as it was read."""
 
 
+class LostFiles(RegistryError):
+    """Files of a registered version are missing, and its candidate has no files of the same bytes."""
+
+
 class Registry:
     """The versions of one name, and their log."""
 
@@ -48,7 +50,7 @@ class Registry:
         self.store = store
         self.name = names.check_name(name)
         self.log = Log(store, name)
-        self._known: dict[str, Version] = {}  # manifests of registered versions that were read: they never change
+        self._known: dict[str, Version] = {}  # by folder, manifests of registered versions: they never change
 
     def history(self) -> History:
         """Read the log."""
@@ -57,13 +59,17 @@ class Registry:
     def digests(self) -> list[str]:
         """Return the digests of all versions: those in the log, in its order, then those not logged yet."""
         history = self.history()
-        unknown = [name for name in self.store.children(f"{self.name}/versions") if name not in history.registered]
-        whole = in_parallel(self.store, self.has, unknown)
+        names_there = filter(names.is_digest, self.store.children(f"{self.name}/versions"))
+        unknown = [digest for digest in names_there if digest not in history.registered]
+        whole = in_parallel(self.store, lambda digest: self.store.exists(self._key(digest, MANIFEST)), unknown)
         return history.kept() + [digest for digest, is_whole in zip(unknown, whole, strict=True) if is_whole]
 
     def has(self, digest: str) -> bool:
-        """Tell whether the version exists, that is: whether its manifest does."""
-        return names.is_digest(digest) and self.store.exists(self._key(digest, MANIFEST))
+        """Tell whether the version exists, that is: whether its manifest does. One that was collected does not."""
+        if not names.is_digest(digest):
+            return False
+        self.history()
+        return self.store.exists(self._key(digest, MANIFEST))
 
     def holds(self, digest: str) -> bool:
         """Tell whether the version is registered and all its files are there; their bytes are not read.
@@ -71,12 +77,10 @@ class Registry:
         Raises:
             RegistryError: Its manifest was altered.
         """
-        history = self.history()
-        if digest not in history.registered or digest in history.collected or not self.has(digest):
+        if not self.history().is_kept(digest):
             return False
-        prefix = f"{self.name}/versions/{digest}/"
-        stored = {key.removeprefix(prefix) for key in self.store.ages(prefix.rstrip("/"))}
-        return set(self.read(digest).files) <= stored
+        stored = self._stored_files(digest)
+        return MANIFEST in stored and set(self.read(digest).files) <= stored
 
     def find(self, selector: str | None) -> str:
         """Return the digest that an alias, `v<serial>` or a digest's prefix stands for; None is the default alias.
@@ -118,22 +122,20 @@ class Registry:
         Raises:
             RegistryError: There is no such version, or its manifest was altered.
         """
-        if digest in self._known and digest not in self.log.last.collected:
-            return self._known[digest]
-        try:
-            data = self.store.get(self._key(digest, MANIFEST))
-        except MissingKey:
-            raise RegistryError(f"`{self.name}` has no version {names.short(digest)}", "see `list`") from None
-
+        if known := self._known.get(self.log.last.folder(digest)):
+            return known
         history = self.history()
-        logged = None if digest in history.collected else history.registered.get(digest)
+        with self._naming_lost(digest, MANIFEST):
+            data = self.store.get(self._key(digest, MANIFEST))
+
+        logged = history.registered[digest] if history.is_kept(digest) else None
         if logged and logged.event.manifest and logged.event.manifest != sha256_bytes(data):
             what = f"{MANIFEST} of version {names.short(digest)} is not the one that was registered"
             raise RegistryError(what, "restore it from a copy")
 
         version = parse_manifest(data, digest)
         if logged:
-            self._known[digest] = version
+            self._known[history.folder(digest)] = version
         return version
 
     def read_file(self, digest: str, name: str) -> bytes:
@@ -145,7 +147,7 @@ class Registry:
         version = self.read(digest)
         if name not in version.files:
             raise RegistryError(f"version {names.short(digest)} holds no {name}", "see `show` for its files")
-        with _missing_is_damage(version, name):
+        with self._naming_lost(version.digest, name):
             data = self.store.get(self._key(digest, name))
         _check_bytes(version, name, [data])
         return data
@@ -153,35 +155,58 @@ class Registry:
     def put(self, candidate: Candidate) -> Version:
         """Write a version: its files, which are then read back, and last its manifest.
 
-        A version that exists is verified and left as it is. Files that an earlier, killed attempt left are kept: the
-        manifest describes what is stored. Files that are part of the version's identity must be exact.
+        A version that exists is verified, and files of it that are missing are written again. Files that an earlier,
+        killed attempt left are kept: the manifest describes what is stored. Files that are part of the version's
+        identity must be exact.
 
         Raises:
+            LostFiles: The version is registered, files of it are missing, and the candidate's have other bytes.
             RegistryError: A version may not hold such a file, or what is stored is not what it should be.
         """
         digest = candidate.digest
-        if self.has(digest):
-            self.check(digest)
-            return self.read(digest)
-
         for name, content in candidate.files.items():
             check_file_name(name)
             _check_source(name, content)
-        size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in candidate.files.values())
-        file_names = sorted(candidate.files)
+        if self.has(digest):
+            self._store_lost(self.read(digest), candidate)
+            return self.check(digest)
 
-        def store(name: str) -> None:
-            self.store.put(self._key(digest, name), candidate.files[name], on_bytes)
+        if logged := self.log.last.is_kept(digest) and self.log.last.registered[digest].event.manifest:
+            version = self._described(candidate, self._stored_files(digest))
+            if sha256_bytes(version.manifest()) != logged:
+                raise LostFiles(f"{MANIFEST} of version {names.short(digest)} is missing", "restore it from a copy")
 
-        with _progress(size, "storing the version") as on_bytes:
-            in_parallel(self.store, store, file_names)
-
+        self._store_files(digest, candidate.files)
         self._refuse_unlisted_files(digest, set(candidate.files))
-        stored = in_parallel(self.store, lambda n: _measured(self.store.stream(self._key(digest, n)))[0], file_names)
-        version = Version(candidate.identity, dict(zip(file_names, stored, strict=True)))
+        version = self._described(candidate, candidate.files)
         check_identity(version, f"version {names.short(digest)}")
         self.store.put(self._key(digest, MANIFEST), version.manifest())
         return self.read(digest)
+
+    def _described(self, candidate: Candidate, stored: Container[str]) -> Version:
+        """Return the version of those files that are ``stored``, read from the store, and of the candidate's others."""
+
+        def measure(name: str) -> StoredFile:
+            key, content = self._key(candidate.digest, name), candidate.files[name]
+            return _measured(self.store.stream(key) if name in stored else _blocks(content))[0]
+
+        file_names = sorted(candidate.files)
+        files = in_parallel(self.store, measure, file_names)
+        return Version(candidate.identity, dict(zip(file_names, files, strict=True)))
+
+    def _store_lost(self, version: Version, candidate: Candidate) -> None:
+        """Write those files of a version again that are missing; the candidate's must have the same bytes."""
+        lost = set(version.files) - self._stored_files(version.digest)
+        for name in lost:
+            if _measured(_blocks(candidate.files.get(name, b"")))[0] != version.files[name]:
+                what = f"{name} of version {names.short(version.digest)} is missing"
+                raise LostFiles(what, "restore it from a copy")
+        self._store_files(version.digest, {name: candidate.files[name] for name in lost})
+
+    def _store_files(self, digest: str, files: Mapping[str, bytes | Path]) -> None:
+        size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
+        with _progress(size, "storing the version") as on_bytes:
+            in_parallel(self.store, lambda name: self.store.put(self._key(digest, name), files[name], on_bytes), files)
 
     def check(self, digest: str) -> Version:
         """Read every byte of a version and check it against the manifest.
@@ -189,12 +214,12 @@ class Registry:
         Raises:
             RegistryError: A file is missing, altered or not listed; the message names the first.
         """
-        self._known.pop(digest, None)
+        self._known.clear()
         version = self.read(digest)
         self._refuse_unlisted_files(digest, set(version.files))
 
         def verify(name: str) -> None:
-            with _missing_is_damage(version, name):
+            with self._naming_lost(version.digest, name):
                 _check_bytes(version, name, self.store.stream(self._key(digest, name)))
 
         in_parallel(self.store, verify, version.files)
@@ -209,37 +234,56 @@ class Registry:
         version = self.read(digest)
         if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
             raise RegistryError(f"{target} exists and is not an empty folder", "name a new folder to pull into")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.absolute().parent / f".{target.name}.{os.getpid()}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            with _progress(sum(entry.size for entry in version.files.values()), "pulling the version") as on_bytes:
-                in_parallel(self.store, lambda name: self._fetch(version, name, draft / name, on_bytes), version.files)
-            (draft / MANIFEST).write_bytes(version.manifest())
-            draft.rename(target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        size = sum(entry.size for entry in version.files.values())
+        with (
+            atomic_folder(target.absolute(), manifest=version.manifest()) as draft,
+            _progress(size, "pulling the version") as on_bytes,
+        ):
+            in_parallel(self.store, lambda name: self._fetch(version, name, draft / name, on_bytes), version.files)
         return version
 
+    def _folder(self, digest: str) -> str:
+        return f"{self.name}/versions/{self.log.last.folder(digest)}"
+
     def _key(self, digest: str, name: str) -> str:
-        return f"{self.name}/versions/{digest}/{name}"
+        return f"{self._folder(digest)}/{name}"
 
     def _fetch(self, version: Version, name: str, target: Path, on_bytes: OnBytes) -> None:
         """Copy a file of a version to ``target``, and check its bytes against the manifest."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _missing_is_damage(version, name):
+        with self._naming_lost(version.digest, name):
             self.store.fetch(self._key(version.digest, name), target, on_bytes)
-        with target.open("rb") as file:
-            _check_bytes(version, name, iter(lambda: file.read(BLOCK), b""))
+        _check_bytes(version, name, _blocks(target))
+
+    def _stored_files(self, digest: str) -> set[str]:
+        """Return the names of the files that are there in a version's folder."""
+        prefix = self._folder(digest)
+        return {key.removeprefix(prefix + "/") for key in self.store.ages(prefix)}
 
     def _refuse_unlisted_files(self, digest: str, expected: set[str]) -> None:
         """Refuse a version's folder that holds files besides the expected ones."""
-        prefix = f"{self.name}/versions/{digest}"
-        for key in sorted(self.store.ages(prefix)):
-            name = key.removeprefix(prefix + "/")
-            if name != MANIFEST and name not in expected:
-                what = f"version {names.short(digest)} holds {name}, which is not among its files"
-                raise RegistryError(what, f"find who put it there, and remove it from {self.store.label}/{prefix}")
+        for name in sorted(self._stored_files(digest) - expected - {MANIFEST}):
+            what = f"version {names.short(digest)} holds {name}, which is not among its files"
+            raise RegistryError(
+                what, f"find who put it there, and remove it from {self.store.label}/{self._folder(digest)}"
+            )
+
+    @contextlib.contextmanager
+    def _naming_lost(self, digest: str, name: str) -> Iterator[None]:
+        """Say why a file of a version is missing: the version was collected, perhaps just now, or it is damaged."""
+        folder = self.log.last.folder(digest)
+        try:
+            yield
+        except MissingKey:
+            history = self.history()
+            if digest in history.collected or (name == MANIFEST and digest not in history.registered):
+                raise RegistryError(f"`{self.name}` has no version {names.short(digest)}", "see `list`") from None
+            if history.folder(digest) != folder:
+                what = f"version {names.short(digest)} was registered anew while it was read"
+                raise RegistryError(what, "run again") from None
+            what = f"{name} of version {names.short(digest)} is missing"
+            advice = "do not use this version; register it again (`dvc repro -s -f register`) or restore it from a copy"
+            raise RegistryError(what, advice) from None
 
     def _near_words(self, word: str, history: History, digests: list[str]) -> str:
         known = [*history.aliases(), *(f"v{serial}" for serial in history.serials().values())]
@@ -265,6 +309,15 @@ def _progress(size: int, what: str) -> Iterator[OnBytes]:
         yield shown.update
 
 
+def _blocks(content: bytes | Path) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
 def _measured(blocks: Iterable[bytes]) -> tuple[StoredFile, bytes]:
     """Return the SHA-256 and size of a file given in blocks, and its first bytes."""
     hashed, size, head = hashlib.sha256(), 0, b""
@@ -283,14 +336,6 @@ def _check_bytes(version: Version, name: str, blocks: Iterable[bytes]) -> None:
     if stored.sha256 != expected.sha256:
         raise _damaged(version, name, "does not have the SHA-256 of its manifest")
     check_content(name, head, stored.size)
-
-
-@contextlib.contextmanager
-def _missing_is_damage(version: Version, name: str) -> Iterator[None]:
-    try:
-        yield
-    except MissingKey:
-        raise _damaged(version, name, "is missing") from None
 
 
 def _damaged(version: Version, name: str, how: str) -> RegistryError:
