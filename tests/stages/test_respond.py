@@ -122,7 +122,8 @@ def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned
     save_adapter(does_nothing, idle, BaseModel.open(pinned))
     pin_champion(inputs.champion, idle)
     other = dataclasses.replace(inputs, out=tmp_path / "other")
-    other.run(dataclasses.replace(CONFIG, champion=CHAMPION))
+    metrics = other.run(dataclasses.replace(CONFIG, champion=CHAMPION))
+    assert metrics["kl"] == json.loads((finished.out / "metrics.json").read_text())["kl"]
     rows = [row for row in other.rows() if row["side"] != "champion"]
     assert rows == finished.rows(), "no other side's answers change because a champion answers, too"
 
