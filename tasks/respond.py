@@ -6,7 +6,7 @@ with the same opponent.
 reads:  data/tokens/prompts.jsonl and template.json, data/base/, models/adapter/, data/adapters/champion/; the files of
         `respond.prompt_sets`, as in data/raw/
 writes: data/responses/ — responses.jsonl, an answer a line for each prompt, side and sample; added_prompts.jsonl, the
-        prompts of `respond.prompt_sets`
+        prompts of `respond.prompt_sets`; metrics.json, with the KL divergence to the base
 params: `respond` in params.yaml, `encode` for the template; `runtime.device` and `runtime.sharding`
 run as: python -m tasks.respond (one process a GPU where there are several; or under torchrun)
 
@@ -89,15 +89,16 @@ def run(
     computed = "server" if config.server else f"{base.dtype_on(kind)} on {kind}"
     work = folders.runs / work_name(inputs, dataclasses.asdict(config), asked.questions.stop, computed)
     if config.server:
-        rows, delta = ask_server(config.server, base, asked, work)
+        rows, effect = ask_server(config.server, base, asked, work)
     else:
-        rows, delta = ask_model(load_policy(base, folders.adapter, champion, accelerator, runtime), base, asked, work)
+        policy = load_policy(base, folders.adapter, champion, accelerator, runtime)
+        rows, effect = ask_model(policy, base, asked, work)
 
     metrics: dict[str, Any] = {}
     if rows is not None:
         answers = merge(rows, asked.prompts, sides, config.samples_per_prompt)
         metrics = describe(answers, sides, len(asked.prompts), config.samples_per_prompt)
-        metrics["adapter_max_abs_delta_logit"] = float(f"{delta:.6g}")
+        metrics |= {"adapter_max_abs_delta_logit": float(f"{effect.max_abs_delta:.6g}"), "kl": effect.kl}
         with atomic_folder(folders.out, {"stage": "respond", "inputs": inputs}) as draft:
             write_json_lines(draft / "responses.jsonl", answers)
             if asked.added:
@@ -105,7 +106,7 @@ def run(
             write_text(draft / "metrics.json", pretty_json(metrics))
         shutil.rmtree(work, ignore_errors=True)
         counts = len(asked.prompts), ", ".join(sides)
-        _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, delta)
+        _log.info("%d prompts answered by %s; the adapter moves logits by up to %.3g", *counts, effect.max_abs_delta)
     all_done(accelerator)
     return metrics
 

@@ -27,7 +27,7 @@ KEY_METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "encode": ("data/tokens", ("train.tokens", "test.tokens", "prompts")),
     "reference": ("data/reference", ("test.ranking_accuracy",)),
     "train": ("results/train", ("before.accuracy", "after.accuracy", "after.margin")),
-    "respond": ("data/responses", ("prompts", "adapter_max_abs_delta_logit")),
+    "respond": ("data/responses", ("prompts", "adapter_max_abs_delta_logit", "kl.per_answer")),
     "qualify": ("results/qualification", ("qualified", "agreement.bound")),
     "winrate": ("results/winrate", ("win_rate", "low", "high")),
     "register": ("results/register", ("serial", "promoted")),

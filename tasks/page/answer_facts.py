@@ -22,6 +22,21 @@ class Side:
 
 
 @dataclasses.dataclass(frozen=True)
+class Kl:
+    """The KL divergence from the adapter to its base on the adapter's answers, in nats.
+
+    Attributes:
+        per_answer: Of a whole answer.
+        per_answer_se: Its standard error over prompts; None with one prompt.
+        per_token: ``per_answer`` over the mean number of tokens.
+    """
+
+    per_answer: float
+    per_answer_se: float | None
+    per_token: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Answer:
     """One side's first answer to a prompt.
 
@@ -98,6 +113,7 @@ class AnswerFacts:
     Attributes:
         samples: Answers of each side to each prompt; the first of them is shown.
         judged: How many prompts were judged.
+        kl: How far the adapter has moved from its base; None where a server answered.
         prompts: The judged prompts, or so many of them as a page can hold, with the smallest ids.
     """
 
@@ -105,6 +121,7 @@ class AnswerFacts:
     sides: tuple[Side, ...]
     lengths: Histogram
     judged: int
+    kl: Kl | None
     prompts: tuple[JudgedPrompt, ...]
 
     @property

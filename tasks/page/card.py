@@ -140,6 +140,7 @@ def _measures(facts: Facts) -> list[tuple[str, str]]:
         ("Control: the base against itself", _rate(evidence.control, level)),
         ("Held-out accuracy", f"{words.percent(before.accuracy)} before, {words.percent(after.accuracy)} after"),
         ("Reward margin", f"{words.number(before.margin)} before, {words.number(after.margin)} after"),
+        ("KL to the base, nats per answer", words.kl(facts.answers.kl)),
         ("Won, tied, lost", f"{evidence.wins}, {evidence.ties}, {evidence.losses}"),
         ("Guards passed", words.passed_guards(evidence)),
         *[("Guard failed", f"`{guard.key}`: {_escaped(guard.name)}") for guard in evidence.failed_guards],

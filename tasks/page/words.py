@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from tasks.core.base_model import BaseModel
-from tasks.page.answer_facts import VerdictFacts
+from tasks.page.answer_facts import Kl, VerdictFacts
 from tasks.page.facts import AgreementFacts, EvidenceFacts, Measures, PapersFacts
 from tasks.page.measured import Rate
 
@@ -248,12 +248,29 @@ def likelihood(before: Measures, after: Measures) -> str:
 
 
 def distance(log_ratios: Mapping[str, float]) -> str:
-    """Return how far training moved the adapter from its reference, and what that is not."""
+    """Return how training changed the likelihood of held-out answers against the reference, and what that is not."""
     chosen, rejected = (signed(log_ratios[name]) for name in ("chosen", "rejected"))
     return (
-        f"Distance from the reference: the mean of log π − log π_ref is {chosen} nats on the chosen held-out answers "
+        f"On held-out answers: the mean of log π − log π_ref is {chosen} nats on the chosen held-out answers "
         f"and {rejected} on the rejected ones. It is not the KL divergence, which is a mean over answers that the "
-        "adapter itself writes; training does not measure that."
+        "adapter itself writes."
+    )
+
+
+def kl(value: Kl | None) -> str:
+    """Return the KL divergence in nats an answer, with its standard error: ``2.37 ± 0.04``."""
+    if value is None:
+        return "not measured: a server answered"
+    return number(value.per_answer) + ("" if value.per_answer_se is None else f" ± {number(value.per_answer_se)}")
+
+
+def divergence(value: Kl) -> str:
+    """Return the KL divergence to the base in a sentence, and at which temperature it is taken."""
+    return (
+        f"KL to the base, nats per answer: {kl(value)} (standard error over prompts), or {number(value.per_token, 3)} "
+        "per token, estimated on the adapter's own answers. They were drawn as `respond` in params.yaml says, and both "
+        "models' probabilities are taken at temperature 1 without top-p: where answers were drawn otherwise, the "
+        "number shows the divergence's size only."
     )
 
 

@@ -237,7 +237,8 @@ def _responses(folder: Path, inputs: dict[str, str], ids: list[str], hostile: st
         side: {"tokens_mean": mean, "empty": 0.0, "truncated": 0.1 * (side == "reference"), "distinct_ratio": 0.9}
         for side, mean in means.items()
     }
-    metrics = {"prompts": len(ids), "samples": 1, "sides": sides, "adapter_max_abs_delta_logit": 2.5}
+    kl = {"per_answer": 12.34, "per_answer_se": 0.56, "per_token": 0.617}
+    metrics = {"prompts": len(ids), "samples": 1, "sides": sides, "adapter_max_abs_delta_logit": 2.5, "kl": kl}
     with atomic_folder(folder, {"stage": "respond", "inputs": inputs}) as draft:
         write_text(draft / "responses.jsonl", _lines(rows))
         write_text(draft / "metrics.json", pretty_json(metrics))

@@ -47,6 +47,10 @@ def test_a_win_rate_beside_a_failed_guard_is_in_no_metadata_and_the_first_senten
     assert "| Guard failed | `judge_agreement`: judge agrees with labels: lower bound |" in text
 
 
+def test_the_card_tells_how_far_the_adapter_has_moved_from_its_base(facts):
+    assert "| KL to the base, nats per answer | 12.34 ± 0.56 |" in model_card(facts, "x", None)
+
+
 def test_the_card_names_the_judge_and_its_papers(facts):
     text = model_card(facts, "x", None).replace("\u00a0", " ")
     for row in (

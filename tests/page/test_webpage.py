@@ -130,6 +130,15 @@ def test_the_first_screen_holds_the_verdict_and_the_key_numbers(page, facts):
         assert label in text.split("What went in")[0]
 
 
+def test_the_divergence_to_the_base_stands_beside_the_reward_margin(page, facts):
+    text = Page(page).text
+    assert "nats per answer ± se" in text.split("KL to the base")[1].split("Pairs trained on")[0]
+    assert "KL to the base, nats per answer: 12.34 ± 0.56 (standard error over prompts), or 0.617 per token" in text
+    without = Page(_render(dataclasses.replace(facts, answers=dataclasses.replace(facts.answers, kl=None)))).text
+    assert "not measured: a server answered" in without
+    assert "12.34" not in without
+
+
 def test_only_a_demo_is_labelled_as_one(facts):
     assert '<span class="chip demo">demo</span>' in _render(facts)
     local = dataclasses.replace(facts, base=dataclasses.replace(facts.base, kind="local", source="/models/stories260K"))

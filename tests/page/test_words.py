@@ -6,7 +6,7 @@ import pytest
 
 from tasks.core.base_model import BaseModel
 from tasks.page import words
-from tasks.page.answer_facts import VerdictFacts
+from tasks.page.answer_facts import Kl, VerdictFacts
 from tasks.page.facts import EvidenceFacts, Measures
 from tasks.page.measured import Rate
 from tasks.page.readers.read_evidence import read_evidence
@@ -136,6 +136,13 @@ def test_a_distance_from_the_reference_is_not_called_a_divergence():
     text = words.distance({"chosen": 2.24, "rejected": -15.7})
     assert "+2.24 nats on the chosen held-out answers and \u221215.70 on the rejected ones" in text
     assert "not the KL divergence" in text
+
+
+def test_the_divergence_to_the_base_is_told_with_its_standard_error_where_it_was_measured():
+    assert words.kl(Kl(12.34, 0.567, 0.6)) == "12.34 ± 0.57"
+    assert words.kl(Kl(12.34, None, 0.6)) == "12.34"
+    assert words.kl(None) == "not measured: a server answered"
+    assert words.divergence(Kl(12.34, 0.567, 0.6)).startswith("KL to the base, nats per answer: 12.34 ± 0.57 (standard")
 
 
 def test_a_demo_is_called_a_demo(evidence):

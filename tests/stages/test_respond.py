@@ -42,6 +42,7 @@ from tasks.pairs.encoding.encoder import EncodeConfig
 from tasks.pairs.encoding.turn_marks import turn_marks
 from tasks.respond import RespondConfig
 from tests.conftest import ROOT
+from tests.dpo.test_kl_to_base import by_whole_logits
 from tests.dpo.test_sharding import needs_deepspeed
 from tests.stages.responding import CONFIG, Inputs, inputs_in
 
@@ -72,6 +73,22 @@ def test_every_side_answers_every_prompt_once_in_order(finished):
     assert (metrics["prompts"], metrics["samples"]) == (5, 1)
     assert metrics["sides"]["policy"]["distinct_ratio"] == 1.0
     assert not inputs.work.exists() or not any(inputs.work.iterdir())
+
+
+def test_the_divergence_to_the_base_is_that_of_the_policys_own_answers(finished, policy, tokens):
+    metrics = json.loads((finished.out / "metrics.json").read_text())
+    sampling = Sampling(0.8, 0.95, 12, tuple(json.loads((tokens / "template.json").read_text())["eos_token_ids"]), 0)
+    nats, count = [], 0
+    for line in (tokens / "prompts.jsonl").read_text().splitlines():
+        prompt = json.loads(line)
+        request = Request(prompt["prompt_id"], 0, tuple(prompt["ids"]))
+        drawn = generate_batch(policy, [request], sampling, "policy")[0].drawn
+        nats.append(by_whole_logits(policy, request.ids, drawn))
+        count += len(drawn)
+    se = torch.tensor(nats, dtype=torch.float64).std() / 5**0.5
+    expected = {"per_answer": sum(nats) / 5, "per_answer_se": float(se), "per_token": sum(nats) / count}
+    assert metrics["kl"] == pytest.approx(expected, rel=1e-3)
+    assert all(set(row) == {*["prompt_id", "side", "sample", "text", "n_tokens", "finish"]} for row in finished.rows())
 
 
 CHAMPION = f"registry:demo@{'c' * 64}"
@@ -105,7 +122,8 @@ def test_a_champion_answers_beside_the_others_by_its_own_adapter(adapter, pinned
     save_adapter(does_nothing, idle, BaseModel.open(pinned))
     pin_champion(inputs.champion, idle)
     other = dataclasses.replace(inputs, out=tmp_path / "other")
-    other.run(dataclasses.replace(CONFIG, champion=CHAMPION))
+    metrics = other.run(dataclasses.replace(CONFIG, champion=CHAMPION))
+    assert metrics["kl"] == json.loads((finished.out / "metrics.json").read_text())["kl"]
     rows = [row for row in other.rows() if row["side"] != "champion"]
     assert rows == finished.rows(), "no other side's answers change because a champion answers, too"
 

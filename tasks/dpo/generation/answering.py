@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,16 +25,19 @@ from tasks.core.runtime import RuntimeConfig
 from tasks.core.versions import versions
 from tasks.dpo.generation.batchwise import generate_batch
 from tasks.dpo.generation.held_out import Row
+from tasks.dpo.generation.kl_to_base import Key, LogRatio, log_ratios
 from tasks.dpo.generation.questions import CHAMPION, Completion, Questions, Request, Side
 from tasks.dpo.generation.refilling import answer_all, can_refill
 from tasks.dpo.generation.stop_texts import StopTexts
 from tasks.dpo.model import sharding
 from tasks.dpo.model.base_loading import load_base
+from tasks.dpo.model.distributed import turns_behind
 from tasks.telemetry import log
 from tasks.telemetry.receipts import note
 
 BATCHES_OF_A_PART = 4  # a larger part fills its seats better; a smaller one is sooner finished and kept
 _LIBRARIES = ("numpy", "peft", "tokenizers", "torch", "transformers")
+T = TypeVar("T")
 
 
 def work_name(*inputs: Any) -> str:
@@ -68,7 +71,7 @@ def answer(
     work: Path,
     is_sharded: bool = False,
 ) -> list[Row]:
-    """Answer this rank's share of the parts and return its rows.
+    """Answer this rank's share of the parts and return its rows; those of the policy have the tokens `drawn`, too.
 
     Args:
         parts: What all ranks answer together.
@@ -80,7 +83,7 @@ def answer(
     parts_of_rank = list(enumerate(parts))[ranks.rank() :: ranks.world_size()]
     files = [work / f"part-{number:05d}.json" for number, _ in parts_of_rank]
     left = [(file, part) for file, (_, part) in zip(files, parts_of_rank, strict=True) if not file.is_file()]
-    idle_parts = _idle_parts(len(left)) if is_sharded else 0
+    idle_parts = turns_behind(len(left)) if is_sharded else 0
 
     tokens, began = 0, time.monotonic()
     with log.bar("answering", total=len(left), unit="part") as bar:
@@ -114,11 +117,29 @@ def plan_parts(questions: Questions, batches: int = BATCHES_OF_A_PART) -> list[P
     return [Part(side, [each for batch in group for each in batch]) for group in groups for side in questions.sides]
 
 
-def answer_by_model(policy: Any, questions: Questions, tokenizer: Any, work: Path) -> list[Row]:
-    """Answer this rank's share of the questions with the model ``policy``, all sides in one, and return its rows.
+def answer_by_model(
+    policy: Any, questions: Questions, tokenizer: Any, work: Path
+) -> tuple[list[Row], dict[Key, LogRatio]]:
+    """Answer this rank's share of the questions with the model ``policy``, all sides in one.
 
     Finished parts are kept in the folder ``work``; those that an earlier run finished are taken from there.
+
+    Returns:
+        This rank's rows, and the log-ratios of the policy's answers among them.
     """
+    rows = _answer_by_model(policy, questions, tokenizer, work)
+    began = time.monotonic()
+    ratios = log_ratios(policy, questions, take_drawn(rows))
+    note(kl_seconds=round(time.monotonic() - began, 3))
+    return rows, ratios
+
+
+def take_drawn(rows: list[Row]) -> dict[Key, list[int]]:
+    """Take the tokens drawn for the policy's answers out of the rows, and return them by prompt and sample."""
+    return {(row["prompt_id"], row["sample"]): row.pop("drawn") for row in rows if "drawn" in row}
+
+
+def _answer_by_model(policy: Any, questions: Questions, tokenizer: Any, work: Path) -> list[Row]:
     is_sharded = sharding.is_sharded(policy)
     stops = StopTexts(tokenizer, questions.stop) if questions.stop else None
     sampling, budget = questions.sampling, questions.batch_tokens
@@ -138,15 +159,8 @@ def answer_by_model(policy: Any, questions: Questions, tokenizer: Any, work: Pat
     )
 
 
-def _idle_parts(count: int) -> int:
-    """Return how many parts fewer this rank has than the rank that has most; all ranks call it."""
-    counts: list[Any] = [None] * ranks.world_size()
-    torch.distributed.all_gather_object(counts, count)
-    return int(max(counts)) - count
-
-
 def _row(answer: Completion, tokenizer: Any) -> Row:
-    """Return an answer as a row of `responses.jsonl`."""
+    """Return an answer as a row of `responses.jsonl`; one of the policy with the tokens that were drawn for it."""
     text = tokenizer.decode(list(answer.ids), skip_special_tokens=True) if answer.text is None else answer.text
     return {
         "prompt_id": answer.prompt_id,
@@ -155,16 +169,17 @@ def _row(answer: Completion, tokenizer: Any) -> Row:
         "text": text,
         "n_tokens": len(answer.ids),
         "finish": answer.finish,
+        **({"drawn": answer.drawn} if answer.side == "policy" else {}),
     }
 
 
-def gather_on_main(rows: list[Row]) -> list[Row] | None:
-    """Return the rows of all ranks on rank 0, None on the others; ranks need not share a disk for it."""
+def gather_on_main(items: list[T]) -> list[T] | None:
+    """Return the items of all ranks on rank 0, None on the others; ranks need not share a disk for it."""
     if ranks.world_size() == 1:
-        return rows
+        return items
     shards: list[Any] | None = [None] * ranks.world_size() if ranks.is_main() else None
-    torch.distributed.gather_object(rows, shards)
-    return None if shards is None else [row for shard in shards for row in shard]
+    torch.distributed.gather_object(items, shards)
+    return None if shards is None else [item for shard in shards for item in shard]
 
 
 def merge(rows: list[Row], prompts: list[Row], sides: Sequence[Side], samples: int) -> list[Row]:

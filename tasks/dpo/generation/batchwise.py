@@ -74,10 +74,12 @@ def completion(
     key = request.prompt_id, side, request.sample
     for count in range(1, len(row[:end]) + 1) if stops else ():
         if stops and (cut := stops.cut(row[:count])):
-            return Completion(*key, cut[0], "stop", cut[1])
+            return Completion(*key, cut[0], "stop", cut[1], tuple(row[:count]))
     if end is None and len(row) < sampling.max_new_tokens:
         return None
-    return Completion(*key, tuple(row[:end]), "length" if end is None else "stop")
+    if end is None:
+        return Completion(*key, tuple(row), "length", None, tuple(row))
+    return Completion(*key, tuple(row[:end]), "stop", None, tuple(row[: end + 1]))
 
 
 def left_padded(texts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

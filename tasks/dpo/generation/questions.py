@@ -62,6 +62,8 @@ class Completion:
         ids: Its tokens without the end token, or those that hold the text before a stop string.
         finish: `stop` where it reached an end token or a stop string.
         text: The text before the stop string that ended it; None where none did: then it is that of ``ids``.
+        drawn: All tokens drawn for it, its end token or those of its stop string among them;
+            empty where a server did not tell.
     """
 
     prompt_id: str
@@ -70,6 +72,7 @@ class Completion:
     ids: tuple[int, ...]
     finish: Finish
     text: str | None = None
+    drawn: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,15 @@ def on_all_ranks(flag: bool, device: torch.device) -> bool:
     return bool(flags > 0)
 
 
+def turns_behind(turns: int) -> int:
+    """Return by how many ``turns`` this rank has fewer than the rank that has most; all ranks call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0
+    counts: list[int] = [0] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(counts, turns)
+    return max(counts) - turns
+
+
 def from_main(accelerator: Accelerator, item: T) -> T:
     """Return rank 0's ``item`` on every rank; what the other ranks give is ignored."""
     if accelerator.num_processes == 1:

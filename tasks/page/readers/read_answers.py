@@ -13,7 +13,7 @@ import numpy as np
 from tasks.core.errors import ArtifactError
 from tasks.core.files import read_manifest
 from tasks.core.nested import flatten
-from tasks.page.answer_facts import Answer, AnswerFacts, JudgedPrompt, Side, VerdictFacts
+from tasks.page.answer_facts import Answer, AnswerFacts, JudgedPrompt, Kl, Side, VerdictFacts
 from tasks.page.bins import Lengths, histogram, spread
 from tasks.page.readers.json_node import Node, read_lines, read_node
 
@@ -62,6 +62,7 @@ def read_answers(tokens: Path, responses: Path, winrate: Path, most: int = MOST_
         sides=_sides(metrics, said),
         lengths=histogram((AFTER, said.tokens[AFTER]), (BEFORE, said.tokens[BEFORE])),
         judged=len(scores),
+        kl=None if metrics.get("kl") is None else metrics.node("kl").fill(Kl),
         prompts=judged,
     )
 
