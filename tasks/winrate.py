@@ -13,8 +13,6 @@ run as: python -m tasks.winrate
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ from tasks.judges.games.runners import JudgeRunner
 from tasks.judges.models.model_choices import ModelPlace
 from tasks.judges.protocol.protocol import Answer
 from tasks.judges.qualification.qualification import read_papers
-from tasks.launch.stage import door
+from tasks.launch.stage import door, run_first
 from tasks.telemetry import log
 
 _log = log.get_logger(__name__)
@@ -161,8 +159,7 @@ def main() -> None:
         folders, runtime = Folders(), load_section(paths.PARAMS, "runtime", RuntimeConfig)
         if not folders.qualification.exists():
             _log.info("%s is missing, for DVC did not start this stage: the judge is measured now", paths.QUALIFICATION)
-            if status := subprocess.run([sys.executable, "-m", "tasks.qualify"], check=False).returncode:
-                sys.exit(status)
+            run_first("qualify")
         run(folders, config, runtime)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,6 +66,12 @@ def door(stage: str, owner: type[T] | Callable[[Path], T]) -> Iterator[T]:
     except BaseException as error:
         receipts.close("bug", error)
         raise
+
+
+def run_first(stage: str) -> None:
+    """Run another stage in a process of its own, and end with its status where it fails; it has said why."""
+    if status := subprocess.run([sys.executable, "-m", f"tasks.{stage}"], check=False).returncode:
+        sys.exit(status)
 
 
 def option(stage: str, name: str) -> str | None:
