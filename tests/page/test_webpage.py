@@ -126,7 +126,15 @@ def test_the_first_screen_holds_the_verdict_and_the_key_numbers(page, facts):
     text = Page(page).text.replace("\u00a0", " ")
     rate = f"{100 * facts.evidence.rate.value:.1f} %"
     assert f"The adapter beats its base: a win rate of {rate} on 60 held-out prompts" in text
-    for label in ("Win rate", "Held-out accuracy", "Reward margin", "Pairs trained on", "Answer length", "Guards"):
+    for label in (
+        "Won, tied, lost",
+        "KL to the base",
+        "Held-out accuracy",
+        "Reward margin",
+        "Pairs trained on",
+        "Answer length",
+        "Guards",
+    ):
         assert label in text.split("What went in")[0]
 
 
