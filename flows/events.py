@@ -23,7 +23,7 @@ def emit_release(workspace: Path) -> None:
     """Emit the gate's decision on the version that was just registered from ``workspace``; nothing without one."""
     entry = read_json(workspace / paths.REGISTER / "registration.json")
     decision = read_json(workspace / paths.REGISTER / "decision.json")
-    if not entry:
+    if not entry or not entry.get("registered", True):  # an experiment is judged alone
         return
 
     name, version, serial = entry["name"], entry["version"], entry["serial"]

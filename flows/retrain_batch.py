@@ -55,6 +55,7 @@ class Batch:
 class Result:
     """The result of a run: `status` is "nothing new" or "trained"; the other attributes are set as far as it came.
 
+    `failed_guards` names the guards for which the win rate is not to be believed.
     `branch` is the one that was trained on the data, by this run or an earlier one.
     """
 
@@ -66,6 +67,7 @@ class Result:
     serial: int | None = None
     win_rate: float | None = None
     lower_bound: float | None = None
+    failed_guards: str = ""
     promoted: bool | None = None
     report: str = ""
 
@@ -181,8 +183,10 @@ def deliver(repository: Path, batch: Batch, prefix: str, push: bool) -> Result:
 
     entry = read_json(batch.worktree / paths.REGISTER / "registration.json")
     numbers = read_json(batch.worktree / paths.REGISTER / "decision.json").get("numbers", {})
-    gate = {"serial": entry.get("serial"), "promoted": bool(entry.get("promoted"))}
+    gate: dict[str, Any] = {"serial": entry.get("serial"), "promoted": bool(entry.get("promoted"))}
     gate |= {key: numbers.get(key) for key in ("win_rate", "lower_bound")}
+    judged = read_json(batch.worktree / paths.WINRATE / "metrics.json")
+    gate["failed_guards"] = ", ".join(artifacts.failed_guards(judged))
     workspaces.remove_worktree(repository, batch.worktree)
     return Result("trained", batch.why, batch.version, branch, batch.new_pairs, report=str(kept_report), **gate)
 

@@ -90,12 +90,17 @@ def publish(outcomes: list[Outcome], workspace: Path) -> None:
         create_markdown_artifact(text, key="evidence", description="The report and the registered version")
 
 
+def failed_guards(metrics: dict[str, Any]) -> list[str]:
+    """Return the guards for which a win rate is not to be believed."""
+    return [name for name, guard in metrics.get("guards", {}).items() if not guard["passed"]]
+
+
 def win_rates(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per opponent: the win rate against it with its interval, wins, ties and losses.
 
     Where a guard failed, each row says that its rate is not to be believed, and names the guard.
     """
-    failed = [name for name, guard in metrics.get("guards", {}).items() if not guard["passed"]]
+    failed = failed_guards(metrics)
     opponents = {"reference": metrics, "champion": metrics.get("champion"), "control": metrics.get("control")}
     return [
         {

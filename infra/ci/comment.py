@@ -44,7 +44,8 @@ def _facts(summary: Mapping[str, Any], evals: Sequence[Mapping[str, str]]) -> It
         if summary.get(key):
             yield name, f"`{summary[key]}`"
     if summary.get("win_rate") is not None:
-        yield "win rate", f"{float(summary['win_rate']):.3f}"
+        doubt = f", not to be believed: {summary['failed_guards']} failed" if summary.get("failed_guards") else ""
+        yield "win rate", f"{float(summary['win_rate']):.3f}{doubt}"
     if summary.get("promoted") is not None:
         yield "promoted by the gate", "yes" if summary["promoted"] else "no"
     if evals:

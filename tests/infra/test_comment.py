@@ -42,6 +42,11 @@ def test_it_tells_the_result_the_report_and_the_curves(tmp_path: Path) -> None:
     assert "    line [0.6931, 0.1424, 0.0611]\n```" in said
 
 
+def test_a_win_rate_beside_a_failed_guard_is_not_to_be_believed(tmp_path: Path) -> None:
+    said = comment(tmp_path, {**SUMMARY, "failed_guards": "judge_agreement, distinct_ratio"})
+    assert "| win rate | 0.870, not to be believed: judge_agreement, distinct_ratio failed |" in said.splitlines()
+
+
 def test_a_run_that_trained_nothing_has_no_charts_and_no_branch(tmp_path: Path) -> None:
     said = comment(tmp_path, {"status": "nothing new", "branch": None, "data_version": "1f0c9a2b"})
     assert said == "### Retraining: nothing new\n\n| | |\n|---|---|\n| data | `1f0c9a2b` |\n"
