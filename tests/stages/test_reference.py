@@ -246,7 +246,7 @@ def test_with_the_row_store_off_nothing_is_kept(tmp_path: Path, monkeypatch: pyt
     project.write_params(root, runtime={"row_store": ""})
     monkeypatch.chdir(root)
     reference.main()
-    assert sorted(path.name for path in (root / "runs").iterdir()) == ["receipts"]
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["locks", "receipts"]
 
 
 def test_weights_and_margins_of_pairs_do_not_touch_the_reference(tmp_path: Path):
