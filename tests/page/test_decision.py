@@ -65,6 +65,13 @@ def test_a_refusal_says_what_kept_it_from_the_alias(registry: Registry, tmp_path
     assert "Compared with the champion" in text_of(refused.render())
 
 
+def test_too_few_prompts_to_compare_are_said_to_give_no_bound(registry: Registry, tmp_path: Path):
+    few = register(registry, *sample(0, scores_of(20, losses=2)), "champion", GateConfig())
+    page = page_of(registry, few, tmp_path / "winrate")
+    assert "22 prompts, 50 are needed" in text_of(page.render())
+    assert "The gate’s lower bound – not compared with the base" in text_of(page.render())
+
+
 def test_an_experiment_is_said_to_be_no_registration(registry: Registry, tmp_path: Path):
     for wins, would in ((80, "would promote it"), (40, "would not promote it")):
         _, evidence = sample(5, scores_of(wins, losses=100 - wins))
