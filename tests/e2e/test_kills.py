@@ -65,7 +65,7 @@ def test_runs_that_were_ended_leave_the_same_bytes_and_one_version(
         ended = kills.run_killed(other.folder, server, found)
         anew = [sys.executable, "-m", "flows.evaluate_only", "--workspace", str(undisturbed.folder)]
         judged = subprocess.run(anew, env=server.env, capture_output=True, text=True, timeout=120, check=False)
-    assert "Completed('4 unchanged')" in judged.stdout + judged.stderr
+    assert "Completed('6 unchanged')" in judged.stdout + judged.stderr
     assert len({stage for stage, _ in ended}) >= stages, ended
     assert len(ended) >= least, ended
     assert {ending for _, ending in ended} == {*kills.ENDINGS}
