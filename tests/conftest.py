@@ -19,6 +19,15 @@ os.environ.update(
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DVC_CONFIG = """
+[core]
+    analytics = false
+    autostage = false
+    check_update = false
+    remote = store
+['remote "store"']
+    url = ../../store
+"""  # of a small project, whose remote lies beside it
 SHARED = ROOT.parent / "shared" / "data"
 
 

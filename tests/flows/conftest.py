@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import DVC_CONFIG
+
 ROOT = Path(__file__).resolve().parents[2]
 
 STAGE = '''
@@ -73,16 +75,6 @@ stages:
     outs: [out/middle]
 """
 
-CONFIG = """
-[core]
-    analytics = false
-    autostage = false
-    check_update = false
-    remote = store
-['remote "store"']
-    url = ../../store
-"""
-
 
 def git(folder: Path, *words: str) -> None:
     """Run git in ``folder`` as somebody."""
@@ -101,7 +93,7 @@ def built_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project after one whole run, with its remote beside it; only to be copied."""
     folder = tmp_path_factory.mktemp("built") / "project"
     (folder / ".dvc").mkdir(parents=True)
-    (folder / ".dvc" / "config").write_text(CONFIG)
+    (folder / ".dvc" / "config").write_text(DVC_CONFIG)
     (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
     (folder / ".gitignore").write_text("/out/\n/runs/\n/mood/\n")
     (folder / "stage.py").write_text(STAGE)

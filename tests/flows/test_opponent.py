@@ -12,7 +12,8 @@ from tasks.registry.gate.gate import GateConfig
 from tasks.registry.release.release import register
 from tasks.registry.stores.folder import FolderStore
 from tasks.registry.versions.registry import Registry
-from tests.flows.conftest import CONFIG, ROOT, dvc, git
+from tests.conftest import DVC_CONFIG
+from tests.flows.conftest import ROOT, dvc, git
 from tests.registry.samples import sample, scores_of
 
 STAGE = """
@@ -69,7 +70,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     folder = tmp_path / "project"
     (folder / ".dvc").mkdir(parents=True)
-    (folder / ".dvc/config").write_text(CONFIG)
+    (folder / ".dvc/config").write_text(DVC_CONFIG)
     files = {"stage.py": STAGE, "dvc.yaml": DVC_YAML, "params.yaml": PARAMS}
     for name, text in files.items():
         (folder / name).write_text(text)

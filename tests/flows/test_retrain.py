@@ -17,7 +17,8 @@ from flows.git_work import workspaces
 from flows.git_work.workspaces import WORKTREES
 from flows.retrain import retrain
 from tests import s3_server
-from tests.flows.conftest import CONFIG, dvc, git
+from tests.conftest import DVC_CONFIG
+from tests.flows.conftest import dvc, git
 from tests.infra.files import WORKFLOWS, document
 
 pytestmark = pytest.mark.e2e
@@ -88,7 +89,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with ten pairs in git, up to date, DVC's remote beside it; only to be copied."""
     folder = tmp_path_factory.mktemp("built") / "work" / "project"
     (folder / ".dvc").mkdir(parents=True)
-    (folder / ".dvc" / "config").write_text(CONFIG)
+    (folder / ".dvc" / "config").write_text(DVC_CONFIG)
     (folder / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/config.local\n")
     (folder / ".gitignore").write_text("/data/pairs\n/models/\n/results/\n/runs/\n/trouble\n")
     for name, text in {"ingest.py": INGEST, "train.py": TRAIN, "dvc.yaml": DVC_YAML, "params.yaml": PARAMS}.items():

@@ -17,20 +17,11 @@ from flows.dvc_project.forecast import forecast
 from flows.dvc_project.graph import staleness_of
 from tasks.core.params import load_params
 from tests import s3_server
-from tests.conftest import ROOT
+from tests.conftest import DVC_CONFIG, ROOT
 from tests.stages.laid_out import lay
 
 pytestmark = pytest.mark.e2e
 
-CONFIG = """
-[core]
-    analytics = false
-    autostage = false
-    check_update = false
-    remote = store
-['remote "store"']
-    url = ../../store
-"""
 PARAMS = {"register": {"name": "demo", "root": "models/registry", "gate": {"alpha": 0.05, "margin": 0.0}}}
 
 
@@ -83,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project.folder / "dvc.yaml").write_text(json.dumps({"stages": {"register": stage}}))
     project.set_margin(0.0)
     (project.folder / ".dvc").mkdir()
-    (project.folder / ".dvc/config").write_text(CONFIG)
+    (project.folder / ".dvc/config").write_text(DVC_CONFIG)
     (project.folder / ".dvc/.gitignore").write_text("/tmp\n/cache\n/config.local\n")
     (project.folder / ".gitignore").write_text("/models/registry\n/results/register\n/runs\n")
     project.git("init", "--quiet", "--initial-branch", "main")
